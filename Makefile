@@ -1,0 +1,44 @@
+# make demo   from photographs to a trained SPAN, a table and a picture (docs: README.md)
+# make test   the default test suite          make lint   ruff and mypy
+# make bench  every claim in benchmarks/       make clean  build products, caches, demo output (never .venv)
+# PYTHON=python3.11 make …  chooses the interpreter that .venv is built from.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test test-slow lint bench clean env
+
+demo: $(STAMP)
+	$(BIN)/python -m dscsr_model.cli.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+env: $(STAMP)
+
+# The order matters (BasicSR's build wants torch beforehand): torch and torchvision, build tools, BasicSR, then us.
+$(STAMP): constraints.txt pyproject.toml setup.py dscsr_autoload.pth
+	@python=$$(sh .ci/find_python) && echo "Building $(VENV) with $$python (about a minute; once)" && \
+	  $$python -m venv --clear $(VENV)
+	$(PIP) torch torchvision
+	$(PIP) setuptools wheel cython numpy
+	$(PIP) --no-build-isolation basicsr
+	$(PIP) --no-build-isolation --editable '.[test,lint]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

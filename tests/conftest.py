@@ -1,0 +1,49 @@
+"""Shared by all tests: a fixed seed, the optional assets, and a way to run the command line as a real process."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - BasicSR's own code draws from the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def assets() -> Path:
+    """Folder of released weights and photographs (not part of the project), or a skip that says why."""
+    folder = os.environ.get("DSCSR_TEST_ASSETS")
+    if not folder:
+        pytest.skip("needs the assets folder: set DSCSR_TEST_ASSETS to it")
+    if not Path(folder).is_dir():
+        pytest.fail(f"DSCSR_TEST_ASSETS names a folder that does not exist: {folder}")
+    return Path(folder)
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run ``python *args`` in an own process with ``tmp_path`` as working directory; returns CompletedProcess."""
+
+    def run(*args, cwd=tmp_path, env=None, check=False, timeout=300):
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=timeout,
+        )
+
+    return run
