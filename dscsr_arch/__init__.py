@@ -1,1 +1,25 @@
-"""Networks of dscsr in pure PyTorch: usable without BasicSR, without training code, from weight files alone."""
+"""Networks of dscsr in pure PyTorch: usable without BasicSR, without training code, from weight files alone.
+
+Names are looked up when they are first used, so that ``dscsr_arch.errors`` costs no import of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dscsr_arch.checkpoint import load_model
+    from dscsr_arch.span_arch import SPAN
+
+_HOMES = {"SPAN": "span_arch", "load_model": "checkpoint"}
+
+__all__ = ["SPAN", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "errors"]

@@ -1,0 +1,291 @@
+"""Conv3XC: a 3x3 convolution that is trained as four (1x1, 3x3, 1x1 and a 1x1 shortcut) and used as one.
+
+From SPAN, Swift Parameter-free Attention Network (arXiv 2311.12770, https://github.com/hongyuanyu/SPAN).
+
+Different from the original:
+
+- The original runs all four convolutions while training. They are linear, so the single kernel they add up to is
+  computed from their weights inside ``forward``, differentiably, and only that one convolution meets the picture:
+  same output, same gradients for the same parameters, a fraction of the time. The zero padding comes before the
+  biased 1x1, as in the original, so this is exact at the borders too.
+- ``eval_conv``, the merged kernel, is written into every state dict (the original and spandrel expect it) but is no
+  idle parameter of the network in training. After ``fuse()`` it is all that is left.
+- A fused file can be loaded for training: ``unfuse_kernel`` finds branches that merge to it exactly.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
+from torch.nn import functional as F
+
+_BRANCHES = ("conv.0", "conv.1", "conv.2", "sk")
+_MERGED = "eval_conv"
+
+
+class Kernel(NamedTuple):
+    """A plain 3x3 convolution: ``weight`` (out, in, 3, 3) and ``bias`` (out,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Branches(NamedTuple):
+    """Weights of n Conv3XC layers of one shape (in: i, out: o, gain: g), stacked along the first axis.
+
+    ``w1`` (n, g·i, i), ``w2`` (n, g·o, g·i, 3, 3), ``w3`` (n, o, g·o) and the shortcut ``ws`` (n, o, i), each with its
+    bias ``b1`` … ``bs``; the biases are all None or all tensors.
+    """
+
+    w1: Tensor
+    w2: Tensor
+    w3: Tensor
+    ws: Tensor
+    b1: Tensor | None
+    b2: Tensor | None
+    b3: Tensor | None
+    bs: Tensor | None
+
+    def to(self, dtype: torch.dtype) -> Branches:
+        """The same branches in another dtype."""
+        weights = (tensor.to(dtype) for tensor in self[:4])
+        return Branches(*weights, *(None if bias is None else bias.to(dtype) for bias in self[4:]))
+
+
+def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
+    r"""Merge n layers of one shape into plain 3x3 kernels, all in a few batched products. Differentiable.
+
+    .. math:: W = w_3 w_2 w_1 + \text{pad}(w_s), \quad b = w_3 (\textstyle\sum w_2 b_1 + b_2) + b_3 + b_s
+
+    where the products run over channels, for each of the nine taps, and the sum over taps and input channels.
+
+    Args:
+        branches: Weights of the layers, float32 or float64.
+
+    Returns:
+        Weights (n, o, i, 3, 3) and biases (n, o), or None where the branches have none.
+    """
+    w1, w2, w3, ws, b1, b2, b3, bs = branches
+    n, _, inner = w2.shape[:3]
+    out, inp = ws.shape[1:]
+    outer = torch.bmm(w3, w2.flatten(2)).view(n, out, inner, 9).transpose(2, 3)  # (n, o, 9, g·i)
+    weight = torch.bmm(outer.reshape(n, out * 9, inner), w1).view(n, out, 9, inp).transpose(2, 3)
+    weight = weight.reshape(n, out, inp, 3, 3).contiguous() + F.pad(ws[..., None, None], (1, 1, 1, 1))
+    if b1 is None or b2 is None or b3 is None or bs is None:
+        return weight, None
+    inner_bias = torch.bmm(w2.sum((3, 4)), b1.unsqueeze(2)) + b2.unsqueeze(2)
+    return weight, torch.bmm(w3, inner_bias).squeeze(2) + b3 + bs
+
+
+def unfuse_kernel(kernel: Kernel, start: Branches) -> tuple[Tensor, Tensor | None]:
+    r"""Change the middle of ``start`` so that the branches merge to ``kernel``.
+
+    Everything but the 3x3 ``w2`` and the last bias ``b3`` stays as it is in ``start``, so the result is as rich as a
+    random start. With :math:`^+` the pseudo-inverse and T the target, for each tap:
+
+    .. math:: w_2 \leftarrow w_2 + w_3^+ (T - w_s - w_3 w_2 w_1) w_1^+
+
+    which is exact because ``w1`` has full column rank and ``w3`` full row rank. Solved in float64.
+
+    Args:
+        kernel: The target T, weight (o, i, 3, 3) and bias (o,) or None.
+        start: One layer (n = 1) of that shape; with random, hence full-rank, ``w1`` and ``w3``.
+
+    Returns:
+        The new ``w2`` (g·o, g·i, 3, 3) and ``b3`` (o,) or None, in the dtype of ``start``.
+
+    Raises:
+        ValueError: ``w1`` or ``w3`` of ``start`` does not have full rank.
+    """
+    dtype = start.w2.dtype
+    if start.w2.is_meta:  # shapes only: there is nothing to solve
+        return start.w2[0], None if start.b3 is None else start.b3[0]
+    exact = start.to(torch.float64)
+    residual = (kernel.weight.double() - merge_branches(exact)[0][0]).permute(2, 3, 0, 1)  # (3, 3, o, i)
+    change = torch.linalg.pinv(exact.w3[0]) @ residual @ torch.linalg.pinv(exact.w1[0])
+    exact = exact._replace(w2=exact.w2 + change.permute(2, 3, 0, 1))
+    weight, bias = merge_branches(exact)
+    if not torch.allclose(weight[0], kernel.weight.double(), rtol=1e-6, atol=1e-6):
+        raise ValueError(
+            "Expected 1x1 branches of full rank, so that a fused kernel can be re-expanded into them, but these are "
+            "not (set to zero?). Build the network anew before loading the fused file."
+        )
+    if bias is None or exact.b3 is None or kernel.bias is None:
+        return exact.w2[0].to(dtype), None
+    return exact.w2[0].to(dtype), (exact.b3[0] + kernel.bias.double() - bias[0]).to(dtype)
+
+
+class Conv3XC(nn.Module):
+    """Re-parameterisable 3x3 convolution, stride 1, zero padding 1.
+
+    Shapes: (B, in_channels, H, W) → (B, out_channels, H, W).
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        gain: How many times wider the branches are inside.
+        bias: Give every convolution a bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, gain: int = 2, bias: bool = True) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.gain = gain
+        self.bias = bias
+        self.sk: nn.Conv2d | None = None
+        self.conv: nn.Sequential | None = None
+        self.eval_conv: nn.Conv2d | None = None
+        self._add_branches()
+
+    def _add_branches(self) -> None:
+        inner, outer = self.in_channels * self.gain, self.out_channels * self.gain
+        self.sk = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=self.bias)
+        self.conv = nn.Sequential(
+            nn.Conv2d(self.in_channels, inner, 1, bias=self.bias),
+            nn.Conv2d(inner, outer, 3, bias=self.bias),
+            nn.Conv2d(outer, self.out_channels, 1, bias=self.bias),
+        )
+
+    @property
+    def fused(self) -> bool:
+        """Whether only the plain 3x3 convolution is left."""
+        return self.eval_conv is not None
+
+    def kernel(self) -> Kernel:
+        """The plain 3x3 kernel this layer amounts to; differentiable."""
+        return merge_layers([self])[0]
+
+    def forward(self, x: Tensor, kernel: Kernel | None = None) -> Tensor:
+        """Convolve ``x`` (B, in_channels, H, W); ``kernel`` is this layer's own, if it was merged with others."""
+        weight, bias = self.kernel() if kernel is None else kernel
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @torch.no_grad()
+    def fuse(self) -> Conv3XC:
+        """Leave only the plain 3x3 convolution, in place. The branches are lost; a second call does nothing."""
+        if self.eval_conv is None:
+            self._become_fused(self.kernel())
+        return self
+
+    @torch.no_grad()
+    def unfuse(self) -> Conv3XC:
+        """Give a fused layer new random branches that merge to its kernel exactly. Otherwise does nothing."""
+        if self.eval_conv is not None:
+            kernel, training = self.kernel(), self.training
+            self.eval_conv = None
+            self._add_branches()
+            self.to(kernel.weight.device, kernel.weight.dtype).train(training)
+            self.load_state_dict(_entries(kernel, ""))
+        return self
+
+    def _become_fused(self, kernel: Kernel) -> None:
+        conv = nn.Conv2d(self.in_channels, self.out_channels, 3, padding=1, bias=self.bias, device="meta")
+        conv.weight = nn.Parameter(kernel.weight)
+        conv.bias = None if kernel.bias is None else nn.Parameter(kernel.bias)
+        self.eval_conv = conv.train(self.training)
+        self.sk = self.conv = None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.fused:
+            with torch.no_grad():
+                destination.update(_entries(self.kernel(), prefix))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Accept either form: branches into a fused layer, a fused kernel into branches.
+
+        Where a file holds both, the branches are the truth: the original code updates ``eval_conv`` only when it
+        evaluates, so that its training checkpoints may carry an old one.
+        """
+        names = [name for name in state_dict if name.startswith(prefix)]
+        given = {name.removeprefix(prefix): state_dict.pop(name) for name in names}
+        try:
+            wanted = _merged(given) if self.fused else self._expanded(given)
+        except (RuntimeError, ValueError) as error:
+            args[-1].append(f"{prefix}*: {error}")  # the list of faults that load_state_dict raises together
+            wanted = given
+        state_dict.update({prefix + name: tensor for name, tensor in wanted.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _expanded(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Entries for a layer with branches: those given, or new ones that merge to the given kernel."""
+        weight, bias = given.get(f"{_MERGED}.weight"), given.get(f"{_MERGED}.bias")
+        branches = {name: tensor for name, tensor in given.items() if not name.startswith(_MERGED)}
+        if branches or weight is None:
+            return branches
+        expected = (self.out_channels, self.in_channels, 3, 3)
+        if tuple(weight.shape) != expected or (bias is not None) != self.bias:
+            raise ValueError(
+                f"Expected a fused kernel of shape {expected} {'with' if self.bias else 'without'} bias, "
+                f"but got {tuple(weight.shape)} {'without' if bias is None else 'with'} bias."
+            )
+        w2, b3 = unfuse_kernel(Kernel(weight.to(_stack([self]).w2.device), bias), _stack([self]))
+        branches = {name: tensor.detach() for name, tensor in self.named_parameters()}
+        branches["conv.1.weight"] = w2
+        if b3 is not None:
+            branches["conv.2.bias"] = b3
+        return branches
+
+
+def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
+    """Plain kernels of many layers, those of one shape merged together. Differentiable; float32 under autocast too.
+
+    Args:
+        layers: Any Conv3XC layers; a fused one gives its own kernel.
+
+    Returns:
+        One kernel per layer, in their order, in the dtype of the layer.
+    """
+    kernels: dict[int, Kernel] = {}
+    alike: dict[tuple[int, int, int, bool], list[int]] = defaultdict(list)
+    for index, layer in enumerate(layers):
+        if layer.eval_conv is None:
+            alike[(layer.in_channels, layer.out_channels, layer.gain, layer.bias)].append(index)
+        else:
+            kernels[index] = Kernel(layer.eval_conv.weight, layer.eval_conv.bias)
+    for indices in alike.values():
+        weight, bias = _merge_precisely(_stack([layers[index] for index in indices]))
+        biases = [None] * len(indices) if bias is None else bias.unbind()
+        kernels.update(zip(indices, map(Kernel, weight.unbind(), biases), strict=True))
+    return [kernels[index] for index in range(len(layers))]
+
+
+def _merge_precisely(branches: Branches) -> tuple[Tensor, Tensor | None]:
+    """``merge_branches``, never in less than float32: a product of three rounded matrices would lose too much."""
+    dtype, device = branches.w2.dtype, branches.w2.device.type
+    with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
+        weight, bias = merge_branches(branches.to(torch.promote_types(dtype, torch.float32)))
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _stack(layers: Sequence[Conv3XC]) -> Branches:
+    """Stack the branches of layers of one shape, none of them fused."""
+    convs = [(*layer.conv, layer.sk) for layer in layers if layer.conv is not None and layer.sk is not None]
+    columns = list(zip(*convs, strict=True))
+    w1, w2, w3, ws = (torch.stack([conv.weight for conv in column]) for column in columns)
+    biases = (torch.stack([conv.bias for conv in column]) if layers[0].bias else None for column in columns)
+    return Branches(w1[..., 0, 0], w2, w3[..., 0, 0], ws[..., 0, 0], *biases)
+
+
+def _merged(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries for a fused layer: ``given``, its branches (if there are any) merged."""
+    if any(f"{branch}.weight" not in given for branch in _BRANCHES):
+        return dict(given)
+    w1, w2, w3, ws = (given[f"{branch}.weight"].unsqueeze(0) for branch in _BRANCHES)
+    given_biases = [given.get(f"{branch}.bias") for branch in _BRANCHES]
+    biases = (None if bias is None else bias.unsqueeze(0) for bias in given_biases)
+    weight, bias = _merge_precisely(Branches(w1[..., 0, 0], w2, w3[..., 0, 0], ws[..., 0, 0], *biases))
+    return _entries(Kernel(weight[0], None if bias is None else bias[0]), "")
+
+
+def _entries(kernel: Kernel, prefix: str) -> dict[str, Tensor]:
+    """``kernel`` under the names that state dicts have for it."""
+    named = {f"{prefix}{_MERGED}.weight": kernel.weight, f"{prefix}{_MERGED}.bias": kernel.bias}
+    return {name: tensor.detach() for name, tensor in named.items() if tensor is not None}

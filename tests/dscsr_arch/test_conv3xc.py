@@ -1,0 +1,136 @@
+import copy
+
+import pytest
+import torch
+from plain_span import PlainConv3XC
+
+from dscsr_arch.conv3xc import Conv3XC, merge_layers
+
+# Sums of at most a few thousand products of numbers near 1 in float64.
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def pair(c_in, c_out):
+    """A layer and its plain four-convolution form with the same random weights, in float64."""
+    plain = PlainConv3XC(c_in, c_out).double()
+    layer = Conv3XC(c_in, c_out).double()
+    layer.load_state_dict(plain.state_dict())
+    return layer, plain
+
+
+@pytest.mark.parametrize(
+    ("c_in", "c_out", "height", "width"), [(3, 5, 7, 9), (4, 4, 1, 1), (6, 2, 5, 2), (1, 3, 2, 11)]
+)
+def test_output_and_all_gradients_equal_the_four_convolutions(c_in, c_out, height, width):
+    layer, plain = pair(c_in, c_out)
+    x = torch.randn(2, c_in, height, width, dtype=torch.float64)
+    x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out, expected = layer(x1), plain(x2)
+    torch.testing.assert_close(out, expected, **EXACT)
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(x1.grad, x2.grad, **EXACT)
+    grads = dict(plain.named_parameters())
+    assert set(grads) == {name for name, _ in layer.named_parameters()}
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.abs().sum() > 0
+        torch.testing.assert_close(parameter.grad, grads[name].grad, **EXACT, msg=name)
+
+
+def test_without_bias_the_layer_is_linear():
+    layer = Conv3XC(3, 4, bias=False).double()
+    x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(2 * x), 2 * layer(x), **EXACT)
+    assert not any("bias" in name for name in layer.state_dict())
+    torch.testing.assert_close(copy.deepcopy(layer).fuse()(x), layer(x), **EXACT)
+
+
+def test_merge_layers_merges_mixed_shapes_and_fused_layers_in_order():
+    layers = [Conv3XC(3, 4), Conv3XC(4, 4), Conv3XC(4, 4).fuse(), Conv3XC(3, 4), Conv3XC(4, 4, bias=False)]
+    for layer, kernel in zip(layers, merge_layers(layers), strict=True):
+        alone = layer.kernel()
+        torch.testing.assert_close(kernel.weight, alone.weight, rtol=0, atol=1e-6)
+        assert (kernel.bias is None) == (alone.bias is None)
+
+
+def test_the_kernel_is_merged_in_float32_under_autocast_and_in_half_precision():
+    layer = Conv3XC(8, 8)
+    reference = layer.kernel().weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer.kernel().weight, reference, rtol=0, atol=0)
+        assert layer(torch.randn(1, 8, 4, 4)).dtype == torch.bfloat16
+    half = copy.deepcopy(layer).to(torch.bfloat16)
+    rounded_inputs = copy.deepcopy(half).float().kernel().weight
+    assert half.kernel().weight.dtype == torch.bfloat16
+    torch.testing.assert_close(half.kernel().weight, rounded_inputs.to(torch.bfloat16), rtol=0, atol=0)
+
+
+def test_fuse_changes_nothing_but_the_form_and_repeats_do_nothing():
+    layer, _ = pair(3, 5)
+    x = torch.randn(1, 3, 5, 4, dtype=torch.float64)
+    before = layer(x)
+    assert not layer.fused
+    assert layer.fuse() is layer
+    conv = layer.eval_conv
+    assert layer.fuse().eval_conv is conv
+    assert [name for name, _ in layer.named_parameters()] == ["eval_conv.weight", "eval_conv.bias"]
+    assert all(parameter.requires_grad and parameter.dtype == torch.float64 for parameter in layer.parameters())
+    torch.testing.assert_close(layer(x), before, **EXACT)
+
+
+def test_unfuse_gives_new_branches_that_merge_back_to_the_same_kernel():
+    layer, _ = pair(4, 5)
+    branches = copy.deepcopy(layer.conv)
+    layer.fuse()
+    kernel = layer.kernel()
+    layer.unfuse()
+    assert not layer.fused
+    assert not torch.allclose(layer.conv[1].weight, branches[1].weight)
+    torch.testing.assert_close(layer.kernel().weight, kernel.weight, **EXACT)
+    torch.testing.assert_close(layer.kernel().bias, kernel.bias, **EXACT)
+    assert all(parameter.std() > 1e-3 for parameter in layer.parameters())
+    second = layer.conv
+    assert layer.unfuse().conv is second
+
+
+def test_a_fused_state_loads_into_branches_and_back():
+    source = Conv3XC(3, 4).double().fuse()
+    trainable = Conv3XC(3, 4).double()
+    trainable.load_state_dict(source.state_dict())
+    assert not trainable.fused
+    for name, tensor in source.state_dict().items():
+        torch.testing.assert_close(trainable.state_dict()[name], tensor, **EXACT)
+    again = Conv3XC(3, 4).double().fuse()
+    again.load_state_dict(trainable.state_dict())
+    torch.testing.assert_close(again.kernel().weight, source.kernel().weight, **EXACT)
+
+
+def test_a_stale_eval_conv_beside_branches_is_ignored():
+    layer, _ = pair(3, 4)
+    state = layer.state_dict()
+    state["eval_conv.weight"] = torch.zeros_like(state["eval_conv.weight"])
+    for target in (Conv3XC(3, 4).double(), Conv3XC(3, 4).double().fuse()):
+        target.load_state_dict(state)
+        torch.testing.assert_close(target.kernel().weight, layer.kernel().weight, **EXACT)
+
+
+def test_state_dict_carries_the_true_eval_conv_but_no_parameter_does():
+    layer, _ = pair(3, 4)
+    torch.testing.assert_close(layer.state_dict()["eval_conv.weight"], layer.kernel().weight, **EXACT)
+    assert not any("eval_conv" in name for name, _ in layer.named_parameters())
+
+
+def test_a_fused_kernel_of_another_shape_is_refused():
+    state = Conv3XC(3, 8).fuse().state_dict()
+    with pytest.raises(
+        RuntimeError, match=r"Expected a fused kernel of shape \(4, 3, 3, 3\) with bias, but got \(8, 3"
+    ):
+        Conv3XC(3, 4).load_state_dict(state)
+
+
+def test_branches_without_full_rank_cannot_take_a_fused_kernel():
+    layer = Conv3XC(3, 4)
+    torch.nn.init.zeros_(layer.conv[0].weight)
+    with pytest.raises(RuntimeError, match="Expected 1x1 branches of full rank"):
+        layer.load_state_dict(Conv3XC(3, 4).fuse().state_dict())

@@ -1,0 +1,151 @@
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from plain_span import PlainSPAN
+from torch import nn
+
+from dscsr_arch import SPAN
+
+EXACT = {"rtol": 0, "atol": 1e-10}  # float64; values of the output reach a few hundred before training
+
+
+def pair(channels=12, upscale=4):
+    plain = PlainSPAN(channels, upscale).double()
+    net = SPAN(feature_channels=channels, upscale=upscale).double()
+    net.load_state_dict(plain.state_dict(), strict=True)
+    return net, plain
+
+
+@pytest.mark.parametrize(("upscale", "height", "width"), [(4, 13, 17), (2, 5, 1), (3, 1, 9)])
+def test_output_and_all_gradients_equal_the_plain_network(upscale, height, width):
+    net, plain = pair(upscale=upscale)
+    x = torch.rand(2, 3, height, width, dtype=torch.float64)
+    out, expected = net(x), plain(x)
+    assert out.shape == (2, 3, height * upscale, width * upscale)
+    torch.testing.assert_close(out, expected, **EXACT)
+    out.square().mean().backward()
+    expected.square().mean().backward()
+    grads = dict(plain.named_parameters())
+    assert set(grads) == {name for name, _ in net.named_parameters()}
+    for name, parameter in net.named_parameters():
+        scale = grads[name].grad.abs().max()
+        assert scale > 0, name
+        torch.testing.assert_close(parameter.grad / scale, grads[name].grad / scale, **EXACT, msg=name)
+
+
+def test_fuse_changes_nothing_and_leaves_plain_convolutions_only():
+    net, _ = pair()
+    x = torch.rand(1, 3, 9, 7, dtype=torch.float64)
+    before = net(x)
+    assert net.fuse() is net
+    torch.testing.assert_close(net(x), before, **EXACT)
+    leaves = {type(module) for module in net.modules() if not list(module.children())}
+    assert leaves == {nn.Conv2d, nn.PixelShuffle}
+    fused = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.fuse()
+    assert all(torch.equal(tensor, fused[name]) for name, tensor in net.state_dict().items())
+
+
+def test_fused_then_unfused_then_fused_returns_the_weights():
+    net, _ = pair()
+    fused = copy.deepcopy(net.fuse().state_dict())
+    again = net.unfuse()
+    assert len(list(again.parameters())) == 164
+    again.fuse()
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(tensor, fused[name], **EXACT, msg=name)
+
+
+def test_state_dict_has_the_official_expanded_names():
+    names = set(SPAN(feature_channels=4).state_dict())
+    layers = ["conv_1", "conv_2", *(f"block_{n}.c{m}_r" for n in range(1, 7) for m in range(1, 4))]
+    parts = ["sk", "conv.0", "conv.1", "conv.2", "eval_conv"]
+    convs = [*(f"{layer}.{part}" for layer in layers for part in parts), "conv_cat", "upsampler.0"]
+    assert names == {f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")}
+
+
+def test_every_parameter_is_trained():
+    net = SPAN(feature_channels=4)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    net(torch.rand(1, 3, 4, 4)).mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_spandrel_makes_the_same_picture_from_a_training_checkpoint():
+    spandrel = pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+    net = SPAN(feature_channels=28).eval()
+    file = io.BytesIO()
+    torch.save({"params": net.state_dict()}, file)
+    file.seek(0)
+    loaded = spandrel.ModelLoader().load_from_state_dict(torch.load(file, weights_only=True))
+    assert (loaded.architecture.id, loaded.scale) == ("SPAN", 4)
+    x = torch.rand(1, 3, 17, 11)
+    with torch.no_grad():
+        expected = net(x)
+        # float32: the two sum the same products in another order; outputs are of the order of 10
+        torch.testing.assert_close(loaded.model.eval()(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_spandrel_understands_a_network_without_normalisation():
+    spandrel = pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+    net = SPAN(feature_channels=8, norm=False).eval()
+    loaded = spandrel.ModelLoader().load_from_state_dict(net.state_dict())
+    x = torch.rand(1, 3, 6, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model.eval()(x), net(x), rtol=1e-5, atol=1e-6)
+
+
+def test_norm_false_skips_mean_and_range_and_loads_files_without_the_marker():
+    with_norm = SPAN(feature_channels=4).double()
+    without = SPAN(feature_channels=4, norm=False).double()
+    without.load_state_dict(with_norm.state_dict())
+    x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(without((x - with_norm.mean) * 255), with_norm(x), **EXACT)
+    assert "no_norm" in without.state_dict()
+    with pytest.raises(RuntimeError, match="no_norm"):
+        SPAN(feature_channels=4).double().load_state_dict(without.state_dict())
+
+
+def test_mean_moves_with_the_network_and_is_not_saved():
+    net = SPAN(feature_channels=4).to(torch.float64)
+    assert net.mean.dtype == torch.float64
+    assert "mean" not in net.state_dict()
+
+
+def test_gray_pictures_and_other_output_channels():
+    net = SPAN(num_in_ch=1, num_out_ch=2, feature_channels=4, upscale=2, rgb_mean=(0.44,))
+    assert net(torch.rand(1, 1, 5, 7)).shape == (1, 2, 10, 14)
+
+
+@pytest.mark.parametrize("form", ["expanded", "fused"])
+def test_compiled_forward_equals_eager(form):
+    net = SPAN(feature_channels=4)
+    if form == "fused":
+        net.fuse()
+    x = torch.rand(1, 3, 6, 5)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x), rtol=0, atol=1e-5)
+
+
+def test_saving_and_loading_raises_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = SPAN(feature_channels=4)
+        SPAN(feature_channels=4).load_state_dict(net.state_dict())
+        SPAN(feature_channels=4).fuse().load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"upscale": 5}, r"Expected `upscale` to be one of \(1, 2, 3, 4, 8\), but got 5"),
+        ({"feature_channels": 0}, "Expected `feature_channels` to be a positive integer, but got 0"),
+        ({"num_in_ch": 1}, r"Expected `rgb_mean` to have one value per input channel \(1\), but got 3"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SPAN(**arguments)
