@@ -1,0 +1,75 @@
+"""Checks an option file before anything heavy starts, and says everything that is wrong with it at once.
+
+`check_options` runs inside ``dscsr train|test``. It builds no dataset, starts no process group and writes nothing;
+networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
+
+- `options_file`: is it there, is it YAML, ``--force_yml``;
+- `options_structure` with the tables of `options_schema`: keys and types of values;
+- `options_registry`: types that are named, and the arguments of their constructors;
+- `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;
+- `options_weights`: networks, their scale, weight files, the state to resume from.
+
+Only what is unreadable stops the check early. Types of other plugins are met with `options_schema`'s rule: what only
+they know is not rejected.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_data import check_datasets, check_gpus
+from dscsr_model.host.options_faults import Fault, OptionsError
+from dscsr_model.host.options_file import apply_force_yml, read_options
+from dscsr_model.host.options_registry import Registries, check_registered, known_type
+from dscsr_model.host.options_structure import Run, check_structure
+from dscsr_model.host.options_weights import check_networks
+
+__all__ = ["Fault", "OptionsError", "check_options"]
+
+
+def check_options(
+    path: str | os.PathLike[str],
+    *,
+    is_train: bool,
+    force_yml: Sequence[str] = (),
+    launcher: str = "none",
+    auto_resume: bool = False,
+) -> None:
+    """Check an option file as BasicSR's train or test pipeline would read it.
+
+    Args:
+        path: The option file. Paths inside it are taken from the working directory, as BasicSR does.
+        is_train: Whether to train (True) or to test with it.
+        force_yml: Entries of ``--force_yml``, for example ``["train:total_iter=1000"]``; applied before checking.
+        launcher: ``none``, ``pytorch`` or ``slurm``; the number of processes is read from their environment.
+        auto_resume: Whether ``--auto_resume`` is given: weights then come from the newest checkpoint.
+
+    Raises:
+        OptionsError: Something is wrong; it lists all that is.
+        DscsrError: BasicSR itself cannot be used.
+    """
+    options, report = read_options(os.fspath(path))
+    apply_force_yml(options, force_yml, report)
+    registries = Registries()
+    datasets = options.get("datasets")
+    run = Run(
+        options=options,
+        report=report,
+        is_train=is_train,
+        launcher=launcher,
+        auto_resume=auto_resume,
+        known_model=known_type(options.get("model_type"), schema.MODEL_OPTIONS, registries.models),
+        known_datasets={
+            name: known_type(section.get("type"), schema.DATASET_OPTIONS, registries.datasets)
+            for name, section in (datasets.items() if isinstance(datasets, dict) else ())
+            if isinstance(section, dict)
+        },
+    )
+    check_structure(run)
+    check_registered(run, registries)
+    check_gpus(run)
+    check_datasets(run)
+    check_networks(run, registries)
+    report.raise_if_any()

@@ -1,0 +1,255 @@
+"""The image pairs behind a dataset section: which names there are, whether they match, and how large they are.
+
+Reads names, LMDB's ``meta_info.txt`` and image headers, never whole images (but one, to see that it decodes).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dscsr_model.host.options_faults import Key, Report, listed
+
+Size = tuple[int, int]  # height, width
+
+MOST_HEADERS = 100  # image headers that are read of a folder; an LMDB tells all sizes at once
+_SUFFIXES = (
+    ".bmp",
+    ".dib",
+    ".exr",
+    ".hdr",
+    ".jp2",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pfm",
+    ".pgm",
+    ".pic",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".pxm",
+    ".ras",
+    ".sr",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # what OpenCV reads
+_META_LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.[^()]*\((?P<height>\d+), *(?P<width>\d+)(, *\d+)?\)( \d+)?")
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is known of the images of a dataset.
+
+    Attributes:
+        count: How many images, or pairs, there are.
+        gt: Sizes of GT images by name; all of them, or a sample.
+        lq: Sizes of LQ images under the same names.
+    """
+
+    count: int
+    gt: Mapping[str, Size]
+    lq: Mapping[str, Size]
+
+
+def existing_folder(path: str, key: Key, report: Report) -> Path | None:
+    """The folder at ``path``, `~` expanded as BasicSR does; reported at ``key`` when it is not there."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    got = f"{path!r}, which is a file" if folder.exists() else f"{path!r}, which does not exist"
+    taken_from = "" if folder.is_absolute() else f" (taken from {Path.cwd()})"
+    report.add(key, "a folder", got, f"Prepare it as datasets/README.md says, or correct the path{taken_from}.")
+    return None
+
+
+def read_lmdb(path: str, key: Key, report: Report) -> dict[str, Size] | None:
+    """Names and sizes of the images of an LMDB in BasicSR's form, or None when it cannot be used."""
+    folder = existing_folder(path, key, report)
+    if folder is None:
+        return None
+    if not path.endswith(".lmdb"):
+        remedy = "Set `io_backend: {type: disk}` for a folder of images, or name the folder something.lmdb."
+        report.add(key, "a folder whose name ends in .lmdb (io_backend is lmdb)", repr(path), remedy)
+        return None
+    for name in ("data.mdb", "meta_info.txt"):
+        if not (folder / name).is_file():
+            report.add(key, f"a file {name} in {path}", "no such file", "Prepare it again with `dscsr prepare`.")
+            return None
+    sizes = _read_meta(folder / "meta_info.txt", key, report)
+    return sizes if sizes is not None and _check_entries(folder, sizes, key, report) else None
+
+
+def _read_meta(file: Path, key: Key, report: Report) -> dict[str, Size] | None:
+    sizes: dict[str, Size] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        match = _META_LINE.fullmatch(line)
+        if match is None:
+            got = f"{line[:60]!r} in line {number} of {file}"
+            report.add(key, "lines like `0001_s001.png (480,480,3) 1`", got, "Prepare it again with `dscsr prepare`.")
+            return None
+        name = match["key"]
+        if name in sizes:
+            got = f"`{name}` twice in {file} (line {number}; BasicSR cuts names at the first dot)"
+            report.add(key, "every name once", got, "Rename the images and prepare them again.")
+            return None
+        sizes[name] = int(match["height"]), int(match["width"])
+    return sizes
+
+
+def _check_entries(folder: Path, names: Collection[str], key: Key, report: Report) -> bool:
+    """Whether the database holds every name and its first image decodes. Opened read-only, nothing is written."""
+    import lmdb
+
+    remedy = "Prepare it again with `dscsr prepare --format png` (BasicSR's dataset reads encoded images)."
+    try:
+        env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+    except lmdb.Error as exc:
+        if "already open" in str(exc):  # by the program that called us: so it can be read
+            return True
+        report.add(key, "an LMDB that opens", f"{folder}: {exc}", remedy)
+        return False
+    try:
+        size, whole = (folder / "data.mdb").stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if size < whole:  # reading past the end of a mapped file kills the process
+            report.add(key, f"{whole} bytes in {folder / 'data.mdb'}", f"{size}: it is truncated", remedy)
+            return False
+        with env.begin() as transaction:
+            lost = [name for name in names if not name.isascii() or transaction.get(name.encode()) is None]
+            first = transaction.get(next(iter(names)).encode()) if names and not lost else None
+    finally:
+        env.close()
+    if lost:
+        got = f"{len(lost)} of {len(names)} that are not ({listed(lost, most=3)})"
+        report.add(key, f"every image of meta_info.txt in {folder / 'data.mdb'}", got, remedy)
+    elif first is not None and not _decodes(first):
+        got = f"`{next(iter(names))}` of {len(first)} bytes, which is none (raw pixels?)"
+        report.add(key, f"encoded images (PNG or JPEG) in {folder}", got, remedy)
+    return not report.has(*key)
+
+
+def _decodes(data: bytes) -> bool:
+    import cv2
+    import numpy as np
+
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is not None
+
+
+def pair_lmdbs(gt: Mapping[str, Size], lq: Mapping[str, Size], key: Key, report: Report) -> Images | None:
+    """Pair two LMDBs by name; a difference is reported at ``key``."""
+    if gt.keys() == lq.keys():
+        return Images(len(gt), gt, lq)
+    parts = [
+        f"{len(names)} only in {where} ({listed(sorted(names), most=3)})"
+        for where, names in (("GT", gt.keys() - lq.keys()), ("LQ", lq.keys() - gt.keys()))
+        if names
+    ]
+    remedy = "Build both with one run of `dscsr prepare`; `dscsr prepare --verify` lists every difference."
+    report.add(key, "the same image names in both LMDBs", " and ".join(parts), remedy)
+    return None
+
+
+def list_folder(folder: Path, key: Key, report: Report) -> list[str] | None:
+    """Names of the images directly in ``folder``, as BasicSR lists them; None when other files are among them."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    others = [name for name in names if Path(name).suffix.lower() not in _SUFFIXES]
+    if others:
+        got = f"{listed(others, most=3)} among {len(names)} files of {folder}"
+        report.add(key, "only images (BasicSR opens every file of the folder)", got, "Move it elsewhere.")
+        return None
+    if not names:
+        inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        got = f"none in {folder}" + (f" itself, only folders ({listed(sorted(inside), most=3)})" if inside else "")
+        report.add(key, "images", got, "Give the folder that holds the images directly.")
+        return None
+    return names
+
+
+def lq_name(gt_name: str, template: str) -> str:
+    """File name of the LQ image that BasicSR looks for."""
+    stem, suffix = os.path.splitext(os.path.basename(gt_name))
+    return f"{template.format(stem)}{suffix}"
+
+
+def pair_folders(gt: Path, lq: Path, template: str, keys: tuple[Key, Key], report: Report) -> Images | None:
+    """Pair two folders by file name; a difference is reported at the LQ's key."""
+    gt_names, lq_names = list_folder(gt, keys[0], report), list_folder(lq, keys[1], report)
+    if gt_names is None or lq_names is None:
+        return None
+    wanted = {lq_name(name, template): name for name in gt_names}
+    lost = sorted(wanted.keys() - set(lq_names))
+    if lost:
+        got = f"no {listed(lost, most=3)} in {lq}, which holds {listed(lq_names, most=3)}"
+        remedy = f"Rename the files, or set `filename_tmpl`{_template_hint(wanted[lost[0]], lq_names)}."
+        report.add(keys[1], f"an LQ image for each of {len(gt_names)} GT images, under its name", got, remedy)
+        return None
+    if len(gt_names) != len(lq_names):
+        extra = sorted(set(lq_names) - wanted.keys())
+        got = f"{len(lq_names)}, among them {listed(extra, most=3)}"
+        report.add(keys[1], f"as many LQ images as GT images ({len(gt_names)})", got, "Remove what has no GT.")
+        return None
+    return measure(gt, lq, {name: lq_name(name, template) for name in gt_names}, keys, report)
+
+
+def _template_hint(gt_name: str, lq_names: Iterable[str]) -> str:
+    stem, suffix = os.path.splitext(gt_name)
+    for name in lq_names:
+        if stem in name and name.endswith(suffix):
+            return f" to '{name.removesuffix(suffix).replace(stem, '{}', 1)}'"
+    return " (the same suffix, such as .png, is needed in any case)"
+
+
+def pair_listed(gt: Path, lq: Path, meta: str, template: str, key: Key, report: Report) -> Images | None:
+    """Pair two folders by the list in ``meta`` (`meta_info_file`); ``key`` is the dataset's."""
+    where = (*key, "meta_info_file")
+    if not Path(meta).is_file():
+        report.add(where, "a file that lists the images", f"{meta!r}, which does not exist", "Correct the path.")
+        return None
+    lines = Path(meta).read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = {name: lq_name(name, template) for name in (line.strip().split(" ")[0] for line in lines)}
+    lost = [str(gt / name) for name in pairs if not (gt / name).is_file()]
+    lost += [str(lq / name) for name in pairs.values() if not (lq / name).is_file()]
+    if lost:
+        report.add(where, f"the images that {meta} lists", f"no {listed(lost, most=3)}", "Correct the list.")
+        return None
+    return measure(gt, lq, pairs, ((*key, "dataroot_gt"), (*key, "dataroot_lq")), report)
+
+
+def measure(gt: Path, lq: Path, pairs: Mapping[str, str], keys: tuple[Key, Key], report: Report) -> Images | None:
+    """Read the sizes of at most `MOST_HEADERS` pairs, evenly spread, from the image headers."""
+    names = list(pairs)[:: -(-len(pairs) // MOST_HEADERS) or 1]
+    sizes: tuple[dict[str, Size], dict[str, Size]] = ({}, {})
+    broken: Counter[int] = Counter()
+    for name in names:
+        both = read_size(gt / name), read_size(lq / pairs[name])
+        for side, size in enumerate(both):
+            if isinstance(size, str):
+                broken[side] += 1
+                report.add(keys[side], "images that open", size, "Replace or remove it.")
+        if not isinstance(both[0], str) and not isinstance(both[1], str) and both[0] and both[1]:
+            sizes[0][name], sizes[1][name] = both[0], both[1]
+    return None if broken else Images(len(pairs), *sizes)
+
+
+def read_size(file: Path) -> Size | str | None:
+    """Height and width as OpenCV would give them; a message for a broken image; None where only OpenCV can tell."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except UnidentifiedImageError:
+        known = file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+        return f"{file}, which is no image or a broken one" if known else None
+    except (OSError, ValueError, SyntaxError) as exc:
+        return f"{file}: {exc}"
+    except Image.DecompressionBombError:
+        return None
+    return (width, height) if turned else (height, width)

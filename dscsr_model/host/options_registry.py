@@ -1,0 +1,238 @@
+"""Types named in an option file: are they registered, and do their constructors take the arguments beside them?
+
+The only file of the option check that imports BasicSR, and only when it is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
+from dscsr_model.host.options_structure import Run, describe
+
+_SCHEDULERS = {  # SRModel's names, and the classes of basicsr.models.lr_scheduler behind them
+    "MultiStepLR": "MultiStepRestartLR",
+    "MultiStepRestartLR": "MultiStepRestartLR",
+    "CosineAnnealingRestartLR": "CosineAnnealingRestartLR",
+}
+_PLAIN_LOSSES = frozenset({"L1Loss", "MSELoss", "CharbonnierLoss", "WeightedTVLoss"})  # building them costs nothing
+_METRIC_EXTRAS = frozenset({"type", "better"})  # read by SRModel, not by the metric function
+
+
+class Registries:
+    """BasicSR's registries, with our own types in them. Read through their public mapping methods only."""
+
+    def __init__(self) -> None:
+        import dscsr_model
+
+        dscsr_model.register()
+        from basicsr.utils import registry
+
+        self.models = registry.MODEL_REGISTRY
+        self.networks = registry.ARCH_REGISTRY
+        self.losses = registry.LOSS_REGISTRY
+        self.datasets = registry.DATASET_REGISTRY
+        self.metrics = registry.METRIC_REGISTRY
+
+
+def find(registry: Any, name: Any) -> Any | None:
+    """What BasicSR would take for ``name``, or None."""
+    entries = dict(iter(registry))
+    return entries.get(name) or entries.get(f"{name}_basicsr")
+
+
+def known_type(name: Any, known: Iterable[str], registry: Any) -> str | None:
+    """Which of the types whose keys we know ``name`` is, or was meant to be; None for another plugin's."""
+    known = list(known)
+    if name in known:
+        return str(name)
+    if isinstance(name, str) and find(registry, name) is None:
+        close = nearest(name, registry.keys())
+        return close if close in known else None
+    return None
+
+
+def check_registered(run: Run, registries: Registries) -> None:
+    """Report types that are not registered and constructor arguments that do not exist or are missing."""
+    report, options = run.report, run.options
+    _known(("model_type",), options.get("model_type"), registries.models, "model", report)
+    for name, dataset in run.section("datasets").items():
+        if isinstance(dataset, dict):
+            _known(("datasets", str(name), "type"), dataset.get("type"), registries.datasets, "dataset", report)
+    # Another plugin's model may build its networks and losses by itself: only what is registered is checked then.
+    basicsr_builds = run.known_model is not None or options.get("model_type") in schema.OTHER_BASICSR_MODELS
+    for key, section in options.items():
+        if str(key).startswith("network_") and isinstance(section, dict):
+            _typed((str(key),), section, registries.networks, "network", report, basicsr_builds)
+    if run.is_train:
+        for key, section in run.section("train").items():
+            if str(key).endswith("_opt") and isinstance(section, dict) and "type" in section:
+                where = ("train", str(key))
+                loss = _typed(where, section, registries.losses, "loss", report, basicsr_builds)
+                if loss is not None and section["type"] in _PLAIN_LOSSES:
+                    _try(where, section["type"], report, functools.partial(loss, **_arguments(section)))
+    if run.known_model is not None:
+        _metrics(run, registries)
+        if run.is_train:
+            _optimizer(run, registries)
+            _scheduler(run)
+
+
+def check_arguments(
+    key: Key, arguments: Mapping[str, Any], function: Callable[..., Any], report: Report, given: Iterable[str] = ()
+) -> None:
+    """Report arguments of the option file that ``function`` does not take, and those it needs beside ``given``."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a constructor without a readable signature
+        return
+    named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    for name in given:
+        named.pop(name, None)
+    needed = {name for name, p in named.items() if p.default is p.empty} - set(arguments)
+    what = getattr(function, "__name__", str(function))
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for name in arguments:
+            if name not in named:
+                meant = nearest(name, needed) or nearest(name, named)
+                needed.discard(meant or "")
+                remedy = f"Did you mean `{meant}`?" if meant else f"It takes {listed(named, most=20)}."
+                report.add((*key, str(name)), f"an argument of {what}", f"`{name}`", remedy)
+    for name in sorted(needed):
+        report.add((*key, name), f"a value, as {what} has no default for it", "no such key", f"Add `{name}:`.")
+
+
+def _known(key: Key, name: Any, registry: Any, what: str, report: Report) -> Any | None:
+    if name is None:
+        return None  # reported as a missing key, or not needed
+    found = find(registry, name) if isinstance(name, str) else None
+    if found is None:
+        words = f"a registered {what}"
+        otherwise = (
+            f"Registered are {listed(sorted(registry.keys()), most=12)}. If a package or file of yours defines it, "
+            f"it is not imported: BasicSR imports its own folders only (files that end in "
+            f"_{ {'network': 'arch'}.get(what, what) }.py)."
+        )
+        report.add(key, words, describe(name), did_you_mean(name, registry.keys(), otherwise))
+    return found
+
+
+def _typed(key: Key, section: Mapping[str, Any], registry: Any, what: str, report: Report, must: bool) -> Any | None:
+    """Check a section of ``type`` and constructor arguments; give the class if all is well so far."""
+    name = section.get("type")
+    if not must and (not isinstance(name, str) or find(registry, name) is None):
+        return None
+    if name is None:
+        report.add((*key, "type"), f"the name of a {what}", "no such key", "Add `type:`.")
+        return None
+    found = _known((*key, "type"), name, registry, what, report)
+    if found is not None:
+        check_arguments(key, _arguments(section), found, report)
+    return None if report.has(*key) else found
+
+
+def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in section.items() if name != "type"}
+
+
+def _try(key: Key, what: str, report: Report, build: Callable[[], Any]) -> Any | None:
+    """Build something small; what it raises is a fault at ``key``."""
+    try:
+        return build()
+    except Exception as exc:  # whatever a constructor raises, the user's values caused it
+        message = str(exc).strip().rstrip(".") or type(exc).__name__
+        report.add(key, f"values that {what} takes", f"its error: {message}", "Correct them.")
+        return None
+
+
+def _metrics(run: Run, registries: Registries) -> None:
+    without_gt = [
+        str(name)
+        for name, dataset in run.section("datasets").items()
+        if run.known_datasets.get(name) == "SingleImageDataset" and name != "train" and isinstance(dataset, dict)
+    ]
+    for name, section in run.section("val", "metrics").items():
+        key = ("val", "metrics", str(name))
+        if not isinstance(section, dict) or "type" not in section:
+            continue
+        metric = _known((*key, "type"), section["type"], registries.metrics, "metric", run.report)
+        if metric is None:
+            continue
+        parameters = inspect.signature(metric).parameters
+        # BasicSR's metrics swallow unknown arguments in **kwargs: a misspelt test_y_channel would measure RGB.
+        if metric.__module__.startswith("basicsr.metrics."):
+            known = [p for p in parameters if p not in ("img", "img2", "kwargs")] + sorted(_METRIC_EXTRAS)
+            for argument in section:
+                if argument not in known:
+                    remedy = did_you_mean(argument, known, f"It takes {listed(known)}.")
+                    run.report.add((*key, str(argument)), f"an argument of {section['type']}", f"`{argument}`", remedy)
+        arguments = {k: v for k, v in section.items() if k not in _METRIC_EXTRAS}
+        check_arguments(key, arguments, metric, run.report, given=("img", "img2"))
+        if "img2" in parameters and without_gt:
+            got = f"`datasets: {without_gt[0]}` without it (SingleImageDataset)"
+            run.report.add(key, "ground truth to compare with", got, "Use PairedImageDataset, or remove the metric.")
+
+
+def _optimizer(run: Run, registries: Registries) -> None:
+    """Ask BasicSR's own ``get_optimizer``: 1.4.2 knows Adam only, its master branch several."""
+    from basicsr.models.base_model import BaseModel
+
+    key, section = ("train", "optim_g"), run.section("train", "optim_g")
+    model = find(registries.models, run.known_model)
+    if run.report.has(*key) or not section or getattr(model, "get_optimizer", None) is not BaseModel.get_optimizer:
+        return
+    names = [name for name in dir(torch.optim) if inspect.isclass(getattr(torch.optim, name))]
+    known = [name for name in names if _optimizer_is_known(BaseModel, name)]
+    kind = section["type"]
+    if kind not in known:
+        otherwise = f"This BasicSR knows {listed(known)}."
+        remedy = did_you_mean(kind, known, otherwise)
+        run.report.add((*key, "type"), f"an optimizer of {run.known_model}", describe(kind), remedy)
+        return
+    check_arguments(key, _arguments(section), getattr(torch.optim, kind), run.report, given=("params",))
+    if not run.report.has(*key):
+        weight = torch.zeros(1, requires_grad=True)
+        _try(key, kind, run.report, lambda: BaseModel.get_optimizer(None, kind, [weight], **_arguments(section)))
+
+
+def _optimizer_is_known(base_model: Any, name: str) -> bool:
+    try:
+        base_model.get_optimizer(None, name, [torch.zeros(1, requires_grad=True)], lr=1e-4)
+    except NotImplementedError:
+        return False
+    except Exception:  # it is known and does not like our one parameter
+        return True
+    return True
+
+
+def _scheduler(run: Run) -> None:
+    from basicsr.models import lr_scheduler
+
+    key, section, report = ("train", "scheduler"), run.section("train", "scheduler"), run.report
+    if report.has(*key) or not section:
+        return
+    kind = section["type"]
+    if kind not in _SCHEDULERS:
+        otherwise = f"It knows {listed(_SCHEDULERS)}."
+        remedy = did_you_mean(kind, _SCHEDULERS, otherwise)
+        report.add((*key, "type"), f"a schedule of {run.known_model}", describe(kind), remedy)
+        return
+    schedule = getattr(lr_scheduler, _SCHEDULERS[kind])
+    check_arguments(key, _arguments(section), schedule, report, given=("optimizer", "last_epoch"))
+    if report.has(*key):
+        return
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    _try(key, kind, report, lambda: schedule(optimizer, **_arguments(section)))
+    total = run.section("train").get("total_iter", 0)
+    if kind == "CosineAnnealingRestartLR" and not report.has(*key) and not report.has("train", "total_iter"):
+        periods = sum(section["periods"])
+        if total - 1 > periods:
+            got = f"{periods}, shorter than `total_iter: {total}`"
+            remedy = "BasicSR would stop with an error there: lengthen the last period."
+            report.add((*key, "periods"), "periods that add up to the whole training", got, remedy)

@@ -1,0 +1,214 @@
+"""Every option that BasicSR's training and testing know, with its type and what it is for.
+
+One line each. A later part adds its keys here: a new option of `SRModel`'s sections is one line in its table; options
+that only one model type or dataset type knows go under that type's name in `MODEL_OPTIONS` or `DATASET_OPTIONS`.
+
+A type that is in none of the lists belongs to another plugin or to the user. What only such a type knows is then not
+rejected: BasicSR's own loops read the ``LOOP_*`` tables for every model, so these are checked always; the rest is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of value: what it is called in messages, which values belong to it, and the words if these are few."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One known key.
+
+    Attributes:
+        kind: Its type.
+        about: One line that says what it does.
+        required: "" | "always" | "train" | "test": when BasicSR stops with a KeyError without it.
+        null: Whether `~` is a value too (it then means "not given").
+    """
+
+    kind: Kind
+    about: str
+    required: str = ""
+    null: bool = False
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and float(value).is_integer()  # BasicSR's own options write `val_freq: !!float 5e3`
+
+
+def _one_of(*words: str) -> Kind:
+    return Kind("one of " + ", ".join(f"`{word}`" for word in words), lambda value: value in words, words)
+
+
+SECTION = Kind("a section (indented `key: value` lines)", lambda v: isinstance(v, dict))
+TEXT = Kind("text", lambda v: isinstance(v, str) and v != "")
+PATH = Kind("a path", lambda v: isinstance(v, str) and v != "")
+TEMPLATE = Kind("text with `{}` for the name of the GT file, like `'{}x4'`", lambda v: isinstance(v, str) and "{}" in v)
+NAMES = Kind("a name or a list of names", lambda v: isinstance(v, (str, list)))
+BOOL = Kind("true or false", lambda v: isinstance(v, bool))
+COUNT = Kind("a whole number of at least 1", lambda v: _is_int(v) and v >= 1)
+NATURAL = Kind("a whole number of at least 0", lambda v: _is_int(v) and v >= 0)
+SEED = Kind("a whole number between 0 and 4294967295", lambda v: _is_int(v) and 0 <= v < 2**32)
+ITERATIONS = Kind("a whole number of iterations, at least 1", lambda v: _is_whole(v) and v >= 1)
+WARMUP = Kind("a whole number of iterations, or -1 for none", lambda v: _is_whole(v) and v >= -1)
+RATIO = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
+DECAY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
+NUMBER = Kind("a number", _is_number)
+NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(_is_number(n) for n in v))
+GPUS = Kind("`auto` or a whole number of at least 0", lambda v: v == "auto" or (_is_int(v) and v >= 0))
+
+# --- read by BasicSR's train.py, test.py, options.py and data loader, whatever the model is ---
+
+LOOP_TOP: dict[str, Option] = {
+    "name": Option(TEXT, "names the folder under experiments/ or results/", required="always"),
+    "model_type": Option(TEXT, "class that trains or tests, for example SRModel", required="always"),
+    "scale": Option(COUNT, "factor between LQ and GT"),
+    "num_gpu": Option(GPUS, "`auto`, or how many GPUs; 0 is the CPU", required="always"),
+    "manual_seed": Option(SEED, "seed of everything random; drawn when missing", null=True),
+    "datasets": Option(SECTION, "train, val, val_2, test_1, … each with its own section", required="always"),
+    "path": Option(SECTION, "pretrained weights and the state to resume", required="always"),
+    "train": Option(SECTION, "losses, optimizer, schedule, length", required="train"),
+    "val": Option(SECTION, "validation: how often, metrics, saving", required="test", null=True),
+    "logger": Option(SECTION, "how often to print and to save", required="train"),
+    "dist_params": Option(SECTION, "for --launcher slurm: backend and port"),
+}
+LOOP_PATH: dict[str, Option] = {
+    "resume_state": Option(PATH, "the .state file to continue from", null=True),
+    "ignore_resume_networks": Option(NAMES, "networks that keep their own weights when resuming", null=True),
+}
+LOOP_TRAIN: dict[str, Option] = {
+    "total_iter": Option(ITERATIONS, "length of the training in iterations", required="train"),
+    "warmup_iter": Option(WARMUP, "the learning rate grows linearly up to here; -1: no warm-up"),
+}
+LOOP_VAL: dict[str, Option] = {
+    "val_freq": Option(ITERATIONS, "iterations between validations", required="train"),
+    "save_img": Option(BOOL, "write the result images", required="always"),
+}
+LOGGER: dict[str, Option] = {
+    "print_freq": Option(ITERATIONS, "iterations between log lines", required="train"),
+    "save_checkpoint_freq": Option(ITERATIONS, "iterations between checkpoints", required="train"),
+    "use_tb_logger": Option(BOOL, "write TensorBoard files", required="train"),
+    "wandb": Option(SECTION, "Weights & Biases: project and resume_id", null=True),
+}
+WANDB: dict[str, Option] = {
+    "project": Option(TEXT, "project name; `~` switches it off", null=True),
+    "resume_id": Option(TEXT, "run to continue", null=True),
+}
+LOOP_DATASET: dict[str, Option] = {
+    "name": Option(TEXT, "name in logs and result folders", required="always"),
+    "type": Option(TEXT, "dataset class, for example PairedImageDataset", required="always"),
+    "batch_size_per_gpu": Option(COUNT, "samples per GPU and step", required="train"),
+    "num_worker_per_gpu": Option(NATURAL, "reading processes per GPU; 0: the training process reads", required="train"),
+    "dataset_enlarge_ratio": Option(RATIO, "how often an epoch repeats the data"),
+    "prefetch_mode": Option(_one_of("cpu", "cuda"), "where batches wait; `~` for none", null=True),
+    "num_prefetch_queue": Option(COUNT, "batches that wait with `prefetch_mode: cpu`"),
+    "pin_memory": Option(BOOL, "page-locked memory; needed by `prefetch_mode: cuda`"),
+    "persistent_workers": Option(BOOL, "keep reading processes between epochs"),
+    "use_shuffle": Option(BOOL, "in BasicSR's option files; BasicSR itself does not read it"),
+}
+
+# --- read by SRModel ---
+
+MODEL_TOP: dict[str, Option] = {
+    "network_g": Option(SECTION, "the network: `type` and its constructor's arguments", required="always"),
+    "find_unused_parameters": Option(BOOL, "for several GPUs: some parameters get no gradient"),
+}
+MODEL_PATH: dict[str, Option] = {
+    "pretrain_network_g": Option(PATH, "weights to start from", null=True),
+    "param_key_g": Option(TEXT, "which weights of the file: params, params_ema, `~` for an unwrapped file", null=True),
+    "strict_load_g": Option(BOOL, "every layer must fit"),
+}
+MODEL_TRAIN: dict[str, Option] = {
+    "ema_decay": Option(DECAY, "decay of the averaged weights; 0: none"),
+    "optim_g": Option(SECTION, "optimizer: type, lr and its arguments", required="train"),
+    "scheduler": Option(SECTION, "learning-rate schedule: type and its arguments", required="train"),
+    "pixel_opt": Option(SECTION, "loss between output and GT: type and its arguments", null=True),
+    "perceptual_opt": Option(SECTION, "loss between features of output and GT", null=True),
+}
+MODEL_VAL: dict[str, Option] = {
+    "suffix": Option(TEXT, "ends the names of result images; `~` takes the experiment's name", null=True),
+    "metrics": Option(SECTION, "name: {type, crop_border, …}, any number", null=True),
+    "pbar": Option(BOOL, "show a progress bar"),
+}
+OPTIM: dict[str, Option] = {
+    "type": Option(TEXT, "optimizer class", required="always"),
+    "lr": Option(RATIO, "learning rate", required="always"),
+    "weight_decay": Option(NUMBER, "decay of the weights towards 0"),
+    "betas": Option(NUMBERS, "decay of Adam's two averages"),
+}
+SCHEDULER: dict[str, Option] = {
+    "type": Option(TEXT, "schedule class", required="always"),
+    "milestones": Option(NUMBERS, "iterations at which the learning rate drops"),
+    "gamma": Option(NUMBER, "factor at each milestone"),
+    "periods": Option(NUMBERS, "iterations of each cosine"),
+    "restarts": Option(NUMBERS, "iterations at which the learning rate starts anew"),
+    "restart_weights": Option(NUMBERS, "factor of the learning rate after each restart"),
+    "eta_min": Option(NUMBER, "where a cosine ends"),
+}
+METRIC: dict[str, Option] = {
+    "type": Option(TEXT, "metric function, for example calculate_psnr", required="always"),
+    "better": Option(_one_of("higher", "lower"), "which direction is better"),
+    "crop_border": Option(NATURAL, "pixels left out on every side"),
+    "test_y_channel": Option(BOOL, "measure on the Y channel of YCbCr"),
+    "input_order": Option(_one_of("HWC", "CHW"), "layout of the images; SRModel gives HWC"),
+}
+
+# --- read by BasicSR's image datasets ---
+
+_SINGLE: dict[str, Option] = {
+    "dataroot_lq": Option(PATH, "folder or .lmdb of the low-quality images", required="always"),
+    "io_backend": Option(SECTION, "type: disk or lmdb", required="always"),
+    "meta_info_file": Option(PATH, "list of the images to use", null=True),
+    "mean": Option(NUMBERS, "subtracted from the images", null=True),
+    "std": Option(NUMBERS, "divides the images", null=True),
+    "color": Option(_one_of("y"), "`y`: only the Y channel", null=True),
+}
+_PAIRED: dict[str, Option] = {
+    **_SINGLE,
+    "dataroot_gt": Option(PATH, "folder or .lmdb of the ground truth", required="always"),
+    "filename_tmpl": Option(TEMPLATE, "LQ's file name from GT's, like '{}x4'"),
+    "gt_size": Option(COUNT, "side of the training patches, in GT pixels", required="train"),
+    "use_hflip": Option(BOOL, "flip patches at random", required="train"),
+    "use_rot": Option(BOOL, "rotate patches at random", required="train"),
+}
+IO_BACKEND: dict[str, Option] = {
+    "type": Option(_one_of("disk", "lmdb", "memcached"), "how images are stored", required="always"),
+}
+
+# --- who is known ---
+
+# Keys of a model type beyond SRModel's, by section ("" is the top level).
+MODEL_OPTIONS: dict[str, Mapping[str, Mapping[str, Option]]] = {
+    "SRModel": {},
+    "SwinIRModel": {},
+}
+# BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair.
+OTHER_BASICSR_MODELS = frozenset({
+    "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",
+    "VideoBaseModel", "VideoGANModel", "VideoRecurrentGANModel", "VideoRecurrentModel",
+})  # fmt: skip
+# Keys of a dataset type beyond LOOP_DATASET's. Types that are not here are checked for their dataroots only.
+DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
+    "PairedImageDataset": _PAIRED,
+    "SingleImageDataset": _SINGLE,
+}
+# Networks that take one image and give one: cheap to build for a check, and their `scale` is the image's.
+IMAGE_NETWORKS = frozenset({
+    "ECBSR", "EDSR", "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SPAN", "SPAN_dscsr", "SRVGGNetCompact", "SwinIR",
+})  # fmt: skip

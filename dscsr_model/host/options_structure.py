@@ -1,0 +1,246 @@
+"""Keys and types of an option file, against the tables of `options_schema`. Reads no other file, builds nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
+from dscsr_model.host.options_schema import Option
+
+# Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
+_NUMBER_AS_TEXT = re.compile(r"([-+]?)(\d+)(?:\.(\d*))?[eE]([-+]?)(\d+)")
+_TEXT_KEYS = frozenset({"name", "type", "suffix", "project", "resume_id"})
+
+_ELSEWHERE: dict[str, str] = {
+    key: place
+    for place, tables in {
+        "the top level": (schema.LOOP_TOP, schema.MODEL_TOP),
+        "`path:`": (schema.LOOP_PATH, schema.MODEL_PATH),
+        "`train:`": (schema.LOOP_TRAIN, schema.MODEL_TRAIN),
+        "`val:`": (schema.LOOP_VAL, schema.MODEL_VAL),
+        "`logger:`": (schema.LOGGER,),
+        "`datasets: train:`": (schema.LOOP_DATASET, schema.DATASET_OPTIONS["PairedImageDataset"]),
+    }.items()
+    for table in tables
+    for key in table
+    if key not in ("name", "type")
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is checked, and as what.
+
+    Attributes:
+        options: The options, after ``--force_yml``.
+        report: Where faults go.
+        is_train: Training (True) or testing.
+        launcher: none, pytorch or slurm.
+        auto_resume: Whether training continues from the newest state by itself.
+        known_model: The model type whose keys are known, or None for another plugin's.
+        known_datasets: The same for each dataset, by its key under ``datasets:``.
+    """
+
+    options: Mapping[Any, Any]
+    report: Report
+    is_train: bool
+    launcher: str
+    auto_resume: bool
+    known_model: str | None
+    known_datasets: Mapping[Any, str | None]
+
+    @property
+    def phase(self) -> str:
+        """``train`` or ``test``, as in `Option.required`."""
+        return "train" if self.is_train else "test"
+
+    def section(self, *key: str) -> Mapping[Any, Any]:
+        """The section at ``key``, or an empty one when it is missing or no section."""
+        value: Any = self.options
+        for name in key:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, dict) else {}
+
+
+def check_structure(run: Run) -> None:
+    """Report unknown and missing keys and values of the wrong type, in every section whose keys are known."""
+    options, report = run.options, run.report
+    ignored = () if run.is_train else ("train", "logger")  # BasicSR's test.py does not read them
+    find_text_numbers({key: value for key, value in options.items() if key not in ignored}, (), report)
+
+    strict = run.known_model is not None
+    extra = schema.MODEL_OPTIONS.get(run.known_model or "", {})
+    own = (schema.MODEL_TOP, schema.MODEL_PATH, schema.MODEL_TRAIN, schema.MODEL_VAL) if strict else ({}, {}, {}, {})
+    top = {**schema.LOOP_TOP, **own[0], **extra.get("", {})}
+    _teachers(options, top, report, strict)
+    check_section(options, (), top, run.phase, report, strict)
+    _name(options.get("name"), report)
+    tables = {
+        "path": {**schema.LOOP_PATH, **own[1], **extra.get("path", {})},
+        "val": {**schema.LOOP_VAL, **own[3], **extra.get("val", {})},
+    }
+    if run.is_train:
+        tables["train"] = {**schema.LOOP_TRAIN, **own[2], **extra.get("train", {})}
+        tables["logger"] = schema.LOGGER
+    for name, table in tables.items():
+        if isinstance(options.get(name), dict):
+            check_section(options[name], (name,), table, run.phase, report, strict or name == "logger")
+    if run.is_train and isinstance(run.section("logger").get("wandb"), dict):
+        _wandb(run.section("logger"), report)
+    if strict:
+        _model_sections(run)
+    _datasets(run)
+
+
+def check_section(
+    section: Mapping[Any, Any], key: Key, table: Mapping[str, Option], phase: str, report: Report, strict: bool
+) -> None:
+    """Check one section against its table.
+
+    Args:
+        section: The section's keys and values.
+        key: Where the section is.
+        table: Its known keys.
+        phase: ``train`` or ``test``; decides which keys are required.
+        report: Where faults go.
+        strict: Whether keys that are not in the table are faults.
+    """
+    missing = {name for name, option in table.items() if option.required in ("always", phase) and name not in section}
+    for name, value in section.items():
+        option = table.get(name) if isinstance(name, str) else None
+        if option is not None:
+            if not (value is None and option.null) and not option.kind.accepts(value):
+                remedy = did_you_mean(value, option.kind.choices, f"`{name}`: {option.about}.")
+                report.add((*key, name), option.kind.words, describe(value), remedy)
+        elif strict:
+            meant = nearest(name, missing) or nearest(name, table)
+            missing.discard(meant or "")
+            remedy = f"Did you mean `{meant}`?" if meant else f"Known here: {listed(sorted(table), most=30)}."
+            if name in _ELSEWHERE and name not in table:
+                remedy = f"It belongs under {_ELSEWHERE[name]}."
+            report.add((*key, str(name)), "a known option", f"`{name}`", remedy)
+    for name in sorted(missing):
+        option = table[name]
+        report.add((*key, name), option.kind.words, "no such key", f"Add `{name}:`: {option.about}.")
+
+
+def describe(value: Any) -> str:
+    """A value in words for "but got …"."""
+    if value is None:
+        return "nothing (`~`)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return f"a section with {listed(value, most=4)}" if value else "an empty section"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    return str(value)
+
+
+def find_text_numbers(value: Any, key: Key, report: Report) -> None:
+    """Report every `1e-4`: YAML 1.1 hands it over as text, and optimizers fail on it much later."""
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            if name not in _TEXT_KEYS and not str(name).startswith("param_key"):
+                find_text_numbers(below, (*key, str(name)), report)
+    elif isinstance(value, list):
+        for below in value:
+            find_text_numbers(below, key, report)
+    elif isinstance(value, str) and (match := _NUMBER_AS_TEXT.fullmatch(value)):
+        sign, whole, decimals, exponent_sign, exponent = match.groups()
+        better = f"{sign}{whole}.{decimals or 0}e{exponent_sign or '+'}{exponent}"
+        remedy = f"YAML reads an exponent only after a dot and with a sign: write `{better}` or `!!float {value}`."
+        report.add(key, "a number", f"the text {value!r}", remedy)
+
+
+def _teachers(options: Mapping[Any, Any], top: Mapping[str, Option], report: Report, strict: bool) -> None:
+    if strict and "network_t" in options and "network_t" not in top:
+        remedy = (
+            "Take a model type that distils and a top-level `teacher:` section (`network:`, `weights:`, `param_key:`); "
+            "BasicSR replaces every `network_*` by the run's own weights when it resumes."
+        )
+        report.add(("network_t",), "a known option", "a second network", remedy)
+
+
+def _name(name: Any, report: Report) -> None:
+    # BasicSR renames an existing experiments/<name> folder: an empty name would move experiments/ itself away.
+    if not isinstance(name, str):
+        return
+    if not name.strip(" ./") or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        remedy = "Give the experiment a name of letters, digits, `_` and `-`."
+        report.add(("name",), "a folder name below experiments/ or results/", describe(name), remedy)
+
+
+def _wandb(logger: Mapping[Any, Any], report: Report) -> None:
+    check_section(logger["wandb"], ("logger", "wandb"), schema.WANDB, "train", report, strict=True)
+    if logger["wandb"].get("project") and logger.get("use_tb_logger") is not True:
+        got = describe(logger.get("use_tb_logger"))
+        report.add(("logger", "use_tb_logger"), "true, as wandb needs TensorBoard's files", got, "Set it to true.")
+
+
+def _model_sections(run: Run) -> None:
+    """What SRModel reads deeper in ``train:`` and ``val:``."""
+    report, train, val = run.report, run.section("train"), run.section("val")
+    if run.is_train and train:
+        for name, table in (("optim_g", schema.OPTIM), ("scheduler", schema.SCHEDULER)):
+            if isinstance(train.get(name), dict):
+                check_section(train[name], ("train", name), table, "train", report, strict=False)
+        if not train.get("pixel_opt") and not train.get("perceptual_opt") and run.known_model == "SRModel":
+            remedy = "Add for example `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
+            report.add(("train", "pixel_opt"), "a loss (`pixel_opt` or `perceptual_opt`)", "none", remedy)
+    for name, metric in run.section("val", "metrics").items():
+        key = ("val", "metrics", str(name))
+        if isinstance(metric, dict):
+            check_section(metric, key, schema.METRIC, run.phase, report, strict=False)
+        else:
+            report.add(key, schema.SECTION.words, describe(metric), "Write `{type: calculate_psnr, crop_border: 4}`.")
+    if not run.is_train and val.get("save_img") is True and "suffix" not in val:
+        remedy = "Add `suffix: ~` (the experiment's name ends the file names) or a text of yours."
+        report.add(("val", "suffix"), "a key `suffix` beside `save_img: true`", "no such key", remedy)
+
+
+def _datasets(run: Run) -> None:
+    report, datasets = run.report, run.options.get("datasets")
+    if not isinstance(datasets, dict):
+        return
+    allowed = ("train", "val") if run.is_train else ("test", "val")
+    for name, dataset in datasets.items():
+        phase = str(name).split("_")[0]
+        if phase not in allowed or (phase == "train" and name != "train"):
+            words = "`train`, `val` or `val_…`" if run.is_train else "`test`, `test_…` or `val_…`"
+            report.add(("datasets", str(name)), f"a {run.phase}ing dataset called {words}", f"`{name}`", "Rename it.")
+        elif not isinstance(dataset, dict):
+            report.add(("datasets", str(name)), schema.SECTION.words, describe(dataset), "Indent its keys below it.")
+        else:
+            _dataset(run, str(name), phase, dataset)
+    if run.is_train and "train" not in datasets:
+        remedy = did_you_mean("train", map(str, datasets), "Add a section `train:`.")
+        report.add(("datasets", "train"), "a dataset to train on", "no such key", remedy)
+    if not datasets:
+        report.add(("datasets",), "at least one dataset", "none", "See the files in options/ for examples.")
+
+
+def _dataset(run: Run, name: str, phase: str, dataset: Mapping[Any, Any]) -> None:
+    key, known = ("datasets", name), run.known_datasets.get(name)
+    required = "train" if phase == "train" else "test"
+    table = {**schema.LOOP_DATASET, **schema.DATASET_OPTIONS.get(known or "", {})}
+    check_section(dataset, key, table, required, run.report, strict=known is not None)
+    if known is None:
+        return
+    backend = dataset.get("io_backend")
+    if isinstance(backend, dict):
+        check_section(backend, (*key, "io_backend"), schema.IO_BACKEND, required, run.report, strict=False)
+        if backend.get("type") == "disk" and len(backend) > 1:
+            extra = sorted(str(name) for name in backend if name != "type")
+            run.report.add((*key, "io_backend", extra[0]), "`type: disk` alone", f"`{extra[0]}`", "Remove it.")
+    if "gt_size" in table and "scale" not in run.options:
+        remedy = "Add `scale: 4` (or 1 for images of the same size) at the top."
+        run.report.add(("scale",), schema.COUNT.words, "no such key", f"{known} needs it. {remedy}")
+    if (dataset.get("mean") is None) != (dataset.get("std") is None):
+        lacking = "mean" if dataset.get("mean") is None else "std"
+        run.report.add((*key, lacking), "`mean` and `std` together", "only one of them", "Give both or neither.")

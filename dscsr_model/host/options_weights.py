@@ -1,0 +1,189 @@
+"""Networks and weights of an option file: can the network be built, is its scale the data's, do the weights fit."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
+from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_faults import Key, Report, listed
+from dscsr_model.host.options_registry import Registries, find
+from dscsr_model.host.options_structure import Run
+
+_STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
+
+
+def check_networks(run: Run, registries: Registries) -> None:
+    """Report networks that cannot be built, a scale that is not the data's, and weights that are not theirs."""
+    resumed = _check_resume(run) if run.is_train else False
+    for name, section in run.options.items():
+        key = (str(name),)
+        if not str(name).startswith("network_") or not isinstance(section, dict) or run.report.has(*key):
+            continue
+        kind = section.get("type")
+        network_class = find(registries.networks, kind) if isinstance(kind, str) else None
+        if network_class is None:
+            continue
+        _check_scale(key, section, network_class, run)
+        weights = run.section("path").get(f"pretrain_{name}")
+        label = str(name).removeprefix("network_")
+        network = None
+        if not run.report.has(*key) and (kind in schema.IMAGE_NETWORKS or weights is not None):
+            network = _build(key, section, network_class, run.report)
+        if isinstance(weights, str) and not resumed and not run.report.has("path", f"pretrain_{name}"):
+            _check_weights(Path(weights).expanduser(), label, network, run)
+
+
+def _check_scale(key: Key, section: Mapping[str, Any], network_class: Any, run: Run) -> None:
+    """A network tells its scale by an argument; of networks that we do not know, `upscale` only, and only if given."""
+    scale, known = run.options.get("scale"), section["type"] in schema.IMAGE_NETWORKS
+    if key != ("network_g",) or not isinstance(scale, int) or run.report.has("scale"):
+        return
+    for name in ("upscale", "scale") if known else ("upscale",):
+        parameter = inspect.signature(network_class).parameters.get(name)
+        value = section.get(name, parameter.default if known and parameter is not None else None)
+        if isinstance(value, int) and not isinstance(value, bool) and value != scale:
+            got = f"{value}" if name in section else f"{value}, its default"
+            remedy = f"Write `{name}: {scale}`, or change `scale:` and the data to {value}."
+            run.report.add((*key, name), f"{scale}, as `scale: {scale}` at the top says", got, remedy)
+
+
+def _build(key: Key, section: Mapping[str, Any], network_class: Any, report: Report) -> nn.Module | None:
+    """Build the network, without memory for its weights where it can be; None when that says nothing.
+
+    Networks of ours do more than copy when weights are loaded (they take fused files), and are small: they get memory.
+    """
+    arguments = {str(name): value for name, value in section.items() if name != "type"}
+    error: Exception | None = None
+    if not network_class.__module__.startswith("dscsr_arch."):
+        network, error = _try_on("meta", network_class, arguments)
+        if network is not None or section["type"] not in schema.IMAGE_NETWORKS:
+            return network
+    network, error = _try_on("cpu", network_class, arguments)  # some read values that `meta` does not have
+    if error is not None:
+        message = str(error).strip().rstrip(".") or type(error).__name__
+        report.add(key, f"arguments that {section['type']} takes", f"its error: {message}", "Correct them.")
+    return network
+
+
+def _try_on(device: str, network_class: Any, arguments: dict[str, Any]) -> tuple[nn.Module | None, Exception | None]:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            network = network_class(**arguments)
+    except Exception as exc:  # whatever a constructor raises
+        return None, exc
+    return (network if isinstance(network, nn.Module) else None), None
+
+
+def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) -> None:
+    path, report, key = run.section("path"), run.report, ("path", f"pretrain_network_{label}")
+    if not file.is_file():
+        got = f"'{file}', which is a folder" if file.is_dir() else f"'{file}', which does not exist"
+        report.add(key, "a weight file", got, f"Correct the path (taken from {Path.cwd()}), or write `~`.")
+        return
+    if run.known_model is None and run.options.get("model_type") not in schema.OTHER_BASICSR_MODELS:
+        return  # another plugin may read other files, and in another way
+    strict, wanted = path.get(f"strict_load_{label}", True), path.get(f"param_key_{label}", "params")
+    try:
+        content_keys = _wrapper_keys(file)
+        param_key = _stock_param_key(file, label, wanted, content_keys, run)
+        if report.has("path", f"param_key_{label}") or report.has(*key):
+            return
+        state_dict = read_state_dict(file, param_key)
+    except WeightsError as exc:
+        report.add(key, "a weight file that can be used", f"this: {str(exc).rstrip('.')}", "")
+        return
+    if network is None or strict is False:
+        return
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # PyTorch warns that copying onto `meta` copies nothing
+        fault = mismatch(network, state_dict)
+    if fault is not None:
+        kind = run.options[f"network_{label}"]["type"]
+        layers = fault.strip().replace("\n", "\n     ")
+        remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
+        report.add(key, f"weights of this {kind}", f"'{file}', whose layers differ:\n     {layers}", remedy)
+
+
+def _wrapper_keys(file: Path) -> list[str]:
+    """Keys of the file that hold weights (params, params_ema, …); none for a file of bare weights."""
+    read_state_dict(file)  # says what is wrong with a file that is missing, truncated or something else
+    if file.suffix == ".safetensors":
+        return []
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    return [str(name) for name, value in content.items() if isinstance(value, dict)]
+
+
+def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run: Run) -> str | None:
+    """The key that BasicSR's ``load_network`` would take out of the file; reports when it would stop."""
+    key, report = ("path", f"param_key_{label}"), run.report
+    if file.suffix == ".safetensors":
+        remedy = "Convert it: torch.save({'params': load_file(path)}, 'weights.pth')."
+        report.add(("path", f"pretrain_network_{label}"), "a .pth file, which BasicSR reads", f"'{file}'", remedy)
+    elif wanted is None:
+        if there:
+            got = f"`~`, while the file wraps its weights in {listed(there)}"
+            report.add(key, "a key of the weight file", got, f"Write `param_key_{label}: {there[0]}`.")
+        elif run.is_train and label == "g" and run.section("train").get("ema_decay", 0):
+            # init_training_settings loads the file once more, for the averaged weights, by the key params_ema
+            got = f"'{file}' without them, and `ema_decay` averages weights"
+            remedy = "Wrap it: torch.save({'params': torch.load(path)}, 'wrapped.pth'); or set `ema_decay: 0`."
+            report.add(("path", f"pretrain_network_{label}"), "weights under `params` or `params_ema`", got, remedy)
+    elif wanted not in there and "params" in there:
+        return "params"
+    elif wanted not in there:
+        got = f"`{wanted}`, while the file has {listed(there) if there else 'its weights unwrapped'}"
+        remedy = f"Write `param_key_{label}: {there[0] if there else '~'}`."
+        report.add(key, "a key of the weight file", got, remedy)
+    return None if wanted is None else str(wanted)
+
+
+def _check_resume(run: Run) -> bool:
+    """Check the state to resume from; True when there is one: BasicSR then takes the run's own weights."""
+    experiment = Path("experiments", str(run.options.get("name")))
+    if run.auto_resume:
+        steps = [file.stem for file in (experiment / "training_states").glob("*.state") if file.stem.isdigit()]
+        if steps:
+            _resumed_weights(max(steps, key=int), experiment, ("path", "resume_state"), run)
+        return bool(steps)
+    state, key = run.section("path").get("resume_state"), ("path", "resume_state")
+    if not isinstance(state, str) or run.report.has(*key):
+        return False
+    file = Path(state).expanduser()
+    if not file.is_file():
+        remedy = "Correct the path, write `~` to start anew, or use --auto_resume."
+        run.report.add(key, "a training state", f"'{file}', which does not exist", remedy)
+        return True
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        if "Unsupported global" in str(exc):  # whole, but holds more than tensors: the loop itself may read it
+            return True
+        content = str(exc)
+    except Exception as exc:  # a damaged file raises anything
+        content = str(exc)
+    if not isinstance(content, dict) or not set(_STATE_KEYS) <= set(content):
+        words = f"a training state (with {listed(_STATE_KEYS)})"
+        got = f"'{file}', which is none, or a damaged one"
+        run.report.add(key, words, got, "Name a file of experiments/<name>/training_states/, or an older one.")
+    else:
+        _resumed_weights(str(content["iter"]), experiment, key, run)
+    return True
+
+
+def _resumed_weights(step: str, experiment: Path, key: Key, run: Run) -> None:
+    """BasicSR resumes with the weights of ``experiments/<name>``, whatever ``pretrain_network_*`` says."""
+    ignored = run.section("path").get("ignore_resume_networks") or ()
+    for name in run.options:
+        file = experiment / "models" / f"net_{str(name).removeprefix('network_')}_{step}.pth"
+        if str(name).startswith("network_") and name not in ignored and not file.is_file():
+            remedy = "Is `name` that of the run to continue? An older state with its weights may be there."
+            run.report.add(key, f"the weights beside state {step}", f"no '{file}'", remedy)
