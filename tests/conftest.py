@@ -32,6 +32,15 @@ def assets() -> Path:
 
 
 @pytest.fixture
+def spandrel():
+    """The real spandrel; it imports torchvision, which BasicSR's mend makes possible beside a CPU build of torch."""
+    from dscsr_model.host.compat import mend_imports
+
+    mend_imports()
+    return pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+
+
+@pytest.fixture
 def run_python(tmp_path):
     """Run ``python *args`` in an own process with ``tmp_path`` as working directory; returns CompletedProcess."""
 

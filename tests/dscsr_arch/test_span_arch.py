@@ -74,8 +74,7 @@ def test_every_parameter_is_trained():
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-def test_spandrel_makes_the_same_picture_from_a_training_checkpoint():
-    spandrel = pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+def test_spandrel_makes_the_same_picture_from_a_training_checkpoint(spandrel):
     net = SPAN(feature_channels=28).eval()
     file = io.BytesIO()
     torch.save({"params": net.state_dict()}, file)
@@ -89,8 +88,7 @@ def test_spandrel_makes_the_same_picture_from_a_training_checkpoint():
         torch.testing.assert_close(loaded.model.eval()(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_spandrel_understands_a_network_without_normalisation():
-    spandrel = pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+def test_spandrel_understands_a_network_without_normalisation(spandrel):
     net = SPAN(feature_channels=8, norm=False).eval()
     loaded = spandrel.ModelLoader().load_from_state_dict(net.state_dict())
     x = torch.rand(1, 3, 6, 5)
