@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dscsr_model.host import options_images as images
+from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key
 from dscsr_model.host.options_images import Images, Size
 from dscsr_model.host.options_structure import Run
@@ -41,7 +42,8 @@ def check_datasets(run: Run) -> None:
             _dataroots_exist(key, dataset, run)
         else:
             found = _read_single(key, dataset, run) if known == "SingleImageDataset" else _read_pair(key, dataset, run)
-            _lmdb_once(key, dataset, in_use, run)
+            if known in schema.STOCK_DATASETS:
+                _lmdb_once(key, dataset, in_use, run)
             if found is not None:
                 _check_images(key, dataset, found, run)
                 if name == "train":
@@ -73,8 +75,9 @@ def _read_pair(key: Key, dataset: Mapping[Any, Any], run: Run) -> Images | None:
     gt_root, lq_root = (_root(key, dataset, name, run) for name in ("dataroot_gt", "dataroot_lq"))
     gt_key, lq_key = (*key, "dataroot_gt"), (*key, "dataroot_lq")
     if backend == "lmdb":
-        gt = images.read_lmdb(gt_root, gt_key, report) if gt_root else None
-        lq = images.read_lmdb(lq_root, lq_key, report) if lq_root else None
+        encoded = run.known_datasets[key[1]] in schema.STOCK_DATASETS
+        gt = images.read_lmdb(gt_root, gt_key, report, encoded=encoded) if gt_root else None
+        lq = images.read_lmdb(lq_root, lq_key, report, encoded=encoded) if lq_root else None
         return None if gt is None or lq is None else images.pair_lmdbs(gt, lq, lq_key, report)
     gt_folder = images.existing_folder(gt_root, gt_key, report) if gt_root else None
     lq_folder = images.existing_folder(lq_root, lq_key, report) if lq_root else None
@@ -92,7 +95,7 @@ def _read_single(key: Key, dataset: Mapping[Any, Any], run: Run) -> Images | Non
     if root is None:
         return None
     if backend == "lmdb":
-        sizes = images.read_lmdb(root, where, run.report)
+        sizes = images.read_lmdb(root, where, run.report, encoded=True)
         return None if sizes is None else Images(len(sizes), {}, {})
     folder = images.existing_folder(root, where, run.report)
     if folder is None or dataset.get("meta_info_file") is not None:

@@ -102,8 +102,9 @@ def _stop_at_yaml_fault(exc: yaml.YAMLError, report: Report) -> NoReturn:
         else:
             remedy = f"Tags that build Python objects are never run. Write the value without `{tag}`."
         report.stop("plain YAML values", f"{tag}{place}", remedy)
-    remedy = "Indent with spaces, never with tabs." if "\\t" in problem else "Look at that line and the one above it."
-    report.stop("YAML", f"{problem}{place}", remedy)
+    tabs = "\\t" in problem or "tab" in problem.split()
+    remedy = "Indent with spaces, never with tabs." if tabs else "Look at that line and the one above it."
+    report.stop("YAML", f"an error{place}: {problem}", remedy)
 
 
 def _note_lines(node: yaml.Node | None, key: Key, report: Report) -> None:

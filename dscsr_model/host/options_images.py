@@ -69,8 +69,15 @@ def existing_folder(path: str, key: Key, report: Report) -> Path | None:
     return None
 
 
-def read_lmdb(path: str, key: Key, report: Report) -> dict[str, Size] | None:
-    """Names and sizes of the images of an LMDB in BasicSR's form, or None when it cannot be used."""
+def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str, Size] | None:
+    """Names and sizes of the images of an LMDB in BasicSR's form, or None when it cannot be used.
+
+    Args:
+        path: The LMDB's folder.
+        key: Where faults belong.
+        report: Where faults go.
+        encoded: Whether its reader needs encoded images (PNG), not raw pixels.
+    """
     folder = existing_folder(path, key, report)
     if folder is None:
         return None
@@ -83,7 +90,7 @@ def read_lmdb(path: str, key: Key, report: Report) -> dict[str, Size] | None:
             report.add(key, f"a file {name} in {path}", "no such file", "Prepare it again with `dscsr prepare`.")
             return None
     sizes = _read_meta(folder / "meta_info.txt", key, report)
-    return sizes if sizes is not None and _check_entries(folder, sizes, key, report) else None
+    return sizes if sizes is not None and _check_entries(folder, sizes, key, report, encoded) else None
 
 
 def _read_meta(file: Path, key: Key, report: Report) -> dict[str, Size] | None:
@@ -103,11 +110,12 @@ def _read_meta(file: Path, key: Key, report: Report) -> dict[str, Size] | None:
     return sizes
 
 
-def _check_entries(folder: Path, names: Collection[str], key: Key, report: Report) -> bool:
+def _check_entries(folder: Path, names: Collection[str], key: Key, report: Report, encoded: bool) -> bool:
     """Whether the database holds every name and its first image decodes. Opened read-only, nothing is written."""
     import lmdb
 
-    remedy = "Prepare it again with `dscsr prepare --format png` (BasicSR's dataset reads encoded images)."
+    how = "--format png` (BasicSR's dataset reads encoded images)" if encoded else "…`"
+    remedy = f"Prepare it again with `dscsr prepare {how}."
     try:
         env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
     except lmdb.Error as exc:
@@ -121,14 +129,18 @@ def _check_entries(folder: Path, names: Collection[str], key: Key, report: Repor
             report.add(key, f"{whole} bytes in {folder / 'data.mdb'}", f"{size}: it is truncated", remedy)
             return False
         with env.begin() as transaction:
-            lost = [name for name in names if not name.isascii() or transaction.get(name.encode()) is None]
+            lost = [name for name in names if transaction.get(name.encode()) is None]
             first = transaction.get(next(iter(names)).encode()) if names and not lost else None
     finally:
         env.close()
-    if lost:
+    foreign = [name for name in names if encoded and not name.isascii()]
+    if foreign:
+        remedy = "Rename the images and prepare them again."
+        report.add(key, "ASCII names (BasicSR looks up no others)", listed(foreign, most=3), remedy)
+    elif lost:
         got = f"{len(lost)} of {len(names)} that are not ({listed(lost, most=3)})"
         report.add(key, f"every image of meta_info.txt in {folder / 'data.mdb'}", got, remedy)
-    elif first is not None and not _decodes(first):
+    elif encoded and first is not None and not _decodes(first):
         got = f"`{next(iter(names))}` of {len(first)} bytes, which is none (raw pixels?)"
         report.add(key, f"encoded images (PNG or JPEG) in {folder}", got, remedy)
     return not report.has(*key)

@@ -207,7 +207,15 @@ OTHER_BASICSR_MODELS = frozenset({
 DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
     "PairedImageDataset": _PAIRED,
     "SingleImageDataset": _SINGLE,
+    "PairedCropDataset": {
+        **_PAIRED,
+        "output": Option(_one_of("float32", "uint8"), "float32: what BasicSR's dataset gives; uint8: less to move"),
+        "repeat_crops": Option(COUNT, "crops taken of an image that was read"),
+        "cache": Option(_one_of("ram"), "`ram` keeps all images in memory", null=True),
+    },
 }
+# BasicSR's own datasets decode every LMDB entry and open an LMDB for themselves; ours do neither.
+STOCK_DATASETS = frozenset({"PairedImageDataset", "SingleImageDataset"})
 # Networks that take one image and give one: cheap to build for a check, and their `scale` is the image's.
 IMAGE_NETWORKS = frozenset({
     "ECBSR", "EDSR", "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SPAN", "SPAN_dscsr", "SRVGGNetCompact", "SwinIR",

@@ -76,7 +76,8 @@ def _build(key: Key, section: Mapping[str, Any], network_class: Any, report: Rep
 
 def _try_on(device: str, network_class: Any, arguments: dict[str, Any]) -> tuple[nn.Module | None, Exception | None]:
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device(device):
+            warnings.simplefilter("ignore")  # training will show them
             network = network_class(**arguments)
     except Exception as exc:  # whatever a constructor raises
         return None, exc

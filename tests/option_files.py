@@ -1,0 +1,157 @@
+"""Tiny datasets, weights and option files for tests of options: made in a temporary folder, a few KB each."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lmdb
+import numpy as np
+import yaml
+
+from dscsr_model.host.options_check import Fault, OptionsError, check_options
+
+REMOVED = object()  # as a value of `changed`: the key is taken out
+
+
+def write_images(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        cv2.imwrite(str(folder / name), _picture(number, size))
+    return folder
+
+
+def write_lmdb(folder: Path, keys: list[str], size: tuple[int, int], *, encoded: bool = True) -> Path:
+    """An LMDB with BasicSR's meta_info.txt; ``encoded=False`` stores bare pixels."""
+    env = lmdb.open(str(folder), map_size=1 << 24)
+    with env.begin(write=True) as transaction:
+        for number, key in enumerate(keys):
+            picture = _picture(number, size)
+            value = cv2.imencode(".png", picture)[1].tobytes() if encoded else picture.tobytes()
+            transaction.put(key.encode(), value)
+    env.close()
+    lines = [f"{key}.png ({size[0]},{size[1]},3) 1\n" for key in keys]
+    (folder / "meta_info.txt").write_text("".join(lines))
+    return folder
+
+
+def _picture(seed: int, size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def make_data(root: Path, scale: int = 4) -> Path:
+    """Under ``root``: GT.lmdb and LQ.lmdb (6 pairs, GT 48×48), and folders gt and lq (3 pairs)."""
+    root.mkdir(exist_ok=True)
+    keys = [f"{i:04d}_s001" for i in range(6)]
+    write_lmdb(root / "GT.lmdb", keys, (48, 48))
+    write_lmdb(root / "LQ.lmdb", keys, (48 // scale, 48 // scale))
+    names = ["baby.png", "bird.png", "head.png"]
+    write_images(root / "gt", names, (24 * scale, 20 * scale))
+    write_images(root / "lq", names, (24, 20))
+    return root
+
+
+def training_options(data: Path) -> dict[str, Any]:
+    """Options that train a small EDSR and have no fault."""
+    return {
+        "name": "tiny",
+        "model_type": "SRModel",
+        "scale": 4,
+        "num_gpu": 0,
+        "manual_seed": 0,
+        "datasets": {
+            "train": {
+                "name": "tiny",
+                "type": "PairedImageDataset",
+                "dataroot_gt": str(data / "GT.lmdb"),
+                "dataroot_lq": str(data / "LQ.lmdb"),
+                "io_backend": {"type": "lmdb"},
+                "gt_size": 32,
+                "use_hflip": True,
+                "use_rot": True,
+                "num_worker_per_gpu": 0,
+                "batch_size_per_gpu": 2,
+                "dataset_enlarge_ratio": 1,
+                "prefetch_mode": None,
+            },
+            "val": paired("Set", data),
+        },
+        "network_g": edsr(),
+        "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
+        "train": {
+            "ema_decay": 0.999,
+            "optim_g": {"type": "Adam", "lr": 1.0e-4, "weight_decay": 0, "betas": [0.9, 0.99]},
+            "scheduler": {"type": "MultiStepLR", "milestones": [8, 9], "gamma": 0.5},
+            "total_iter": 10,
+            "warmup_iter": -1,
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        },
+        "val": {
+            "val_freq": 5000.0,
+            "save_img": False,
+            "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}},
+        },
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 5, "use_tb_logger": False, "wandb": None},
+        "dist_params": {"backend": "nccl", "port": 29500},
+    }
+
+
+def testing_options(data: Path) -> dict[str, Any]:
+    """Options that test a small EDSR on two datasets and have no fault."""
+    return {
+        "name": "tiny_test",
+        "model_type": "SRModel",
+        "scale": 4,
+        "num_gpu": "auto",
+        "datasets": {"test_1": paired("one", data), "test_2": paired("two", data)},
+        "network_g": edsr(),
+        "path": {"pretrain_network_g": None},
+        "val": {
+            "save_img": True,
+            "suffix": None,
+            "metrics": {"ssim": {"type": "calculate_ssim", "crop_border": 4, "better": "higher"}},
+        },
+    }
+
+
+def paired(name: str, data: Path) -> dict[str, Any]:
+    roots = {"dataroot_gt": str(data / "gt"), "dataroot_lq": str(data / "lq")}
+    return {"name": name, "type": "PairedImageDataset", **roots, "io_backend": {"type": "disk"}}
+
+
+def edsr() -> dict[str, Any]:
+    return {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 4}
+
+
+def changed(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy with ``{"train:total_iter": 5, …}`` set, or taken out with `REMOVED`."""
+    options = copy.deepcopy(options)
+    for key, value in changes.items():
+        *sections, last = key.split(":")
+        section = options
+        for name in sections:
+            section = section.setdefault(name, {})
+        if value is REMOVED:
+            del section[last]
+        else:
+            section[last] = value
+    return options
+
+
+def faults_of(file: Path, *, is_train: bool = True, **arguments: Any) -> list[Fault]:
+    """What the check says of an option file; it must leave the folder of the file as it is."""
+    before, error = sorted(file.parent.rglob("*")), None
+    try:
+        check_options(file, is_train=is_train, **arguments)
+    except OptionsError as exc:
+        error = exc
+    if sorted(file.parent.rglob("*")) != before:
+        raise AssertionError("the check wrote files")
+    return error.faults if error else []
+
+
+def write_options(file: Path, options: dict[str, Any]) -> Path:
+    file.write_text(yaml.safe_dump(options, sort_keys=False))
+    return file

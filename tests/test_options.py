@@ -1,0 +1,105 @@
+"""Every file in options/ says how to run it, passes the option check on data of its kind, and its network runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import option_files
+import pytest
+import torch
+import yaml
+
+import dscsr_model
+
+OPTIONS = Path(__file__).resolve().parents[1] / "options"
+FILES = sorted(OPTIONS.rglob("*.yml"))
+PAIRS = 8
+
+
+def test_there_are_options_and_they_lie_flat():
+    assert len(FILES) >= 7
+    assert all(file.parent == OPTIONS for file in FILES)
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.stem)
+def file(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def comment_lines(file: Path) -> Iterator[str]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return
+        yield line.removeprefix("#").strip()
+
+
+def phase_of(file: Path) -> str:
+    """train or test, from the command among the first lines, which must name this very file."""
+    commands = [line for line in list(comment_lines(file))[:6] if f"-opt options/{file.name}" in line]
+    assert commands, f"{file.name} does not open with the command that runs it"
+    match = re.match(r"dscsr (train|test) ", commands[0])
+    assert match is not None, commands[0]
+    return match[1]
+
+
+def test_the_header_tells_the_command_and_the_data(file):
+    header = list(comment_lines(file))
+    phase = phase_of(file)
+    assert any("datasets/" in line for line in header), "where does the data come from?"
+    for line in header:
+        for named in re.findall(r"options/\S+?\.yml", line):
+            assert (OPTIONS.parent / named).is_file(), named
+        assert not re.search(r"-opt options/(?!" + re.escape(file.stem) + r"\.yml)", line), line
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert options["name"] == file.stem
+    assert ("train" in options) == (phase == "train")
+
+
+def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch):
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    network = build(options["network_g"])
+    for name, dataset in options["datasets"].items():
+        make_dataset(tmp_path / name, dataset, options["scale"])
+    weights = options["path"].get("pretrain_network_g")
+    if weights is not None:
+        (tmp_path / weights).parent.mkdir(parents=True)
+        torch.save({"params": network.state_dict(), "params_ema": network.state_dict()}, tmp_path / weights)
+    monkeypatch.chdir(tmp_path)
+    checked = option_files.write_options(tmp_path / file.name, options)
+    faults = option_files.faults_of(checked, is_train=phase_of(file) == "train")
+    assert not faults, "\n".join(map(str, faults))
+
+    with torch.no_grad():
+        image = network.eval()(torch.rand(1, 3, 17, 13))
+    assert image.shape == (1, 3, 17 * options["scale"], 13 * options["scale"])
+    assert torch.isfinite(image).all()
+
+
+def test_the_numbers_of_the_file_are_numbers(file):
+    """The file itself, not what a YAML writer made of it: 1e-4 would be text here."""
+    faults = option_files.faults_of(file, is_train=phase_of(file) == "train")
+    assert all("dataroot" in fault.key or "pretrain_network" in fault.key for fault in faults), list(map(str, faults))
+
+
+def build(section: dict[str, Any]) -> torch.nn.Module:
+    dscsr_model.register()
+    from basicsr.archs import build_network
+
+    return build_network(section)
+
+
+def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:
+    """Tiny data of the kind that ``dataset`` reads; its dataroots are changed to it."""
+    side = dataset.get("gt_size", 12 * scale)
+    template = dataset.get("filename_tmpl", "{}")
+    folder.mkdir()
+    for name, size in (("dataroot_gt", side), ("dataroot_lq", side // scale)):
+        stems = [f"{i:04d}" if name == "dataroot_gt" else template.format(f"{i:04d}") for i in range(PAIRS)]
+        if dataset["io_backend"]["type"] == "lmdb":
+            made = option_files.write_lmdb(folder / f"{name}.lmdb", stems, (size, size))
+        else:
+            made = option_files.write_images(folder / name, [f"{stem}.png" for stem in stems], (size, size))
+        dataset[name] = str(made)
