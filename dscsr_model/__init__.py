@@ -1,1 +1,30 @@
-"""TODO."""
+"""Training, testing and shipping efficient super-resolution networks with BasicSR.
+
+Importing this package has no side effect and imports neither BasicSR nor torch.
+"""
+
+import importlib
+import os
+
+__all__ = ["register"]
+
+
+def register() -> None:
+    """Mend BasicSR where this machine breaks it, import it, and register our networks, models, losses, datasets.
+
+    The autoload calls this when somebody imports ``basicsr``. With ``DSCSR_AUTOLOAD=0``, call it before importing
+    BasicSR. A repeat does nothing.
+
+    Raises:
+        dscsr_model.host.install_help.BasicSRMissingError: BasicSR is not installed.
+    """
+    from dscsr_model.host import compat, install_help, registration
+
+    install_help.require_basicsr()
+    compat.mend_imports()
+    importlib.import_module("basicsr")
+    compat.mend_running()
+    registration.register_all()
+    if os.environ.get("DSCSR_AUTOLOAD") == "0":
+        # Data-loader workers that this process spawns import BasicSR anew, before they could call us.
+        os.environ["DSCSR_REGISTERED_IN"] = str(os.getpid())

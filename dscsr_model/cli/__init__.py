@@ -1,1 +1,48 @@
-"""TODO."""
+"""The command line ``dscsr``. Heavy imports stand inside the commands, so that ``--help`` comes at once."""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from dscsr_arch.errors import DscsrError
+
+# One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
+COMMANDS = ("train", "test", "doctor")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. A `DscsrError` is printed as one message, without a traceback."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except DscsrError as error:
+        _report(error)
+        return 1
+    except KeyboardInterrupt:
+        print("dscsr: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dscsr",
+        description="Train, test and ship efficient super-resolution networks with BasicSR.",
+        epilog="`dscsr COMMAND --help` explains a command.",
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        command = importlib.import_module(f"{__name__}.{name}")
+        command.add_parser(subparsers)
+    return parser
+
+
+def _report(error: DscsrError) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"dscsr: error: {error}", file=sys.stderr, flush=True)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        # Every rank meets the same fault and rank 0 tells it, unless torchrun, seeing us end, stops it before.
+        time.sleep(5)

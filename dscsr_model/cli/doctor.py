@@ -1,0 +1,172 @@
+"""``dscsr doctor``: what is installed, what was mended and why, whether a GPU is usable, what to do about the rest.
+
+Only the standard library is needed to start it: it runs where torch or BasicSR are missing, and on Pythons that
+BasicSR cannot be installed on.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dscsr_model.host import install_help
+
+PYTHONS = ((3, 10), (3, 12))
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lmdb", "pyyaml", "pillow", "safetensors", "tqdm")
+OTHER_OPENCVS = ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+class Finding(NamedTuple):
+    """One line of the report; with a remedy, something is not right."""
+
+    name: str
+    says: str
+    remedy: str = ""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the ``dscsr`` parser."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="say what is installed, what was mended, and what to do about the rest",
+        description="Examine this environment. The exit code is 1 when something is not right.",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 when something is not right."""
+    wrong = 0
+    for finding in examine():
+        wrong += bool(finding.remedy)
+        print(f"{'!!' if finding.remedy else 'ok'}  {finding.name:<14}{finding.says}")
+        for line in finding.remedy.splitlines():
+            print(f"      {line}")
+    print(f"\n{wrong} thing{'s' * (wrong != 1)} to mend, marked !! above." if wrong else "\nAll is well.")
+    return int(wrong > 0)
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order in which one would mend them."""
+    yield _python()
+    yield from _packages()
+    yield _pair()
+    yield Finding("dscsr", f"{_version('dscsr') or 'not installed, run from its folder'} ({Path(__file__).parents[2]})")
+    yield _autoload()
+    yield from _basicsr()
+    yield _gpu()
+
+
+def _python() -> Finding:
+    says = f"{platform.python_version()} ({sys.executable})"
+    if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        return Finding("python", says)
+    remedy = "Use Python 3.10, 3.11 or 3.12 in a new environment."
+    if sys.version_info[:2] > PYTHONS[1]:
+        remedy = (
+            "BasicSR 1.4.2 cannot be installed on Python 3.13 and later: its setup.py runs version.py with exec() and\n"
+            "then asks locals() for the result, which 3.13 no longer shares with exec(). pip then ends with\n"
+            f"KeyError: '__version__'. {remedy}"
+        )
+    return Finding("python", says, remedy)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        installed = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
+        version = next(filter(None, map(_version, installed)), None)
+        yield Finding(name, version) if version else Finding(name, "not installed", f"pip install {name}")
+
+
+def _pair() -> Finding:
+    torch, torchvision = _version("torch"), _version("torchvision")
+    if torch is None or torchvision is None:
+        return Finding("torch pair", "cannot be judged: torch or torchvision is missing")
+    # torchvision names the one torch it was built for, as `torch==2.13.0`.
+    wanted = next((r.partition("==")[2] for r in metadata.requires("torchvision") or () if r.startswith("torch==")), "")
+    if wanted and torch.partition("+")[0] != wanted:
+        remedy = f"torchvision {torchvision} was built for torch {wanted}: pip install torch=={wanted}"
+        return Finding("torch pair", f"torch {torch} beside torchvision {torchvision}", remedy)
+    return Finding("torch pair", "torch and torchvision belong together")
+
+
+def _autoload() -> Finding:
+    # Not imported here: importing it would switch it on.
+    module = sys.modules.get("dscsr_autoload")
+    if module is not None and module.is_active():
+        return Finding("autoload", "on: whoever imports basicsr gets dscsr's networks")
+    if os.environ.get("DSCSR_AUTOLOAD") == "0":
+        return Finding("autoload", "off (DSCSR_AUTOLOAD=0): call dscsr_model.register() before importing basicsr")
+    remedy = "Install dscsr into this environment, or call dscsr_model.register() before importing basicsr."
+    return Finding("autoload", "off: dscsr_autoload.pth is not installed, or it failed", remedy)
+
+
+def _basicsr() -> Iterator[Finding]:
+    folder = install_help.find_basicsr()
+    if folder is None:
+        yield Finding("basicsr", "not installed", install_help.HOW_TO_INSTALL)
+        return
+    from dscsr_model.host import compat, registration
+
+    try:
+        import dscsr_model
+
+        dscsr_model.register()
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        says = f"cannot be imported ({folder}): {type(error).__name__}: {error}"
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        remedy = f"pip install {missing}" if missing else f"The error comes from {where.filename}, line {where.lineno}."
+        yield Finding("basicsr", says, remedy)
+        return
+    yield Finding("basicsr", f"{importlib.import_module('basicsr.version').__version__} ({folder})")
+    for mend in compat.applied():
+        yield Finding("  mended", f"{mend.name}: {mend.why}")
+    for name, registered in registration.registered_names().items():
+        yield Finding("  registered", name if registered == name else f"{name} as {registered}: the name was taken")
+
+
+def _gpu() -> Finding:
+    try:
+        import torch
+    except Exception as error:
+        return Finding("gpu", f"cannot be judged: torch cannot be imported ({type(error).__name__}: {error})")
+    present = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.init()
+            torch.ones(1, device="cuda").add_(1).cpu()
+    except Exception as error:
+        return _no_gpu(str(error).partition("\n")[0], present, hidden, torch.version.cuda)
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return Finding("gpu", "usable: " + ", ".join(f"{d.name} ({d.total_memory / 2**30:.0f} GiB)" for d in devices))
+
+
+def _no_gpu(reason: str, present: bool, hidden: bool, built_for: str | None) -> Finding:
+    on_cpu = "everything runs on the CPU"
+    if hidden:
+        return Finding("gpu", f"hidden by CUDA_VISIBLE_DEVICES: {on_cpu}")
+    if not present:
+        return Finding("gpu", f"none on this machine: {on_cpu}")
+    if built_for is None:
+        remedy = "Install a CUDA build of torch and torchvision (pytorch.org, Get Started) to use it."
+        return Finding("gpu", f"there is one, but this torch is a CPU build: {on_cpu}", remedy)
+    remedy = f"torch is built for CUDA {built_for}: check the driver with nvidia-smi, or install a torch that fits it."
+    return Finding("gpu", f"there is one, but torch cannot use it ({reason}): {on_cpu}", remedy)

@@ -1,0 +1,33 @@
+"""``dscsr test``: BasicSR's test loop, in the working directory."""
+
+import argparse
+from typing import Any
+
+from dscsr_model.cli.train import add_basicsr_arguments
+
+EPILOG = """\
+example:
+  dscsr test -opt options/test_span_x4.yml
+
+Log and pictures go to results/<name> under the working directory."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the ``dscsr`` parser."""
+    parser = subparsers.add_parser(
+        "test",
+        help="measure a network on test sets as an option file says",
+        description="Check an option file, then test with BasicSR's own loop.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_basicsr_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the options and test."""
+    from dscsr_model.host import launch
+
+    launch.test(args)
+    return 0

@@ -1,0 +1,93 @@
+"""Starts BasicSR's own train and test pipelines: options checked first, the working directory as root."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dscsr_model
+from dscsr_arch.errors import DscsrError
+from dscsr_model.host.install_help import require_basicsr
+
+
+class LaunchError(DscsrError):
+    """The way the processes were started does not fit ``--launcher``."""
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run BasicSR's ``train_pipeline`` under the working directory.
+
+    Args:
+        args: What ``dscsr train`` parsed: exactly BasicSR's arguments.
+
+    Raises:
+        DscsrError: BasicSR is missing, the launcher does not fit, or the options are faulty. Nothing was written.
+    """
+    _run("train", args)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Run BasicSR's ``test_pipeline`` under the working directory; otherwise as `train`."""
+    _run("test", args)
+
+
+def _run(phase: str, args: argparse.Namespace) -> None:
+    require_basicsr()
+    _check_launcher(args.launcher)
+    from dscsr_model.host.options_check import check_options
+
+    check_options(
+        args.opt,
+        is_train=phase == "train",
+        force_yml=args.force_yml or (),
+        launcher=args.launcher,
+        auto_resume=args.auto_resume,
+    )
+    dscsr_model.register()
+    pipeline = getattr(importlib.import_module(f"basicsr.{phase}"), f"{phase}_pipeline")
+    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]):
+        # Not the folder above the installed package, which BasicSR's own scripts take.
+        pipeline(os.getcwd())
+    _leave_process_group()
+
+
+def basicsr_arguments(args: argparse.Namespace) -> list[str]:
+    """The command line of BasicSR's ``train.py`` and ``test.py`` that says the same as ``args``."""
+    argv = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
+    argv += [flag for flag in ("--auto_resume", "--debug") if getattr(args, flag.removeprefix("--"))]
+    return argv + (["--force_yml", *args.force_yml] if args.force_yml else [])
+
+
+def _check_launcher(launcher: str) -> None:
+    started_by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if launcher == "pytorch" and not started_by_torchrun:
+        raise LaunchError(
+            "Expected the environment of torchrun (RANK, WORLD_SIZE) for `--launcher pytorch`, but got none. "
+            "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train … --launcher pytorch`, or leave the launcher out."
+        )
+    if launcher == "none" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise LaunchError(
+            f"Expected `--launcher pytorch` in {os.environ['WORLD_SIZE']} processes started together, but got "
+            "`--launcher none`: each would train alone in the same folder. Add `--launcher pytorch`."
+        )
+
+
+@contextmanager
+def _argv(argv: list[str]) -> Iterator[None]:
+    """BasicSR reads its arguments from ``sys.argv`` and writes that line above its copy of the option file."""
+    before = sys.argv
+    sys.argv = argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _leave_process_group() -> None:
+    # After a failure it is left to the end of the process: a peer may be waiting in a collective for ever.
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
