@@ -65,7 +65,7 @@ def _check_launcher(launcher: str) -> None:
     if launcher == "pytorch" and not started_by_torchrun:
         raise LaunchError(
             "Expected the environment of torchrun (RANK, WORLD_SIZE) for `--launcher pytorch`, but got none. "
-            "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train … --launcher pytorch`, or leave the launcher out."
+            "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train …`, or drop the launcher."
         )
     if launcher == "none" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise LaunchError(
