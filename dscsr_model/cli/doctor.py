@@ -106,14 +106,12 @@ def _pair() -> Finding:
 
 
 def _autoload() -> Finding:
-    # Not imported here: importing it would switch it on.
-    module = sys.modules.get("dscsr_autoload")
-    if module is not None and module.is_active():
-        return Finding("autoload", "on: whoever imports basicsr gets dscsr's networks")
     if os.environ.get("DSCSR_AUTOLOAD") == "0":
         return Finding("autoload", "off (DSCSR_AUTOLOAD=0): call dscsr_model.register() before importing basicsr")
+    if any(getattr(finder, "__name__", "") == "DscsrAutoload" for finder in sys.meta_path):
+        return Finding("autoload", "on: whoever imports basicsr gets dscsr's networks")
     remedy = "Install dscsr into this environment, or call dscsr_model.register() before importing basicsr."
-    return Finding("autoload", "off: dscsr_autoload.pth is not installed, or it failed", remedy)
+    return Finding("autoload", "off: this Python has not read dscsr_autoload.pth", remedy)
 
 
 def _basicsr() -> Iterator[Finding]:
