@@ -47,7 +47,7 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     weights = _unwrap(content, param_key, path)
     if not _is_state_dict(weights):
         raise WeightsError(
@@ -211,7 +211,12 @@ def _read_safetensors(path: Path) -> StateDict:
         raise WeightsError(_damaged(path, error)) from error
 
 
-def _read_pickle(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
+    """Open a file of ``torch.save`` on the CPU, without ever running code from it.
+
+    Raises:
+        WeightsError: The file is damaged or holds Python objects.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -15,6 +15,7 @@ Different from the original:
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -52,10 +53,10 @@ class Branches(NamedTuple):
     b3: Tensor | None
     bs: Tensor | None
 
-    def to(self, dtype: torch.dtype) -> Branches:
-        """The same branches in another dtype."""
-        weights = (tensor.to(dtype) for tensor in self[:4])
-        return Branches(*weights, *(None if bias is None else bias.to(dtype) for bias in self[4:]))
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> Branches:
+        """The same branches in another dtype, on another device."""
+        weights = (tensor.to(device, dtype) for tensor in self[:4])
+        return Branches(*weights, *(None if bias is None else bias.to(device, dtype) for bias in self[4:]))
 
 
 def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
@@ -83,42 +84,62 @@ def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
     return weight, torch.bmm(w3, inner_bias).squeeze(2) + b3 + bs
 
 
-def unfuse_kernel(kernel: Kernel, start: Branches) -> tuple[Tensor, Tensor | None]:
-    r"""Change the middle of ``start`` so that the branches merge to ``kernel``.
+def unfuse_kernel(kernel: Kernel, gain: int) -> Branches:
+    r"""Find branches that merge to ``kernel`` exactly and are as rich as a random start.
 
-    Everything but the 3x3 ``w2`` and the last bias ``b3`` stays as it is in ``start``, so the result is as rich as a
-    random start. With :math:`^+` the pseudo-inverse and T the target, for each tap:
+    All are random but the 3x3 ``w2`` and the last bias ``b3``. With :math:`^+` the pseudo-inverse and T the kernel,
+    a random ``w2`` is corrected at each tap by
 
-    .. math:: w_2 \leftarrow w_2 + w_3^+ (T - w_s - w_3 w_2 w_1) w_1^+
+    .. math:: w_3^+ (T - w_s - w_3 w_2 w_1) w_1^+
 
-    which is exact because ``w1`` has full column rank and ``w3`` full row rank. Solved in float64.
+    which is exact because ``w1`` has full column rank and ``w3`` full row rank. Solved in float64. The random numbers
+    are drawn from a seed that is made of the kernel: a network and its running average that load one file must get
+    the same branches, or their mean would merge to something else.
 
     Args:
         kernel: The target T, weight (o, i, 3, 3) and bias (o,) or None.
-        start: One layer (n = 1) of that shape; with random, hence full-rank, ``w1`` and ``w3``.
+        gain: How many times wider the branches are inside.
 
     Returns:
-        The new ``w2`` (g·o, g·i, 3, 3) and ``b3`` (o,) or None, in the dtype of ``start``.
-
-    Raises:
-        ValueError: ``w1`` or ``w3`` of ``start`` does not have full rank.
+        One layer (n = 1), in the dtype and on the device of the kernel.
     """
-    dtype = start.w2.dtype
-    if start.w2.is_meta:  # shapes only: there is nothing to solve
-        return start.w2[0], None if start.b3 is None else start.b3[0]
-    exact = start.to(torch.float64)
-    residual = (kernel.weight.double() - merge_branches(exact)[0][0]).permute(2, 3, 0, 1)  # (3, 3, o, i)
-    change = torch.linalg.pinv(exact.w3[0]) @ residual @ torch.linalg.pinv(exact.w1[0])
-    exact = exact._replace(w2=exact.w2 + change.permute(2, 3, 0, 1))
-    weight, bias = merge_branches(exact)
-    if not torch.allclose(weight[0], kernel.weight.double(), rtol=1e-6, atol=1e-6):
-        raise ValueError(
-            "Expected 1x1 branches of full rank, so that a fused kernel can be re-expanded into them, but these are "
-            "not (set to zero?). Build the network anew before loading the fused file."
-        )
-    if bias is None or exact.b3 is None or kernel.bias is None:
-        return exact.w2[0].to(dtype), None
-    return exact.w2[0].to(dtype), (exact.b3[0] + kernel.bias.double() - bias[0]).to(dtype)
+    weight, bias = kernel
+    start = _random_branches(kernel, gain)
+    if weight.is_meta:  # shapes only: there is nothing to solve
+        return start
+    residual = (weight.detach().cpu().double() - merge_branches(start)[0][0]).permute(2, 3, 0, 1)  # (3, 3, o, i)
+    change = torch.linalg.pinv(start.w3[0]) @ residual @ torch.linalg.pinv(start.w1[0])
+    solved = start._replace(w2=start.w2 + change.permute(2, 3, 0, 1))
+    merged_bias = merge_branches(solved)[1]
+    if bias is not None and merged_bias is not None and start.b3 is not None:
+        solved = solved._replace(b3=start.b3 + bias.detach().cpu().double() - merged_bias)
+    return solved.to(weight.dtype, weight.device)
+
+
+def _random_branches(kernel: Kernel, gain: int) -> Branches:
+    """Branches of one layer in float64, uniform as a convolution of torch starts: within 1/sqrt(inputs)."""
+    out, inp = kernel.weight.shape[:2]
+    if kernel.weight.is_meta:
+        generator, device = None, torch.device("meta")
+    else:
+        device = torch.device("cpu")
+        seed = zlib.crc32(kernel.weight.detach().cpu().float().numpy().tobytes())
+        generator = torch.Generator().manual_seed(seed)
+
+    def draw(inputs: int, *shape: int) -> Tensor:
+        return (torch.rand(1, *shape, dtype=torch.float64, device=device, generator=generator) * 2 - 1) / inputs**0.5
+
+    weights = (
+        draw(inp, gain * inp, inp),
+        draw(9 * gain * inp, gain * out, gain * inp, 3, 3),
+        draw(gain * out, out, gain * out),
+        draw(inp, out, inp),
+    )
+    if kernel.bias is None:
+        return Branches(*weights, None, None, None, None)
+    return Branches(
+        *weights, draw(inp, gain * inp), draw(9 * gain * inp, gain * out), draw(gain * out, out), draw(inp, out)
+    )
 
 
 class Conv3XC(nn.Module):
@@ -226,12 +247,16 @@ class Conv3XC(nn.Module):
                 f"Expected a fused kernel of shape {expected} {'with' if self.bias else 'without'} bias, "
                 f"but got {tuple(weight.shape)} {'without' if bias is None else 'with'} bias."
             )
-        w2, b3 = unfuse_kernel(Kernel(weight.to(_stack([self]).w2.device), bias), _stack([self]))
-        branches = {name: tensor.detach() for name, tensor in self.named_parameters()}
-        branches["conv.1.weight"] = w2
-        if b3 is not None:
-            branches["conv.2.bias"] = b3
-        return branches
+        found = unfuse_kernel(Kernel(weight, bias), self.gain)
+        w1, w2, w3, ws = (tensor[0] for tensor in found[:4])
+        weights = (w1[..., None, None], w2, w3[..., None, None], ws[..., None, None])
+        entries = {f"{branch}.weight": tensor for branch, tensor in zip(_BRANCHES, weights, strict=True)}
+        biases = {
+            f"{branch}.bias": tensor[0]
+            for branch, tensor in zip(_BRANCHES, found[4:], strict=True)
+            if tensor is not None
+        }
+        return entries | biases
 
 
 def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+# The networks of the tests are tiny: a second thread costs more than it brings, above all on a busy machine.
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from plain_span import PlainConv3XC
 
-from dscsr_arch.conv3xc import Conv3XC, merge_layers
+from dscsr_arch.conv3xc import Conv3XC, merge_layers, unfuse_kernel
 
 # Sums of at most a few thousand products of numbers near 1 in float64.
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -129,8 +129,21 @@ def test_a_fused_kernel_of_another_shape_is_refused():
         Conv3XC(3, 4).load_state_dict(state)
 
 
-def test_branches_without_full_rank_cannot_take_a_fused_kernel():
-    layer = Conv3XC(3, 4)
-    torch.nn.init.zeros_(layer.conv[0].weight)
-    with pytest.raises(RuntimeError, match="Expected 1x1 branches of full rank"):
-        layer.load_state_dict(Conv3XC(3, 4).fuse().state_dict())
+def test_two_networks_that_load_one_fused_kernel_get_the_same_branches():
+    """A network and its running average: the mean of different branches would merge to another kernel."""
+    states = [Conv3XC(3, 4).fuse().state_dict() for _ in range(2)]
+    first, second, other = Conv3XC(3, 4), Conv3XC(3, 4), Conv3XC(3, 4)
+    first.load_state_dict(states[0])
+    second.load_state_dict(states[0])
+    other.load_state_dict(states[1])
+    assert torch.equal(first.conv[0].weight, second.conv[0].weight)
+    assert not torch.equal(first.conv[0].weight, other.conv[0].weight)
+
+
+def test_unfused_branches_are_as_rich_as_a_random_start():
+    """None is zero, tiny or huge beside what torch starts with (w2 makes up the difference); w1, w3 have full rank."""
+    found = unfuse_kernel(Conv3XC(26, 26).fuse().kernel(), gain=2)
+    fresh = Conv3XC(26, 26)
+    for tensor, start in zip(found[:3], fresh.conv, strict=True):
+        assert 0.5 < tensor.std() / start.weight.std() < 6
+    assert torch.linalg.matrix_rank(found.w1[0]) == torch.linalg.matrix_rank(found.w3[0]) == 26
