@@ -3,9 +3,6 @@
 Importing this package has no side effect and imports neither BasicSR nor torch.
 """
 
-import importlib
-import os
-
 __all__ = ["register"]
 
 
@@ -18,13 +15,6 @@ def register() -> None:
     Raises:
         dscsr_model.host.install_help.BasicSRMissingError: BasicSR is not installed.
     """
-    from dscsr_model.host import compat, install_help, registration
+    from dscsr_model.host import registration
 
-    install_help.require_basicsr()
-    compat.mend_imports()
-    importlib.import_module("basicsr")
-    compat.mend_running()
-    registration.register_all()
-    if os.environ.get("DSCSR_AUTOLOAD") == "0":
-        # Data-loader workers that this process spawns import BasicSR anew, before they could call us.
-        os.environ["DSCSR_REGISTERED_IN"] = str(os.getpid())
+    registration.register()

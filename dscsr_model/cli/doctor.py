@@ -5,7 +5,6 @@ BasicSR cannot be installed on.
 """
 
 import argparse
-import importlib
 import os
 import platform
 import shutil
@@ -122,9 +121,7 @@ def _basicsr() -> Iterator[Finding]:
     from dscsr_model.host import compat, registration
 
     try:
-        import dscsr_model
-
-        dscsr_model.register()
+        registration.register()
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         says = f"cannot be imported ({folder}): {type(error).__name__}: {error}"
@@ -132,7 +129,7 @@ def _basicsr() -> Iterator[Finding]:
         remedy = f"pip install {missing}" if missing else f"The error comes from {where.filename}, line {where.lineno}."
         yield Finding("basicsr", says, remedy)
         return
-    yield Finding("basicsr", f"{importlib.import_module('basicsr.version').__version__} ({folder})")
+    yield Finding("basicsr", f"{sys.modules['basicsr'].__version__} ({folder})")
     for mend in compat.applied():
         yield Finding("  mended", f"{mend.name}: {mend.why}")
     for name, registered in registration.registered_names().items():

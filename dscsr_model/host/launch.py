@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dscsr_model
 from dscsr_arch.errors import DscsrError
+from dscsr_model.host import registration
 from dscsr_model.host.install_help import require_basicsr
 
 
@@ -45,7 +45,7 @@ def _run(phase: str, args: argparse.Namespace) -> None:
         launcher=args.launcher,
         auto_resume=args.auto_resume,
     )
-    dscsr_model.register()
+    registration.register()
     pipeline = getattr(importlib.import_module(f"basicsr.{phase}"), f"{phase}_pipeline")
     with _argv([f"dscsr {phase}", *basicsr_arguments(args)]):
         # Not the folder above the installed package, which BasicSR's own scripts take.

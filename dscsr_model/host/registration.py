@@ -11,6 +11,9 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
+from dscsr_model.host import compat
+from dscsr_model.host.install_help import require_basicsr
+
 
 class Entry(NamedTuple):
     """A registry of ``basicsr.utils.registry`` and the class that goes into it, as ``module:Class``."""
@@ -29,14 +32,21 @@ ENTRIES = (Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),)
 SUFFIX = "dscsr"
 
 
-def register_all() -> None:
-    """Register every entry that is not registered yet. ``basicsr`` must be imported."""
+def register() -> None:
+    """Mend and import ``basicsr``, and register every entry that is not registered yet; see `dscsr_model.register`."""
+    require_basicsr()
+    compat.mend_imports()
+    importlib.import_module("basicsr")
+    compat.mend_running()
     for entry in ENTRIES:
         obj = _load(entry.target)
         if obj is not None:
             registry = getattr(importlib.import_module("basicsr.utils.registry"), entry.registry)
             _give_way_later(registry)
             _register(registry, obj)
+    if os.environ.get("DSCSR_AUTOLOAD") == "0":
+        # Data-loader workers that this process spawns import BasicSR anew, before they could call us.
+        os.environ["DSCSR_REGISTERED_IN"] = str(os.getpid())
 
 
 def registered_names() -> dict[str, str | None]:
