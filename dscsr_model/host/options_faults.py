@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,13 @@ class Report:
         """Record a fault at ``key``, unless this key or a section around it already has one."""
         if not any(key[:n] in self.found for n in range(len(key) + 1)):
             self.found[key] = Fault(self.file, ": ".join(key), expected, got, remedy, self._line(key))
+
+    def add_error(self, key: Key, error: DscsrError) -> None:
+        """Record what another room found wrong and said in the same form, "Expected …, but got …", itself."""
+        message = str(error)
+        match = re.fullmatch(r"Expected (.+?), but (got )?(.+?)(?:\. ([A-Z].*))?", message, flags=re.DOTALL)
+        expected, got_word, got, remedy = match.groups() if match else ("it to be usable", None, message, None)
+        self.add(key, expected, got.rstrip(".") if got_word else f"this: {got.rstrip('.')}", remedy or "")
 
     def add_note(self, key: Key, expected: str, got: str, remedy: str, line: int | None) -> None:
         """Record a fault that says nothing about the value at ``key``: the value is still checked."""

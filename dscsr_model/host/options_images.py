@@ -17,29 +17,10 @@ from dscsr_model.host.options_faults import Key, Report, listed
 Size = tuple[int, int]  # height, width
 
 MOST_HEADERS = 100  # image headers that are read of a folder; an LMDB tells all sizes at once
-_SUFFIXES = (
-    ".bmp",
-    ".dib",
-    ".exr",
-    ".hdr",
-    ".jp2",
-    ".jpe",
-    ".jpeg",
-    ".jpg",
-    ".pbm",
-    ".pfm",
-    ".pgm",
-    ".pic",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".pxm",
-    ".ras",
-    ".sr",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # what OpenCV reads
+_SUFFIXES = (  # what OpenCV reads
+    ".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pfm", ".pgm", ".pic",
+    ".png", ".pnm", ".ppm", ".pxm", ".ras", ".sr", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 _META_LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.[^()]*\((?P<height>\d+), *(?P<width>\d+)(, *\d+)?\)( \d+)?")
 
 

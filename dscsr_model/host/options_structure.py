@@ -208,6 +208,8 @@ def _datasets(run: Run) -> None:
     report, datasets = run.report, run.options.get("datasets")
     if not isinstance(datasets, dict):
         return
+    if not datasets:
+        report.add(("datasets",), "at least one dataset", "none", "See the files in options/ for examples.")
     allowed = ("train", "val") if run.is_train else ("test", "val")
     for name, dataset in datasets.items():
         phase = str(name).split("_")[0]
@@ -221,8 +223,6 @@ def _datasets(run: Run) -> None:
     if run.is_train and "train" not in datasets:
         remedy = did_you_mean("train", map(str, datasets), "Add a section `train:`.")
         report.add(("datasets", "train"), "a dataset to train on", "no such key", remedy)
-    if not datasets:
-        report.add(("datasets",), "at least one dataset", "none", "See the files in options/ for examples.")
 
 
 def _dataset(run: Run, name: str, phase: str, dataset: Mapping[Any, Any]) -> None:

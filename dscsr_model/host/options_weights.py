@@ -100,7 +100,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
             return
         state_dict = read_state_dict(file, param_key)
     except WeightsError as exc:
-        report.add(key, "a weight file that can be used", f"this: {str(exc).rstrip('.')}", "")
+        report.add_error(key, exc)
         return
     if network is None or strict is False:
         return

@@ -325,6 +325,7 @@ def test_a_second_network_points_to_teacher(check, training):
         ("manual_seed", -1, ("between 0 and",)),
         ("path", None, ("a section", "nothing (`~`)")),
         ("datasets", [], ("a section",)),
+        ("datasets", {}, ("at least one dataset",)),
         ("datasets:val", None, ("a section",)),
         ("train:total_iter", "abc", ("a whole number of iterations", "the text 'abc'")),
         ("train:total_iter", 10.5, ("got 10.5",)),
