@@ -125,8 +125,9 @@ def _basicsr() -> Iterator[Finding]:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         says = f"cannot be imported ({folder}): {type(error).__name__}: {error}"
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        remedy = f"pip install {missing}" if missing else f"The error comes from {where.filename}, line {where.lineno}."
+        remedy = f"The error comes from {where.filename}, line {where.lineno}."
+        if isinstance(error, ModuleNotFoundError):
+            remedy = "One of its dependencies is missing: pip install --no-build-isolation basicsr==1.4.2 brings them."
         yield Finding("basicsr", says, remedy)
         return
     yield Finding("basicsr", f"{sys.modules['basicsr'].__version__} ({folder})")

@@ -1,0 +1,133 @@
+"""`dscsr doctor`, in this environment, in one with nothing in it, and on machines that are described to it."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import dscsr_model
+from dscsr_model.cli import doctor
+
+DOCTOR = ("-m", "dscsr_model.cli", "doctor")
+ROOT = Path(dscsr_model.__file__).parents[1]
+
+
+def test_this_environment_is_well(run_python, tmp_path):
+    done = run_python(*DOCTOR, env={"DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("\nAll is well.\n")
+    for name in ("python", *doctor.PACKAGES, "dscsr", "autoload", "basicsr", "gpu"):
+        assert f"\nok  {name:<14}" in f"\n{done.stdout}"
+    assert f"basicsr       {metadata.version('basicsr')} (" in done.stdout
+    for mend in ("functional_tensor", "parse_options", "init_dist", "model_to_device"):
+        assert f"  mended      {mend}: " in done.stdout
+    assert "  registered  SPAN\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def bare(python: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "DSCSR_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([python, "-S", *DOCTOR], env=env, capture_output=True, text=True, check=False, cwd="/")
+
+
+def test_an_empty_environment_gets_remedies():
+    done = bare(sys.executable)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == ""
+    assert "!!  torch         not installed\n      pip install torch\n" in done.stdout
+    assert "!!  basicsr       not installed\n      Install it in this order" in done.stdout
+    assert "!!  autoload      off: this Python has not read dscsr_autoload.pth\n      Install dscsr" in done.stdout
+    assert done.stdout.endswith("things to mend, marked !! above.\n")
+
+
+def test_it_runs_on_a_real_python_3_13():
+    try:
+        subprocess.run(["python3.13", "-c", ""], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a Python 3.13 on the PATH")
+    done = bare("python3.13")
+    assert done.returncode == 1, done.stderr
+    assert "KeyError: '__version__'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ((3, 13, 0), "KeyError: '__version__'. Use Python 3.10, 3.11 or 3.12"),
+        ((3, 9, 1), "Use Python 3.10, 3.11 or 3.12"),
+        ((3, 10, 0), ""),
+        ((3, 12, 9), ""),
+    ],
+)
+def test_python(monkeypatch, version, words):
+    monkeypatch.setattr(sys, "version_info", version)
+    remedy = doctor._python().remedy
+    assert words in remedy
+    assert bool(words) == bool(remedy)
+
+
+@pytest.mark.parametrize(
+    ("installed", "remedy"),
+    [
+        ({"torch": "2.13.0+cpu", "torchvision": "0.28.0"}, ""),
+        ({"torch": "2.12.0", "torchvision": "0.28.0"}, "built for torch 2.13.0: pip install torch==2.13.0"),
+        ({"torchvision": "0.28.0"}, ""),
+    ],
+)
+def test_torch_and_torchvision_belong_together(monkeypatch, installed, remedy):
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "torch==2.13.0", "pillow>=5"])
+    found = doctor._pair().remedy
+    assert remedy in found
+    assert bool(remedy) == bool(found)
+
+
+def test_any_opencv_will_do(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", {"opencv-python-headless": "4.9"}.get)
+    found = {finding.name: finding for finding in doctor._packages()}
+    assert found["opencv-python"].says == "4.9"
+    assert found["lmdb"].remedy == "pip install lmdb"
+
+
+def test_autoload_switched_off(monkeypatch):
+    monkeypatch.setenv("DSCSR_AUTOLOAD", "0")
+    finding = doctor._autoload()
+    assert not finding.remedy
+    assert "call dscsr_model.register() before importing basicsr" in finding.says
+
+
+@pytest.mark.parametrize(
+    ("present", "hidden", "built_for", "says", "remedy"),
+    [
+        (False, False, None, "none on this machine: everything runs on the CPU", ""),
+        (False, False, "13.0", "none on this machine", ""),
+        (True, True, "13.0", "hidden by CUDA_VISIBLE_DEVICES", ""),
+        (True, False, None, "this torch is a CPU build", "Install a CUDA build of torch and torchvision"),
+        (True, False, "13.0", "torch cannot use it (driver too old)", "CUDA 13.0: check the driver with nvidia-smi"),
+    ],
+)
+def test_why_no_gpu_is_used(present, hidden, built_for, says, remedy):
+    finding = doctor._no_gpu("driver too old", present, hidden, built_for)
+    assert says in finding.says
+    assert remedy in finding.remedy
+    assert bool(remedy) == bool(finding.remedy)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ModuleNotFoundError("No module named 'skimage'", name="skimage"), "pip install --no-build-isolation basicsr"),
+        (ValueError("broken"), "The error comes from "),
+    ],
+)
+def test_a_basicsr_that_cannot_be_imported(monkeypatch, error, remedy):
+    def register() -> None:
+        raise error
+
+    monkeypatch.setattr("dscsr_model.host.registration.register", register)
+    (finding,) = doctor._basicsr()
+    assert f"{type(error).__name__}: {error}" in finding.says
+    assert remedy in finding.remedy

@@ -1,0 +1,324 @@
+"""Each mend: the breakage is seen where it is and only there, and what was broken works afterwards."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import dscsr_model
+from dscsr_model.host import compat, compat_imports, compat_running
+
+NO_GPU = not torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def _mended(monkeypatch):
+    """BasicSR with all mends, on a machine that says it has no GPU."""
+    dscsr_model.register()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+# --- imports ---
+
+
+@pytest.fixture
+def torchvision(tmp_path, monkeypatch):
+    """Replace torchvision by one that is written by the test, and forget it afterwards."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+
+    def write(code: str) -> None:
+        folder = tmp_path / "torchvision"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("from torchvision import part\nfrom torchvision import ops\n")
+        (folder / "part.py").write_text("")
+        (folder / "ops.py").write_text(code)
+
+    yield write
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+
+
+MISSING_OP = """
+import torch.library
+
+@torch.library.register_fake("torchvision::dscsr_has_no_such_operator")
+def fake():
+    pass
+"""
+
+
+def test_torchvision_without_its_operators_is_imported_all_the_same(torchvision):
+    torchvision(MISSING_OP)
+    register_fake = torch.library.register_fake
+    with pytest.raises(RuntimeError, match="operator torchvision::"):
+        importlib.import_module("torchvision")
+    half = sys.modules["torchvision.part"]
+    assert compat_imports.torchvision_ops_missing()
+    compat_imports.import_torchvision_without_ops()
+    assert sys.modules["torchvision"].ops.fake
+    assert sys.modules["torchvision.part"] is not half
+    assert torch.library.register_fake is register_fake
+    assert not compat_imports.torchvision_ops_missing()
+
+
+def test_only_torchvisions_operators_may_be_missing(torchvision):
+    torchvision(MISSING_OP.replace("torchvision::", "another::"))
+    register_fake = torch.library.register_fake
+    with pytest.raises(RuntimeError, match="another::"):
+        compat_imports.torchvision_ops_missing()
+    with pytest.raises(RuntimeError, match="another::"):
+        compat_imports.import_torchvision_without_ops()
+    assert torch.library.register_fake is register_fake
+
+
+def test_a_whole_torchvision_is_left_alone(torchvision):
+    torchvision("whole = True")
+    assert not compat_imports.torchvision_ops_missing()
+
+
+def test_functional_tensor_stands_in():
+    from torchvision.transforms import functional
+    from torchvision.transforms.functional_tensor import rgb_to_grayscale
+
+    image = torch.rand(2, 3, 5, 7)
+    assert torch.equal(rgb_to_grayscale(image), functional.rgb_to_grayscale(image))
+    assert importlib.util.find_spec(compat_imports.FUNCTIONAL_TENSOR) is not None
+    assert not compat_imports.functional_tensor_missing()
+
+
+CLONE_INIT = "from .version import __gitsha__, __version__\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"VERSION": "1.9.2\n"}, "True 1.9.2 unknown (1, 9, 2)"),
+        ({"VERSION": "1.9.2rc1"}, "True 1.9.2rc1 unknown (1, 9, '2rc1')"),
+        ({}, "True unknown unknown ('unknown',)"),
+        (
+            {"VERSION": "9", "basicsr/version.py": "__version__, __gitsha__, version_info = '8', 'abc', (8,)"},
+            "False 8 abc (8,)",
+        ),
+    ],
+)
+def test_version_of_a_plain_clone(run_python, tmp_path, files, expected):
+    for name, text in {"basicsr/__init__.py": CLONE_INIT, **files}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = """
+from dscsr_model.host import compat_imports
+broken = compat_imports.version_missing()
+if broken:
+    compat_imports.supply_version()
+assert not compat_imports.version_missing()
+import basicsr
+print(broken, basicsr.version.__version__, basicsr.__gitsha__, basicsr.version.version_info)
+"""
+    assert run_python("-c", code, check=True, env={"DSCSR_AUTOLOAD": "0"}).stdout.strip() == expected
+
+
+# --- running ---
+
+
+def test_a_repeat_finds_nothing_broken():
+    before = compat.applied()
+    assert not [mend.name for mend in compat.IMPORT_MENDS + compat.RUN_MENDS if mend.broken()]
+    dscsr_model.register()
+    assert compat.applied() == before
+    assert {mend.name for mend in before} >= {mend.name for mend in compat.RUN_MENDS}
+
+
+def test_a_basicsr_without_these_functions_is_not_broken(monkeypatch):
+    for module in ("basicsr.train", "basicsr.utils.options", "basicsr.utils.dist_util", "basicsr.models.base_model"):
+        monkeypatch.delitem(sys.modules, module)
+    assert not [mend.name for mend in compat.RUN_MENDS if mend.broken()]
+
+
+STATE = {"epoch": 3, "iter": 40, "optimizers": [], "schedulers": [{"milestones": Counter([8, 9])}]}
+
+
+@pytest.fixture
+def resuming(tmp_path) -> dict:
+    torch.save(STATE | {"tensor": torch.ones(2)}, tmp_path / "40.state")
+    path = {"resume_state": str(tmp_path / "40.state"), "models": "models"}
+    return {"auto_resume": False, "path": path, "network_g": {}}
+
+
+def test_resume_states_load_on_the_cpu(resuming):
+    import basicsr.train
+
+    state = basicsr.train.load_resume_state(resuming)
+    assert {key: state[key] for key in STATE} == STATE
+    assert state["tensor"].device.type == "cpu"
+    assert resuming["path"]["pretrain_network_g"] == "models/net_g_40.pth"
+    assert basicsr.train.torch is torch
+
+
+@pytest.mark.skipif(not NO_GPU, reason="a GPU is here, so nothing is broken")
+def test_unmended_resume_needs_a_gpu(resuming):
+    import basicsr.train
+
+    with pytest.raises((RuntimeError, AssertionError), match=r"CUDA|NVIDIA"):
+        basicsr.train.load_resume_state.__wrapped__(resuming)
+
+
+def test_what_is_replaced_while_loading_is_put_back_after_an_error(resuming):
+    import basicsr.train
+
+    resuming["path"]["resume_state"] = "no such file"
+    with pytest.raises(FileNotFoundError):
+        basicsr.train.load_resume_state(resuming)
+    assert basicsr.train.torch is torch
+
+
+SCRIPT = """
+import torch
+from basicsr.utils.options import parse_options
+
+def train_pipeline(root):
+    opt, args = parse_options(root, is_train=True)
+    return opt, args, load_resume_state(opt)
+
+def load_resume_state(opt):
+    return torch.cuda.current_device(), torch.load(opt['path']['resume_state'], map_location=lambda s, _: s.cuda())
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch, resuming):
+    """The namespace of a train script that is run, not imported: its functions are defined after our mends."""
+    options = {
+        "name": "run",
+        "num_gpu": 0,
+        "datasets": {"train": {"prefetch_mode": "cuda", "pin_memory": True}, "val": {"prefetch_mode": "cpu"}},
+        "path": resuming["path"],
+    }
+    (tmp_path / "opt.yml").write_text(yaml.safe_dump(options))
+    monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(tmp_path / "opt.yml"), "--local-rank=3"])
+    namespace: dict = {"__name__": "__main__"}
+    exec(SCRIPT, namespace)
+    return namespace
+
+
+def test_a_script_run_as_main_resumes_on_the_cpu(script, tmp_path):
+    _, args, (device, state) = script["train_pipeline"](str(tmp_path))
+    assert (device, state["iter"]) == (0, 40)
+    assert args.local_rank == 3
+    assert script["torch"] is torch
+
+
+def test_cuda_prefetch_is_dropped_without_a_gpu(script, tmp_path, capsys):
+    opt, *_ = script["train_pipeline"](str(tmp_path))
+    assert opt["datasets"]["train"]["prefetch_mode"] is None
+    assert opt["datasets"]["train"]["pin_memory"] is False
+    assert opt["datasets"]["val"]["prefetch_mode"] == "cpu"
+    assert capsys.readouterr().err == "dscsr: no GPU is usable, so `prefetch_mode: cuda` is taken as `~`.\n"
+
+
+class Cuda:
+    """What a machine with GPUs would be asked to do."""
+
+    def __init__(self, monkeypatch, count: int) -> None:
+        self.chosen: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", self.chosen.append)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "env", "chosen", "backend"),
+    [
+        (0, {"RANK": "1", "LOCAL_RANK": "1"}, [], "gloo"),
+        (4, {"RANK": "6", "LOCAL_RANK": "1"}, [1], "nccl"),  # the global rank would say 2
+        (1, {"RANK": "6", "LOCAL_RANK": "1"}, [0], "nccl"),
+        (4, {"RANK": "6"}, [2], "nccl"),
+    ],
+)
+def test_init_dist(monkeypatch, gpus, env, chosen, backend):
+    from basicsr.utils import dist_util
+
+    cuda = Cuda(monkeypatch, gpus)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    begun: list[dict] = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda **kwargs: begun.append(kwargs))
+    dist_util._init_dist_pytorch("nccl")
+    assert (cuda.chosen, begun) == (chosen, [{"backend": backend}])
+    assert dist_util.torch is torch
+
+
+def test_init_dist_under_slurm_without_a_gpu(monkeypatch):
+    from basicsr.utils import dist_util
+
+    Cuda(monkeypatch, 0)
+    wanted = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node"}
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "overwritten by BasicSR")
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    begun: list[dict] = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda **kwargs: begun.append(kwargs))
+    monkeypatch.setattr("subprocess.getoutput", lambda command: "node")
+    monkeypatch.delenv("LOCAL_RANK")
+    dist_util._init_dist_slurm("nccl", port=29511)
+    assert begun == [{"backend": "gloo"}]
+    assert (os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["MASTER_PORT"]) == ("3", "0", "29511")
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A process group of one."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_ddp_on_the_cpu_has_no_device_ids():
+    from basicsr.models import base_model
+
+    opt = {"num_gpu": 0, "is_train": True, "dist": True, "find_unused_parameters": True}
+    model = base_model.BaseModel(opt)
+    net = model.model_to_device(nn.Linear(2, 2))
+    assert isinstance(net, DistributedDataParallel)
+    assert net.device_ids is None
+    assert net.find_unused_parameters
+    assert isinstance(model.get_bare_model(net), nn.Linear)
+    assert base_model.DistributedDataParallel is DistributedDataParallel
+    assert base_model.torch is torch
+
+
+def test_one_process_is_not_wrapped():
+    from basicsr.models.base_model import BaseModel
+
+    net = BaseModel({"num_gpu": 0, "is_train": True, "dist": False}).model_to_device(nn.Linear(2, 2))
+    assert isinstance(net, nn.Linear)
+
+
+def test_pytorch_itself_is_never_patched():
+    for function in (torch.load, torch.cuda.current_device, torch.cuda.set_device, torch.library.register_fake):
+        assert function.__module__.startswith("torch."), function
+    assert DistributedDataParallel.__init__.__module__.startswith("torch.")
+
+
+@pytest.mark.parametrize("name", ["load_resume_state", "parse_options"])
+def test_mended_functions_still_say_who_they_are(name):
+    import basicsr.train
+
+    function = getattr(basicsr.train, name)
+    assert function.__name__ == name
+    assert not compat_running._mentions(function, "current_device")
+    assert Path(function.__wrapped__.__code__.co_filename).parent.name in ("basicsr", "utils")

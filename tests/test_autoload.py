@@ -1,0 +1,213 @@
+"""The autoload, with small stand-ins for BasicSR and for our package that print when they are touched."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PTH = ROOT / "dscsr_autoload.pth"
+
+BASICSR = "print('basicsr executed')\n"
+DSCSR = "def register():\n    import basicsr\n    print('registered')\n"
+COMPAT = "def mend_imports():\n    print('mended')\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Run code in a bare Python that has only our ``.pth``, our autoload module and the stand-ins on its path."""
+    site = tmp_path / "site"
+    write(site, "basicsr/__init__.py", BASICSR)
+    write(site, "dscsr_model/__init__.py", DSCSR)
+    write(site, "dscsr_model/host/__init__.py", "")
+    write(site, "dscsr_model/host/compat.py", COMPAT)
+    write(site, "dscsr_autoload.py", (ROOT / "dscsr_autoload.py").read_text())
+    write(site, PTH.name, PTH.read_text())
+
+    def run(code: str, *, stderr: str = "", **env: str) -> list[str]:
+        start = f"import site, sys; sys.path.insert(0, {str(site)!r}); site.addsitedir({str(site)!r})\n"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DSCSR_")}
+        command = [sys.executable, "-IBS", "-c", start + code]
+        done = subprocess.run(command, env=clean | env, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert stderr in done.stderr if stderr else not done.stderr, done.stderr
+        run.stderr = done.stderr
+        return done.stdout.split("\n")[:-1]
+
+    run.site = site
+    return run
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+ALL_STEPS = ["mended", "basicsr executed", "registered"]
+
+
+def test_a_start_imports_nothing(run):
+    code = "print(sorted(set(sys.modules) & {'dscsr_autoload', 'dscsr_model', 'importlib.util', 'functools'}))"
+    assert run(code) == ["[]"]
+
+
+def test_importing_basicsr_mends_before_and_registers_after(run):
+    assert run("import basicsr") == ALL_STEPS
+
+
+def test_importing_a_module_of_basicsr_does_the_same(run):
+    write(run.site, "basicsr/train.py", "print('train')")
+    assert run("import basicsr.train") == [*ALL_STEPS, "train"]
+
+
+def test_looking_for_basicsr_does_nothing(run):
+    code = "import importlib.util as u; s = u.find_spec('basicsr'); print(s.name, 'dscsr_model' in sys.modules)"
+    assert run(code) == ["basicsr False"]
+
+
+def test_the_spec_is_as_its_finder_made_it(run):
+    code = """
+import copy, importlib.machinery, importlib.util, pickle
+found = importlib.util.find_spec('basicsr')
+copies = pickle.loads(pickle.dumps(found)), copy.deepcopy(found)
+import basicsr
+plain = importlib.machinery.PathFinder.find_spec('basicsr')
+assert basicsr.__spec__.origin == plain.origin and basicsr.__path__ == plain.submodule_search_locations
+assert type(basicsr.__loader__) is type(plain.loader) and vars(basicsr.__loader__) == vars(plain.loader)
+pickle.loads(pickle.dumps(basicsr.__spec__))
+module = importlib.util.module_from_spec(copies[0])
+print('copy')
+copies[0].loader.exec_module(module)
+"""
+    assert run(code) == [*ALL_STEPS, "copy", *ALL_STEPS]
+
+
+def test_reload_registers_again(run):
+    assert run("import importlib, basicsr; print('reload'); importlib.reload(basicsr)") == [
+        *ALL_STEPS,
+        "reload",
+        *ALL_STEPS,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "parent", "on"),
+    [("0", None, False), ("1", None, True), ("", None, True), ("0", "this", True), ("0", "12345678", False)],
+)
+def test_switch(run, value, parent, on):
+    """Switched off, it stays on for the workers of a process that called register() itself."""
+    env = {"DSCSR_AUTOLOAD": value}
+    if parent:
+        env["DSCSR_REGISTERED_IN"] = str(os.getpid()) if parent == "this" else parent
+    assert run("import basicsr", **env) == (ALL_STEPS if on else ["basicsr executed"])
+
+
+def test_a_failed_import_can_be_tried_again(run):
+    write(run.site, "basicsr/__init__.py", "import os\nprint('basicsr executed')\nos.environ['READY']\n")
+    code = """
+import os
+try:
+    import basicsr
+except KeyError as error:
+    print(repr(error))
+os.environ['READY'] = 'yes'
+import basicsr
+"""
+    assert run(code) == ["mended", "basicsr executed", "KeyError('READY')", *ALL_STEPS]
+
+
+def test_registering_that_fails_is_told_once_and_basicsr_works(run):
+    write(run.site, "dscsr_model/__init__.py", "def register():\n    raise ValueError('no luck')\n")
+    code = "import importlib, basicsr; importlib.reload(basicsr)"
+    told = "dscsr: could not register its networks with BasicSR (ValueError: no luck). BasicSR goes on without dscsr"
+    assert run(code, stderr=told) == ["mended", "basicsr executed"] * 2
+    assert run.stderr.count("\n") == 1
+
+
+def test_a_missing_package_is_told_once_and_basicsr_works(run):
+    for file in ("dscsr_model/host/compat.py", "dscsr_model/host/__init__.py", "dscsr_model/__init__.py"):
+        (run.site / file).unlink()
+    (run.site / "dscsr_model/host").rmdir()
+    (run.site / "dscsr_model").rmdir()
+    assert run("import basicsr", stderr="No module named 'dscsr_model'") == ["basicsr executed"]
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("left", ["nothing", "garbage"])
+def test_a_half_removed_installation_says_nothing(run, left):
+    (run.site / "dscsr_autoload.py").unlink()
+    if left == "garbage":
+        write(run.site, "dscsr_autoload.py", "def find_spec(")
+    assert run("import basicsr") == ["basicsr executed"]
+
+
+def test_without_basicsr_its_absence_is_reported_as_ever(run):
+    (run.site / "basicsr/__init__.py").unlink()
+    (run.site / "basicsr").rmdir()
+    code = "try:\n import basicsr\nexcept ModuleNotFoundError as error:\n print(error)"
+    assert run(code) == ["No module named 'basicsr'"]
+
+
+def test_finders_that_ask_all_finders_and_loaders_that_are_shared(run):
+    write(run.site, "other.py", "print('other executed')")
+    code = """
+import importlib.util
+class Shared:
+    def create_module(self, spec): pass
+    def exec_module(self, module): print(module.__name__, 'by the shared loader')
+shared = Shared()
+class AsksAll:
+    busy = False
+    def find_spec(self, name, path=None, target=None):
+        if self.busy or name not in ('basicsr', 'other'):
+            return None
+        self.busy = True
+        try:
+            assert importlib.util.find_spec(name) is not None
+        finally:
+            self.busy = False
+        return importlib.util.spec_from_loader(name, shared)
+sys.meta_path.insert(1, AsksAll())
+importlib.util.find_spec('basicsr')
+import other, basicsr
+"""
+    assert run(code) == ["other by the shared loader", "mended", "basicsr by the shared loader", "registered"]
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A wheel and an editable wheel, built by the backend that pip calls, from a copy of the source."""
+    import shutil
+
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "dscsr_autoload.py", PTH.name):
+        shutil.copy(ROOT / name, source)
+    for name in ("dscsr_arch", "dscsr_model"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    built = {}
+    for kind in ("wheel", "editable"):
+        target = tmp_path_factory.mktemp(kind)
+        code = f"from setuptools import build_meta; build_meta.build_{kind}({str(target)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, timeout=120)
+        built[kind] = next(target.glob("*.whl"))
+    return built
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_installations_carry_the_autoload(wheels, kind, tmp_path):
+    with zipfile.ZipFile(wheels[kind]) as wheel:
+        wheel.extractall(tmp_path)
+        names = wheel.namelist()
+    assert PTH.name in names
+    record = next(tmp_path.glob("*.dist-info/RECORD")).read_text()
+    assert PTH.name in record  # or uninstalling would leave it behind
+    code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); import dscsr_autoload; print(sys.meta_path)"
+    done = subprocess.run(
+        [sys.executable, "-IBS", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "DscsrAutoload" in done.stdout
+    assert not done.stderr

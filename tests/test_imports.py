@@ -1,0 +1,134 @@
+"""Which way imports may point (docs/architecture.md), read from the source of every file, lazy imports included."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# cli → export, host → models → training, losses, data → dscsr_arch: a room may use itself and what stands lower.
+# `dscsr_model` itself is the public door, register().
+HEIGHT = {
+    "dscsr_model.cli": 4,
+    "dscsr_model": 3,
+    "dscsr_model.host": 3,
+    "dscsr_model.export": 3,
+    "dscsr_model.models": 2,
+    "dscsr_model.training": 1,
+    "dscsr_model.losses": 1,
+    "dscsr_model.data": 1,
+    "dscsr_arch": 0,
+}
+MAY_IMPORT_BASICSR = ("dscsr_model.host.", "dscsr_model.models.", "dscsr_model.data.paired_crop_dataset")
+MAY_LOOK_UP_LAZILY = ("dscsr_arch.cssr_arch",)  # backbones that only BasicSR has, inside one function
+
+FILES = sorted(file for package in ("dscsr_arch", "dscsr_model") for file in (ROOT / package).rglob("*.py"))
+
+
+def dotted(file: Path) -> str:
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def room(module: str) -> str:
+    if module.startswith("dscsr_arch"):
+        return "dscsr_arch"
+    names = [name for name in HEIGHT if module == name or module.startswith(f"{name}.")]
+    return max(names, key=len, default="")
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module, also by a literal name given to import_module, and whether it stands in a function."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: write imports in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            argument = node.args[0]
+            first = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
+            names = [str(first.value)] if isinstance(first, ast.Constant) else []
+        yield from ((name, id(node) in lazy) for name in names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_arrows(file):
+    module = dotted(file)
+    for imported, _ in imports(file):
+        if room(imported):
+            lower = HEIGHT[room(imported)] < HEIGHT[room(module)] or room(imported) == room(module)
+            door = imported in ("dscsr_model", "dscsr_model.register") and HEIGHT[room(module)] >= 3
+            inside = module == "dscsr_model" and room(imported) == "dscsr_model.host"
+            assert lower or door or inside, f"{module} imports {imported}, against the arrows"
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_basicsr_is_imported_by_the_door_the_models_and_the_dataset_only(file):
+    module = dotted(file)
+    for imported, lazy in imports(file):
+        if imported.partition(".")[0] == "basicsr":
+            allowed = f"{module}.".startswith(MAY_IMPORT_BASICSR) or (lazy and module in MAY_LOOK_UP_LAZILY)
+            assert allowed, f"{module} imports {imported}"
+
+
+def test_registries_are_touched_in_one_place():
+    registering = [dotted(file) for file in FILES if "_REGISTRY" in file.read_text(encoding="utf-8")]
+    assert set(registering) - {"dscsr_arch.cssr_arch"} <= {
+        "dscsr_model.host.registration",
+        "dscsr_model.host.options_registry",  # reads them, to suggest names
+    }
+
+
+def test_rules_see_what_they_forbid(tmp_path):
+    """The reader of imports finds each way of importing."""
+    file = tmp_path / "module.py"
+    file.write_text(
+        "import a\nfrom b import c\n"
+        "def f():\n    import d.e\n    importlib.import_module('g')\n    __import__(f'h.{f}')\n"
+        "class K:\n    def m(self):\n        from i import j\n"
+    )
+    assert sorted(imports(file)) == [
+        ("a", False), ("b.c", False), ("d.e", True), ("g", True), ("h.", True), ("i.j", True)
+    ]  # fmt: skip
+
+
+LIGHT = {
+    "dscsr_model": "torch basicsr numpy cv2 lmdb yaml argparse",
+    "dscsr_arch.errors": "torch basicsr numpy",
+    "dscsr_model.cli": "torch basicsr numpy cv2 lmdb yaml",
+}
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_stay_light(run_python, module):
+    code = f"""
+import sys, {module}
+if {module!r} == 'dscsr_model.cli':
+    dscsr_model.cli._parser().format_help()
+print([name for name in {LIGHT[module].split()} if name in sys.modules])
+"""
+    assert run_python("-c", code, check=True).stdout.strip() == "[]"
+
+
+WITHOUT_BASICSR = [
+    module
+    for module in ("data.bicubic", "data.prepare", "data.lmdb_store", "losses.functional", "export", "training")
+    if importlib.util.find_spec(f"dscsr_model.{module.partition('.')[0]}")
+    and importlib.util.find_spec(f"dscsr_model.{module}")
+]
+
+
+def test_preparing_and_exporting_need_no_basicsr(run_python):
+    lines = "\n".join(f"import dscsr_model.{module}" for module in WITHOUT_BASICSR)
+    run_python("-c", f"import sys\nsys.modules['basicsr'] = None\nimport dscsr_arch\n{lines}", check=True)
