@@ -1,0 +1,195 @@
+"""Images in LMDB, laid out as BasicSR lays them out, written so that a killed run leaves nothing half-made.
+
+::
+
+    GT.lmdb/
+    ├── data.mdb
+    ├── lock.mdb
+    └── meta_info.txt        one line per image, such as `0001_s001.png (480,480,3) 1`
+
+A key is the name up to the first dot. The value is either an encoded image (format png; BasicSR's own datasets read
+it), or the bare pixels, (height, width, 3) RGB uint8 row by row (format raw; level 0 in the list). Nothing is decoded
+to read a crop from bare pixels: the file is mapped into memory, and only the rows of the crop are touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data import aside
+
+FORMATS = ("raw", "png")
+_FIRST_MAP_SIZE = 64 * 2**20
+_LONGEST_KEY = 511  # bytes, a limit of LMDB
+_KEY = re.compile(r"[^\x00-\x1f./\x7f-\U0010ffff]+")
+
+Shape = tuple[int, int, int]
+
+
+class StoreError(DscsrError):
+    """An LMDB that cannot be written or read."""
+
+
+class Entry(NamedTuple):
+    """One image on its way into an LMDB: its key, encoded value, (height, width, channels), and compression level."""
+
+    key: str
+    value: bytes
+    shape: Shape
+    level: int
+
+
+def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level: int = 1) -> Entry:
+    """Make the entry of an image.
+
+    Args:
+        key: Printable ASCII without dots and slashes, at most 511 characters; see `LmdbWriter.add`.
+        image: (H, W, 3) RGB uint8.
+        image_format: ``raw`` or ``png``.
+        level: PNG compression, 0 to 9.
+
+    Raises:
+        ValueError: Another format, or no such image.
+    """
+    if image_format not in FORMATS:
+        raise ValueError(f"Expected `image_format` to be one of {FORMATS}, but got {image_format!r}.")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"Expected an RGB image (H, W, 3) of uint8, but got {image.shape} of {image.dtype}.")
+    if image_format == "raw":
+        return Entry(key, image.tobytes(), image.shape, 0)
+    done, value = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
+    if not done:
+        raise ValueError(f"Expected an image that PNG can hold, but got {image.shape}.")
+    return Entry(key, value.tobytes(), image.shape, level)
+
+
+class LmdbWriter:
+    """Writes one LMDB; used in a ``with`` block.
+
+    It is built under the name ``<path>.tmp`` and gets its own when the block ends and everything is on the disk. When
+    the block ends with an exception nothing is left; when the process is killed, ``<path>.tmp`` is left, and the next
+    writer of ``path`` clears it.
+
+    Args:
+        path: The LMDB's folder; ends in ``.lmdb``, as BasicSR wants it, and does not exist.
+        map_size: Bytes to begin with. It doubles whenever the data have outgrown it.
+
+    Raises:
+        StoreError: ``path`` ends otherwise or exists, or another process is writing it.
+    """
+
+    def __init__(self, path: str | Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".lmdb":
+            raise StoreError(f"Expected a path that ends in .lmdb, but got {self.path}. Rename it.")
+        if self.path.exists():
+            raise StoreError(f"Expected a new path, but {self.path} exists. Remove it, or choose another.")
+        self._folder = self.path.with_name(self.path.name + ".tmp")
+        with _disk_errors(self.path), contextlib.ExitStack() as opened:
+            opened.callback(os.close, aside.claim(self._folder))
+            opened.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._list = opened.enter_context(open(self._folder / "meta_info.txt", "w", encoding="ascii"))
+            # No sync while it is temporary; no writemap, which turns a full disk into a fatal signal.
+            self._environment = lmdb.open(str(self._folder), map_size=map_size, sync=False)
+            opened.callback(self._environment.close)
+            self._opened = opened.pop_all()
+
+    def put(self, key: str, image: NDArray[np.uint8], image_format: str = "raw", level: int = 1) -> None:
+        """Add one image (H, W, 3) RGB uint8; arguments and exceptions as in `encode` and `add`."""
+        self.add([encode(key, image, image_format, level)])
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Add entries, all or none.
+
+        Raises:
+            StoreError: A key that is there already, is not printable ASCII, contains a dot (BasicSR cuts keys there) or
+                a slash, or is too long; a full disk.
+        """
+        for entry in entries:
+            _check_key(entry.key)
+        with _disk_errors(self.path):
+            while not self._try_to_add(entries):
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            for key, _, (height, width, channels), level in entries:
+                self._list.write(f"{key}.png ({height},{width},{channels}) {level}\n")
+
+    def _try_to_add(self, entries: Sequence[Entry]) -> bool:
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for entry in entries:
+                    if not transaction.put(entry.key.encode("ascii"), entry.value, overwrite=False):
+                        raise StoreError(
+                            f"Expected every key once, but got `{entry.key}` again for {self.path}. Rename the image."
+                        )
+        except lmdb.MapFullError:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Bring everything to the disk, then give it its name; `__exit__` does it.
+
+        Raises:
+            StoreError: A full disk; or somebody else has made ``path`` in the meantime.
+        """
+        try:
+            with _disk_errors(self.path):
+                self._list.flush()
+                os.fsync(self._list.fileno())
+                self._environment.sync(True)
+                aside.sync(self._folder)
+                aside.rename(self._folder, self.path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close everything and remove what has not got its final name."""
+        with contextlib.suppress(OSError):  # on a full disk the list's last lines find no room
+            self._opened.close()
+
+    def __enter__(self) -> LmdbWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+
+def _check_key(key: str) -> None:
+    if not _KEY.fullmatch(key) or len(key) > _LONGEST_KEY:
+        raise StoreError(
+            f"Expected a key of 1 to {_LONGEST_KEY} printable ASCII characters without dots and slashes "
+            f"(BasicSR cuts keys at the first dot), but got {key!r}. Rename the image."
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says against ``path`` into a message for the user."""
+    try:
+        yield
+    except (OSError, lmdb.Error) as error:
+        code = getattr(error, "errno", getattr(error, "code", None))
+        # LMDB reports a write that a full disk cut short as an input/output error.
+        if code not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise StoreError(f"Expected to write {path}, but got: {error}. Choose another folder.") from error
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        raise StoreError(
+            f"Expected room on the disk for {path}, but it takes no more ({error}; "
+            f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free). Nothing is kept. "
+            "Free some space, or choose a folder on another disk."
+        ) from error
