@@ -1,0 +1,48 @@
+"""What happens to a super-resolved picture: BasicSR's metrics and BasicSR's file names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from basicsr.metrics import calculate_metric
+from basicsr.utils import imwrite
+
+from dscsr_model.training.validation import Pictures
+
+
+def finish_picture(
+    opt: Mapping[str, Any],
+    dataset_name: str,
+    current_iter: Any,
+    save_img: bool,
+    metrics: Mapping[str, Mapping[str, Any]],
+    pictures: Pictures,
+    lq_path: str,
+) -> dict[str, float]:
+    """Save the result where BasicSR would, if asked to, and compute its metrics.
+
+    Args:
+        opt: All options.
+        dataset_name: Of the validation set.
+        current_iter: Iteration, or the name of the test.
+        save_img: Whether to save.
+        metrics: Sections of ``val: metrics``.
+        pictures: The result and, for metrics that need it, the ground truth.
+        lq_path: Path of the LQ picture, after which the result is named.
+
+    Returns:
+        Metric to value.
+    """
+    if save_img:
+        imwrite(pictures["img"], str(picture_path(opt, dataset_name, Path(lq_path).stem, current_iter)))
+    return {name: float(calculate_metric(dict(pictures), dict(section))) for name, section in metrics.items()}
+
+
+def picture_path(opt: Mapping[str, Any], dataset_name: str, name: str, current_iter: Any) -> Path:
+    """Where BasicSR saves a result: by picture while training, by data set when testing."""
+    folder = Path(opt["path"]["visualization"])
+    if opt["is_train"]:
+        return folder / name / f"{name}_{current_iter}.png"
+    return folder / dataset_name / f"{name}_{opt['val'].get('suffix') or opt['name']}.png"

@@ -1,0 +1,1 @@
+"""What the models are made of: each file says one thing and knows nothing of BasicSR."""

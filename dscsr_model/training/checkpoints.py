@@ -1,0 +1,80 @@
+"""Checkpoints on disk: which of them are whole, which may go, and the random state that belongs to one.
+
+A checkpoint is what BasicSR makes it: ``models/net_g_<iteration>.pth`` and ``training_states/<iteration>.state``.
+The state is written last, so its presence says that the network was written before it.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dscsr_arch.checkpoint import WeightsError, read_pickle
+
+
+def iterations(states: Path) -> list[int]:
+    """Iterations that have a training state in the folder ``states``, in ascending order."""
+    return sorted(int(path.stem) for path in states.glob("*.state") if path.stem.isdigit())
+
+
+def newest_whole(states: Path, models: Path) -> tuple[Path | None, list[str]]:
+    """The newest training state that opens and whose networks open.
+
+    Args:
+        states: Folder ``training_states`` of an experiment; need not exist.
+        models: Its folder ``models``.
+
+    Returns:
+        The state file, or None if no checkpoint is whole; and one line for each newer one that was passed over.
+    """
+    passed_over: list[str] = []
+    for iteration in reversed(iterations(states)):
+        state = states / f"{iteration}.state"
+        networks = sorted(models.glob(f"net_*_{iteration}.pth"))
+        try:
+            for file in (state, *networks):
+                read_pickle(file)
+        except WeightsError as error:
+            passed_over.append(f"Checkpoint {iteration} does not open and is passed over: {error}")
+            continue
+        if networks:
+            return state, passed_over
+        passed_over.append(f"Checkpoint {iteration} has a training state but no network in {models}: passed over.")
+    return None, passed_over
+
+
+def prune(states: Path, models: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` numbered checkpoints; never ``latest`` or ``best``, which have no number."""
+    for iteration in iterations(states)[:-keep]:
+        # The state first: without it, nobody resumes from the network that is about to go.
+        (states / f"{iteration}.state").unlink(missing_ok=True)
+        for network in models.glob(f"net_*_{iteration}.pth"):
+            network.unlink(missing_ok=True)
+
+
+def random_state() -> dict[str, Any]:
+    """States of all random generators of this process, in types that ``weights_only`` loads."""
+    legacy: Any = np.random.get_state()  # noqa: NPY002 - BasicSR draws from the global generator
+    kind, keys, *rest = legacy
+    state = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put all generators of this process back to what ``random_state`` returned."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,91 @@
+"""Optimizers and learning-rate schedules by name: any of torch's, beside those that BasicSR builds itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """A class of ``torch.optim``.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    return _class_of(torch.optim, Optimizer, name, "optim_g: type")
+
+
+def scheduler_class(name: str) -> type[LRScheduler]:
+    """A class of ``torch.optim.lr_scheduler`` that steps once an iteration.
+
+    Raises:
+        ValueError: There is none of that name, or it waits for a metric.
+    """
+    if name == "ReduceLROnPlateau":
+        raise ValueError(
+            "Expected a schedule that steps every iteration for `scheduler: type`, but got ReduceLROnPlateau, which "
+            "waits for a validation result. Use MultiStepLR or CosineAnnealingLR."
+        )
+    return _class_of(lr_scheduler, LRScheduler, name, "scheduler: type")
+
+
+def build_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], **arguments: Any) -> Optimizer:
+    """Build an optimizer of ``torch.optim``; its fused form where all parameters are on a GPU and it has one.
+
+    Args:
+        name: Class name, e.g. ``AdamW``.
+        parameters: What to optimize.
+        **arguments: Of the constructor; an explicit ``fused`` or ``foreach`` is respected.
+    """
+    parameters = list(parameters)
+    cls = optimizer_class(name)
+    asked = {"fused", "foreach", "capturable", "differentiable"} & set(arguments)
+    if not asked and "fused" in inspect.signature(cls).parameters and all(p.is_cuda for p in parameters):
+        arguments["fused"] = True
+    return cls(parameters, **arguments)
+
+
+class WarmUp:
+    """BasicSR's linear warm-up in front of a schedule that computes each rate from the last.
+
+    BasicSR writes the warm-up rate into the optimizer, where torch's schedules would take it for their own. So the
+    schedule's rates are kept here and put back before it steps.
+    """
+
+    def __init__(self, optimizers: list[Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._scheduled: list[list[float]] | None = None
+
+    def before_step(self) -> None:
+        """Put the schedule's own rates back."""
+        if self._scheduled is not None:
+            for optimizer, rates in zip(self._optimizers, self._scheduled, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+            self._scheduled = None
+
+    def after_step(self) -> None:
+        """Keep the schedule's rates; what is written next is the warm-up's."""
+        self._scheduled = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"scheduled": self._scheduled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over from a run that was stopped."""
+        self._scheduled = state["scheduled"]
+
+
+def _class_of(module: Any, base: type, name: str, key: str) -> Any:
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, base) and found is not base):
+        names = [n for n, cls in vars(module).items() if isinstance(cls, type) and issubclass(cls, base)]
+        names = sorted(n for n in names if n != base.__name__ and not n.startswith("_"))
+        raise ValueError(f"Expected `{key}` to be one of {', '.join(names)}, but got {name!r}.")
+    return found

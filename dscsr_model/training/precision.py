@@ -1,0 +1,76 @@
+"""In which numbers, memory format and form (eager or compiled) a network runs while it trains."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+class Precision:
+    """Autocast and loss scaling.
+
+    Args:
+        name: ``fp32``, ``bf16`` or ``fp16``. Weights stay in float32; fp16 scales the loss so that small gradients
+            survive.
+        device: Where the network is.
+
+    Raises:
+        ValueError: No such precision.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name not in DTYPES:
+            raise ValueError(f"Expected `precision` to be one of {tuple(DTYPES)}, but got {name!r}.")
+        self.name = name
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which the network runs; losses are computed outside it."""
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.name])
+
+
+class CompiledForward:
+    """Calls a network, compiled if that works here; else, after one warning, as it is.
+
+    Args:
+        network: The network, with its DistributedDataParallel if it has one.
+        mode: A mode of ``torch.compile``; None or False for eager.
+        logger: Gets the warning.
+    """
+
+    def __init__(self, network: nn.Module, mode: str | bool | None, logger: logging.Logger) -> None:
+        self.network = network
+        self._logger = logger
+        self._mode = "default" if mode is True else mode or None
+        self._compiled: Any = None
+
+    def __call__(self, x: Tensor) -> Any:
+        """Run the network."""
+        if self._mode is None:
+            return self.network(x)
+        if self._compiled is not None:
+            return self._compiled(x)
+        compiled = torch.compile(self.network, mode=self._mode)
+        try:
+            output = compiled(x)
+        except Exception as error:  # whatever keeps the compiler from working: no C++ compiler, an old GPU, a graph
+            self._logger.warning(
+                "torch.compile(mode=%r) does not work here, so training goes on without it. (%s: %s)",
+                self._mode,
+                type(error).__name__,
+                str(error).strip().split("\n")[0][:200],
+            )
+            self._mode = None
+            return self.network(x)
+        self._compiled = compiled
+        return output

@@ -1,0 +1,66 @@
+"""Run a network on a picture of any size in bounded memory, and on all eight orientations of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def tiled(forward: Forward, x: Tensor, tile: int, overlap: int) -> Tensor:
+    """Apply ``forward`` to overlapping tiles and put the results together, on the CPU.
+
+    Equal to ``forward(x)`` once ``overlap`` covers the receptive field: each tile sees ``overlap`` more pixels at
+    every side that is not a border of the picture, and that margin is cut off its result.
+
+    Args:
+        forward: From (B, C, h, w) to (B, C', h·s, w·s), with one s for all sizes.
+        x: (B, C, H, W).
+        tile: Side of the part of ``x`` that one call is responsible for.
+        overlap: Margin around it, in pixels of ``x``.
+
+    Returns:
+        (B, C', H·s, W·s).
+    """
+    height, width = x.shape[-2:]
+    output: Tensor | None = None
+    for top, bottom in _spans(height, tile):
+        for left, right in _spans(width, tile):
+            y0, y1 = max(0, top - overlap), min(height, bottom + overlap)
+            x0, x1 = max(0, left - overlap), min(width, right + overlap)
+            part = forward(x[..., y0:y1, x0:x1])
+            scale = part.shape[-1] // (x1 - x0)
+            if output is None:
+                output = torch.empty(*part.shape[:-2], height * scale, width * scale, dtype=part.dtype)
+            inner = part[..., (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale]
+            output[..., top * scale : bottom * scale, left * scale : right * scale] = inner
+    if output is None:
+        raise ValueError(f"Expected a picture with at least one pixel, but got shape {tuple(x.shape)}.")
+    return output
+
+
+def self_ensemble(forward: Forward, x: Tensor) -> Tensor:
+    """Mean of ``forward`` over the eight orientations of ``x`` (B, C, H, W), each turned back (the "+" of papers)."""
+    results = []
+    for turned, turn_back in _orientations(x):
+        results.append(turn_back(forward(turned)))
+    return torch.stack(results).mean(0)
+
+
+def _orientations(x: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    for flipped in (False, True):
+        for quarter_turns in range(4):
+
+            def turn_back(y: Tensor, quarter_turns: int = quarter_turns, flipped: bool = flipped) -> Tensor:
+                y = torch.rot90(y, -quarter_turns, (-2, -1))
+                return y.flip(-1) if flipped else y
+
+            yield torch.rot90(x.flip(-1) if flipped else x, quarter_turns, (-2, -1)), turn_back
+
+
+def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, length, tile):
+        yield start, min(start + tile, length)
