@@ -71,10 +71,10 @@ def mismatch(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None
     ]
     if shapes:
         return _listed("differently shaped", shapes)
-    device = next(iter(expected.values())).device  # "meta" where only shapes are compared
-    given = {name: tensor.to(device) for name, tensor in state_dict.items()}
+    # Only names and shapes matter: on the meta device nothing is copied and no fused kernel is re-expanded.
+    given = {name: tensor.to("meta") for name, tensor in state_dict.items()}
     try:
-        missing, unexpected = copy.deepcopy(network).load_state_dict(given, strict=False)
+        missing, unexpected = copy.deepcopy(network).to("meta").load_state_dict(given, strict=False)
     except RuntimeError as error:
         return str(error)
     lines = [_listed("missing in the file", missing), _listed("unexpected in the file", unexpected)]
@@ -222,7 +222,7 @@ def read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"Expected plain weights in {path}, but got a damaged file or one that holds Python objects, which are "
-            f"never loaded because that would run code from the file. Ask for a file of weights only. ({_first(error)})"
+            "never loaded because that would run code from the file. Ask for a file of weights only."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(_damaged(path, error)) from error
