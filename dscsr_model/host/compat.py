@@ -61,6 +61,12 @@ RUN_MENDS = (
         running.model_to_device_broken,
         running.mend_model_to_device,
     ),
+    Mend(
+        "validation",
+        "rank 0 validates alone, but a DistributedDataParallel network with buffers waits for the other ranks",
+        running.validation_broken,
+        running.mend_validation,
+    ),
 )
 
 _applied: list[Mend] = []

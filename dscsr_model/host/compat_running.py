@@ -168,3 +168,26 @@ def mend_model_to_device() -> None:
             return original(self, net)
 
     BaseModel.model_to_device = model_to_device
+
+
+def validation_broken() -> bool:
+    """Whether rank 0 alone runs a DistributedDataParallel network, as BasicSR's own SRModel does to validate."""
+    return _mentions(_of("basicsr.models.sr_model", "SRModel", "dist_validation"), "nondist_validation")
+
+
+def mend_validation() -> None:
+    """Rank 0 validates with the network itself, which waits for nobody."""
+    from basicsr.models.sr_model import SRModel
+
+    original = SRModel.dist_validation
+
+    @functools.wraps(original)
+    def dist_validation(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wrapped = self.net_g
+        self.net_g = self.get_bare_model(wrapped)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self.net_g = wrapped
+
+    SRModel.dist_validation = dist_validation

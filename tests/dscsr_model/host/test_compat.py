@@ -140,7 +140,13 @@ def test_a_repeat_finds_nothing_broken():
 
 
 def test_a_basicsr_without_these_functions_is_not_broken(monkeypatch):
-    for module in ("basicsr.train", "basicsr.utils.options", "basicsr.utils.dist_util", "basicsr.models.base_model"):
+    for module in (
+        "basicsr.train",
+        "basicsr.utils.options",
+        "basicsr.utils.dist_util",
+        "basicsr.models.base_model",
+        "basicsr.models.sr_model",
+    ):
         monkeypatch.delitem(sys.modules, module)
     assert not [mend.name for mend in compat.RUN_MENDS if mend.broken()]
 
@@ -299,6 +305,26 @@ def test_ddp_on_the_cpu_has_no_device_ids():
     assert isinstance(model.get_bare_model(net), nn.Linear)
     assert base_model.DistributedDataParallel is DistributedDataParallel
     assert base_model.torch is torch
+
+
+@pytest.mark.usefixtures("group")
+def test_rank_0_validates_with_the_bare_network():
+    from basicsr.models.sr_model import SRModel
+
+    class Model(SRModel):
+        def __init__(self) -> None:
+            self.opt = {"rank": 0, "dist": True}
+            self.net_g = DistributedDataParallel(nn.Linear(2, 2))
+
+        def nondist_validation(self, *args: object) -> None:
+            assert isinstance(self.net_g, nn.Linear)
+            assert args == ("loader", 7, None, True)
+            raise ZeroDivisionError
+
+    model = Model()
+    with pytest.raises(ZeroDivisionError):
+        model.validation("loader", 7, None, save_img=True)
+    assert isinstance(model.net_g, DistributedDataParallel)
 
 
 def test_one_process_is_not_wrapped():

@@ -103,11 +103,14 @@ def torchrun(*args: object, cwd: Path, ranks: int = 2) -> subprocess.CompletedPr
 
 def test_two_ranks_train_with_spawned_workers(tmp_path, write, options):
     options["datasets"]["train"]["num_worker_per_gpu"] = 1
+    options["train"]["ema_decay"] = 0  # rank 0 then validates the network that is trained, and SPAN has a buffer
+    options["val"]["val_freq"] = 2
     write(train={**options["train"], "total_iter": 5})
     done = torchrun(*DSCSR, "train", "-opt", "opt.yml", "--launcher", "pytorch", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "World size (gpu number): 2" in done.stderr
     assert done.stderr.count("iter:       5,") == 1
+    assert done.stderr.count("# psnr:") == 3
     assert "Warning" not in done.stderr
     assert saved(tmp_path) == ["net_g_5.pth", "net_g_latest.pth"]
 
