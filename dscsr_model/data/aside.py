@@ -6,10 +6,15 @@ process that claims that name starts with an empty folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import lmdb
 
 from dscsr_arch.errors import DscsrError
 
@@ -18,10 +23,75 @@ class BusyError(DscsrError):
     """Another process is building in the same place."""
 
 
-def claim(folder: Path) -> int:
+class DiskError(DscsrError):
+    """The disk is full, or files cannot be written or have a name that is taken."""
+
+
+@contextmanager
+def built_together(out: Path, names: Sequence[str], replace: bool) -> Iterator[Path]:
+    """Build folders named ``names`` that appear in ``out`` together, when the block ends without an exception.
+
+    From the first rename on, the next caller would complete what a kill interrupts.
+
+    Args:
+        out: Made if it is missing; removed again if it is empty in the end.
+        names: What the block makes in the folder that it is given.
+        replace: Replace those that are in ``out``. They stay until the new ones are on the disk.
+
+    Raises:
+        DiskError: A name is taken, and ``replace`` is not set; or the disk is full.
+        BusyError: Another process is building in ``out``.
+    """
+    temporary = out / "prepare.tmp"
+    building, whole = temporary / "building", temporary / "whole"
+    with disk_errors(out):
+        created = not out.exists()
+        handle = claim(temporary, keep=whole.name)
+    try:
+        with disk_errors(out):
+            _move(whole, out)  # a run that was killed had got this far
+            _check_free(out, names, replace)
+            building.mkdir()
+        yield building
+        with disk_errors(out):
+            _check_free(out, names, replace)
+            rename(building, whole)
+            _move(whole, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+        if created:
+            with suppress(OSError):
+                out.rmdir()
+
+
+def _check_free(out: Path, names: Sequence[str], replace: bool) -> None:
+    there = [str(out / name) for name in names if (out / name).exists()]
+    if there and not replace:
+        raise DiskError(
+            f"Expected to write something new, but {' and '.join(there)} exist{'s' if len(there) == 1 else ''}. "
+            "Pass --force to replace, or choose another --out."
+        )
+
+
+def _move(whole: Path, out: Path) -> None:
+    """Move all that is in ``whole`` to ``out``, in place of what is there. Interrupted, it can be repeated."""
+    if not whole.exists():
+        return
+    for new in sorted(whole.iterdir()):
+        target = out / new.name
+        if new.suffix == ".old":
+            continue
+        if target.exists():
+            os.rename(target, whole / f"{new.name}.old")
+        rename(new, target)
+    shutil.rmtree(whole)
+
+
+def claim(folder: Path, keep: str | None = None) -> int:
     """Make ``folder`` an empty folder that belongs to this process.
 
-    What a killed process left there is removed.
+    What a killed process left there is removed, but for an entry named ``keep``.
 
     Returns:
         A descriptor to close when the folder has got its final name or was removed. Until then, or until this
@@ -48,7 +118,8 @@ def claim(folder: Path) -> int:
             break
         os.close(handle)  # its owner has just renamed or removed it: what we hold is not ``folder`` any more
     for leftover in folder.iterdir():
-        remove(leftover)
+        if leftover.name != keep:
+            remove(leftover)
     return handle
 
 
@@ -75,3 +146,21 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says against ``path`` into a message for the user."""
+    try:
+        yield
+    except (OSError, lmdb.Error) as error:
+        code = getattr(error, "errno", getattr(error, "code", None))
+        # LMDB reports a write that a full disk cut short as an input/output error.
+        if code not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise DiskError(f"Expected to write {path}, but got: {error}. Choose another folder.") from error
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        raise DiskError(
+            f"Expected room on the disk for {path}, but it takes no more ({error}; "
+            f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free). Nothing is kept. "
+            "Free some space, or choose a folder on another disk."
+        ) from error

@@ -9,17 +9,16 @@
 
 A key is the name up to the first dot. The value is either an encoded image (format png; BasicSR's own datasets read
 it), or the bare pixels, (height, width, 3) RGB uint8 row by row (format raw; level 0 in the list). Nothing is decoded
-to read a crop from bare pixels: the file is mapped into memory, and only the rows of the crop are touched.
+to read a crop from bare pixels: `lmdb_reader` maps the file into memory, and only the rows of the crop are touched.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +97,7 @@ class LmdbWriter:
         if self.path.exists():
             raise StoreError(f"Expected a new path, but {self.path} exists. Remove it, or choose another.")
         self._folder = self.path.with_name(self.path.name + ".tmp")
-        with _disk_errors(self.path), contextlib.ExitStack() as opened:
+        with aside.disk_errors(self.path), contextlib.ExitStack() as opened:
             opened.callback(os.close, aside.claim(self._folder))
             opened.callback(shutil.rmtree, self._folder, ignore_errors=True)
             self._list = opened.enter_context(open(self._folder / "meta_info.txt", "w", encoding="ascii"))
@@ -120,7 +119,7 @@ class LmdbWriter:
         """
         for entry in entries:
             _check_key(entry.key)
-        with _disk_errors(self.path):
+        with aside.disk_errors(self.path):
             while not self._try_to_add(entries):
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
             for key, _, (height, width, channels), level in entries:
@@ -145,7 +144,7 @@ class LmdbWriter:
             StoreError: A full disk; or somebody else has made ``path`` in the meantime.
         """
         try:
-            with _disk_errors(self.path):
+            with aside.disk_errors(self.path):
                 self._list.flush()
                 os.fsync(self._list.fileno())
                 self._environment.sync(True)
@@ -175,21 +174,3 @@ def _check_key(key: str) -> None:
             f"Expected a key of 1 to {_LONGEST_KEY} printable ASCII characters without dots and slashes "
             f"(BasicSR cuts keys at the first dot), but got {key!r}. Rename the image."
         )
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says against ``path`` into a message for the user."""
-    try:
-        yield
-    except (OSError, lmdb.Error) as error:
-        code = getattr(error, "errno", getattr(error, "code", None))
-        # LMDB reports a write that a full disk cut short as an input/output error.
-        if code not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise StoreError(f"Expected to write {path}, but got: {error}. Choose another folder.") from error
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        raise StoreError(
-            f"Expected room on the disk for {path}, but it takes no more ({error}; "
-            f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free). Nothing is kept. "
-            "Free some space, or choose a folder on another disk."
-        ) from error

@@ -1,0 +1,118 @@
+"""``dscsr prepare``: a folder of photographs becomes a pair of LMDBs; ``--verify`` looks for faults in such pairs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dscsr_model.data.prepare import Job, Summary
+
+_EXAMPLES = """examples:
+  HR photographs to LMDBs that PairedCropDataset reads; the LR images are made:
+    dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4
+  the same with the published LR images (DIV2K_train_LR_bicubic/X4/0001x4.png):
+    dscsr prepare --gt DIV2K_train_HR --lq DIV2K_train_LR_bicubic --out datasets/DIV2K --scale 4
+  for BasicSR's own PairedImageDataset:
+    dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4 --format png
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command and its arguments."""
+    parser = subparsers.add_parser(
+        "prepare",
+        help="make paired LMDBs from a folder of photographs, or verify such LMDBs",
+        description="Make OUT/GT.lmdb and OUT/LQ_X<scale>.lmdb from a folder of photographs (PNG, JPEG, WebP, TIFF; "
+        "8 or 16 bit; gray, RGB, RGBA), cut into sub-images. An interrupted run leaves nothing that looks finished.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="HR images; folders inside are searched too")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the LMDBs go")
+    parser.add_argument("--scale", type=int, metavar="N", help="HR size / LR size")
+    parser.add_argument("--lq", type=Path, metavar="DIR", help="LR images (default: MATLAB's bicubic makes them)")
+    parser.add_argument("--crop-size", type=int, default=480, metavar="N", help="HR sub-images; 0: whole (default 480)")
+    parser.add_argument("--step", type=int, default=240, metavar="N", help="distance of sub-images (default 240)")
+    parser.add_argument(
+        "--thresh-size", type=int, default=0, metavar="N", help="a rest of more pixels is a sub-image too (default 0)"
+    )
+    parser.add_argument(
+        "--format",
+        dest="image_format",
+        choices=("raw", "png"),
+        default="raw",
+        help="raw: fastest; png: a third as large",
+    )
+    parser.add_argument("--compression", type=int, default=1, metavar="0..9", help="of png (default 1)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    parser.add_argument("--strict", action="store_true", help="stop at a broken image instead of leaving it out")
+    parser.add_argument("--force", action="store_true", help="replace LMDBs that are there")
+    parser.add_argument("--verify", type=Path, metavar="DIR", help="check the LMDBs in DIR instead, ours or BasicSR's")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare or verify; returns the exit code."""
+    if args.verify is not None:
+        return _verify(args)
+    missing = [f"--{name}" for name in ("gt", "out", "scale") if getattr(args, name) is None]
+    if missing:
+        args.parser.error(f"the following arguments are required: {', '.join(missing)} (or --verify DIR)")
+    from dscsr_model.data.prepare import Job, prepare
+
+    wanted = {field.name for field in fields(Job)}
+    job = Job(**{name: value for name, value in vars(args).items() if name in wanted and value is not None})
+    print(describe(job, prepare(job, show_progress)))
+    return 0
+
+
+def show_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+    """Hand the items on behind a bar with the time that is left; in a log file, a line now and then."""
+    from tqdm import tqdm
+
+    on_screen = sys.stderr.isatty()
+    return tqdm(items, label, total, unit="image", mininterval=0.1 if on_screen else 10, dynamic_ncols=on_screen)
+
+
+def describe(job: Job, summary: Summary) -> str:
+    """The summary as text."""
+    minutes, seconds = divmod(round(summary.seconds), 60)
+    size = f"up to {job.effective_crop} pixels" if job.crop_size else "whole"
+    lines = [
+        f"{_count(summary.images, 'image')} -> {_count(summary.pairs, 'pair')} x{job.scale}, {size}, "
+        f"{job.image_format}, in {f'{minutes} min ' if minutes else ''}{seconds} s"
+    ]
+    lines += [f"  {target}  {_bytes(size)}" for target, size in zip(job.targets, summary.bytes, strict=True)]
+    if summary.small:
+        lines.append(
+            f"  {_count(summary.small, 'image')} smaller than the crop of {job.effective_crop} pixels, kept whole "
+            f"along the short side. The shortest is {summary.shortest} pixels: `gt_size` can be no larger."
+        )
+    if summary.alpha:
+        lines.append(f"  {_count(summary.alpha, 'image')} with an alpha channel: left out, the colours are kept.")
+    if summary.skipped:
+        lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
+        lines += [f"    {fault}" for fault in summary.skipped]
+    return "\n".join(lines)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from dscsr_model.data.verify import verify
+    from dscsr_model.data.workers import available_cores
+
+    report = verify(args.verify, args.scale, args.workers or available_cores(), show_progress)
+    print("\n".join(report.lines))
+    return 1 if report.faults else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"

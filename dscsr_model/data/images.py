@@ -1,0 +1,125 @@
+"""Image files as training data: upright RGB, 8 bits a channel. A file that is broken in any way raises, never guesses.
+
+Pillow opens every file, because it notices truncated data and knows EXIF; it has no RGB of 16 bits, which OpenCV then
+delivers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from dscsr_arch.errors import DscsrError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_ORIENTATION = 0x0112  # EXIF
+_BITS_PER_SAMPLE = 258  # TIFF
+
+
+class ImageError(DscsrError):
+    """A file that is no image, a broken one, or of a kind that cannot be training data."""
+
+
+class Header(NamedTuple):
+    """What a file says of its image before the pixels are decoded; height and width are those of the upright image."""
+
+    height: int
+    width: int
+    alpha: bool
+    sixteen_bit: bool
+
+
+def read_header(file: str | Path) -> Header:
+    """Look at an image without decoding it.
+
+    Raises:
+        ImageError: It cannot be read, is no image, or has neither 8 nor 16 bits a channel.
+    """
+    with _faults(file), Image.open(file) as image:
+        return _header(image)
+
+
+def read_rgb(file: str | Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) RGB uint8.
+
+    Turned upright as its EXIF says. Gray becomes three equal channels, 16 bits are rounded to 8, alpha is left out (as
+    BasicSR does), palettes and CMYK are converted.
+
+    Raises:
+        ImageError: As `read_header`, or the pixels are broken or incomplete.
+    """
+    with _faults(file):
+        return decode_rgb(Path(file).read_bytes())
+
+
+def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
+    """`read_rgb` of a file's content; raises what Pillow raises."""
+    with Image.open(io.BytesIO(data)) as image:
+        header = _header(image)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if header.sixteen_bit:
+            image.load()  # OpenCV fills up what is missing
+            pixels = _decode_sixteen_bit(data)
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+    return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def upright(image: NDArray, orientation: int) -> NDArray:
+    """Turn an image (H, W, …) as the number in its EXIF demands; unknown numbers mean 1, upright already."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return image[rows, columns]
+
+
+def _header(image: Image.Image) -> Header:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{image.mode} pixels of 32 bits, expected 8 or 16 bits")
+    width, height = image.size
+    if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+        width, height = height, width
+    alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    return Header(height, width, alpha, _has_sixteen_bits(image))
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    if image.mode.startswith("I;16"):
+        return True
+    if image.format == "TIFF":
+        return 16 in np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))  # type: ignore[attr-defined]
+    # Pillow's PNG reader has no public word for the depth of a file; the decoder it chose names it.
+    return image.format == "PNG" and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _decode_sixteen_bit(data: bytes | memoryview) -> NDArray[np.uint8]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("16-bit pixels that OpenCV cannot decode")
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    # 65535 / 255 = 257, so this is the nearest of 256 levels.
+    return ((pixels[:, :, 2::-1].astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _faults(file: str | Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into one message, and keep its warnings (of odd metadata) to ourselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except UnidentifiedImageError as error:
+            raise ImageError(f"{file}: no image, or a broken one") from error
+        except Exception as error:
+            raise ImageError(f"{file}: {str(error) or type(error).__name__}") from error

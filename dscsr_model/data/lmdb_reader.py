@@ -1,0 +1,170 @@
+"""Reading the LMDBs of `lmdb_store`, and BasicSR's: one environment per file and process, no copy of bare pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from dscsr_model.data.lmdb_store import Shape, StoreError
+
+_LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.\S+ \((?P<h>\d+), ?(?P<w>\d+), ?(?P<c>\d+)\)(?: (?P<level>\d+))?")
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+
+
+class LmdbReader:
+    """Reads one LMDB, ours or BasicSR's. Images are numbered in the order of their sorted keys.
+
+    The file is opened at the first read, once per process however many readers there are (LMDB allows no second time),
+    and again in a forked or spawned process. A reader can be pickled at any time.
+
+    Args:
+        path: The LMDB's folder.
+
+    Raises:
+        StoreError: Files are missing, or the list cannot be understood.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        entries = sorted(read_meta(self.path).items())
+        # One block of memory each: millions of Python objects would be copied into every forked worker bit by bit.
+        self._keys = np.array([key.encode() for key, _ in entries], dtype=np.bytes_)
+        self._shapes = np.array([shape for _, (shape, _) in entries], dtype=np.int32)
+        self._opened = shared_environment(self.path)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return [key.decode() for key in self._keys]
+
+    @property
+    def shapes(self) -> NDArray[np.int32]:
+        """(images, 3): height, width, channels, as listed."""
+        return self._shapes
+
+    def key(self, index: int) -> str:
+        """Key of one image."""
+        return str(self._keys[index].decode())
+
+    @contextlib.contextmanager
+    def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        """One image, (H, W, 3) RGB uint8, read-only.
+
+        Bare pixels are not copied: the array lies in the mapped file and may be used inside the ``with`` block only.
+
+        Raises:
+            StoreError: It is missing, or cannot be decoded.
+        """
+        height, width, channels = self._shapes[index]
+        with self._opened.begin() as transaction:
+            value = transaction.get(bytes(self._keys[index]))
+            if value is None:
+                raise StoreError(
+                    f"Expected `{self.key(index)}` in {self.path}, but it is only in its list. Prepare it again."
+                )
+            if is_bare(value, (height, width, channels)):
+                yield np.frombuffer(value, np.uint8).reshape(height, width, channels)
+            else:
+                yield self._decode(value, index)
+
+    def _decode(self, value: memoryview, index: int) -> NDArray[np.uint8]:
+        image = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise StoreError(
+                f"Expected an encoded image or {self._shapes[index].prod()} bare bytes as `{self.key(index)}` in "
+                f"{self.path}, but got {len(value)} bytes that do not decode. `dscsr prepare --verify` finds all such."
+            )
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._opened = shared_environment(self.path)
+
+
+class Environment:
+    """An LMDB environment that opens itself when it is needed, anew in every process. See `shared_environment`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._process = -1
+        self._environment: Any = None
+
+    def begin(self) -> Any:
+        """A read transaction whose values are views of the mapped file."""
+        if self._process != os.getpid():
+            self._reopen()
+        return self._environment.begin(buffers=True)
+
+    def _reopen(self) -> None:
+        if self._environment is not None:
+            self._environment.close()  # inherited by a fork; LMDB forbids using it, and opening a second one beside it
+        try:
+            self._environment = lmdb.open(str(self._path), readonly=True, lock=False, readahead=False, meminit=False)
+        except lmdb.Error as error:
+            raise StoreError(
+                f"Expected an LMDB that opens, but got: {error} ({self._path}). If other code of this process has it "
+                "open (BasicSR's own datasets open it for themselves), use PairedCropDataset for both; else prepare it "
+                "again."
+            ) from error
+        self._process = os.getpid()
+
+
+_environments: weakref.WeakValueDictionary[str, Environment] = weakref.WeakValueDictionary()
+
+
+def shared_environment(path: Path) -> Environment:
+    """The environment of ``path``, the same for all who ask for it in this process; closed when nobody holds it."""
+    place = os.path.realpath(path)
+    environment = _environments.get(place)
+    if environment is None:
+        environment = _environments[place] = Environment(Path(place))
+    return environment
+
+
+def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
+    """Shape and compression level of every image of an LMDB, by key, from its ``meta_info.txt``.
+
+    Raises:
+        StoreError: It is not there; a line is not understood; a key comes twice.
+    """
+    file = Path(path) / "meta_info.txt"
+    if not file.is_file() or not (file.parent / "data.mdb").is_file():
+        raise StoreError(
+            f"Expected an LMDB with data.mdb and meta_info.txt, but {path} has not both. Make it by `dscsr prepare`."
+        )
+    entries: dict[str, tuple[Shape, int]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None or match["key"] in entries:
+            fault = "which names a key for the second time" if match else "which is not understood"
+            raise StoreError(
+                f"Expected lines like `0001_s001.png (480,480,3) 1` in {file}, each with its own key, but got "
+                f"{line[:80]!r} in line {number}, {fault}. Prepare it again."
+            )
+        entries[match["key"]] = (int(match["h"]), int(match["w"]), int(match["c"])), int(match["level"] or 0)
+    return entries
+
+
+def is_bare(value: bytes | memoryview, shape: Sequence[int]) -> bool:
+    """Whether a value is bare pixels of ``shape``, not an encoded image."""
+    if len(value) != shape[0] * shape[1] * 3 or shape[2] != 3:
+        return False
+    # The very unlikely encoded image of just this length, told from pixels that happen to look like one.
+    encoded = bytes(value[:8]) == _PNG or bytes(value[:3]) == _JPEG
+    return not (encoded and cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR) is not None)

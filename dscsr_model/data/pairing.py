@@ -1,0 +1,152 @@
+"""Which files belong together: images found in a folder, the keys they get, and the LR image of each HR image."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data.images import SUFFIXES
+
+# What data sets add to a name beside the picture's own: a kind, and a scale (`baby_LRBI_x4`, `0001x4`).
+_KIND = r"(?:HR|GT|LR|LQ|LRBI|LRBD|LRDN|LR_?bicubic|LRbic)"
+_ADDED_AT_END = re.compile(rf"(?P<name>.+?)(?:[_-]{_KIND})?(?:[_-]?x(?P<scale>[2-9]))?", re.IGNORECASE)
+_FOLDER_OF_KIND = re.compile(rf"{_KIND}?_?(?:x(?P<scale>[2-9]))?", re.IGNORECASE)
+_PLAIN = string.ascii_letters + string.digits + "!#$&'()+,-;=@[]^_`{}~"
+
+_LONGEST_KEY = 500  # LMDB's limit is 511, and the number of a sub-image follows
+
+
+class PairingError(DscsrError):
+    """Folders whose images cannot be told apart or paired."""
+
+
+def find_images(folder: str | Path) -> list[str]:
+    """Paths, relative to ``folder``, of all images in it and in the folders inside, sorted; hidden ones left out.
+
+    Raises:
+        PairingError: No such folder, or no image in it.
+    """
+    if not os.path.isdir(folder):
+        raise PairingError(f"Expected a folder of images, but {folder} is not a folder. Correct the path.")
+    found = []
+    others: set[str] = set()
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.startswith("."):
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                found.append(os.path.relpath(os.path.join(root, name), folder))
+            else:
+                others.add(suffix or name)
+    if not found:
+        inside = f"only files of {', '.join(sorted(others)[:5])}" if others else "nothing"
+        kinds = ", ".join(SUFFIXES)
+        raise PairingError(f"Expected images ({kinds}) in {folder}, but found {inside}. Correct the path.")
+    return sorted(found)
+
+
+def key_of(name: str) -> str:
+    """The LMDB key of an image: its relative path without suffix, in ASCII without dots and slashes.
+
+    Letters outside ASCII are percent-encoded (``é`` becomes ``%C3%A9``), so that they stay distinct and readable by
+    machines; dots, slashes and spaces, which mean something in BasicSR's lists, become ``_``.
+    """
+    stem = os.path.splitext(name)[0].replace(os.sep, "_").replace(".", "_").replace(" ", "_")
+    return quote(stem, safe=_PLAIN)
+
+
+def keys_of(names: Iterable[str]) -> dict[str, str]:
+    """Key of every image, by its relative path.
+
+    Raises:
+        PairingError: Two images would get one key, or a key is too long; all such are named.
+    """
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_key[key_of(name)].append(name)
+    too_long = [name for key, (name, *_) in by_key.items() if len(key) > _LONGEST_KEY]
+    if too_long:
+        raise PairingError(
+            f"Expected names of at most {_LONGEST_KEY} characters (one outside ASCII counts as 6 or 9), but got "
+            f"{listed(too_long, 'image')}. Rename."
+        )
+    clashes = [f"`{key}`: {', '.join(same)}" for key, same in by_key.items() if len(same) > 1]
+    if clashes:
+        raise PairingError(
+            f"Expected a key of its own for every image, but {listed(clashes, 'key')} would be one for several "
+            "(suffixes are left out; dots, slashes and spaces become `_`). Rename or remove all but one."
+        )
+    return {name: key for key, (name,) in by_key.items()}
+
+
+def pair(hr_names: Sequence[str], lr_names: Sequence[str], scale: int) -> dict[str, str]:
+    """Find the LR image of every HR image, both as relative paths.
+
+    Names count without suffix and without what data sets add to them: ``0001.png`` belongs to ``0001x4.png``,
+    ``LRBI/x4/0001.png`` and ``x4/0001_LRBI_x4.png``. LR images of another scale are overlooked.
+
+    Raises:
+        PairingError: An HR image without an LR image, or with several.
+    """
+    candidates: dict[str, list[str]] = defaultdict(list)
+    for name in lr_names:
+        plain, scales = _plain(name)
+        if scales <= {scale}:
+            candidates[plain].append(name)
+    same_name = {os.path.splitext(name)[0]: [name] for name in lr_names}
+    pairs: dict[str, str] = {}
+    lost, several = [], []
+    for name in hr_names:
+        own = os.path.splitext(name)[0]  # which may itself end like an addition
+        found = candidates.get(own) or same_name.get(own) or candidates.get(_plain(name)[0], [])
+        if len(found) == 1:
+            pairs[name] = found[0]
+        elif found:
+            several.append(f"{name} ({', '.join(found)})")
+        else:
+            lost.append(name)
+    _raise_unpaired(lost, several, lr_names, scale)
+    return pairs
+
+
+def _plain(name: str) -> tuple[str, set[int]]:
+    """A relative path without suffix and additions, and the scales that it names."""
+    *folders, stem = os.path.splitext(name)[0].split(os.sep)
+    scales, kept = set(), []
+    for folder in folders:
+        match = _FOLDER_OF_KIND.fullmatch(folder)
+        kept += [] if match else [folder]
+        scales |= {int(match["scale"])} if match and match["scale"] else set()
+    match = _ADDED_AT_END.fullmatch(stem)
+    if match:
+        stem = match["name"]
+        scales |= {int(match["scale"])} if match["scale"] else set()
+    return os.sep.join([*kept, stem]), scales
+
+
+def _raise_unpaired(lost: Sequence[str], several: Sequence[str], lr_names: Sequence[str], scale: int) -> None:
+    if lost:
+        raise PairingError(
+            f"Expected an LR image ×{scale} for every HR image, but found none for {listed(lost, 'image')}. The LR "
+            f"folder holds {listed(lr_names, 'image')}. Name them alike (0001.png with 0001.png, 0001x{scale}.png or "
+            f"x{scale}/0001.png), or leave out --lq to have them made."
+        )
+    if several:
+        raise PairingError(
+            f"Expected one LR image ×{scale} for every HR image, but found several for {listed(several, 'image')}. "
+            "Give the folder of one kind and scale."
+        )
+
+
+def listed(items: Sequence[str], what: str, most: int = 10) -> str:
+    """The first few items, and how many more there are."""
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more {what}s"

@@ -1,0 +1,271 @@
+"""From a folder of photographs to a pair of LMDBs: ``GT.lmdb`` and ``LQ_X<scale>.lmdb``.
+
+Whatever can be known beforehand is checked before anything is written: names, pairs, the size of every image (from
+its header), the room on the disk. The pair is then built in ``<out>/prepare.tmp`` and moved to its place when both
+halves are on the disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data import aside
+from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.images import Header, ImageError, read_header, read_rgb
+from dscsr_model.data.lmdb_store import FORMATS, Entry, LmdbWriter, encode
+from dscsr_model.data.pairing import find_images, keys_of, listed, pair
+from dscsr_model.data.subimages import common_size, windows
+from dscsr_model.data.workers import available_cores, worker_pool
+
+# Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+class PrepareError(DscsrError):
+    """Images that cannot become a training set, or a place where it cannot be put."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make of which images.
+
+    Attributes:
+        gt: Folder of HR images; folders inside are searched too.
+        out: Where the LMDBs go; made if it is missing.
+        scale: Whole number from 1 on.
+        lq: Folder of LR images; None to make them by MATLAB's bicubic.
+        crop_size: Side of the HR sub-images, rounded down to a multiple of ``scale``; 0 keeps images whole.
+        step: Distance of neighbouring sub-images, rounded likewise.
+        thresh_size: More HR pixels than this left over at the right or lower edge get one more sub-image.
+        image_format: ``raw`` or ``png``.
+        compression: Of png, 0 to 9.
+        force: Replace LMDBs that are there.
+        strict: Stop at a broken image instead of leaving it out.
+        workers: Processes; all cores by default.
+    """
+
+    gt: Path
+    out: Path
+    scale: int
+    lq: Path | None = None
+    crop_size: int = 480
+    step: int = 240
+    thresh_size: int = 0
+    image_format: str = "raw"
+    compression: int = 1
+    force: bool = False
+    strict: bool = False
+    workers: int = field(default_factory=available_cores)
+
+    @property
+    def effective_crop(self) -> int:
+        """``crop_size`` as it is used."""
+        return self.crop_size // self.scale * self.scale
+
+    @property
+    def targets(self) -> tuple[Path, Path]:
+        """The two LMDBs."""
+        return self.out / "GT.lmdb", self.out / f"LQ_X{self.scale}.lmdb"
+
+    def check(self) -> None:
+        """Raise `PrepareError` at the first value that makes no sense."""
+        at_least = {"--scale": (self.scale, 1), "--crop-size": (self.crop_size, 0)}
+        at_least |= {"--thresh-size": (self.thresh_size, 0), "--workers": (self.workers, 1)}
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise PrepareError(f"Expected {name} to be at least {least}, but got {value}.")
+        if 0 < self.crop_size < self.scale or self.step < self.scale:
+            raise PrepareError(
+                f"Expected --crop-size and --step to be at least the scale {self.scale}, one LR pixel, but got "
+                f"{self.crop_size} and {self.step}. Take 480 and 240, or --crop-size 0 to keep images whole."
+            )
+        if self.image_format not in FORMATS:
+            raise PrepareError(f"Expected --format to be one of {', '.join(FORMATS)}, but got {self.image_format!r}.")
+        if not 0 <= self.compression <= 9:
+            raise PrepareError(f"Expected --compression to be from 0 to 9, but got {self.compression}.")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was made: counts, bytes on the disk (GT, LQ), seconds, and the broken images that were left out.
+
+    ``shortest`` is the shortest side of all HR sub-images in pixels, ``small`` the number of images shorter than the
+    crop, ``alpha`` the number of those that had an alpha channel.
+    """
+
+    images: int
+    pairs: int
+    bytes: tuple[int, int]
+    seconds: float
+    skipped: tuple[str, ...]
+    shortest: int
+    small: int
+    alpha: int
+
+
+class Task(NamedTuple):
+    """One image: its key, its files, and height and width, in LR pixels, of what is used of it."""
+
+    key: str
+    hr: Path
+    lr: Path | None
+    size: tuple[int, int]
+
+
+class Made(NamedTuple):
+    """The entries of one image, or what is wrong with it."""
+
+    gt: Sequence[Entry] = ()
+    lq: Sequence[Entry] = ()
+    fault: str = ""
+
+
+def no_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+    """Show nothing."""
+    return items
+
+
+def prepare(job: Job, progress: Progress = no_progress) -> Summary:
+    """Make the pair of LMDBs.
+
+    Args:
+        job: What to make.
+        progress: Shows how far it is.
+
+    Raises:
+        DscsrError: Faulty input, a full disk, LMDBs that are there already. Nothing half-made is left.
+    """
+    start = time.perf_counter()
+    job.check()
+    names = find_images(job.gt)
+    keys = keys_of(names)
+    lr_names = pair(names, find_images(job.lq), job.scale) if job.lq is not None else {}
+    files = [(job.gt / name, job.lq / lr_names[name] if job.lq is not None else None) for name in names]
+    targets = [target.name for target in job.targets]
+    with aside.built_together(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
+        headers = list(progress(pool.in_order(_read_headers, files), "checking", len(files)))
+        tasks, skipped = _plan(job, [keys[name] for name in names], files, headers)
+        made = progress(pool.in_order(partial(_make, job), tasks), "preparing", len(tasks))
+        images, pairs, broken = _write(job, folder, made)
+    return Summary(
+        images=images,
+        pairs=pairs,
+        bytes=tuple((target / "data.mdb").stat().st_size for target in job.targets),  # type: ignore[arg-type]
+        seconds=time.perf_counter() - start,
+        skipped=(*skipped, *broken),
+        shortest=min(min(window[2:]) for task in tasks for window in _windows(job, task)) * job.scale,
+        small=sum(job.effective_crop > job.scale * min(task.size) for task in tasks),
+        alpha=sum(isinstance(header, Header) and header.alpha for pair_ in headers for header in pair_[:1]),
+    )
+
+
+def _read_headers(files: tuple[Path, Path | None]) -> tuple[Header | str, Header | str | None]:
+    def read(file: Path) -> Header | str:
+        try:
+            return read_header(file)
+        except ImageError as error:
+            return str(error)
+
+    return read(files[0]), read(files[1]) if files[1] is not None else None
+
+
+def _plan(
+    job: Job,
+    keys: Sequence[str],
+    files: Sequence[tuple[Path, Path | None]],
+    headers: Sequence[tuple[Header | str, Header | str | None]],
+) -> tuple[list[Task], list[str]]:
+    """Tasks of the images that can be used, and the faults of the others, once all can be made into pairs."""
+    tasks, broken, unfitting = [], [], []
+    for key, (hr, lr), (hr_header, lr_header) in zip(keys, files, headers, strict=True):
+        faults = [header for header in (hr_header, lr_header) if isinstance(header, str)]
+        if faults or isinstance(hr_header, str) or isinstance(lr_header, str):
+            broken += faults
+            continue
+        size = common_size(hr_header[:2], lr_header[:2] if lr_header else None, job.scale)
+        if size is None:
+            unfitting.append(f"{hr.name} {hr_header[:2]} with {lr} {lr_header[:2] if lr_header else ''}")
+        elif 0 in size:
+            broken.append(f"{hr}: {hr_header[0]}×{hr_header[1]} pixels, too small for ×{job.scale}")
+        else:
+            tasks.append(Task(key, hr, lr, size))
+    if unfitting:
+        raise PrepareError(
+            f"Expected HR images {job.scale} times as large as their LR images (height, width), but got "
+            f"{listed(unfitting, 'pair')}. Give the LR folder and --scale that belong to {job.gt}."
+        )
+    _check_broken(job, broken)
+    if not tasks:
+        raise PrepareError(f"Expected images in {job.gt}, but none can be used: {listed(broken, 'image')}.")
+    _check_room(job, tasks)
+    return tasks, broken
+
+
+def _check_broken(job: Job, broken: Sequence[str]) -> None:
+    if broken and job.strict:
+        raise PrepareError(
+            f"Expected only whole images (--strict), but got {listed(broken, 'image')}. "
+            "Replace or remove them, or leave out --strict to skip them."
+        )
+
+
+def _check_room(job: Job, tasks: Iterable[Task]) -> None:
+    """Bare pixels take a known room."""
+    if job.image_format != "raw":
+        return
+    shapes = (window for task in tasks for window in _windows(job, task))
+    pixels = sum(window.height * window.width for window in shapes)
+    needed = 3 * pixels * (job.scale**2 + 1)
+    free = shutil.disk_usage(job.out).free
+    if needed > free:
+        raise PrepareError(
+            f"Expected {needed / 2**30:.1f} GiB of free disk for the pixels, but {job.out} has {free / 2**30:.1f} GiB. "
+            "Free some space, choose another --out, or take --format png."
+        )
+
+
+def _windows(job: Job, task: Task) -> list[Any]:
+    return windows(*task.size, job.crop_size // job.scale, job.step // job.scale, job.thresh_size // job.scale)
+
+
+def _make(job: Job, task: Task) -> Made:
+    """Read one image, make or read its LR image, cut both and encode the pieces; runs in a worker process."""
+    height, width = task.size
+    try:
+        hr = read_rgb(task.hr)[: height * job.scale, : width * job.scale]
+        lr = downscale(hr, job.scale) if task.lr is None else read_rgb(task.lr)[:height, :width]
+    except ImageError as error:
+        return Made(fault=str(error))
+    gt: list[Entry] = []
+    lq: list[Entry] = []
+    for number, window in enumerate(_windows(job, task), 1):
+        key = f"{task.key}_s{number:03d}" if job.crop_size else task.key
+        for entries, image, (top, left, rows, columns) in ((gt, hr, window.times(job.scale)), (lq, lr, window)):
+            part = image[top : top + rows, left : left + columns]
+            entries.append(encode(key, part, job.image_format, job.compression))
+    return Made(gt, lq)
+
+
+def _write(job: Job, folder: Path, made: Iterable[Made]) -> tuple[int, int, list[str]]:
+    """Write both LMDBs into ``folder``; the numbers of images and pairs, and the faults of broken images."""
+    images, pairs = 0, 0
+    broken: list[str] = []
+    with LmdbWriter(folder / job.targets[0].name) as gt, LmdbWriter(folder / job.targets[1].name) as lq:
+        for result in made:
+            if result.fault:
+                broken.append(result.fault)
+                _check_broken(job, broken)
+                continue
+            gt.add(result.gt)
+            lq.add(result.lq)
+            images, pairs = images + 1, pairs + len(result.gt)
+        if not images:
+            raise PrepareError(f"Expected images in {job.gt}, but all are broken: {listed(broken, 'image')}.")
+    return images, pairs, broken

@@ -1,0 +1,90 @@
+"""All cores at work on a list, results in its order, a bounded number of them in memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+from dscsr_arch.errors import DscsrError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class WorkersError(DscsrError):
+    """A worker process has died."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """Processes that apply a function to items; made by `worker_pool`."""
+
+    def __init__(self, executor: ProcessPoolExecutor, count: int) -> None:
+        self._executor = executor
+        self._count = count
+
+    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield ``function(item)`` for every item, in order, computed at most a few items ahead.
+
+        Raises:
+            WorkersError: A worker was killed, usually because memory ran out.
+        """
+        ahead: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                ahead.append(self._executor.submit(function, item))
+                if len(ahead) > 2 * self._count:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BrokenProcessPool as error:
+            raise WorkersError(
+                f"Expected {self._count} worker processes to live, but one was killed, probably for lack of memory. "
+                "Use fewer of them (--workers)."
+            ) from error
+
+
+@contextmanager
+def worker_pool(count: int) -> Iterator[Workers]:
+    """Start ``count`` processes of one thread each. They end with the block, and when this process dies."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))  # read when numpy is loaded, in the workers
+    # Spawned, not forked: a fork of a process that has threads (numpy's, torch's) can hang.
+    executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield Workers(executor, count)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _start_worker() -> None:
+    import cv2
+    from PIL import Image
+
+    cv2.setNumThreads(1)
+    Image.MAX_IMAGE_PIXELS = None  # the user's own photographs may be as large as they are
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
