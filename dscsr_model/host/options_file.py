@@ -87,7 +87,7 @@ def _near_files(file: Path) -> str:
     if remedy:
         return remedy
     if names:
-        return f"{folder} holds {listed(names)}."
+        return f"{'The working directory' if folder == Path() else folder} holds {listed(names)}."
     return f"The working directory is {Path.cwd()}."
 
 
