@@ -1,0 +1,179 @@
+"""Looking for every fault of prepared LMDBs, ours or BasicSR's: each by itself, then those that are pairs."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lmdb
+import numpy as np
+from PIL import Image
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data.lmdb_reader import is_bare, read_meta, shared_environment
+from dscsr_model.data.lmdb_store import Shape, StoreError
+from dscsr_model.data.workers import worker_pool
+
+_BATCH = 64  # images that a worker checks at a time
+
+
+class VerifyError(DscsrError):
+    """Nothing to verify."""
+
+
+@dataclass
+class Report:
+    """What was found: a line for every LMDB and pair, and a line for every fault."""
+
+    found: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """The whole report as text."""
+        if not self.faults:
+            return [*self.found, "No fault found."]
+        count = f"{len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}:"
+        return [*self.found, count, *(f"  {fault}" for fault in self.faults), "Prepare again what is at fault."]
+
+
+def verify(folder: Path, scale: int | None, workers: int, progress: Callable[..., Iterable[Any]]) -> Report:
+    """Check all LMDBs in ``folder`` (or the one that it is), and that they are pairs.
+
+    The LMDB with the largest images is the GT, as far as names of keys allow; the others are its LR images.
+
+    Args:
+        folder: Holds ``GT.lmdb`` and ``LQ_X4.lmdb``, or any other LMDBs laid out like BasicSR's.
+        scale: What the sizes must show; None accepts any that all images of a pair share, and that agrees with the
+            LMDB's name (``X4``, ``x4``).
+        workers: Processes.
+        progress: As in `dscsr_model.data.prepare`.
+
+    Raises:
+        VerifyError: No LMDB there.
+    """
+    paths = [folder] if folder.suffix == ".lmdb" else sorted(folder.glob("*.lmdb"))
+    if not paths or not folder.is_dir():
+        raise VerifyError(f"Expected LMDBs (folders named *.lmdb) in {folder}, but found none. Correct the path.")
+    report = Report()
+    leftover = folder / "prepare.tmp"
+    if leftover.exists():
+        report.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
+    metas = {path: meta for path in paths if (meta := _verify_one(path, report)) is not None}
+    _verify_values(metas, workers, progress, report)
+    if len(metas) > 1:
+        _verify_pairs(metas, scale, report)
+    return report
+
+
+def _verify_one(path: Path, report: Report) -> dict[str, Shape] | None:
+    """Shapes by key, once the list and the file are sound enough to look at the images."""
+    try:
+        meta = {key: shape for key, (shape, _) in read_meta(path).items()}
+        environment = lmdb.open(str(path), readonly=True, lock=False)
+    except (StoreError, lmdb.Error) as error:
+        report.faults.append(f"{path}: {error}")
+        return None
+    try:
+        size, whole = (
+            (path / "data.mdb").stat().st_size,
+            (environment.info()["last_pgno"] + 1) * environment.stat()["psize"],
+        )
+        if size < whole:  # reading on would kill the process
+            report.faults.append(f"{path}: data.mdb is truncated, {size:,} of {whole:,} bytes")
+            return None
+        with environment.begin() as transaction:
+            stored = {key.decode(errors="replace") for key in transaction.cursor().iternext(keys=True, values=False)}
+    finally:
+        environment.close()
+    if not meta:
+        report.faults.append(f"{path}: no images")
+    _report_keys(f"{path}: listed in meta_info.txt, but not in data.mdb", meta.keys() - stored, report)
+    _report_keys(f"{path}: in data.mdb, but not listed in meta_info.txt", stored - meta.keys(), report)
+    _report_keys(f"{path}: keys that BasicSR cannot read (not ASCII)", {k for k in meta if not k.isascii()}, report)
+    return {key: shape for key, shape in meta.items() if key in stored}
+
+
+def _report_keys(what: str, keys: Iterable[str], report: Report) -> None:
+    names = sorted(keys)
+    if names:
+        report.faults.append(f"{what}: {len(names)}, {', '.join(names)}")
+
+
+def _verify_values(metas: Mapping[Path, Mapping[str, Shape]], workers: int, progress: Any, report: Report) -> None:
+    """Decode every image and compare it with its entry in the list."""
+    batches = [
+        (path, list(meta.items())[first : first + _BATCH])
+        for path, meta in metas.items()
+        for first in range(0, len(meta), _BATCH)
+    ]
+    kinds: dict[Path, Counter[str]] = {path: Counter() for path in metas}
+    with worker_pool(workers) as pool:
+        results = (result for batch in pool.in_order(_check_values, batches) for result in batch)
+        for path, kind, fault in progress(results, "verifying", sum(map(len, metas.values()))):
+            kinds[path][kind] += 1
+            report.faults += [fault] if fault else []
+    for path, counts in kinds.items():
+        what = ", ".join(f"{number:,} {kind}" for kind, number in sorted(counts.items()))
+        report.found.append(f"{path}: {len(metas[path]):,} images ({what or 'none'})")
+
+
+def _check_values(batch: tuple[Path, Sequence[tuple[str, Shape]]]) -> list[tuple[Path, str, str]]:
+    """For every image its LMDB, its kind, and its fault or nothing; runs in a worker process."""
+    path, entries = batch
+    results = []
+    with shared_environment(path).begin() as transaction:
+        for key, shape in entries:
+            kind, fault = _check_value(transaction.get(key.encode()), shape)
+            results.append((path, kind, f"{path}: `{key}` {fault}" if fault else ""))
+    return results
+
+
+def _check_value(value: memoryview, shape: Shape) -> tuple[str, str]:
+    if is_bare(value, shape):
+        return "raw", ""
+    try:
+        with Image.open(io.BytesIO(value)) as image:  # strict, where OpenCV fills up what is missing
+            image.load()
+            kind = (image.format or "").lower()
+        pixels = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
+    except Exception as error:  # decoders raise whatever they like
+        broken = f"{len(value):,} bytes that are neither an image nor the {np.prod(shape):,} pixels of {shape}: {error}"
+        return "broken", f"does not decode, {broken}"
+    if pixels is None:
+        return "broken", "does not decode with OpenCV, which BasicSR uses"
+    found = (*pixels.shape, 1)[:3]
+    return kind, "" if found == shape else f"is {found}, but listed as {shape} (height, width, channels)"
+
+
+def _verify_pairs(metas: Mapping[Path, Mapping[str, Shape]], scale: int | None, report: Report) -> None:
+    """The LMDB of the largest images is the GT of all others."""
+    mean_size = {path: np.mean([h * w for h, w, _ in meta.values()] or [0]) for path, meta in metas.items()}
+    gt_path = max(metas, key=lambda path: mean_size[path])
+    gt = metas[gt_path]
+    for path, lq in metas.items():
+        if path == gt_path:
+            continue
+        _report_keys(f"{path}: without a GT in {gt_path.name}", lq.keys() - gt.keys(), report)
+        _report_keys(f"{path}: missing, though in {gt_path.name}", gt.keys() - lq.keys(), report)
+        common = sorted(gt.keys() & lq.keys())
+        expected = scale or _scale(path, [(gt[key], lq[key]) for key in common])
+        unfitting = [key for key in common if gt[key][:2] != (expected * lq[key][0], expected * lq[key][1])]
+        report.faults += [
+            f"{path}: `{key}` is {lq[key][:2]}, its GT {gt[key][:2]}, which is not x{expected}" for key in unfitting
+        ]
+        report.found.append(f"{gt_path.name} with {path.name}: {len(common) - len(unfitting):,} pairs x{expected}")
+
+
+def _scale(path: Path, pairs: Sequence[tuple[Shape, Shape]]) -> int:
+    """The scale in the LMDB's name, or else the one that most pairs have."""
+    named = re.search(r"(?i)x([2-9])(?![0-9a-z])", path.stem)
+    if named:
+        return int(named[1])
+    return Counter(max(1, round(gt[0] / lq[0])) for gt, lq in pairs).most_common(1)[0][0] if pairs else 1
