@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to the ``dscsr`` parser."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say what is installed, what was mended, and what to do about the rest",
+        help="examine this environment and say what to mend",
         description="Examine this environment. The exit code is 1 when something is not right.",
     )
     parser.set_defaults(run=run)
