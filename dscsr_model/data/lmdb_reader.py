@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -104,11 +105,14 @@ class Environment:
         self._path = path
         self._process = -1
         self._environment: Any = None
+        self._lock = threading.Lock()
 
     def begin(self) -> Any:
         """A read transaction whose values are views of the mapped file."""
         if self._process != os.getpid():
-            self._reopen()
+            with self._lock:  # of several threads, one opens
+                if self._process != os.getpid():
+                    self._reopen()
         return self._environment.begin(buffers=True)
 
     def _reopen(self) -> None:

@@ -1,0 +1,83 @@
+"""Random crops and the eight orientations, of pairs, from one keyed draw."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Crop(NamedTuple):
+    """A square of the LR image, its first row and column, and how it is turned afterwards.
+
+    In this order, as BasicSR does it: mirrored left to right, mirrored top to bottom, rows and columns exchanged.
+    """
+
+    top: int
+    left: int
+    hflip: bool
+    vflip: bool
+    transpose: bool
+
+
+def draw_crop(
+    key: tuple[int, ...], height: int, width: int, size: int, use_hflip: bool = False, use_rot: bool = False
+) -> Crop:
+    """Draw a crop. The same key gives the same crop on every machine, in any process, in any order of calls.
+
+    Args:
+        key: Whole numbers, such as (seed, epoch, index, repeat); any change of one gives an independent draw.
+        height: Of the LR image.
+        width: Of the LR image.
+        size: Side of the crop, at most ``height`` and ``width``.
+        use_hflip: Mirror every second crop.
+        use_rot: Mirror top to bottom, and exchange rows and columns, each for every second crop.
+    """
+    # A hash is a generator whose every state is one key away; numpy's take ten times as long to be seeded.
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=17).digest()
+    top, left, bits = struct.unpack("<QQB", digest)
+    return Crop(
+        top % (height - size + 1),  # of 64 bits: the rounding towards small numbers is below 1e-15
+        left % (width - size + 1),
+        use_hflip and bool(bits & 1),
+        use_rot and bool(bits & 2),
+        use_rot and bool(bits & 4),
+    )
+
+
+def cut(image: NDArray[np.uint8], crop: Crop, size: int, factor: int = 1) -> NDArray[np.uint8]:
+    """Copy a crop out of an image, turned, channels first.
+
+    Args:
+        image: (H, W, 3) uint8, may be read-only and mapped from a file: rows beyond the crop are not touched.
+        crop: In LR pixels.
+        size: Side of the crop in LR pixels.
+        factor: How many times as large as the LR image this one is: 1, or the scale for its HR image.
+
+    Returns:
+        (3, factor · size, factor · size) uint8, contiguous.
+    """
+    top, left, side = factor * crop.top, factor * crop.left, factor * size
+    return planes(orient(image[top : top + side, left : left + side], crop))
+
+
+def orient(image: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
+    """Turn an image (H, W, 3) as ``crop`` says."""
+    hflip, vflip = crop.hflip, crop.vflip
+    if crop.transpose:
+        image = cv2.transpose(image)
+        hflip, vflip = vflip, hflip  # what mirrored columns before mirrors rows now
+    if hflip or vflip:
+        image = cv2.flip(image, -1 if hflip and vflip else 1 if hflip else 0)
+    return image
+
+
+def planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) to (3, H, W), contiguous; OpenCV splits several times as fast as numpy transposes."""
+    result = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    cv2.split(image, list(result))
+    return result
