@@ -1,0 +1,72 @@
+"""The demo's script: every step is an ordinary ``dscsr`` command, printed before it runs.
+
+A network joins the demo by one more entry in ``NETWORKS`` and its two option files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli.demo import commands, photographs, picture, score
+
+SCALE = 4
+DATA = Path("datasets/demo")
+RESULTS = Path("results/demo")
+
+
+class Network(NamedTuple):
+    """One row of the demo: how it is called, and the option files that train and test it."""
+
+    label: str
+    train: str
+    test: str
+
+
+NETWORKS = (Network("SPAN-26", "options/demo_span_x4.yml", "options/demo_test_span_x4.yml"),)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo in the working directory (the root of the repository); returns the exit code."""
+    argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args(argv)
+    try:
+        run()
+    except DscsrError as error:
+        print(f"demo: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run() -> None:
+    """All steps, first to last."""
+    held_out = DATA / "held_out"
+    print("1. Photographs, from inside scikit-image: eleven to train on, three held out for the test.", flush=True)
+    photographs.collect(DATA / "photographs", held_out, SCALE)
+    commands.show(
+        *("prepare", "--gt", DATA / "photographs", "--out", DATA, "--scale", SCALE),
+        *("--format", "png", "--crop-size", 192, "--step", 96, "--force"),
+    )
+
+    pictures = {"bicubic": RESULTS / "bicubic"}
+    rows = [score.bicubic(held_out, pictures["bicubic"], SCALE)]
+    for number, network in enumerate(NETWORKS, start=2):
+        print(
+            f"\n{number}. {network.label}: train by BasicSR's loop, then test on the held-out photographs.", flush=True
+        )
+        training = commands.train(network.train)
+        weights, pictures[network.label] = commands.test(network.test)
+        rows.append(score.network(network.label, weights, pictures[network.label], held_out, SCALE, training))
+
+    comparison = picture.compare(held_out, pictures, RESULTS / "demo.png", SCALE)
+    (RESULTS / "demo.json").write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
+    print(f"\nHeld-out photographs, x{SCALE} (Y channel, border of {SCALE} cropped):\n\n{score.table(rows)}\n")
+    print(f"Picture  {comparison}\nWeights  {weights}\nLogs     experiments/demo_*, results/demo_*")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
