@@ -75,11 +75,16 @@ def _mend_resume_in(namespace: dict[str, Any]) -> None:
 
 
 def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
+    from dscsr_model.host import resume, train_log
+
     @functools.wraps(parse_options)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         # `python basicsr/train.py` runs that file as `__main__`: its load_resume_state is not basicsr.train's, and
         # is defined after we are called. But it calls this first.
-        _mend_resume_in(sys._getframe(1).f_globals)
+        namespace = sys._getframe(1).f_globals
+        _mend_resume_in(namespace)
+        resume.install(namespace)  # around what was mended
+        train_log.install(namespace)
         sys.argv[1:] = [
             arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
         ]

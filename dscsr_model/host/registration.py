@@ -27,7 +27,11 @@ class Entry(NamedTuple):
         return self.target.partition(":")[2]
 
 
-ENTRIES = (Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),)
+ENTRIES = (
+    Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),
+    Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
+    Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
+)
 
 SUFFIX = "dscsr"
 

@@ -5,31 +5,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.utils import get_root_logger, tensor2img
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
-from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
-from dscsr_model.models.scoring import finish_picture
+from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.training import log
 from dscsr_model.training.ema import update_average
-from dscsr_model.training.guards import StepGuard, gradient_norm
+from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
+from dscsr_model.training.pictures import as_float, turned
 from dscsr_model.training.precision import CompiledForward, Precision
-from dscsr_model.training.tiling import self_ensemble, tiled
-from dscsr_model.training.validation import Pictures, validate
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 
 
-class EfficientSRModel(CheckpointingSRModel):
+class EfficientSRModel(ValidatingSRModel):
     """Trains and tests any network of BasicSR's registry on pairs of LQ and GT pictures.
 
     Options beside SRModel's, under ``train:`` unless said otherwise:
@@ -39,10 +36,11 @@ class EfficientSRModel(CheckpointingSRModel):
     - ``optim_g: type`` any class of torch.optim, ``scheduler: type`` any of torch.optim.lr_scheduler;
     - ``grad_clip_norm``, ``max_bad_steps`` (100);
     - any number of losses in sections ``<name>_opt``, logged as ``l_<name>``;
-    - ``val: tile``, ``tile_overlap`` (in LQ pixels), ``self_ensemble``, ``best_metric``;
+    - ``val: tile``, ``tile_overlap`` (32, in LQ pixels), ``self_ensemble``, ``best_metric``;
     - ``logger: keep_checkpoints`` n.
 
-    The picture batches may be uint8 (``PairedCropDataset`` with ``output: uint8``): they become float on the device.
+    A batch may be uint8 (``PairedCropDataset`` with ``output: uint8``): it becomes float on the device. With a key
+    ``orientation`` (see `turned`) it is turned there as well.
     """
 
     def init_training_settings(self) -> None:
@@ -51,8 +49,8 @@ class EfficientSRModel(CheckpointingSRModel):
         logger = get_root_logger()
         self.net_g.train()
         self.precision = Precision(train_opt.get("precision", "fp32"), self.device)
-        self.channels_last = bool(train_opt.get("channels_last", False))
-        if self.channels_last:
+        if train_opt.get("channels_last", False):
+            self.memory_format = torch.channels_last
             self.net_g.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = CompiledForward(self.net_g, train_opt.get("compile"), logger)
         self.accumulate_steps = int(train_opt.get("accumulate_steps", 1))
@@ -67,22 +65,27 @@ class EfficientSRModel(CheckpointingSRModel):
         self.setup_schedulers()
         self.warm_up = WarmUp(self.optimizers)
         self.parameters = [p for group in self.optimizer_g.param_groups for p in group["params"]]
+        self.statistics = RunningStatistics(self.net_g)
         self.loss_terms: Mapping[str, Tensor] = {}
 
     # --- networks ---------------------------------------------------------------------------------------------
 
+    memory_format = torch.contiguous_format
+
     def build_average(self) -> nn.Module:
         """The running average: as in the file training starts from, if it has one, else the network itself."""
         average: nn.Module = build_network(self.opt["network_g"]).to(self.device)
-        path, key = self.opt["path"].get("pretrain_network_g"), "params_ema"
+        path = self.opt["path"].get("pretrain_network_g")
         try:
-            state = read_state_dict(path, key) if path else None
+            state = read_state_dict(path, "params_ema") if path else {}
         except WeightsError:
-            state = None  # the network itself was read from this file, under another key
-        if state is not None and mismatch(average, state) is None:
+            state = {}  # the network itself was read from this file, under another key
+        # Names of another dialect (a fused kernel) would be expanded another way than the network's were.
+        if state.keys() == average.state_dict().keys() and mismatch(average, state) is None:
             average.load_state_dict(state)
         else:
             update_average(average, self.get_bare_model(self.net_g), 0)
+        average.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         return average.eval().requires_grad_(False)
 
     def load_network(
@@ -94,6 +97,7 @@ class EfficientSRModel(CheckpointingSRModel):
             state = read_state_dict(load_path, param_key)
         except WeightsError:
             state = read_state_dict(load_path)  # another wrapping; a damaged file fails again, and says why
+            get_root_logger().info(f"No `{param_key}` in {load_path}: the weights that it has are taken.")
         get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}.")
         if strict and (fault := mismatch(net, state)):
             raise WeightsError(f"{load_path} does not fit {net.__class__.__name__}:\n{fault}")
@@ -116,7 +120,7 @@ class EfficientSRModel(CheckpointingSRModel):
         sections = {key[: -len("_opt")]: value for key, value in self.opt["train"].items() if key.endswith("_opt")}
         criteria = {name: build_loss(section).to(self.device) for name, section in sections.items() if section}
         if not criteria:
-            raise ValueError("Expected at least one loss, such as `train: pixel_opt:`, but got none.")
+            raise ValueError("Expected at least one loss, such as `train: pixel_opt:`, but got none. Add a section.")
         return criteria
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
@@ -127,15 +131,15 @@ class EfficientSRModel(CheckpointingSRModel):
         """BasicSR's schedules as BasicSR builds them; any other from torch."""
         section = dict(self.opt["train"]["scheduler"])
         name = section.pop("type")
-        if name in BASICSR_SCHEDULERS:
+        self.basicsr_schedule = name in BASICSR_SCHEDULERS
+        if self.basicsr_schedule:
             super().setup_schedulers()
         else:
             self.schedulers += [scheduler_class(name)(optimizer, **section) for optimizer in self.optimizers]
-        self.own_schedule = name in BASICSR_SCHEDULERS
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Step the schedules, then put BasicSR's linear warm-up on top."""
-        if self.own_schedule:
+        if self.basicsr_schedule:
             super().update_learning_rate(current_iter, warmup_iter)
             return
         self.warm_up.before_step()
@@ -149,37 +153,41 @@ class EfficientSRModel(CheckpointingSRModel):
     # --- a step -----------------------------------------------------------------------------------------------
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch: to the device, and to float in [0, 1] there if it is uint8."""
-        self.lq = self.to_network(data["lq"])
-        if "gt" in data:
-            self.gt = self.to_network(data["gt"])
-
-    def to_network(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, C, H, W), float or uint8, as the network wants them."""
-        pictures = pictures.to(self.device, non_blocking=True)
-        if pictures.dtype == torch.uint8:
-            pictures = pictures.float().div_(255)
-        if getattr(self, "channels_last", False):
-            pictures = pictures.contiguous(memory_format=torch.channels_last)
-        return pictures
+        """Take a batch to the device; turn it there, if it says how; make it float in [0, 1] there, if it is uint8."""
+        for name in ("lq", "gt"):
+            if name in data:
+                pictures = data[name].to(self.device, non_blocking=True)
+                if "orientation" in data:
+                    pictures = turned(pictures, data["orientation"].to(self.device, non_blocking=True))
+                setattr(self, name, as_float(pictures, self.memory_format))
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of the optimizer on the current batch, unless loss or gradients are not finite."""
-        self.before_step(current_iter)
+        self.restore_random_state()
         self.optimizer_g.zero_grad(set_to_none=True)
-        parts = [(lq, gt) for lq, gt in zip(*(t.chunk(self.accumulate_steps) for t in (self.lq, self.gt)), strict=True)]
-        terms: dict[str, Tensor] = {}
+        self.statistics.remember()
+        self.loss_terms = self._accumulate()
+        self._step()
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+        self.throughput.add(len(self.lq))
+        # On a GPU the counters are read now and then only: reading waits for the device.
+        if self.device.type == "cpu" or current_iter % min(50, self.guard.max_bad_steps) == 0:
+            self.guard.check(current_iter, self.loss_terms, self.last_checkpoint)
+
+    def _accumulate(self) -> dict[str, Tensor]:
+        """Gradients of the whole batch, part by part; gives its losses."""
+        parts = list(zip(self.lq.chunk(self.accumulate_steps), self.gt.chunk(self.accumulate_steps), strict=True))
+        terms: dict[str, Tensor] = OrderedDict()
         for number, (lq, gt) in enumerate(parts, start=1):
             share = len(lq) / len(self.lq)
-            with self._sync_only_if(number == len(parts)):
+            with self._ranks_wait_unless(number < len(parts)):
                 losses = self.compute_losses(lq, gt)
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() * share
                 self.precision.scaler.scale(total).backward()
             for name, loss in losses.items():
                 terms[name] = terms.get(name, 0) + loss.detach() * share
-        self.loss_terms = terms
-        self._step(current_iter)
-        self.throughput.add(len(self.lq))
+        return terms
 
     def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """Named, weighted losses of one part of a batch, in float32; their sum is minimized.
@@ -195,30 +203,26 @@ class EfficientSRModel(CheckpointingSRModel):
         for name, criterion in self.criteria.items():
             loss = criterion(self.output, gt)
             if isinstance(loss, tuple):  # BasicSR's PerceptualLoss: (perceptual, style), each may be None
-                losses |= {
-                    f"l_{key}": part for key, part in zip((name, "style"), loss, strict=True) if part is not None
-                }
+                pair = zip((name, "style"), loss, strict=True)
+                losses |= {f"l_{key}": part for key, part in pair if part is not None}
             else:
                 losses[f"l_{name}"] = loss
         return losses
 
-    def _sync_only_if(self, last: bool) -> AbstractContextManager[Any]:
-        if isinstance(self.net_g, DistributedDataParallel) and not last:
+    def _ranks_wait_unless(self, more_to_come: bool) -> AbstractContextManager[Any]:
+        if isinstance(self.net_g, DistributedDataParallel) and more_to_come:
             return self.net_g.no_sync()
         return nullcontext()
 
-    def _step(self, current_iter: int) -> None:
+    def _step(self) -> None:
         scaler = self.precision.scaler
         scaler.unscale_(self.optimizer_g)
-        norm = gradient_norm(self.parameters, self.opt["train"].get("grad_clip_norm"))
+        norm = clip_gradients(self.parameters, self.opt["train"].get("grad_clip_norm"))
         total = torch.stack([loss.float() for loss in self.loss_terms.values()]).sum()
-        self.guard.step(self.optimizer_g, total, norm, scaler)
-        if self.ema_decay > 0:
-            self.model_ema(decay=self.ema_decay)
-        # On a GPU the counters are read now and then only: reading waits for the device.
-        if self.device.type == "cpu" or current_iter % 50 == 0:
-            values = {name: float(loss) for name, loss in self.loss_terms.items()} if self.guard.in_row else {}
-            self.guard.check(current_iter, values, self.last_checkpoint)
+        bad = self.guard.step(self.optimizer_g, total, norm, scaler)
+        self.statistics.put_back_if(bad)
+
+    # --- what a person sees, and when the clock stands ---------------------------------------------------------
 
     def get_current_log(self) -> dict[str, float]:
         """Losses averaged over the ranks, images per second, peak memory; skipped steps if there were any."""
@@ -229,57 +233,12 @@ class EfficientSRModel(CheckpointingSRModel):
             figures["skipped_steps"] = skipped
         return figures
 
-    # --- validation -------------------------------------------------------------------------------------------
-
-    def test(self) -> None:
-        """Super-resolve the current batch with the average, if there is one; in tiles and orientations as asked."""
-        network: nn.Module = getattr(self, "net_g_ema", self.net_g)
-        val_opt = self.opt.get("val") or {}
-        forward = partial(self._infer, network)
-        if val_opt.get("tile"):
-            forward = partial(tiled, forward, tile=int(val_opt["tile"]), overlap=int(val_opt.get("tile_overlap", 32)))
-        training = network.training
-        network.eval()
-        with torch.no_grad():
-            self.output = self_ensemble(forward, self.lq) if val_opt.get("self_ensemble") else forward(self.lq)
-        network.train(training)
-
-    def _infer(self, network: nn.Module, x: Tensor) -> Tensor:
-        context = self.precision.autocast() if hasattr(self, "precision") else nullcontext()
-        with context:
-            return self.get_bare_model(network)(x).float()
-
-    def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Every rank takes its share of the pictures."""
-        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save, outside the time that images per second are counted in."""
+        with self.throughput.paused():
+            super().save(epoch, current_iter)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Super-resolve a data set, score it as BasicSR does, log it, keep the best network."""
-        dataset = dataloader.dataset
-        name = dataset.opt["name"]
-        metrics = self.opt["val"].get("metrics") or {}
-        self.metric_results = validate(
-            dataset,
-            self._super_resolve,
-            partial(finish_picture, self.opt, name, current_iter, save_img, metrics),
-            rank=self.opt["rank"],
-            world_size=self.opt["world_size"],
-            progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
-        )
-        if metrics and self.opt["rank"] == 0:
-            self._initialize_best_metric_results(name)
-            for metric, value in self.metric_results.items():
-                self._update_best_metric_result(name, metric, value, current_iter)
-            self._log_validation_metric_values(current_iter, name, tb_logger)
-            if self.is_train:
-                self.keep_best(name, current_iter)
-
-    def _super_resolve(self, batch: Mapping[str, Any]) -> Pictures:
-        self.feed_data(batch)
-        self.test()
-        pictures = {"img": tensor2img([self.output.detach().cpu()])}
-        if "gt" in batch:
-            pictures["img2"] = tensor2img([self.gt.detach().cpu()])
-            del self.gt
-        del self.lq, self.output
-        return pictures
+        """Validate, outside the time that images per second are counted in."""
+        with self.throughput.paused() if self.is_train else nullcontext():
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)

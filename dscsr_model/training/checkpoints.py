@@ -56,6 +56,13 @@ def prune(states: Path, models: Path, keep: int) -> None:
             network.unlink(missing_ok=True)
 
 
+def remove_unfinished(*folders: Path) -> None:
+    """Remove temporary files that a killed process left where it was saving."""
+    for folder in folders:
+        for file in folder.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
+
+
 def random_state() -> dict[str, Any]:
     """States of all random generators of this process, in types that ``weights_only`` loads."""
     legacy: Any = np.random.get_state()  # noqa: NPY002 - BasicSR draws from the global generator

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
@@ -26,23 +27,36 @@ def reduced(losses: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 class Throughput:
-    """Images per second between two readings, all ranks together."""
+    """Images per second between two readings, all ranks together. The clock starts when the first step has ended."""
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
         self._images = 0
-        self._since = time.perf_counter()
+        self._since: float | None = None
 
     def add(self, images: int) -> None:
         """Count the images of a step of this rank."""
-        self._images += images
+        if self._since is None:
+            self._since = time.perf_counter()
+        else:
+            self._images += images
 
     def read(self) -> float:
         """Images per second since the last reading; starts anew."""
         now = time.perf_counter()
-        rate = self._images * self._world_size / max(now - self._since, 1e-9)
+        rate = self._images * self._world_size / max(now - (self._since or now), 1e-9)
         self._images, self._since = 0, now
         return rate
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside does not count."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._since is not None:
+                self._since += time.perf_counter() - start
 
 
 def peak_memory_gib(device: torch.device) -> float:

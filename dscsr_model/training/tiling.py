@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,21 +45,14 @@ def tiled(forward: Forward, x: Tensor, tile: int, overlap: int) -> Tensor:
 
 def self_ensemble(forward: Forward, x: Tensor) -> Tensor:
     """Mean of ``forward`` over the eight orientations of ``x`` (B, C, H, W), each turned back (the "+" of papers)."""
-    results = []
-    for turned, turn_back in _orientations(x):
-        results.append(turn_back(forward(turned)))
-    return torch.stack(results).mean(0)
-
-
-def _orientations(x: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    for flipped in (False, True):
-        for quarter_turns in range(4):
-
-            def turn_back(y: Tensor, quarter_turns: int = quarter_turns, flipped: bool = flipped) -> Tensor:
-                y = torch.rot90(y, -quarter_turns, (-2, -1))
-                return y.flip(-1) if flipped else y
-
-            yield torch.rot90(x.flip(-1) if flipped else x, quarter_turns, (-2, -1)), turn_back
+    total: Any = 0.0
+    for mirrored in (False, True):
+        for quarters in range(4):
+            y = forward(torch.rot90(x.flip(-1) if mirrored else x, quarters, (-2, -1)))
+            y = torch.rot90(y, -quarters, (-2, -1))
+            total = total + (y.flip(-1) if mirrored else y)
+    result: Tensor = total / 8
+    return result
 
 
 def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 Pictures = Mapping[str, np.ndarray]
 """``img`` (the result) and, where there is one, ``img2`` (the ground truth): (H, W, 3) uint8 BGR."""
 
-# More pictures than this wait for their scores nowhere: memory stays bounded where SSIM is slower than the network.
+# So many pictures may wait for their scores: memory stays bounded where SSIM is slower than the network.
 _WAITING = 4
 
 
@@ -35,38 +36,42 @@ def validate(
         finish: Scores (and saves) pictures, given the item's ``lq_path``; runs in other threads.
         rank: This process takes the items rank, rank + world_size, …
         world_size: Number of processes that call this together.
-        progress: Show a progress bar.
+        progress: Show a progress bar, where there is a terminal.
 
     Returns:
         Metric to mean.
     """
     indices = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
-    scores: dict[int, Future[Mapping[str, float]]] = {}
+    scores: dict[int, dict[str, float]] = {}
+    waiting: deque[tuple[int, Future[Mapping[str, float]]]] = deque()
     with (
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(2) as scorers,
-        tqdm(total=len(indices), unit="image", disable=not progress, leave=False) as bar,
+        tqdm(total=len(indices), unit="image", disable=None if progress else True, leave=False) as bar,
     ):
-        following = reader.submit(_item, dataset, indices[0]) if indices else None
-        for place, index in enumerate(indices):
-            batch = following.result() if following is not None else _item(dataset, index)
-            following = reader.submit(_item, dataset, indices[place + 1]) if place + 1 < len(indices) else None
-            pictures = super_resolve(batch)
-            scores[index] = scorers.submit(finish, pictures, batch["lq_path"][0])
-            _wait_for(list(scores.values())[:-_WAITING])
-            bar.update()
-        mine = {index: dict(future.result()) for index, future in scores.items()}
-    return _mean(_gather(mine))
+        for index, batch in zip(indices, _read_ahead(dataset, indices, reader), strict=True):
+            waiting.append((index, scorers.submit(finish, super_resolve(batch), batch["lq_path"][0])))
+            while len(waiting) > (_WAITING if index != indices[-1] else 0):
+                scored, future = waiting.popleft()
+                scores[scored] = dict(future.result())
+                bar.update()
+    return _mean(_gather(scores))
+
+
+def _read_ahead(dataset: Dataset[Any], indices: range, reader: ThreadPoolExecutor) -> Iterator[dict[str, Any]]:
+    """Items as batches of one, each read while its predecessor is in use."""
+    reading: deque[Future[dict[str, Any]]] = deque()
+    for index in indices:
+        reading.append(reader.submit(_item, dataset, index))
+        if len(reading) > 1:
+            yield reading.popleft().result()
+    for last in reading:
+        yield last.result()
 
 
 def _item(dataset: Dataset[Any], index: int) -> dict[str, Any]:
     batch: dict[str, Any] = default_collate([dataset[index]])
     return batch
-
-
-def _wait_for(futures: Sequence[Future[Any]]) -> None:
-    for future in futures:
-        future.result()
 
 
 def _gather(mine: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:

@@ -1,0 +1,127 @@
+"""SRModel that validates in tiles and orientations, shared among ranks, and keeps the best network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger, tensor2img
+from torch import Tensor, nn
+
+from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
+from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
+from dscsr_model.models.scoring import finish_picture
+from dscsr_model.training.pictures import as_float
+from dscsr_model.training.tiling import self_ensemble, tiled
+from dscsr_model.training.validation import Pictures, validate
+
+
+class ValidatingSRModel(CheckpointingSRModel):
+    """Validation in bounded memory, with BasicSR's metrics, log lines and result images.
+
+    Networks are validated in float32, whatever the precision of training: so they will be measured later.
+    """
+
+    best_metric_results: dict[str, dict[str, dict[str, Any]]]
+
+    def test(self) -> None:
+        """Super-resolve the current batch with the average, if there is one; in tiles and orientations as asked."""
+        network: nn.Module = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
+        val_opt = self.opt.get("val") or {}
+
+        def forward(x: Tensor) -> Tensor:
+            return network(x).float()
+
+        whole = forward
+        if val_opt.get("tile"):
+            whole = partial(tiled, forward, tile=int(val_opt["tile"]), overlap=int(val_opt.get("tile_overlap", 32)))
+        training = network.training
+        network.eval()
+        with torch.no_grad():
+            self.output = self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
+        network.train(training)
+
+    def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        """Every rank takes its share of the pictures."""
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        """Super-resolve a data set, score it as BasicSR does, log it, keep the best network."""
+        dataset = dataloader.dataset
+        name = dataset.opt["name"]
+        metrics = self.opt["val"].get("metrics") or {}
+        self.metric_results = validate(
+            dataset,
+            self._super_resolve,
+            partial(finish_picture, self.opt, name, current_iter, save_img, metrics),
+            rank=self.opt["rank"],
+            world_size=self.opt["world_size"],
+            progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
+        )
+        if metrics and self.opt["rank"] == 0:
+            self._initialize_best_metric_results(name)
+            for metric, value in self.metric_results.items():
+                self._update_best_metric_result(name, metric, value, current_iter)
+            self._log_validation_metric_values(current_iter, name, tb_logger)
+            if self.is_train:
+                self._keep_best(name, current_iter)
+
+    def _super_resolve(self, batch: Mapping[str, Any]) -> Pictures:
+        # The ground truth, the largest picture of all, never needs the device.
+        self.feed_data({name: value for name, value in batch.items() if name != "gt"})
+        self.test()
+        pictures = {"img": tensor2img([self.output.detach().cpu()])}
+        if "gt" in batch:
+            pictures["img2"] = tensor2img([as_float(batch["gt"])])
+        del self.lq, self.output
+        return pictures
+
+    # --- the best network -------------------------------------------------------------------------------------
+
+    def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
+        """Also the best results so far."""
+        best = getattr(self, "best_metric_results", {})
+        return super().training_state(epoch, current_iter) | {"best_metric_results": best}
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Also the best results, those included that came after the checkpoint."""
+        super().resume_training(resume_state)
+        self.best_metric_results = resume_state.get("best_metric_results", {})
+        best = self._read_best()
+        if best is None or best["dataset"] not in self._validation_sets():
+            return
+        self._initialize_best_metric_results(best["dataset"])
+        known = self.best_metric_results[best["dataset"]].get(best["metric"])
+        sign = 1 if best["better"] == "higher" else -1
+        if known is not None and sign * (best["val"] - known["val"]) > 0:
+            known.update({key: best[key] for key in ("better", "val", "iter")})
+
+    def _keep_best(self, dataset_name: str, current_iter: int) -> None:
+        """Save ``net_g_best.pth`` if this validation of the deciding data set was the best so far."""
+        metric = self.opt["val"].get("best_metric") or next(iter(self.opt["val"]["metrics"]))
+        if dataset_name != self._validation_sets()[0]:
+            return
+        record = self.best_metric_results[dataset_name][metric]
+        networks = self.finite_networks() if record["iter"] == current_iter else None
+        if networks is not None:
+            about = {"dataset": dataset_name, "metric": metric, **record}
+            save_state_dict(networks | {"best": about}, self._best_path())
+            get_root_logger().info(f"Best {metric} on {dataset_name} so far: saved as {self._best_path().name}.")
+
+    def _validation_sets(self) -> list[str]:
+        """Names of the validation sets; the first decides which network is best."""
+        datasets = self.opt["datasets"].items()
+        return [section["name"] for phase, section in datasets if phase.split("_")[0] == "val"]
+
+    def _best_path(self) -> Path:
+        return Path(self.opt["path"]["models"], "net_g_best.pth")
+
+    def _read_best(self) -> dict[str, Any] | None:
+        try:
+            best: dict[str, Any] | None = read_pickle(self._best_path()).get("best")
+        except WeightsError:
+            return None  # there is none, or it is broken: the next good validation replaces it
+        return best

@@ -1,0 +1,36 @@
+"""Batches of pictures on their way into a network: turned, and made float, on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_float(pictures: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """Pictures (B, C, H, W), uint8 or float in [0, 1], as float32 in [0, 1]."""
+    if pictures.dtype == torch.uint8:
+        return pictures.to(torch.float32, memory_format=memory_format).div_(255)
+    return pictures.contiguous(memory_format=memory_format)
+
+
+def turned(pictures: Tensor, orientation: Tensor) -> Tensor:
+    """Turn each picture of a batch its own way.
+
+    Args:
+        pictures: (B, C, S, S), any type: squares, since some may be transposed.
+        orientation: (B,) int64 in 0..7; bit 0 mirrors left to right, bit 1 top to bottom, bit 2 then exchanges rows
+            and columns, as BasicSR's augmentation does it.
+
+    Returns:
+        (B, C, S, S), of the same type.
+
+    Raises:
+        ValueError: The pictures are not square.
+    """
+    if pictures.shape[-1] != pictures.shape[-2]:
+        raise ValueError(f"Expected square pictures to turn, but got {tuple(pictures.shape)}. Crop them to squares.")
+    turns = ((1, lambda x: x.flip(-1)), (2, lambda x: x.flip(-2)), (4, lambda x: x.transpose(-1, -2)))
+    for bit, turn in turns:
+        chosen = (orientation & bit).bool().view(-1, 1, 1, 1)
+        pictures = torch.where(chosen, turn(pictures), pictures)
+    return pictures
