@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from dscsr_arch.errors import DscsrError
 
@@ -64,11 +66,17 @@ def read_rgb(file: str | Path) -> NDArray[np.uint8]:
 def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
     """`read_rgb` of a file's content; raises what Pillow raises."""
     with Image.open(io.BytesIO(data)) as image:
-        header = _header(image)
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        if header.sixteen_bit:
-            image.load()  # OpenCV fills up what is missing
-            pixels = _decode_sixteen_bit(data)
+        orientation = _orientation(image)
+        sixteen_bit = _header(image).sixteen_bit
+        image.load()
+        if image.format == "TIFF":  # which Pillow has turned upright while loading
+            turned, orientation = orientation != 1, image.getexif().get(_ORIENTATION, 1)
+        else:
+            turned = False
+        if image.mode.startswith("I;16"):
+            pixels = _to_eight_bits(np.asarray(image)[:, :, None].repeat(3, axis=2))
+        elif sixteen_bit and not turned:
+            pixels = _decode_sixteen_bits(data)
         else:
             pixels = np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(upright(pixels, orientation))
@@ -87,29 +95,50 @@ def _header(image: Image.Image) -> Header:
     if image.mode in ("I", "F"):
         raise ValueError(f"{image.mode} pixels of 32 bits, expected 8 or 16 bits")
     width, height = image.size
-    if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size may be the upright one already
+        width, height = image.tag_v2[256], image.tag_v2[257]
+        sixteen_bit = 16 in np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))
+    else:
+        sixteen_bit = image.mode.startswith("I;16") or (image.format == "PNG" and _png_chunk(image, b"IHDR")[8] == 16)
+    if _orientation(image) in (5, 6, 7, 8):
         width, height = height, width
     alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    return Header(height, width, alpha, _has_sixteen_bits(image))
+    return Header(height, width, alpha, sixteen_bit)
 
 
-def _has_sixteen_bits(image: Image.Image) -> bool:
-    if image.mode.startswith("I;16"):
-        return True
-    if image.format == "TIFF":
-        return 16 in np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))  # type: ignore[attr-defined]
-    # Pillow's PNG reader has no public word for the depth of a file; the decoder it chose names it.
-    return image.format == "PNG" and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+def _orientation(image: Image.Image) -> int:
+    """The number in an image's EXIF, found without decoding it."""
+    if image.format == "PNG" and "exif" not in image.info and (exif := _png_chunk(image, b"eXIf")):
+        image.info["exif"] = exif  # it stands behind the pixels, where Pillow would find it after decoding them
+    return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
 
 
-def _decode_sixteen_bit(data: bytes | memoryview) -> NDArray[np.uint8]:
+def _png_chunk(image: Image.Image, wanted: bytes) -> bytes:
+    """Content of a chunk of an opened PNG file, or nothing."""
+    stream = image.fp  # type: ignore[attr-defined]
+    position = stream.tell()
+    try:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == wanted:
+                return bytes(stream.read(length))
+            stream.seek(length + 4, os.SEEK_CUR)
+    finally:
+        stream.seek(position)
+    return b""
+
+
+def _decode_sixteen_bits(data: bytes | memoryview) -> NDArray[np.uint8]:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
         raise ValueError("16-bit pixels that OpenCV cannot decode")
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    # 65535 / 255 = 257, so this is the nearest of 256 levels.
-    return ((pixels[:, :, 2::-1].astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return _to_eight_bits(pixels[:, :, 2::-1])
+
+
+def _to_eight_bits(pixels: NDArray) -> NDArray[np.uint8]:
+    """The nearest of 256 levels; 65535 / 255 = 257."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 @contextlib.contextmanager
