@@ -13,8 +13,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 demo: $(STAMP)
 	$(BIN)/python -m dscsr_model.cli.demo
 
+# Two processes: the tests start many others, which mostly import BasicSR.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -40,5 +41,6 @@ $(STAMP): constraints.txt pyproject.toml setup.py dscsr_autoload.pth
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf datasets/demo experiments/demo_* results/demo*
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
