@@ -15,6 +15,7 @@ import torch
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
 from dscsr_model.host.options_structure import Run, describe
+from dscsr_model.training import optimizers
 
 _SCHEDULERS = {  # SRModel's names, and the classes of basicsr.models.lr_scheduler behind them
     "MultiStepLR": "MultiStepRestartLR",
@@ -81,7 +82,7 @@ def check_registered(run: Run, registries: Registries) -> None:
         _metrics(run, registries)
         if run.is_train:
             _optimizer(run, registries)
-            _scheduler(run)
+            _scheduler(run, registries)
 
 
 def check_arguments(
@@ -180,25 +181,28 @@ def _metrics(run: Run, registries: Registries) -> None:
 
 
 def _optimizer(run: Run, registries: Registries) -> None:
-    """Ask BasicSR's own ``get_optimizer``: 1.4.2 knows Adam only, its master branch several."""
+    """Ask the model's own ``get_optimizer``: BasicSR 1.4.2 knows Adam only, its master branch several."""
     from basicsr.models.base_model import BaseModel
 
     key, section = ("train", "optim_g"), run.section("train", "optim_g")
     model = find(registries.models, run.known_model)
-    if run.report.has(*key) or not section or getattr(model, "get_optimizer", None) is not BaseModel.get_optimizer:
+    if run.report.has(*key) or not section or model is None:
         return
-    names = [name for name in dir(torch.optim) if inspect.isclass(getattr(torch.optim, name))]
-    known = [name for name in names if _optimizer_is_known(BaseModel, name)]
+    if model.get_optimizer is BaseModel.get_optimizer:
+        names = [name for name in dir(torch.optim) if inspect.isclass(getattr(torch.optim, name))]
+        known = [name for name in names if _optimizer_is_known(BaseModel, name)]
+    else:
+        known = optimizers.optimizer_names()
     kind = section["type"]
     if kind not in known:
-        otherwise = f"This BasicSR knows {listed(known)}."
-        remedy = did_you_mean(kind, known, otherwise)
+        whose = "This BasicSR" if model.get_optimizer is BaseModel.get_optimizer else f"{run.known_model}"
+        remedy = did_you_mean(kind, known, f"{whose} knows {listed(known, most=20)}.")
         run.report.add((*key, "type"), f"an optimizer of {run.known_model}", describe(kind), remedy)
         return
     check_arguments(key, _arguments(section), getattr(torch.optim, kind), run.report, given=("params",))
     if not run.report.has(*key):
-        weight = torch.zeros(1, requires_grad=True)
-        _try(key, kind, run.report, lambda: BaseModel.get_optimizer(None, kind, [weight], **_arguments(section)))
+        weight = torch.zeros(1, 1, 1, 1, requires_grad=True)
+        _try(key, kind, run.report, lambda: model.get_optimizer(None, kind, [weight], **_arguments(section)))
 
 
 def _optimizer_is_known(base_model: Any, name: str) -> bool:
@@ -211,19 +215,23 @@ def _optimizer_is_known(base_model: Any, name: str) -> bool:
     return True
 
 
-def _scheduler(run: Run) -> None:
+def _scheduler(run: Run, registries: Registries) -> None:
     from basicsr.models import lr_scheduler
+    from basicsr.models.base_model import BaseModel
 
     key, section, report = ("train", "scheduler"), run.section("train", "scheduler"), run.report
-    if report.has(*key) or not section:
+    model = find(registries.models, run.known_model)
+    if report.has(*key) or not section or model is None:
         return
-    kind = section["type"]
-    if kind not in _SCHEDULERS:
-        otherwise = f"It knows {listed(_SCHEDULERS)}."
-        remedy = did_you_mean(kind, _SCHEDULERS, otherwise)
+    kind, known = section["type"], list(_SCHEDULERS)
+    if model.setup_schedulers is not BaseModel.setup_schedulers:
+        known += [name for name in optimizers.scheduler_names() if name not in known]
+    if kind not in known:
+        remedy = did_you_mean(kind, known, f"It knows {listed(known, most=20)}.")
         report.add((*key, "type"), f"a schedule of {run.known_model}", describe(kind), remedy)
         return
-    schedule = getattr(lr_scheduler, _SCHEDULERS[kind])
+    theirs = kind in _SCHEDULERS
+    schedule = getattr(lr_scheduler, _SCHEDULERS[kind]) if theirs else optimizers.scheduler_class(kind)
     check_arguments(key, _arguments(section), schedule, report, given=("optimizer", "last_epoch"))
     if report.has(*key):
         return

@@ -71,6 +71,10 @@ RATIO = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
 DECAY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
 NUMBER = Kind("a number", _is_number)
 NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(_is_number(n) for n in v))
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+COMPILE = Kind(
+    "true, false or a mode of torch.compile", lambda v: isinstance(v, bool) or v in COMPILE_MODES, COMPILE_MODES
+)
 GPUS = Kind("`auto` or a whole number of at least 0", lambda v: v == "auto" or (_is_int(v) and v >= 0))
 
 # --- read by BasicSR's train.py, test.py, options.py and data loader, whatever the model is ---
@@ -197,7 +201,30 @@ IO_BACKEND: dict[str, Option] = {
 MODEL_OPTIONS: dict[str, Mapping[str, Mapping[str, Option]]] = {
     "SRModel": {},
     "SwinIRModel": {},
+    "EfficientSRModel": {
+        "train": {
+            "precision": Option(_one_of("fp32", "bf16", "fp16"), "numbers the network computes in; weights stay fp32"),
+            "channels_last": Option(BOOL, "memory order that convolutions are often faster in"),
+            "compile": Option(COMPILE, "run the network through torch.compile"),
+            "accumulate_steps": Option(COUNT, "parts in which a batch is processed, for the memory of one"),
+            "grad_clip_norm": Option(RATIO, "longest gradient; a longer one is shortened to it", null=True),
+            "max_bad_steps": Option(COUNT, "so many steps in a row without finite loss and gradients stop the run"),
+        },
+        "val": {
+            "tile": Option(COUNT, "side of the tiles in LQ pixels; `~`: whole images", null=True),
+            "tile_overlap": Option(NATURAL, "margin around a tile in LQ pixels; the network's receptive field or more"),
+            "self_ensemble": Option(BOOL, "average over the eight orientations of each image"),
+            "best_metric": Option(TEXT, "metric that chooses net_g_best.pth; the first one by default", null=True),
+        },
+        "logger": {
+            "keep_checkpoints": Option(COUNT, "how many numbered checkpoints to keep; `~`: all", null=True),
+        },
+    },
 }
+# Models that take any number of losses, as sections `<name>_opt` of `train:`.
+ANY_LOSSES = frozenset({"EfficientSRModel"})
+# Models that make batches of uint8 float themselves.
+TAKE_UINT8 = frozenset({"EfficientSRModel"})
 # BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair.
 OTHER_BASICSR_MODELS = frozenset({
     "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",

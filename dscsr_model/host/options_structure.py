@@ -85,8 +85,8 @@ def check_structure(run: Run) -> None:
         "val": {**schema.LOOP_VAL, **own[3], **extra.get("val", {})},
     }
     if run.is_train:
-        tables["train"] = {**schema.LOOP_TRAIN, **own[2], **extra.get("train", {})}
-        tables["logger"] = schema.LOGGER
+        tables["train"] = {**schema.LOOP_TRAIN, **own[2], **_losses(run), **extra.get("train", {})}
+        tables["logger"] = {**schema.LOGGER, **extra.get("logger", {})}
     for name, table in tables.items():
         if isinstance(options.get(name), dict):
             check_section(options[name], (name,), table, run.phase, report, strict or name == "logger")
@@ -183,6 +183,14 @@ def _wandb(logger: Mapping[Any, Any], report: Report) -> None:
         report.add(("logger", "use_tb_logger"), "true, as wandb needs TensorBoard's files", got, "Set it to true.")
 
 
+def _losses(run: Run) -> dict[str, Option]:
+    """Loss sections of a model that takes any."""
+    if run.known_model not in schema.ANY_LOSSES:
+        return {}
+    names = [name for name in run.section("train") if isinstance(name, str) and name.endswith("_opt")]
+    return {name: Option(schema.SECTION, "a loss: type and its arguments", null=True) for name in names}
+
+
 def _model_sections(run: Run) -> None:
     """What SRModel reads deeper in ``train:`` and ``val:``."""
     report, train, val = run.report, run.section("train"), run.section("val")
@@ -190,7 +198,8 @@ def _model_sections(run: Run) -> None:
         for name, table in (("optim_g", schema.OPTIM), ("scheduler", schema.SCHEDULER)):
             if isinstance(train.get(name), dict):
                 check_section(train[name], ("train", name), table, "train", report, strict=False)
-        if not train.get("pixel_opt") and not train.get("perceptual_opt") and run.known_model == "SRModel":
+        given = [name for name in ("pixel_opt", "perceptual_opt", *_losses(run)) if train.get(name)]
+        if not given and run.known_model in ("SRModel", *schema.ANY_LOSSES):
             remedy = "Add for example `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
             report.add(("train", "pixel_opt"), "a loss (`pixel_opt` or `perceptual_opt`)", "none", remedy)
     for name, metric in run.section("val", "metrics").items():
@@ -199,6 +208,10 @@ def _model_sections(run: Run) -> None:
             check_section(metric, key, schema.METRIC, run.phase, report, strict=False)
         else:
             report.add(key, schema.SECTION.words, describe(metric), "Write `{type: calculate_psnr, crop_border: 4}`.")
+    best, metrics = val.get("best_metric"), run.section("val", "metrics")
+    if best is not None and not report.has("val", "best_metric") and best not in metrics:
+        remedy = did_you_mean(best, map(str, metrics), f"There are {listed(metrics)}." if metrics else "Add it there.")
+        report.add(("val", "best_metric"), "a name under `val: metrics`", describe(best), remedy)
     if not run.is_train and val.get("save_img") is True and "suffix" not in val:
         remedy = "Add `suffix: ~` (the experiment's name ends the file names) or a text of yours."
         report.add(("val", "suffix"), "a key `suffix` beside `save_img: true`", "no such key", remedy)
@@ -241,6 +254,9 @@ def _dataset(run: Run, name: str, phase: str, dataset: Mapping[Any, Any]) -> Non
     if "gt_size" in table and "scale" not in run.options:
         remedy = "Add `scale: 4` (or 1 for images of the same size) at the top."
         run.report.add(("scale",), schema.COUNT.words, "no such key", f"{known} needs it. {remedy}")
+    if dataset.get("output") == "uint8" and run.known_model is not None and run.known_model not in schema.TAKE_UINT8:
+        remedy = f"{run.known_model} trains on what the dataset gives: take `model_type: EfficientSRModel`, or float32."
+        run.report.add((*key, "output"), "`float32`", "`uint8`", remedy)
     if (dataset.get("mean") is None) != (dataset.get("std") is None):
         lacking = "mean" if dataset.get("mean") is None else "std"
         run.report.add((*key, lacking), "`mean` and `std` together", "only one of them", "Give both or neither.")

@@ -227,7 +227,8 @@ class EfficientSRModel(ValidatingSRModel):
     def get_current_log(self) -> dict[str, float]:
         """Losses averaged over the ranks, images per second, peak memory; skipped steps if there were any."""
         figures: dict[str, float] = OrderedDict(log.reduced(self.loss_terms))
-        figures["images_per_s"] = self.throughput.read()
+        if (rate := self.throughput.read()) is not None:
+            figures["images_per_s"] = rate
         figures["peak_memory_gib"] = log.peak_memory_gib(self.device)
         if skipped := self.guard.total:
             figures["skipped_steps"] = skipped

@@ -69,6 +69,11 @@ class ValidatingSRModel(CheckpointingSRModel):
             if self.is_train:
                 self._keep_best(name, current_iter)
 
+    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: Any) -> None:
+        """A tie is no new best: BasicSR validates once more when training has ended, under a number of its own."""
+        if val != self.best_metric_results[dataset_name][metric]["val"]:
+            super()._update_best_metric_result(dataset_name, metric, val, current_iter)
+
     def _super_resolve(self, batch: Mapping[str, Any]) -> Pictures:
         # The ground truth, the largest picture of all, never needs the device.
         self.feed_data({name: value for name, value in batch.items() if name != "gt"})

@@ -41,10 +41,10 @@ class Throughput:
         else:
             self._images += images
 
-    def read(self) -> float:
-        """Images per second since the last reading; starts anew."""
+    def read(self) -> float | None:
+        """Images per second since the last reading, or None where no step was timed; starts anew."""
         now = time.perf_counter()
-        rate = self._images * self._world_size / max(now - (self._since or now), 1e-9)
+        rate = self._images * self._world_size / (now - self._since) if self._since and self._images else None
         self._images, self._since = 0, now
         return rate
 

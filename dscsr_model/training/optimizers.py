@@ -10,28 +10,38 @@ import torch
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+# A step of these needs more than dense gradients: a closure, or sparse ones.
+_NO_OPTIMIZERS = frozenset({"LBFGS", "SparseAdam"})
+# These wait for a metric, or take functions or other schedules, which an option file cannot give.
+_NO_SCHEDULERS = frozenset({"ReduceLROnPlateau", "LambdaLR", "MultiplicativeLR", "ChainedScheduler", "SequentialLR"})
+
+
+def optimizer_names() -> list[str]:
+    """Optimizers of this version of torch that a training loop can use."""
+    return _names(torch.optim, Optimizer, _NO_OPTIMIZERS)
+
+
+def scheduler_names() -> list[str]:
+    """Schedules of this version of torch that step once an iteration and take plain arguments."""
+    return _names(lr_scheduler, LRScheduler, _NO_SCHEDULERS)
+
 
 def optimizer_class(name: str) -> type[Optimizer]:
     """A class of ``torch.optim``.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: It is none of `optimizer_names`.
     """
-    return _class_of(torch.optim, Optimizer, name, "optim_g: type")
+    return _named(torch.optim, name, optimizer_names(), "optim_g: type")
 
 
 def scheduler_class(name: str) -> type[LRScheduler]:
-    """A class of ``torch.optim.lr_scheduler`` that steps once an iteration.
+    """A class of ``torch.optim.lr_scheduler``.
 
     Raises:
-        ValueError: There is none of that name, or it waits for a metric.
+        ValueError: It is none of `scheduler_names`.
     """
-    if name == "ReduceLROnPlateau":
-        raise ValueError(
-            "Expected a schedule that steps every iteration for `scheduler: type`, but got ReduceLROnPlateau, which "
-            "waits for a validation result. Use MultiStepLR or CosineAnnealingLR."
-        )
-    return _class_of(lr_scheduler, LRScheduler, name, "scheduler: type")
+    return _named(lr_scheduler, name, scheduler_names(), "scheduler: type")
 
 
 def build_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], **arguments: Any) -> Optimizer:
@@ -82,10 +92,12 @@ class WarmUp:
         self._scheduled = state["scheduled"]
 
 
-def _class_of(module: Any, base: type, name: str, key: str) -> Any:
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, base) and found is not base):
-        names = [n for n, cls in vars(module).items() if isinstance(cls, type) and issubclass(cls, base)]
-        names = sorted(n for n in names if n != base.__name__ and not n.startswith("_"))
-        raise ValueError(f"Expected `{key}` to be one of {', '.join(names)}, but got {name!r}.")
-    return found
+def _names(module: Any, base: type, excluded: frozenset[str]) -> list[str]:
+    found = (name for name, cls in vars(module).items() if isinstance(cls, type) and issubclass(cls, base))
+    return sorted(name for name in found if not name.startswith("_") and name not in {base.__name__, *excluded})
+
+
+def _named(module: Any, name: str, names: list[str], key: str) -> Any:
+    if name not in names:
+        raise ValueError(f"Expected `{key}` to be one of {', '.join(names)}, but got {name!r}. Take one of them.")
+    return getattr(module, name)
