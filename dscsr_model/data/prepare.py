@@ -243,6 +243,8 @@ def _make(job: Job, task: Task) -> Made:
         lr = downscale(hr, job.scale) if task.lr is None else read_rgb(task.lr)[:height, :width]
     except ImageError as error:
         return Made(fault=str(error))
+    if hr.shape != (height * job.scale, width * job.scale, 3) or lr.shape != (height, width, 3):
+        return Made(fault=f"{task.hr}: its pixels are fewer than its header says")
     gt: list[Entry] = []
     lq: list[Entry] = []
     for number, window in enumerate(_windows(job, task), 1):

@@ -1,0 +1,51 @@
+"""Draws that depend on the sample alone, whoever makes it and after whatever else."""
+
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dscsr_model.data.draws import Draw, takes_draws
+from dscsr_model.data.keyed_dataset import KeyedDataset
+
+
+class Noise(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return index, random.random(), np.random.rand()  # noqa: NPY002
+
+
+def sample(seed=0, **draw):
+    return KeyedDataset(Noise(), seed)[Draw(**{"image": 1, "epoch": 2, "repeat": 0, **draw})]
+
+
+def test_the_same_sample_draws_the_same_numbers():
+    first = sample()
+    sample(image=3)
+    assert sample() == first
+    assert first[0] == 1
+
+
+def test_every_part_of_the_key_counts():
+    samples = [sample(), sample(image=2), sample(epoch=1), sample(repeat=1), sample(seed=1)]
+    for drawn in (1, 2):
+        assert len({each[drawn] for each in samples}) == 5
+
+
+def test_torchs_generator_in_the_main_process_is_the_networks():
+    state = torch.get_rng_state()
+    sample()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_make_what_the_main_process_makes():
+    dataset = KeyedDataset(Noise(), 7)
+    draws = [Draw(image, 1, 0) for image in (2, 0, 3)]
+    loaders = [DataLoader(dataset, batch_size=1, sampler=draws, num_workers=n) for n in (0, 2)]
+    made = [[[float(value) for value in batch] for batch in loader] for loader in loaders]
+    assert made[0] == made[1]
+    assert len(dataset) == 4
+    assert takes_draws(dataset)

@@ -1,0 +1,320 @@
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data import paired_crop_dataset
+from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.crops import Crop
+from dscsr_model.data.draws import Draw, draws
+from dscsr_model.data.paired_crop_dataset import DatasetError, PairedCropDataset
+from dscsr_model.data.sources import FileSource, LmdbSource, MemorySource, SourceError
+
+
+@pytest.fixture
+def folders(make_pair, photographs, tmp_path):
+    """The same pairs as make_pair's, as folders of PNG files."""
+    options = make_pair()
+    for root, factor in (("GT", 1), ("LQ", 4)):
+        (tmp_path / root).mkdir()
+        for number, image in enumerate(photographs):
+            image = image[: image.shape[0] // 12 * 12, : image.shape[1] // 12 * 12]
+            image = image if factor == 1 else downscale(image, factor)
+            Image.fromarray(image).save(tmp_path / root / f"photo{number}.png")
+    roots = {"dataroot_gt": str(tmp_path / "GT"), "dataroot_lq": str(tmp_path / "LQ")}
+    return {**options, **roots, "io_backend": {"type": "disk"}}
+
+
+class DrawsSampler:
+    """What `dscsr train` puts in place of BasicSR's sampler."""
+
+    def __init__(self, dataset, ratio=1):
+        self.dataset, self.rank, self.num_replicas, self.epoch = dataset, 0, 1, 0
+        self.total_size = len(dataset) * ratio
+
+    def __iter__(self):
+        return draws(self)
+
+    def __len__(self):
+        return self.total_size
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if torch.is_tensor(value):
+            assert value.dtype == other[key].dtype
+            assert torch.equal(value, other[key]), key
+        elif isinstance(value, str):
+            assert Path(value).stem == Path(other[key]).stem
+        else:
+            assert value == other[key]
+
+
+def test_basicsr_s_dictionary_exactly(make_pair, monkeypatch):
+    """The same window in each of the eight orientations, from the same LMDBs."""
+    stock = pytest.importorskip("basicsr.data.paired_image_dataset").PairedImageDataset
+    options = make_pair("png")
+    for path in ("dataroot_gt", "dataroot_lq"):  # BasicSR opens LMDBs for itself, so it gets its own
+        shutil.copytree(options[path], options[path] + ".copy.lmdb")
+    theirs = stock({**options, **{path: options[path] + ".copy.lmdb" for path in ("dataroot_gt", "dataroot_lq")}})
+    theirs.opt["io_backend"] = {"type": "lmdb"}
+    for image_format in ("png", "raw"):
+        ours = PairedCropDataset(make_pair(image_format, name=f"again_{image_format}"))
+        assert len(ours) == len(theirs)
+        for index in range(len(ours)):
+            for bits in np.ndindex(2, 2, 2):
+                top, left = 3 + index, 9
+                places, coins = iter([top, left]), iter([0.0 if bit else 1.0 for bit in bits])
+                with monkeypatch.context() as patch:
+                    patch.setattr(random, "randint", lambda *_, places=places: next(places))
+                    patch.setattr(random, "random", lambda coins=coins: next(coins))
+                    expected = theirs[index]
+                    crop = Crop(top, left, *map(bool, bits))
+                    patch.setattr(paired_crop_dataset, "draw_crop", lambda *_, crop=crop: crop)
+                    sample = ours[index]
+                assert list(sample) == list(expected) == ["lq", "gt", "lq_path", "gt_path"]
+                assert sample["lq"].shape == (3, 12, 12)
+                assert sample["gt"].shape == (3, 48, 48)
+                assert_same(sample, expected)
+                assert sample["gt_path"] == expected["gt_path"] == f"photo{index}"
+
+
+def test_validation_is_basicsr_s_too(folders, photographs):
+    stock = pytest.importorskip("basicsr.data.paired_image_dataset").PairedImageDataset
+    gt = Path(folders["dataroot_gt"]) / "photo3.png"
+    Image.fromarray(photographs[3]).save(gt)  # larger than its LQ by a few pixels, as benchmark sets are
+    options = {**folders, "phase": "val"}
+    ours, theirs = PairedCropDataset(options), stock({**options, "io_backend": {"type": "disk"}})
+    by_path = {sample["gt_path"]: sample for sample in (theirs[index] for index in range(5))}
+    for index in range(5):
+        sample = ours[index]
+        assert_same(sample, by_path[sample["gt_path"]])
+        assert sample["lq_path"] == by_path[sample["gt_path"]]["lq_path"]
+        assert sample["gt"].shape == (3, 4 * sample["lq"].shape[1], 4 * sample["lq"].shape[2])
+
+
+def test_all_sources_give_the_same(make_pair, folders):
+    options = [make_pair("raw", name="r"), make_pair("png", name="p"), folders]
+    options += [{**option, "cache": "ram"} for option in options]
+    datasets = [PairedCropDataset(option) for option in options]
+    assert {type(dataset.gt) for dataset in datasets} == {LmdbSource, FileSource, MemorySource}
+    for draw in (Draw(0), Draw(4, 3, 2)):
+        for dataset in datasets[1:]:
+            assert_same(datasets[0][draw], dataset[draw])
+
+
+def test_uint8_is_float32_times_255(make_pair):
+    options = make_pair()
+    floats, levels = PairedCropDataset(options), PairedCropDataset({**options, "output": "uint8"})
+    for index in range(5):
+        for name in ("lq", "gt"):
+            assert levels[index][name].dtype == torch.uint8
+            assert levels[index][name].is_contiguous()
+            assert torch.equal(levels[index][name].float() / 255, floats[index][name])
+
+
+def test_lr_crop_belongs_to_gt_crop(make_pair):
+    """Real bicubic pairs: shrinking the GT crop gives the LR crop, away from its border; any other window would not."""
+    dataset = PairedCropDataset({**make_pair(), "output": "uint8"})
+    for index in range(5):
+        for epoch in range(4):
+            sample = dataset[Draw(index, epoch)]
+            gt, lq = (sample[name].permute(1, 2, 0).numpy() for name in ("gt", "lq"))
+            difference = np.abs(downscale(gt, 4).astype(int) - lq)[3:-3, 3:-3]
+            assert difference.max() <= 1
+
+
+def test_samples_depend_on_seed_epoch_index_and_repeat_alone(make_pair):
+    options = make_pair()
+    dataset = PairedCropDataset(options)
+    first = dataset[Draw(2, 5, 1)]
+    for _ in range(3):
+        dataset[random.randrange(5)]
+        torch.rand(1)
+    assert_same(first, dataset[Draw(2, 5, 1)])
+    assert_same(first, PairedCropDataset(options)[Draw(2, 5, 1)])
+    others = [dataset[Draw(2, 6, 1)], dataset[Draw(2, 5, 0)], PairedCropDataset({**options, "seed": 8})[Draw(2, 5, 1)]]
+    assert not any(torch.equal(first["gt"], other["gt"]) for other in others)
+    dataset.set_epoch(5)
+    assert_same(dataset[2], dataset[Draw(2, 5, 0)])
+
+
+def test_seed_is_the_run_s(make_pair):
+    options = {key: value for key, value in make_pair().items() if key != "seed"}
+    torch.manual_seed(11)
+    one = PairedCropDataset(options)
+    torch.manual_seed(12)
+    other = PairedCropDataset(options)
+    torch.manual_seed(11)
+    again = PairedCropDataset(options)
+    assert (one.seed, other.seed, again.seed) == (11, 12, 11)
+    assert_same(one[0], again[0])
+    torch.manual_seed(-1)
+    assert PairedCropDataset(options)[0]
+
+
+def batches_of_two_epochs(options, workers, method, persistent):
+    """Train and validate on one LMDB, as BasicSR's loop does it."""
+    train = PairedCropDataset(options)
+    val = PairedCropDataset({**options, "phase": "val"})
+    sampler = DrawsSampler(train, ratio=3)
+    loader = DataLoader(
+        train,
+        batch_size=4,
+        sampler=sampler,
+        num_workers=workers,
+        multiprocessing_context=method,
+        persistent_workers=persistent,
+        drop_last=True,
+    )
+    found = list(iter(DataLoader(val)))  # opens the LMDBs before workers are forked
+    iter(loader)  # as BasicSR's prefetcher does before the first epoch is set
+    for epoch in range(2):
+        sampler.epoch = epoch
+        found += [*loader, next(iter(DataLoader(val)))]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("workers", "method", "persistent"),
+    [
+        (2, "fork", False),
+        (2, "fork", True),
+        (1, "spawn", True),
+        pytest.param(2, "spawn", False, marks=pytest.mark.slow),
+        pytest.param(2, "forkserver", False, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_of_any_kind_change_nothing(make_pair, workers, method, persistent):
+    options = make_pair()
+    reference = batches_of_two_epochs(options, 0, None, False)
+    assert len(reference) == 5 + 2 * (3 + 1)
+    assert not torch.equal(reference[5]["gt"], reference[9]["gt"])  # another epoch, other samples
+    for one, other in zip(reference, batches_of_two_epochs(options, workers, method, persistent), strict=True):
+        assert one["gt_path"] == other["gt_path"]
+        assert one["lq_path"] == other["lq_path"]
+        assert torch.equal(one["lq"], other["lq"])
+        assert torch.equal(one["gt"], other["gt"])
+
+
+def test_repeat_crops_reads_an_image_once(folders, monkeypatch):
+    dataset = PairedCropDataset({**folders, "repeat_crops": 3})
+    assert len(dataset) == 5
+    read = []
+    original = FileSource.pixels
+    monkeypatch.setattr(FileSource, "pixels", lambda self, index: read.append(index) or original(self, index))
+    wanted = [Draw(0), Draw(1), Draw(2), Draw(3), Draw(4), Draw(0, 0, 1), Draw(2, 0, 1)]
+    samples = dataset.__getitems__(wanted)
+    assert read == [0, 0, 3, 3, 2, 2]  # LQ and GT
+    assert [Path(sample["gt_path"]).stem for sample in samples] == ["photo0"] * 3 + ["photo3"] * 3 + ["photo2"]
+    assert len({sample["gt"].numpy().tobytes() for sample in samples}) == 7
+    batch = next(iter(DataLoader(dataset, batch_size=4, sampler=DrawsSampler(dataset))))
+    assert batch["lq"].shape == (4, 3, 12, 12)
+
+
+def test_batches_equal_single_samples(make_pair):
+    dataset = PairedCropDataset(make_pair())
+    wanted = [Draw(3, 1), Draw(0, 1, 2), Draw(3, 1, 1)]
+    for sample, draw in zip(dataset.__getitems__(wanted), wanted, strict=True):
+        assert_same(sample, dataset[draw])
+
+
+@pytest.mark.parametrize("cache", [None, "ram"])
+def test_picklable_always(make_pair, cache):
+    dataset = PairedCropDataset({**make_pair(), "cache": cache})
+    before = pickle.loads(pickle.dumps(dataset))
+    sample = dataset[1]
+    after = pickle.loads(pickle.dumps(dataset))
+    assert_same(before[1], sample)
+    assert_same(after[1], sample)
+
+
+def test_folder_options(folders, tmp_path):
+    for file in Path(folders["dataroot_lq"]).iterdir():
+        file.rename(file.with_name(f"{file.stem}x4.png"))
+    with pytest.raises(
+        SourceError, match=r"Expected an LQ image for every GT image .* no photo0\.png, .*`filename_tmpl`"
+    ):
+        PairedCropDataset(folders)
+    assert len(PairedCropDataset({**folders, "filename_tmpl": "{}x4"})) == 5
+    (tmp_path / "list.txt").write_text("photo3.png (10,10,3)\nphoto1.png\n\n")
+    listed = PairedCropDataset({**folders, "filename_tmpl": "{}x4", "meta_info_file": str(tmp_path / "list.txt")})
+    assert [Path(listed[n]["gt_path"]).name for n in range(2)] == ["photo3.png", "photo1.png"]
+    with pytest.raises(
+        SourceError, match=r"Expected a list of images as `meta_info_file`, but there is no .*none\.txt"
+    ):
+        PairedCropDataset({**folders, "meta_info_file": str(tmp_path / "none.txt")})
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"scale": 0}, r"Expected `scale` to be a whole number, at least 1, but got 0"),
+        ({"gt_size": 50}, r"Expected `gt_size` to be a multiple of the scale 4, but got 50\. Take 48"),
+        ({"gt_size": None}, r"Expected `gt_size` to be a whole number, at least 1, but got None"),
+        (
+            {"gt_size": 240},
+            r"Expected images of at least 240 pixels \(`gt_size`\), but `photo\d` is \(\d+, \d+\)\. Lower",
+        ),
+        (
+            {"scale": 2},
+            r"Expected the GT `photo0` to be 2 times as large as its LQ, \(\d+, \d+\), but got .* Set `scale`",
+        ),
+        ({"output": "float16"}, r"Expected `output` to be one of \('float32', 'uint8'\), but got 'float16'"),
+        ({"cache": "disk"}, r"Expected `cache` to be one of \(None, 'ram'\), but got 'disk'"),
+        ({"repeat_crops": 0}, r"Expected `repeat_crops` to be a whole number, at least 1, but got 0"),
+        ({"color": "y"}, r"Expected none of BasicSR's color, mean, std .* but got `color`\. Leave it out"),
+        ({"io_backend": {"type": "memcached"}}, r"Expected `io_backend: type` to be lmdb or disk, but got 'memcached'"),
+    ],
+)
+def test_bad_options(make_pair, option, message):
+    with pytest.raises(DscsrError, match=message):
+        PairedCropDataset({**make_pair(), **option})
+
+
+def test_lmdbs_that_are_no_pair(make_pair, tmp_path):
+    one, other = make_pair(name="one"), make_pair(name="other")
+    meta = Path(other["dataroot_lq"]) / "meta_info.txt"
+    meta.write_text(meta.read_text().replace("photo1", "photo9"))
+    with pytest.raises(SourceError, match=r"1 only in .*GT.lmdb \(photo1\) and 1 only in .*LQ_X4.lmdb \(photo9\)"):
+        PairedCropDataset({**one, "dataroot_lq": other["dataroot_lq"]})
+
+
+def test_broken_and_small_files(folders):
+    small = Path(folders["dataroot_gt"]) / "photo2.png"
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(small)
+    Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(Path(folders["dataroot_lq"]) / "photo2.png")
+    dataset = PairedCropDataset(folders)
+    with pytest.raises(DatasetError, match=r"Expected images of at least 48 pixels .* `.*photo2\.png` is \(40, 40\)"):
+        dataset[2]
+    small.write_bytes(b"nonsense")
+    with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
+        dataset[2]
+    small.unlink()
+    with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but got: .*No such file"):
+        dataset[2]
+
+
+def test_empty_folder(tmp_path, folders):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"Expected images in .*empty, but it holds none"):
+        PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "empty")})
+    with pytest.raises(SourceError, match=r"Expected a folder of images as `dataroot_gt`, but got .*none"):
+        PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "none")})
+
+
+def test_opencv_and_rgb_order(folders):
+    """Files are decoded by OpenCV as BasicSR does it, and come out as RGB."""
+    file = Path(folders["dataroot_gt"]) / "photo0.png"
+    with FileSource([str(file)]).pixels(0) as image:
+        np.testing.assert_array_equal(image, cv2.imread(str(file))[:, :, ::-1])
+        np.testing.assert_array_equal(image, np.asarray(Image.open(file)))

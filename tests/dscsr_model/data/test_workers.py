@@ -1,0 +1,91 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dscsr_model.data.workers import WorkersError, available_cores, worker_pool
+
+VARIABLE = "OPENBLAS_NUM_THREADS"
+
+
+def square(number):
+    time.sleep(0.02 * (number % 3))
+    return number**2
+
+
+def threads(_):
+    return os.environ[VARIABLE]
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_in_order_and_few_ahead():
+    taken = []
+
+    def numbers():
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    with worker_pool(2) as pool:
+        results = pool.in_order(square, numbers())
+        assert next(results) == 0
+        assert len(taken) <= 6
+        assert list(results) == [number**2 for number in range(1, 20)]
+
+
+def test_one_thread_each_and_nothing_left_in_the_environment(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with worker_pool(1) as pool:
+        assert list(pool.in_order(threads, [0])) == ["1"]
+    assert os.environ[VARIABLE] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_killed_worker():
+    with worker_pool(2) as pool, pytest.raises(WorkersError, match=r"2 worker processes to live, .* Use fewer of them"):
+        list(pool.in_order(die, range(3)))
+
+
+def test_exceptions_arrive():
+    with worker_pool(1) as pool, pytest.raises(TypeError):
+        list(pool.in_order(square, ["a"]))
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "parent.py").write_text(
+        "import os, time\n"
+        "from dscsr_model.data.workers import worker_pool\n"
+        "def sleep(seconds):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(seconds)\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool(2) as pool:\n"
+        "        list(pool.in_order(sleep, [600, 600]))\n"
+    )
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.05)
+
+
+def alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_available_cores():
+    assert 1 <= available_cores() <= os.cpu_count()
