@@ -1,0 +1,186 @@
+"""What is put into BasicSR's train module: the whole checkpoint, the place in the epoch, keyed draws."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dscsr_model
+from dscsr_model.data.draws import Draw
+from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.host import resume, train_log
+from dscsr_model.host.resume import ResumeError, samples_seen
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return index
+
+
+class Drawing(Images):
+    takes_draws = True
+
+
+@pytest.fixture
+def loop():
+    """The names that BasicSR's train module looks up, its own sampler among them, after the installation."""
+    dscsr_model.register()
+    from basicsr.data.data_sampler import EnlargedSampler
+
+    namespace = {
+        "load_resume_state": lambda opt: opt["path"].get("resume_state") and torch.load(opt["path"]["resume_state"]),
+        "EnlargedSampler": EnlargedSampler,
+        "build_dataset": lambda opt: opt["made"],
+    }
+    resume.install(namespace)
+    return namespace
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch) -> Path:
+    """Checkpoints 4 and 7 of a run with batches of 2 out of 6 images: iteration 7 is the first batch of epoch 2."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("training_states", "models"):
+        (tmp_path / "experiments/run" / name).mkdir(parents=True)
+    for iteration, epoch in ((4, 1), (7, 2)):
+        state = {"iter": iteration, "epoch": epoch, "manual_seed": 11}
+        torch.save(state, tmp_path / f"experiments/run/training_states/{iteration}.state")
+        torch.save({"params": {}}, tmp_path / f"experiments/run/models/net_g_{iteration}.pth")
+    return tmp_path / "experiments/run"
+
+
+def options(**changes):
+    return {
+        "name": "run", "auto_resume": True, "rank": 0, "dist": False, "num_gpu": 0, "manual_seed": 3, "path": {},
+        "datasets": {"train": {"batch_size_per_gpu": 2}}, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("iteration", "epoch", "seen"),
+    [(7, 2, 2), (8, 2, 4), (9, 2, 6), (6, 2, 0), (7, 1, 0), (7, 3, 0)],
+)
+def test_samples_seen(iteration, epoch, seen):
+    """3 batches of 2 in an epoch of 7 samples; the checkpoint is of epoch 2."""
+    assert samples_seen(7, epoch, {"epoch": 2, "iter": iteration, "batch": 2}) == seen
+
+
+@pytest.mark.parametrize("iteration", [5, 10, 1000])
+def test_an_iteration_that_does_not_belong_to_the_epoch_starts_it_anew(iteration):
+    assert samples_seen(7, 2, {"epoch": 2, "iter": iteration, "batch": 2}) == 0
+
+
+def test_nothing_resumed_nothing_seen():
+    assert samples_seen(7, 0, {"seed": 5}) == 0
+
+
+@pytest.mark.parametrize("dataset", [Images(), Drawing()])
+def test_the_sampler_leaves_out_what_was_seen_in_that_epoch_only(loop, experiment, dataset):
+    sampler = loop["EnlargedSampler"](dataset, 1, 0, 1)
+    whole = {}
+    for epoch in (2, 3):
+        sampler.set_epoch(epoch)
+        whole[epoch] = list(sampler)
+        assert len(whole[epoch]) == len(sampler) == 6
+    loop["load_resume_state"](options())
+    for epoch, seen in ((2, 2), (3, 0)):
+        sampler.set_epoch(epoch)
+        assert list(sampler) == whole[epoch][seen:]
+        assert list(sampler) == whole[epoch][seen:]  # BasicSR's CUDAPrefetcher starts a loader twice
+
+
+def test_the_order_is_basicsrs(loop):
+    from basicsr.data.data_sampler import EnlargedSampler
+
+    for rank in (0, 1):
+        ours, theirs = (cls(Images(), 2, rank, 3) for cls in (loop["EnlargedSampler"], EnlargedSampler))
+        drawing = loop["EnlargedSampler"](Drawing(), 2, rank, 3)
+        for sampler in (ours, theirs, drawing):
+            sampler.set_epoch(4)
+        assert list(ours) == list(theirs) == [draw.image for draw in drawing]
+        assert {draw.repeat for draw in drawing} == {0, 1, 2}
+        assert {type(draw) for draw in drawing} == {Draw}
+
+
+def test_stock_datasets_are_keyed_by_the_seed_of_the_run_for_training(loop, experiment):
+    loop["load_resume_state"](options())
+    build = loop["build_dataset"]
+    keyed = build({"phase": "train", "made": Images()})
+    assert isinstance(keyed, KeyedDataset)
+    assert keyed.seed == 11  # of the checkpoint, not the one drawn at this start
+    drawing, images = Drawing(), Images()
+    assert build({"phase": "train", "made": drawing}) is drawing
+    assert build({"phase": "val", "made": images}) is images
+
+
+def test_a_seed_that_was_drawn_is_taken_over(loop, experiment):
+    opt = options(rank=1)
+    loop["load_resume_state"](opt)
+    assert opt["manual_seed"] == 11
+    assert torch.initial_seed() == 12
+
+
+def test_the_newest_whole_checkpoint_is_loaded_and_the_broken_one_reported(loop, experiment, capsys):
+    newest = experiment / "models/net_g_7.pth"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    opt = options()
+    assert loop["load_resume_state"](opt)["iter"] == 4
+    assert opt["path"]["resume_state"] == "experiments/run/training_states/4.state"
+    said = capsys.readouterr().err
+    assert said.startswith("dscsr: Checkpoint 7 does not open and is passed over: ")
+    assert "net_g_7.pth" in said
+    assert loop["load_resume_state"](options(rank=1))["iter"] == 4
+    assert capsys.readouterr().err == ""  # one rank says it
+
+
+def test_no_checkpoint_opens(loop, experiment):
+    for file in (experiment / "training_states").iterdir():
+        file.write_bytes(b"not a state")
+    message = r"Expected a whole checkpoint in experiments/run, but none of them opens\. Move the folder away"
+    with pytest.raises(ResumeError, match=message):
+        loop["load_resume_state"](options())
+
+
+def test_without_checkpoints_and_without_auto_resume_training_starts_anew(loop, experiment):
+    assert loop["load_resume_state"](options(auto_resume=False)) is None
+    for file in (experiment / "training_states").iterdir():
+        file.unlink()
+    assert loop["load_resume_state"](options()) is None
+    assert len(list(loop["EnlargedSampler"](Images(), 1, 0, 1))) == 6
+
+
+def test_installing_again_or_elsewhere_changes_nothing(loop):
+    before = dict(loop)
+    resume.install(loop)
+    assert loop == before
+    for install in (resume.install, train_log.install):
+        elsewhere = {"other": 1}
+        install(elsewhere)
+        assert elsewhere == {"other": 1}
+
+
+def test_the_learning_rates_are_plotted():
+    lines, points = [], []
+
+    class Logger:
+        def __init__(self, tb_logger):
+            self.tb_logger = tb_logger
+
+        def __call__(self, log_vars):
+            lines.append(log_vars)
+
+    class Writer:
+        def add_scalar(self, *point):
+            points.append(point)
+
+    namespace = {"MessageLogger": Logger}
+    train_log.install(namespace)
+    train_log.install(namespace)
+    figures = {"iter": 7, "lrs": [0.1, 0.2]}
+    namespace["MessageLogger"](Writer())(figures)
+    namespace["MessageLogger"](None)(figures)  # other ranks, or no TensorBoard
+    assert points == [("lr", 0.1, 7), ("lr_1", 0.2, 7)]
+    assert lines == [figures, figures]

@@ -1,0 +1,103 @@
+"""Precision and compiled forms."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from dscsr_model.training import precision
+from dscsr_model.training.precision import CompiledForward, Precision
+
+CPU = torch.device("cpu")
+
+
+def test_an_unknown_precision():
+    with pytest.raises(
+        ValueError, match=r"Expected `precision` to be one of \('fp32', 'bf16', 'fp16'\), but got 'int8'"
+    ):
+        Precision("int8", CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "scaled"),
+    [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)],
+)
+def test_the_network_computes_in_it_and_only_fp16_is_scaled(name, dtype, scaled):
+    chosen = Precision(name, CPU)
+    with chosen.autocast():
+        assert nn.Conv2d(3, 4, 3)(torch.rand(1, 3, 5, 5)).dtype == dtype
+    assert chosen.scaler.is_enabled() == scaled
+
+
+@pytest.mark.parametrize("mode", [None, False])
+def test_eager_never_asks_the_compiler(monkeypatch, mode):
+    monkeypatch.setattr(precision.torch, "compile", None)
+    net = nn.Conv2d(3, 4, 3)
+    x = torch.rand(1, 3, 5, 5)
+    assert torch.equal(CompiledForward(net, mode, logging.getLogger("test"))(x), net(x))
+
+
+def test_a_compiler_that_fails_is_told_once_and_training_goes_on(monkeypatch, caplog):
+    calls = []
+
+    def broken_compile(network, mode):
+        calls.append(mode)
+
+        def fail(x):
+            raise RuntimeError("no C++ compiler\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(precision.torch, "compile", broken_compile)
+    net = nn.Conv2d(3, 4, 3)
+    forward = CompiledForward(net, "max-autotune", logging.getLogger("test"))
+    x = torch.rand(1, 3, 5, 5)
+    with caplog.at_level(logging.WARNING, "test"):
+        for _ in range(3):
+            assert torch.equal(forward(x), net(x))
+    assert calls == ["max-autotune"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "torch.compile(mode='max-autotune') does not work here, so training goes on without it. "
+        "(RuntimeError: no C++ compiler)"
+    ]
+
+
+def test_a_fault_of_the_network_itself_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(precision.torch, "compile", lambda network, mode: network)
+    with pytest.raises(RuntimeError, match="expected input"):
+        CompiledForward(nn.Conv2d(3, 4, 3), True, logging.getLogger("test"))(torch.rand(1, 2, 5, 5))
+
+
+def test_a_compiler_that_works_is_used_from_then_on(monkeypatch):
+    compiled = []
+
+    def record_compile(network, mode):
+        compiled.append(mode)
+        return lambda x: network(x) + 1
+
+    monkeypatch.setattr(precision.torch, "compile", record_compile)
+    net = nn.Conv2d(3, 4, 3)
+    forward = CompiledForward(net, True, logging.getLogger("test"))
+    x = torch.rand(1, 3, 5, 5)
+    assert torch.equal(forward(x), net(x) + 1)
+    assert torch.equal(forward(x), net(x) + 1)
+    assert compiled == ["default"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_real_compiler_gives_the_same_gradients(caplog):
+    from dscsr_arch import SPAN
+
+    net, x = SPAN(feature_channels=8, upscale=2), torch.rand(2, 3, 16, 16)
+    gradients = []
+    for mode in (None, "default"):
+        net.zero_grad()
+        CompiledForward(net, mode, logging.getLogger("test"))(x).square().mean().backward()
+        gradients.append({name: p.grad.clone() for name, p in net.named_parameters()})
+    assert not caplog.records
+    for name, eager in gradients[0].items():
+        # fp32 sums in another order: relative to the largest gradient of the tensor
+        assert (gradients[1][name] - eager).abs().max() <= 1e-4 * eager.abs().max() + 1e-7, name

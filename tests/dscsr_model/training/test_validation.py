@@ -1,0 +1,118 @@
+"""Sharing the pictures, scoring them beside the network, and never holding many."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from dscsr_model.training import validation
+from dscsr_model.training.validation import validate
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return {"lq": torch.full((1, 1, 1), float(index)), "lq_path": f"{index}.png"}
+
+
+def super_resolve(batch):
+    assert batch["lq"].shape == (1, 1, 1, 1)
+    return {"img": batch["lq"].numpy()}
+
+
+def finish(pictures, lq_path):
+    value = float(pictures["img"].item())
+    assert lq_path == f"{value:.0f}.png"
+    time.sleep(0.01 * (5 - value))  # the first ones are scored last
+    return {"psnr": 0.1 * value**2, "ssim": -value}
+
+
+def test_mean_over_all_pictures():
+    scores = validate(Numbers(), super_resolve, finish)
+    assert scores == {"psnr": pytest.approx(0.1 * (1 + 4 + 9 + 16) / 5), "ssim": -2.0}
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_the_result_does_not_depend_on_the_number_of_ranks(monkeypatch, world_size):
+    """Every rank's share, gathered by hand; bit-equal to one process."""
+    alone = validate(Numbers(), super_resolve, finish)
+    shares = []
+    monkeypatch.setattr(validation, "_gather", lambda mine: shares.append(mine) or mine)
+    for rank in range(world_size):
+        validate(Numbers(), super_resolve, finish, rank=rank, world_size=world_size)
+    assert sorted(index for share in shares for index in share) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(
+        validation, "_gather", lambda mine: {i: s for share in reversed(shares) for i, s in share.items()}
+    )
+    assert validate(Numbers(), super_resolve, finish) == alone
+
+
+def test_pictures_wait_in_a_short_queue_and_are_scored_in_other_threads():
+    waiting, most, threads = 0, 0, set()
+    lock = threading.Lock()
+
+    class Many(Numbers):
+        def __len__(self):
+            return 20
+
+    def count_up(batch):
+        nonlocal waiting, most
+        with lock:
+            waiting += 1
+            most = max(most, waiting)
+        return {"img": np.zeros(1)}
+
+    def slow_finish(pictures, lq_path):
+        nonlocal waiting
+        time.sleep(0.01)
+        with lock:
+            waiting -= 1
+            threads.add(threading.get_ident())
+        return {}
+
+    assert validate(Many(), count_up, slow_finish) == {}
+    assert 2 <= most <= validation._WAITING + 2
+    assert threading.get_ident() not in threads
+
+
+def test_the_next_picture_is_read_while_the_network_works():
+    started = [threading.Event() for _ in range(5)]
+
+    class Watched(Numbers):
+        def __getitem__(self, index):
+            started[index].set()
+            return super().__getitem__(index)
+
+    def network(batch):
+        following = int(batch["lq"].item()) + 1
+        assert following == 5 or started[following].wait(timeout=30)
+        return super_resolve(batch)
+
+    validate(Watched(), network, lambda pictures, path: {})
+
+
+def test_a_fault_of_a_picture_or_of_its_scoring_stops_the_validation():
+    class Broken(Numbers):
+        def __getitem__(self, index):
+            raise OSError("broken.png")
+
+    with pytest.raises(OSError, match=r"broken\.png"):
+        validate(Broken(), super_resolve, finish)
+
+    def no_score(pictures, lq_path):
+        raise ZeroDivisionError("no pixels left")
+
+    with pytest.raises(ZeroDivisionError, match="no pixels left"):
+        validate(Numbers(), super_resolve, no_score)
+
+
+def test_no_pictures_no_scores():
+    class Empty(Numbers):
+        def __len__(self):
+            return 0
+
+    assert validate(Empty(), super_resolve, finish) == {}

@@ -1,0 +1,80 @@
+"""Models of BasicSR's kind, small enough to train for some steps inside a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import option_files
+import torch
+
+import dscsr_model
+
+SPAN = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
+
+
+def options(root: Path, model_type: str = "EfficientSRModel", **changes: Any) -> dict[str, Any]:
+    """Options as BasicSR's parse_options hands them to a model; ``changes`` as in `option_files.changed`."""
+    for name in ("models", "training_states", "visualization"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return option_files.changed(
+        {
+            "name": "small", "model_type": model_type, "scale": 2, "num_gpu": 0, "manual_seed": 0, "dist": False,
+            "rank": 0, "world_size": 1, "is_train": True, "network_g": dict(EDSR),
+            "path": {name: str(root / name) for name in ("models", "training_states", "visualization")},
+            "datasets": {"train": {}, "val": {"name": "Set"}},
+            "train": {
+                "ema_decay": 0.9,
+                "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+                "scheduler": {"type": "MultiStepLR", "milestones": [8, 16], "gamma": 0.5},
+                "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+            },
+            "val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}}},
+            "logger": {},
+        },
+        changes,
+    )  # fmt: skip
+
+
+def build(opt: dict[str, Any]) -> Any:
+    """The model, from the seed 0."""
+    dscsr_model.register()
+    from basicsr.models import build_model
+
+    torch.manual_seed(0)
+    return build_model(opt)
+
+
+def batch(step: int, size: int = 4) -> dict[str, torch.Tensor]:
+    """The same pictures for the same step."""
+    draw = torch.Generator().manual_seed(step)
+    return {"lq": torch.rand(size, 3, 9, 9, generator=draw), "gt": torch.rand(size, 3, 18, 18, generator=draw)}
+
+
+def train(model: Any, steps: Iterable[int], warmup: int = -1) -> Any:
+    """As BasicSR's loop does it; gives the model back."""
+    for step in steps:
+        model.update_learning_rate(step, warmup_iter=warmup)
+        model.feed_data(batch(step))
+        model.optimize_parameters(step)
+    return model
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """Network and average together, copied."""
+    named = {"": model.net_g, "ema.": getattr(model, "net_g_ema", None)}
+    return {
+        prefix + name: tensor.clone()
+        for prefix, net in named.items()
+        if net is not None
+        for name, tensor in net.state_dict().items()
+    }
+
+
+def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """The largest difference of any weight."""
+    if one.keys() != two.keys():
+        raise AssertionError(f"other names: {one.keys() ^ two.keys()}")
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
