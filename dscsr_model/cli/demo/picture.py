@@ -18,8 +18,8 @@ ENLARGED = 264
 GAP = 6
 CAPTION = 26
 
-DETAILS = {"chelsea": (112, 92), "coffee": (176, 212), "rocket": (40, 270)}
-"""Top and left of the detail of each photograph; elsewhere the centre is shown."""
+DETAILS = {"chelsea": (56, 112), "coffee": (176, 212), "rocket": (120, 264)}
+"""Top and left of the detail of each photograph, multiples of the scale."""
 
 
 def compare(held_out: Path, pictures: Mapping[str, Path], out: Path, scale: int) -> Path:
@@ -42,7 +42,7 @@ def compare(held_out: Path, pictures: Mapping[str, Path], out: Path, scale: int)
     font = ImageFont.load_default(15)
     for row, name in enumerate(names):
         gt = cv2.imread(str(held_out / "GT" / f"{name}.png"))
-        top, left = DETAILS.get(name, ((gt.shape[0] - DETAIL) // 2, (gt.shape[1] - DETAIL) // 2))
+        top, left = DETAILS[name]
         window = slice(top, top + DETAIL), slice(left, left + DETAIL)
         lq = cv2.imread(str(held_out / "LQ" / f"{name}.png"))
         details = [lq[top // scale : (top + DETAIL) // scale, left // scale : (left + DETAIL) // scale]]

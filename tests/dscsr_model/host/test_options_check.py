@@ -82,7 +82,7 @@ def test_good_test_options_pass(check, testing):
         {"datasets:train:dataset_enlarge_ratio": 100, "datasets:train:batch_size_per_gpu": 300},
         {"name": "debug_tiny"},
     ],
-    ids=str,
+    ids=lambda changes: ", ".join(changes) or "unchanged",
 )
 def test_variants_pass(check, training, data, changes):
     options = changed(training, changes)
