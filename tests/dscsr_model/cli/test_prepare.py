@@ -1,0 +1,434 @@
+"""`dscsr prepare` as a user runs it: real processes, real photographs."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dscsr_model.cli import main
+from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.lmdb_reader import LmdbReader, read_meta
+
+COMMAND = (sys.executable, "-m", "dscsr_model.cli", "prepare")
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Run the command in ``tmp_path``, without a screen; returns CompletedProcess. One worker starts fastest."""
+
+    def run(*args, **options):
+        args = args if "--workers" in args else (*args, "--workers", 1)
+        return subprocess.run(
+            [*COMMAND, *map(str, args)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Four photographs of scikit-image as files in ``hr``."""
+    skimage = pytest.importorskip("skimage", reason="its photographs are the test images")
+    (tmp_path / "hr").mkdir()
+    images = {}
+    for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"):
+        images[Path(name).stem] = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB"))
+        Image.fromarray(images[Path(name).stem]).save(tmp_path / "hr" / f"{Path(name).stem}.png")
+    return images
+
+
+def read(path):
+    """All images of an LMDB by key."""
+    reader, images = LmdbReader(path), {}
+    for index, key in enumerate(reader.keys):
+        with reader.pixels(index) as image:
+            images[key] = image.copy()
+    return images
+
+
+def failed(process, *parts):
+    """It ended with code 1 and one message that has all parts, without a traceback."""
+    assert process.returncode == 1, process.stdout + process.stderr
+    message = process.stderr[process.stderr.index("dscsr: error: ") :]
+    assert "Traceback" not in process.stderr
+    for part in parts:
+        assert part in message
+    return True
+
+
+@pytest.mark.parametrize("image_format", ["raw", "png"])
+def test_pairs_as_basicsr_would_cut_them(prepare, photographs, tmp_path, image_format):
+    process = prepare(
+        "--gt", "hr", "--out", "new/data", "--scale", 4, "--format", image_format, "--crop-size", 240, "--step", 120
+    )
+    assert process.returncode == 0, process.stderr
+    assert sorted(os.listdir(tmp_path / "new" / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
+    gt, lq = read(tmp_path / "new/data/GT.lmdb"), read(tmp_path / "new/data/LQ_X4.lmdb")
+    assert gt.keys() == lq.keys()
+    expected = 0
+    for name, image in photographs.items():
+        height, width = (side // 4 * 4 for side in image.shape[:2])
+        small = downscale(image[:height, :width], 4)
+        tops, lefts = ([*range(0, side - 239, 120)] for side in (height, width))
+        tops += [height - 240] if height - tops[-1] > 240 else []
+        lefts += [width - 240] if width - lefts[-1] > 240 else []
+        for number, (top, left) in enumerate([(top, left) for top in tops for left in lefts], 1):
+            key = f"{name}_s{number:03d}"
+            np.testing.assert_array_equal(gt[key], image[top : top + 240, left : left + 240])
+            np.testing.assert_array_equal(lq[key], small[top // 4 : top // 4 + 60, left // 4 : left // 4 + 60])
+            expected += 1
+    assert len(gt) == expected
+    level = {"raw": 0, "png": 1}[image_format]
+    assert read_meta(tmp_path / "new/data/LQ_X4.lmdb")["coffee_s001"] == ((60, 60, 3), level)
+    lines = process.stdout.splitlines()
+    assert lines[0].startswith(f"4 images -> {expected} pairs x4, up to 240 pixels, {image_format}, in ")
+    assert "new/data/GT.lmdb" in lines[1]
+    assert "MiB" in lines[1]
+    assert "preparing: 100%" in process.stderr
+    assert prepare("--verify", "new/data").returncode == 0
+
+
+def test_whole_images_and_odd_scales(prepare, photographs, tmp_path):
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 7, "--crop-size", 0)
+    assert process.returncode == 0, process.stderr
+    gt, lq = read(tmp_path / "data/GT.lmdb"), read(tmp_path / "data/LQ_X7.lmdb")
+    assert set(gt) == set(photographs)
+    for name, image in photographs.items():
+        height, width = (side // 7 for side in image.shape[:2])
+        np.testing.assert_array_equal(gt[name], image[: 7 * height, : 7 * width])
+        np.testing.assert_array_equal(lq[name], downscale(gt[name], 7))
+    prepare("--gt", "hr", "--out", "cut", "--scale", 7, "--crop-size", 200, "--step", 100)
+    assert {shape for shape, _ in read_meta(tmp_path / "cut/LQ_X7.lmdb").values()} == {(28, 28, 3)}
+
+
+@pytest.mark.parametrize("layout", ["{}x4.png", "LRBI/x4/{}.png"])
+def test_given_lr_images(prepare, photographs, tmp_path, layout):
+    for name, image in photographs.items():
+        file = tmp_path / "lr" / layout.format(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - downscale(image, 4)).save(file)  # not what we would make
+    process = prepare("--gt", "hr", "--lq", "lr", "--out", "data", "--scale", 4, "--crop-size", 0)
+    assert process.returncode == 0, process.stderr
+    lq = read(tmp_path / "data/LQ_X4.lmdb")
+    for name, image in photographs.items():
+        height, width = (side // 4 for side in image.shape[:2])
+        np.testing.assert_array_equal(lq[name], 255 - downscale(image, 4)[:height, :width])
+
+
+def test_every_kind_of_file(prepare, photographs, tmp_path):
+    image = photographs["coffee"]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(folder / "turned.jpg", exif=exif, quality=98)
+    Image.fromarray(image).save(folder / "web.webp", lossless=True)
+    Image.fromarray(image).convert("L").save(folder / "gray.tif")
+    Image.fromarray(np.dstack([image, image[:, :, :1]])).save(folder / "alpha.png")
+    cv2.imwrite(str(folder / "deep.png"), image[:, :, ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "deep gray.tiff"), image[:, :, 1].astype(np.uint16) * 257)
+    Image.fromarray(image).save(folder / "日本 café.v2.png")
+    (folder / "notes.txt").write_text("no image")
+    process = prepare("--gt", "mixed", "--out", "data", "--scale", 2, "--crop-size", 0)
+    assert process.returncode == 0, process.stderr
+    gt = read(tmp_path / "data/GT.lmdb")
+    unicode_key = "%E6%97%A5%E6%9C%AC_caf%C3%A9_v2"
+    assert set(gt) == {"turned", "web", "gray", "alpha", "deep", "deep_gray", unicode_key}
+    for key in ("web", "alpha", "deep", unicode_key):
+        np.testing.assert_array_equal(gt[key], image)
+    np.testing.assert_array_equal(gt["deep_gray"], np.repeat(image[:, :, 1:2], 3, axis=2))
+    np.testing.assert_array_equal(gt["gray"][..., 0], np.asarray(Image.fromarray(image).convert("L")))
+    assert gt["turned"].shape == (image.shape[1], image.shape[0], 3)
+    assert np.abs(gt["turned"].astype(int) - np.rot90(image, -1)).mean() < 3
+    assert "1 image with an alpha channel" in process.stdout
+    data_util = pytest.importorskip("basicsr.data.data_util")
+    paths = data_util.paired_paths_from_lmdb(
+        [str(tmp_path / "data/LQ_X2.lmdb"), str(tmp_path / "data/GT.lmdb")], ["lq", "gt"]
+    )
+    assert {path["gt_path"] for path in paths} == set(gt)
+
+
+def break_files(tmp_path):
+    (tmp_path / "hr" / "broken.png").write_bytes(b"nonsense")
+    whole = (tmp_path / "hr" / "coffee.png").read_bytes()
+    (tmp_path / "hr" / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (9, 2)).save(tmp_path / "hr" / "tiny.png")
+
+
+def test_broken_files_are_named_and_skipped(prepare, photographs, tmp_path):
+    break_files(tmp_path)
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 4)
+    assert process.returncode == 0, process.stderr
+    assert "3 broken images skipped:" in process.stdout
+    for line in ("broken.png: no image, or a broken one", "half.png: ", "tiny.png: 2×9 pixels, too small for ×4"):
+        assert line in process.stdout
+    assert len({key.rsplit("_", 1)[0] for key in read(tmp_path / "data/GT.lmdb")}) == 4
+
+
+def test_strict(prepare, photographs, tmp_path):
+    break_files(tmp_path)
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 4, "--strict")
+    assert failed(
+        process, "Expected only whole images (--strict), but got", "broken.png", "tiny.png", "leave out --strict"
+    )
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "hr" / "broken.png").unlink()
+    (tmp_path / "hr" / "tiny.png").unlink()
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 4, "--strict")
+    assert failed(process, "Expected only whole images (--strict), but got", "half.png")
+    assert not (tmp_path / "data").exists()
+
+
+def test_only_broken_files(prepare, tmp_path):
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "hr" / "a.png").write_bytes(b"nonsense")
+    assert failed(prepare("--gt", "hr", "--out", "data", "--scale", 4), "none can be used: hr/a.png: no image")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)).save(
+        tmp_path / "hr" / "a.png"
+    )
+    whole = (tmp_path / "hr" / "a.png").read_bytes()
+    (tmp_path / "hr" / "a.png").write_bytes(whole[:-5000])
+    assert failed(prepare("--gt", "hr", "--out", "data", "--scale", 4), "but all are broken: hr/a.png")
+    assert not (tmp_path / "data").exists()
+
+
+def test_images_smaller_than_the_crop(prepare, photographs, tmp_path):
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 4)
+    assert process.returncode == 0
+    shapes = {key: shape for key, (shape, _) in read_meta(tmp_path / "data/GT.lmdb").items()}
+    assert shapes["chelsea_s001"] == (300, 448, 3)
+    assert shapes["astronaut_s001"] == (480, 480, 3)
+    assert (
+        "3 images smaller than the crop of 480 pixels, kept whole along the short side. The shortest is 300 pixels"
+        in process.stdout
+    )
+
+
+def test_wrong_folders(prepare, photographs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert failed(
+        prepare("--gt", "empty", "--out", "data", "--scale", 4), "Expected images", "in empty, but found nothing"
+    )
+    assert failed(
+        prepare("--gt", "none", "--out", "data", "--scale", 4), "Expected a folder of images, but none is not a folder"
+    )
+    assert failed(prepare("--gt", "hr", "--lq", "empty", "--out", "data", "--scale", 4), "in empty, but found nothing")
+    (tmp_path / "file").write_text("")
+    assert failed(prepare("--gt", "hr", "--out", "file", "--scale", 4), "Expected to write file, but got:")
+    assert not (tmp_path / "data").exists()
+
+
+def test_lr_that_does_not_match(prepare, photographs, tmp_path):
+    (tmp_path / "lr").mkdir()
+    for name, image in photographs.items():
+        Image.fromarray(downscale(image, 3 if name == "coffee" else 4)).save(tmp_path / "lr" / f"{name}.png")
+    args = ("--gt", "hr", "--lq", "lr", "--out", "data", "--scale", 4)
+    assert failed(
+        prepare(*args), "Expected HR images 4 times as large", "coffee.png (400, 600) with lr/coffee.png (134, 200)"
+    )
+    (tmp_path / "lr" / "coffee.png").rename(tmp_path / "lr" / "tea.png")
+    assert failed(
+        prepare(*args), "Expected an LR image ×4 for every HR image, but found none for coffee.png", "tea.png"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_two_names_of_one_key(prepare, photographs, tmp_path):
+    Image.fromarray(photographs["coffee"]).save(tmp_path / "hr" / "coffee.jpg")
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 4)
+    assert failed(process, "Expected a key of its own for every image", "`coffee`: coffee.jpg, coffee.png", "Rename")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--scale", "0"], "Expected --scale to be at least 1, but got 0"),
+        (["--scale", "4", "--crop-size", "-1"], "Expected --crop-size to be at least 0, but got -1"),
+        (["--scale", "4", "--step", "2"], "Expected --crop-size and --step to be at least the scale 4"),
+        (["--scale", "4", "--thresh-size", "-2"], "Expected --thresh-size to be at least 0, but got -2"),
+        (["--scale", "4", "--compression", "11"], "Expected --compression to be from 0 to 9, but got 11"),
+        (["--scale", "4", "--workers", "0"], "Expected --workers to be at least 1, but got 0"),
+    ],
+)
+def test_bad_arguments(args, message, capsys, tmp_path):
+    assert main(["prepare", "--gt", "hr", "--out", str(tmp_path / "data"), *args]) == 1
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_arguments(prepare):
+    process = prepare("--gt", "hr")
+    assert process.returncode == 2
+    assert "the following arguments are required: --out, --scale (or --verify DIR)" in process.stderr
+
+
+def test_overwrites_with_force_only(prepare, photographs, tmp_path):
+    args = ("--gt", "hr", "--out", "data", "--scale", 4)
+    assert prepare(*args).returncode == 0
+    before = (tmp_path / "data/GT.lmdb/data.mdb").stat()
+    assert failed(prepare(*args), "data/GT.lmdb and data/LQ_X4.lmdb exist", "Pass --force")
+    assert (tmp_path / "data/GT.lmdb/data.mdb").stat() == before
+    (tmp_path / "hr" / "coffee.png").unlink()
+    assert prepare(*args, "--force").returncode == 0
+    assert "coffee_s001" not in LmdbReader(tmp_path / "data/GT.lmdb").keys
+    assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
+
+
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
+
+
+def test_full_disk(prepare, photographs, tmp_path):
+    """Files cannot grow beyond 2 MiB, which stops LMDB in the middle as a full disk does."""
+    args = ("--gt", "hr", "--out", "data", "--scale", 4)
+    process = prepare(*args, preexec_fn=limit_files)
+    assert failed(
+        process, "Expected room on the disk for data/prepare.tmp/building/GT.lmdb", "Nothing is kept", "Free some space"
+    )
+    assert not (tmp_path / "data").exists()
+    assert prepare(*args).returncode == 0
+
+
+def test_room_is_known_beforehand(prepare, photographs, tmp_path):
+    script = (
+        "import shutil, sys\n"
+        "from dscsr_model.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    shutil.disk_usage = lambda path: shutil._ntuple_diskusage(0, 0, 2**20)\n"
+        "    sys.exit(main(['prepare', *sys.argv[1:]]))\n"
+    )
+    (tmp_path / "small_disk.py").write_text(script)
+    command = [sys.executable, "small_disk.py", "--gt", "hr", "--out", "data", "--scale", "4"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert failed(process, "GiB of free disk for the pixels, but data has 0.0 GiB", "--format png")
+    assert not (tmp_path / "data").exists()
+
+
+def start(tmp_path, *args):
+    return subprocess.Popen([*COMMAND, *map(str, args)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_data(tmp_path, size):
+    """Until so many bytes are written under the temporary name."""
+    deadline = time.monotonic() + 60
+    while not any(file.stat().st_size > size for file in tmp_path.glob("data/prepare.tmp/building/*/data.mdb")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def many(photographs, tmp_path):
+    """Enough work to be interrupted."""
+    for number in range(40):
+        os.link(tmp_path / "hr" / "astronaut.png", tmp_path / "hr" / f"a{number}.png")
+    return ("--gt", "hr", "--out", "data", "--scale", 4, "--crop-size", 240, "--step", 60, "--workers", 1)
+
+
+def test_killed(prepare, many, tmp_path):
+    process = start(tmp_path, *many)
+    wait_for_data(tmp_path, 4 * 2**20)
+    process.kill()
+    process.communicate()
+    assert os.listdir(tmp_path / "data") == ["prepare.tmp"]
+    assert failed(prepare("--verify", "data"), "Expected LMDBs")
+    process = prepare(*many)
+    assert process.returncode == 0, process.stderr
+    assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
+    assert prepare("--verify", "data").returncode == 0
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_interrupted_at_the_keyboard(prepare, many, tmp_path, replacing):
+    if replacing:
+        assert prepare("--gt", "hr", "--out", "data", "--scale", 4).returncode == 0
+        before = read_meta(tmp_path / "data/GT.lmdb")
+    process = start(tmp_path, *many, *(["--force"] if replacing else []))
+    wait_for_data(tmp_path, 2**20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    if replacing:
+        assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
+        assert read_meta(tmp_path / "data/GT.lmdb") == before
+    else:
+        assert not (tmp_path / "data").exists()
+
+
+def test_two_at_once(prepare, many, tmp_path):
+    process = start(tmp_path, *many)
+    wait_for_data(tmp_path, 2**20)
+    assert failed(prepare(*many), "Expected to be alone in data, but another process is writing")
+    process.communicate()
+    assert process.returncode == 0
+    assert prepare("--verify", "data").returncode == 0
+
+
+def test_verify_reports_and_fails(prepare, photographs, tmp_path):
+    prepare("--gt", "hr", "--out", "data", "--scale", 4)
+    meta = tmp_path / "data/LQ_X4.lmdb/meta_info.txt"
+    meta.write_text(meta.read_text().replace("chelsea", "dog"))
+    process = prepare("--verify", "data")
+    assert process.returncode == 1
+    assert "3 faults:" in process.stdout
+    assert "data/LQ_X4.lmdb: listed in meta_info.txt, but not in data.mdb: 1, dog_s001" in process.stdout
+    assert failed(prepare("--verify", "hr"), "Expected LMDBs (folders named *.lmdb) in hr, but found none")
+
+
+def test_runs_without_basicsr_and_torch(photographs, tmp_path):
+    script = (
+        "import sys\n"
+        "from dscsr_model.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    code = main(['prepare', '--gt', 'hr', '--out', 'data', '--scale', '4'])\n"
+        "    print(code, *sorted({'basicsr', 'torch', 'scipy'} & set(sys.modules)))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    process = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "0"
+
+
+def test_four_hundred_photographs(prepare, assets, tmp_path):
+    """The set of the assets, killed half-way, then completed; BasicSR's own dataset reads the png form."""
+    args = ("--gt", assets / "bsds400", "--out", "data", "--scale", 4)
+    process = start(tmp_path, *args)
+    wait_for_data(tmp_path, 60 * 2**20)
+    process.kill()
+    process.communicate()
+    assert os.listdir(tmp_path / "data") == ["prepare.tmp"]
+    process = prepare(*args, "--workers", 2)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("400 images -> 400 pairs x4")
+    assert prepare("--verify", "data").stdout.endswith("No fault found.\n")
+    process = prepare(*args, "--format", "png", "--force", "--workers", 2)
+    assert process.returncode == 0, process.stderr
+    stock = pytest.importorskip("basicsr.data.paired_image_dataset").PairedImageDataset
+    dataset = stock(
+        {
+            "dataroot_gt": str(tmp_path / "data/GT.lmdb"),
+            "dataroot_lq": str(tmp_path / "data/LQ_X4.lmdb"),
+            "io_backend": {"type": "lmdb"},
+            "phase": "train",
+            "scale": 4,
+            "gt_size": 256,
+            "use_hflip": True,
+            "use_rot": True,
+        }
+    )
+    assert len(dataset) == 400
+    assert dataset[17]["gt"].shape == (3, 256, 256)
