@@ -21,12 +21,14 @@ class BuildPyWithPth(build_py):
         return Path(folder, PTH)
 
     def run(self) -> None:
+        """Build, then copy the ``.pth``."""
         super().run()
         target = self._pth_target()
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PTH, target)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """What ``run`` wrote; setuptools lists it in the wheel's record."""
         outputs = super().get_outputs(include_bytecode)
         return outputs if self.editable_mode else [*outputs, str(self._pth_target())]
 

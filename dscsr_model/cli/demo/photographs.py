@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.bicubic import downscale
@@ -45,11 +47,23 @@ def collect(training: Path, held_out: Path, scale: int) -> None:
     for name in TRAINING:
         shutil.copyfile(source / name, training / name)
     for name in HELD_OUT:
-        image = cv2.imread(str(source / name))
+        image = load(source / name)
         height, width = (side // scale * scale for side in image.shape[:2])
         png = f"{Path(name).stem}.png"
         cv2.imwrite(str(held_out / "GT" / png), image[:height, :width])
         cv2.imwrite(str(held_out / "LQ" / png), downscale(image[:height, :width], scale))
+
+
+def load(path: Path) -> NDArray[np.uint8]:
+    """A picture, (H, W, 3) BGR uint8.
+
+    Raises:
+        DscsrError: It does not open.
+    """
+    image = cv2.imread(str(path))
+    if image is None:
+        raise DscsrError(f"Expected a picture at {path}, but it does not open. Run `make clean`, then `make demo`.")
+    return image.astype(np.uint8, copy=False)
 
 
 def _source() -> Path:

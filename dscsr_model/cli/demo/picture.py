@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dscsr_model.cli.demo.photographs import load
 from dscsr_model.host.metrics import psnr_y
 
 DETAIL = 120
@@ -41,15 +42,15 @@ def compare(held_out: Path, pictures: Mapping[str, Path], out: Path, scale: int)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
     for row, name in enumerate(names):
-        gt = cv2.imread(str(held_out / "GT" / f"{name}.png"))
+        gt = load(held_out / "GT" / f"{name}.png")
         top, left = DETAILS[name]
         window = slice(top, top + DETAIL), slice(left, left + DETAIL)
-        lq = cv2.imread(str(held_out / "LQ" / f"{name}.png"))
+        lq = load(held_out / "LQ" / f"{name}.png")
         details = [lq[top // scale : (top + DETAIL) // scale, left // scale : (left + DETAIL) // scale]]
         captions = [labels[0]]
         for label, folder in pictures.items():
             (made,) = folder.glob(f"{name}*.png")
-            details.append(cv2.imread(str(made))[window])
+            details.append(load(made)[window])
             captions.append(f"{label}  {psnr_y(details[-1], gt[window], 0):.2f} dB")
         details.append(gt[window])
         captions.append(labels[-1])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dscsr_arch import load_model
+from dscsr_model.cli.demo.photographs import load
 from dscsr_model.data.bicubic import resize
 from dscsr_model.host.metrics import psnr_y, ssim_y
 
@@ -33,7 +34,7 @@ def bicubic(held_out: Path, out: Path, scale: int) -> Row:
     out.mkdir(parents=True, exist_ok=True)
     seconds = []
     for path in _images(held_out / "LQ"):
-        image = cv2.imread(str(path))
+        image = load(path)
         start = time.perf_counter()
         enlarged = resize(image, scale)
         seconds.append(time.perf_counter() - start)
@@ -43,8 +44,7 @@ def bicubic(held_out: Path, out: Path, scale: int) -> Row:
 
 def network(label: str, weights: Path, pictures: Path, held_out: Path, scale: int, training: float) -> Row:
     """Score the ``pictures`` that BasicSR's test loop made with ``weights``; the network is timed fused."""
-    model = load_model(weights)
-    fused = model.fuse() if hasattr(model, "fuse") else model
+    fused = load_model(weights).fuse()  # type: ignore[operator]
     parameters = sum(parameter.numel() for parameter in fused.parameters())
     times = [_seconds(fused, path) for path in _images(held_out / "LQ")]
     return Row(label, *_quality(pictures, held_out, scale), parameters, training, median(times))
@@ -68,7 +68,7 @@ def _quality(pictures: Path, held_out: Path, scale: int) -> tuple[float, float]:
     for path in _images(held_out / "GT"):
         # BasicSR's test loop appends the name of the run to that of the picture.
         (made,) = pictures.glob(f"{path.stem}*.png")
-        sr, gt = cv2.imread(str(made)), cv2.imread(str(path))
+        sr, gt = load(made), load(path)
         psnr.append(psnr_y(sr, gt, scale))
         ssim.append(ssim_y(sr, gt, scale))
     return mean(psnr), mean(ssim)
@@ -76,7 +76,7 @@ def _quality(pictures: Path, held_out: Path, scale: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def _seconds(model: torch.nn.Module, path: Path) -> float:
-    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(load(path), cv2.COLOR_BGR2RGB)
     batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
     times = []
     for _ in range(4):  # the first is warm-up
