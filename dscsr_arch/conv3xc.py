@@ -81,7 +81,9 @@ def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
     if b1 is None or b2 is None or b3 is None or bs is None:
         return weight, None
     inner_bias = torch.bmm(w2.sum((3, 4)), b1.unsqueeze(2)) + b2.unsqueeze(2)
-    return weight, torch.bmm(w3, inner_bias).squeeze(2) + b3 + bs
+    # `* 1` gives the gradient of bs memory of its own. A plain sum hands b3 and bs one tensor, which autograd keeps as
+    # the gradient of both parameters: a second backward, clipping or unscaling would then change it twice.
+    return weight, torch.bmm(w3, inner_bias).squeeze(2) + b3 + bs * 1
 
 
 def unfuse_kernel(kernel: Kernel, gain: int) -> Branches:

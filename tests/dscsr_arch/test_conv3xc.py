@@ -38,6 +38,22 @@ def test_output_and_all_gradients_equal_the_four_convolutions(c_in, c_out, heigh
         torch.testing.assert_close(parameter.grad, grads[name].grad, **EXACT, msg=name)
 
 
+def test_every_gradient_has_memory_of_its_own():
+    """Else what changes gradients in place (a second backward, clipping, unscaling) would change some of them twice."""
+    layer = Conv3XC(3, 4)
+    x = torch.rand(2, 3, 5, 5)
+
+    def gradients():
+        layer(x).square().sum().backward()
+        return {name: parameter.grad for name, parameter in layer.named_parameters()}
+
+    once = {name: grad.clone() for name, grad in gradients().items()}
+    twice = gradients()
+    for name, grad in once.items():
+        torch.testing.assert_close(twice[name], 2 * grad, msg=name)
+    assert len({grad.data_ptr() for grad in twice.values()}) == len(twice)
+
+
 def test_without_bias_the_layer_is_linear():
     layer = Conv3XC(3, 4, bias=False).double()
     x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
