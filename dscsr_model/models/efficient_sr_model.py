@@ -177,7 +177,8 @@ class EfficientSRModel(ValidatingSRModel):
 
     def _accumulate(self) -> dict[str, Tensor]:
         """Gradients of the whole batch, part by part; gives its losses."""
-        parts = list(zip(self.lq.chunk(self.accumulate_steps), self.gt.chunk(self.accumulate_steps), strict=True))
+        number_of_parts = min(self.accumulate_steps, len(self.lq))
+        parts = list(zip(self.lq.tensor_split(number_of_parts), self.gt.tensor_split(number_of_parts), strict=True))
         terms: dict[str, Tensor] = OrderedDict()
         for number, (lq, gt) in enumerate(parts, start=1):
             share = len(lq) / len(self.lq)

@@ -67,6 +67,8 @@ class StepGuard:
             optimizer.step()
         elif not bad:
             scaler.step(optimizer)
+        else:  # the schedule goes on; without this torch warns that the optimizer should be called before it
+            optimizer._opt_called = True  # type: ignore[attr-defined]
         scaler.update()
         return bad
 

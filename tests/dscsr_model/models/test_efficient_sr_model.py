@@ -1,0 +1,283 @@
+"""A step of EfficientSRModel beside one of BasicSR's SRModel, and what it does with batches that are not finite."""
+
+import logging
+import math
+
+import pytest
+import small_models
+import torch
+from small_models import EDSR, SPAN, batch, build, distance, options, train, weights
+
+import dscsr_arch
+from dscsr_arch.checkpoint import WeightsError
+from dscsr_model.training.guards import TrainingStoppedError
+
+STEPS = range(1, 21)
+
+
+@pytest.fixture
+def logged(caplog):
+    """Messages of BasicSR's logger, which does not propagate."""
+    logger = logging.getLogger("basicsr")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
+    yield lambda: [record.getMessage() for record in caplog.records]
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("network", [SPAN, EDSR], ids=["SPAN", "EDSR"])
+def test_in_fp32_it_takes_the_steps_of_srmodel(tmp_path, network):
+    models = [build(options(tmp_path, kind, network_g=network)) for kind in ("SRModel", "EfficientSRModel")]
+    assert distance(*map(weights, models)) == 0
+    start = weights(models[0])
+    stock, ours = (train(model, STEPS, warmup=5) for model in models)
+    assert distance(weights(stock), weights(ours)) <= 1e-6
+    assert distance(weights(stock), start) > 1e-3
+    assert stock.get_current_log()["l_pix"] == pytest.approx(ours.get_current_log()["l_pixel"], rel=1e-6)
+    assert stock.get_current_learning_rate() == ours.get_current_learning_rate()
+
+
+# How far 20 steps of SGD may lead from those in fp32, as a share of the way that fp32 went. bf16 keeps 8 bits of each
+# number, fp16 11 (seen: 0.4 and 0.25 %); the other ways differ in the order of summation only (seen: 1e-6).
+DISTANCES = {
+    "bf16": ({"train:precision": "bf16"}, 0.02),
+    "fp16": ({"train:precision": "fp16"}, 0.01),
+    "channels_last": ({"train:channels_last": True}, 1e-4),
+    "accumulate 2": ({"train:accumulate_steps": 2}, 1e-4),
+    "accumulate 3": ({"train:accumulate_steps": 3}, 1e-4),
+    "accumulate 9": ({"train:accumulate_steps": 9}, 1e-4),
+    "clip": ({"train:grad_clip_norm": 1e9}, 1e-4),
+}
+# A smooth loss: the sign in the gradient of L1 makes a leap of the smallest difference.
+SMOOTH = {"train:optim_g": {"type": "SGD", "lr": 1e-3}, "train:pixel_opt": {"type": "MSELoss", "loss_weight": 1.0}}
+# EDSR's gradients are a thousandth of SPAN's, whose pictures go from -116 to 144.
+SMOOTH_EDSR = {**SMOOTH, "train:pixel_opt": {"type": "MSELoss", "loss_weight": 100.0}}
+smooth = pytest.mark.parametrize(
+    "common", [{"network_g": SPAN, **SMOOTH}, {"network_g": EDSR, **SMOOTH_EDSR}], ids=["SPAN", "EDSR"]
+)
+
+
+def loss_of(model):
+    with torch.no_grad():
+        return float(sum(model.compute_losses(*batch(9).values()).values()))
+
+
+@pytest.mark.parametrize("way", DISTANCES)
+@smooth
+def test_every_way_of_computing_stays_near_fp32_and_trains(tmp_path, way, common):
+    changes, share = DISTANCES[way]
+    plain, model = (build(options(tmp_path, **common, **more)) for more in ({}, changes))
+    if way == "fp16":  # 65536 overflows in the first steps, as it should: they are skipped, and the way is shorter
+        model.precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    start, first = weights(plain), [loss_of(plain), loss_of(model)]
+    train(plain, STEPS)
+    train(model, STEPS)
+    assert distance(weights(plain), weights(model)) <= share * distance(weights(plain), start)
+    assert loss_of(plain) < first[0]
+    assert loss_of(model) < first[1]
+    assert {tensor.dtype for tensor in weights(model).values()} == {torch.float32}
+    assert model.guard.total == 0
+
+
+def test_fp16_finds_its_scale_by_skipping_steps(tmp_path):
+    model = train(build(options(tmp_path, network_g=SPAN, **SMOOTH, **{"train:precision": "fp16"})), STEPS)
+    assert 0 < model.guard.total < 20
+    assert model.guard.in_row == 0
+    assert model.precision.scaler.get_scale() < 65536
+
+
+def test_accumulated_parts_are_as_many_as_asked_for(tmp_path, monkeypatch):
+    model, seen = build(options(tmp_path, **{"train:accumulate_steps": 3})), []
+    monkeypatch.setattr(model, "forward", lambda lq: seen.append(len(lq)) or model.net_g(lq))
+    train(model, [1])
+    assert seen == [2, 1, 1]
+
+
+def test_bf16_is_not_fp32_after_all(tmp_path):
+    """The distances above could not fail otherwise."""
+    models = [build(options(tmp_path, **{"train:precision": name})) for name in ("fp32", "bf16")]
+    assert distance(*(weights(train(model, [1, 2])) for model in models)) > 0
+
+
+@pytest.mark.slow
+@smooth
+def test_compiled_it_stays_near_fp32(tmp_path, common, logged):
+    plain, compiled = (build(options(tmp_path, **common, **{"train:compile": c})) for c in (False, True))
+    start = weights(plain)
+    train(plain, STEPS)
+    train(compiled, STEPS)
+    assert not [line for line in logged() if "torch.compile" in line]
+    assert 0 < distance(weights(plain), weights(compiled)) <= 1e-3 * distance(weights(plain), start)
+
+
+def test_losses_are_computed_in_fp32(tmp_path):
+    model = build(options(tmp_path, **{"train:precision": "bf16"}))
+    train(model, [1])
+    assert model.output.dtype == torch.float32
+    assert {loss.dtype for loss in model.loss_terms.values()} == {torch.float32}
+
+
+def test_any_number_of_named_losses(tmp_path):
+    sections = {
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 2.0},
+        "square_opt": {"type": "MSELoss", "loss_weight": 3.0},
+        "perceptual_opt": None,
+    }
+    model = train(build(options(tmp_path, **{f"train:{name}": section for name, section in sections.items()})), [1])
+    figures = model.get_current_log()
+    assert [name for name in figures if name.startswith("l_")] == ["l_pixel", "l_square"]
+    error = (model.output - model.gt).detach()
+    assert figures["l_pixel"] == pytest.approx(2 * float(error.abs().mean()), rel=1e-5)
+    assert figures["l_square"] == pytest.approx(3 * float(error.square().mean()), rel=1e-5)
+
+
+def test_no_loss_at_all(tmp_path):
+    with pytest.raises(ValueError, match="Expected at least one loss, such as `train: pixel_opt:`, but got none"):
+        build(options(tmp_path, **{"train:pixel_opt": None}))
+
+
+def test_uint8_batches_are_made_float_and_turned_on_the_device(tmp_path):
+    from dscsr_model.training.pictures import turned
+
+    whole = {name: (255 * tensor).round().to(torch.uint8) for name, tensor in batch(1).items()}
+    model = build(options(tmp_path))
+    model.feed_data(whole)
+    assert torch.equal(model.lq, whole["lq"].float() / 255)
+    orientation = torch.tensor([0, 3, 5, 7])
+    model.feed_data({**whole, "orientation": orientation, "lq_path": ["a"]})
+    assert torch.equal(model.gt, turned(whole["gt"], orientation).float() / 255)
+    assert not torch.equal(model.gt, whole["gt"].float() / 255)
+    model.optimize_parameters(1)
+
+
+# --- guards ---------------------------------------------------------------------------------------------------------
+
+
+def train_with(model, bad_steps, steps, planted):
+    for step in steps:
+        data = batch(step)
+        if step in bad_steps:
+            data[planted][0, 0, 0, 0] = math.nan
+        model.feed_data(data)
+        model.optimize_parameters(step)
+
+
+@pytest.mark.parametrize("planted", ["lq", "gt"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_nan_batch_is_skipped_and_counted_and_training_goes_on(tmp_path, planted, precision):
+    model = build(options(tmp_path, **{"train:precision": precision}))
+    train_with(model, {}, [1, 2], planted)
+    before, moments = weights(model), model.optimizer_g.state_dict()["state"][0]["exp_avg"].clone()
+    train_with(model, {3}, [3], planted)
+    after = weights(model)
+    assert all(torch.equal(before[name], after[name]) for name in before if not name.startswith("ema."))
+    assert torch.equal(model.optimizer_g.state_dict()["state"][0]["exp_avg"], moments)
+    figures = model.get_current_log()
+    assert figures["skipped_steps"] == 1
+    assert math.isnan(figures["l_pixel"])
+    train_with(model, {}, [4, 5], planted)
+    assert distance(weights(model), after) > 0
+    assert all(tensor.isfinite().all() for tensor in weights(model).values())
+    assert model.get_current_log()["skipped_steps"] == 1
+
+
+def test_a_nan_in_one_part_of_an_accumulated_batch_skips_all_of_it(tmp_path):
+    model = build(options(tmp_path, **{"train:accumulate_steps": 4, "train:ema_decay": 0}))
+    before = weights(model)
+    train_with(model, {1}, [1], "lq")
+    assert distance(weights(model), before) == 0
+
+
+def test_permanent_nan_stops_after_max_bad_steps(tmp_path):
+    model = build(options(tmp_path, **{"train:max_bad_steps": 4}))
+    train_with(model, {}, [1], "lq")
+    model.save(0, 1)
+    train_with(model, {2, 3, 4}, [2, 3, 4], "lq")
+    with pytest.raises(TrainingStoppedError, match=r"last 4 steps, up to iteration 5 \(l_pixel nan\).*net_g_1\.pth"):
+        train_with(model, {5}, [5], "lq")
+
+
+def test_a_hundred_is_the_default(tmp_path):
+    assert build(options(tmp_path)).guard.max_bad_steps == 100
+
+
+# --- weights to start from ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def span_file(tmp_path):
+    """A file in BasicSR's wrapping whose average differs from the network."""
+    network, average = dscsr_arch.SPAN(feature_channels=8, upscale=2), dscsr_arch.SPAN(feature_channels=8, upscale=2)
+    torch.save({"params": network.state_dict(), "params_ema": average.state_dict()}, tmp_path / "span.pth")
+    return tmp_path / "span.pth", network, average
+
+
+def start_from(tmp_path, path, **changes):
+    return build(options(tmp_path, network_g=SPAN, **{"path:pretrain_network_g": str(path), **changes}))
+
+
+def test_network_and_average_start_from_the_file(tmp_path, span_file):
+    path, network, average = span_file
+    loaded = weights(start_from(tmp_path, path))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(torch.equal(loaded[f"ema.{name}"], tensor) for name, tensor in average.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["params", "params_ema", None])
+def test_a_fused_file_is_expanded_once_for_both(tmp_path, key, logged):
+    """Branches are random: those of network and average must be the same for a mean of both to have a meaning."""
+    fused = dscsr_arch.SPAN(feature_channels=8, upscale=2).fuse()
+    torch.save({key: fused.state_dict()} if key else fused.state_dict(), tmp_path / "fused.pth")
+    model = start_from(tmp_path, tmp_path / "fused.pth")
+    state = weights(model)
+    assert all(torch.equal(state[name], state[f"ema.{name}"]) for name in model.net_g.state_dict())
+    x = torch.rand(1, 3, 9, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.net_g(x), fused(x), rtol=1e-4, atol=1e-3)
+    assert any("No `params` in " in line for line in logged()) == (key != "params")
+
+
+def test_a_file_of_another_network_names_the_layers_before_anything_changes(tmp_path, span_file):
+    with pytest.raises(WeightsError, match=r"span\.pth does not fit SPAN:\n +differently shaped: .*conv_1"):
+        start_from(tmp_path, span_file[0], **{"network_g:feature_channels": 6})
+    with pytest.raises(WeightsError, match="missing in the file: conv_first"):
+        build(options(tmp_path, network_g=EDSR, **{"path:pretrain_network_g": str(span_file[0])}))
+
+
+def test_a_damaged_file(tmp_path, span_file):
+    span_file[0].write_bytes(span_file[0].read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        start_from(tmp_path, span_file[0])
+
+
+# --- schedules ------------------------------------------------------------------------------------------------------
+
+
+def test_any_optimizer_and_schedule_of_torch_with_basicsrs_warm_up(tmp_path):
+    schedule = {"type": "StepLR", "step_size": 4, "gamma": 0.5}
+    optimizer = {"type": "AdamW", "lr": 0.08, "weight_decay": 0.1}
+    model = build(options(tmp_path, **{"train:scheduler": schedule, "train:optim_g": optimizer}))
+    assert isinstance(model.optimizer_g, torch.optim.AdamW)
+    rates = []
+    for step in range(1, 11):
+        train(model, [step], warmup=4)
+        rates.append(model.get_current_learning_rate()[0])
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.04, 0.04, 0.04, 0.04, 0.02, 0.02])
+
+
+@pytest.mark.parametrize(("key", "name"), [("optim_g", "Adan"), ("scheduler", "Cosine")])
+def test_unknown_names_are_refused(tmp_path, key, name):
+    with pytest.raises(ValueError, match=f"Expected `{key}: type` to be one of .* but got '{name}'"):
+        build(options(tmp_path, **{f"train:{key}:type": name}))
+
+
+def test_images_per_second_and_memory_are_told(tmp_path):
+    model = train(build(options(tmp_path)), range(1, 4))
+    figures = model.get_current_log()
+    assert list(figures) == ["l_pixel", "images_per_s", "peak_memory_gib"]
+    assert figures["images_per_s"] > 1
+    assert 0.05 < figures["peak_memory_gib"] < 100
+
+
+def test_the_helper_of_these_tests_trains_on_other_batches_each_step():
+    assert not torch.equal(small_models.batch(1)["lq"], small_models.batch(2)["lq"])
