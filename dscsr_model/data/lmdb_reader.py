@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 import threading
@@ -16,17 +17,18 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from dscsr_model.data.lmdb_pages import value_places
 from dscsr_model.data.lmdb_store import Shape, StoreError
 
 _LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.\S+ \((?P<h>\d+), ?(?P<w>\d+), ?(?P<c>\d+)\)(?: (?P<level>\d+))?")
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
 class LmdbReader:
     """Reads one LMDB, ours or BasicSR's. Images are numbered in the order of their sorted keys.
 
-    The file is opened at the first read, once per process however many readers there are (LMDB allows no second time),
-    and again in a forked or spawned process. A reader can be pickled at any time.
+    Bare pixels are read from a mapping of the file. For encoded images it is opened by LMDB, at the first read, once
+    per process however many readers there are (LMDB allows no second time), and again in a forked or spawned process.
+    A reader can be pickled at any time.
 
     Args:
         path: The LMDB's folder.
@@ -40,8 +42,22 @@ class LmdbReader:
         entries = sorted(read_meta(self.path).items())
         # One block of memory each: millions of Python objects would be copied into every forked worker bit by bit.
         self._keys = np.array([key.encode() for key, _ in entries], dtype=np.bytes_)
-        self._shapes = np.array([shape for _, (shape, _) in entries], dtype=np.int32)
-        self._opened = shared_environment(self.path)
+        self._shapes = np.array([shape for _, (shape, _) in entries], dtype=np.int32).reshape(-1, 3)
+        self._levels = np.array([level for _, (_, level) in entries], dtype=np.uint8)
+        self._offsets = self._bare_offsets()
+        self._environment = shared_environment(self.path)
+        self._mapped: mmap.mmap | None = None
+
+    def _bare_offsets(self) -> NDArray[np.int64]:
+        """First byte in the file of every image of bare pixels; -1 of any other, and where it is unknown."""
+        offsets = np.full(len(self._keys), -1, np.int64)
+        if (self._levels == 0).any():
+            places = value_places(self.path)
+            for index, key in enumerate(self._keys):
+                place = places.get(bytes(key))
+                if place and is_bare(place.length, self._shapes[index], self._levels[index]):
+                    offsets[index] = place.offset
+        return offsets
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -60,6 +76,14 @@ class LmdbReader:
         """Key of one image."""
         return str(self._keys[index].decode())
 
+    def expect(self, index: int, first_row: int, rows: int) -> None:
+        """Have the system fetch some rows of bare pixels that will be read next, all at once and in the background."""
+        if self._offsets[index] >= 0 and hasattr(mmap, "MADV_WILLNEED"):
+            row = 3 * int(self._shapes[index, 1])
+            first = int(self._offsets[index]) + first_row * row
+            start = first // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map().madvise(mmap.MADV_WILLNEED, start, first + rows * row - start)
+
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
         """One image, (H, W, 3) RGB uint8, read-only.
@@ -69,17 +93,29 @@ class LmdbReader:
         Raises:
             StoreError: It is missing, or cannot be decoded.
         """
-        height, width, channels = self._shapes[index]
-        with self._opened.begin() as transaction:
+        height, width, channels = (int(number) for number in self._shapes[index])
+        offset = int(self._offsets[index])
+        if offset >= 0:
+            yield np.frombuffer(self._map(), np.uint8, height * width * 3, offset).reshape(height, width, 3)
+            return
+        with self._environment.begin() as transaction:
             value = transaction.get(bytes(self._keys[index]))
             if value is None:
                 raise StoreError(
                     f"Expected `{self.key(index)}` in {self.path}, but it is only in its list. Prepare it again."
                 )
-            if is_bare(value, (height, width, channels)):
+            if is_bare(len(value), (height, width, channels), self._levels[index]):
                 yield np.frombuffer(value, np.uint8).reshape(height, width, channels)
             else:
                 yield self._decode(value, index)
+
+    def _map(self) -> mmap.mmap:
+        if self._mapped is None:
+            with open(self.path / "data.mdb", "rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            if hasattr(mmap, "MADV_RANDOM"):
+                self._mapped.madvise(mmap.MADV_RANDOM)  # crops lie anywhere; `expect` says where
+        return self._mapped
 
     def _decode(self, value: memoryview, index: int) -> NDArray[np.uint8]:
         image = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR)
@@ -91,11 +127,11 @@ class LmdbReader:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_environment", "_mapped")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._opened = shared_environment(self.path)
+        self._environment, self._mapped = shared_environment(self.path), None
 
 
 class Environment:
@@ -126,6 +162,13 @@ class Environment:
                 "open (BasicSR's own datasets open it for themselves), use PairedCropDataset for both; else prepare it "
                 "again."
             ) from error
+        size, info = (self._path / "data.mdb").stat().st_size, self._environment.info()
+        if size < (info["last_pgno"] + 1) * self._environment.stat()["psize"]:
+            self._environment.close()
+            raise StoreError(  # reading on would kill the process
+                f"Expected a whole LMDB, but {self._path / 'data.mdb'} is truncated at {size:,} bytes. Copy or prepare "
+                "it again."
+            )
         self._process = os.getpid()
 
 
@@ -165,10 +208,9 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
     return entries
 
 
-def is_bare(value: bytes | memoryview, shape: Sequence[int]) -> bool:
-    """Whether a value is bare pixels of ``shape``, not an encoded image."""
-    if len(value) != shape[0] * shape[1] * 3 or shape[2] != 3:
-        return False
-    # The very unlikely encoded image of just this length, told from pixels that happen to look like one.
-    encoded = bytes(value[:8]) == _PNG or bytes(value[:3]) == _JPEG
-    return not (encoded and cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR) is not None)
+def is_bare(length: int, shape: Sequence[int], level: int) -> bool:
+    """Whether a value of so many bytes is the bare pixels of an image, not an encoded one.
+
+    An encoded image of compression level 0 is longer than its pixels.
+    """
+    return level == 0 and shape[2] == 3 and length == int(shape[0]) * int(shape[1]) * 3

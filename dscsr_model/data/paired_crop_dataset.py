@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.crops import cut, draw_crop, planes
+from dscsr_model.data.crops import Crop, cut, draw_crop, planes
 from dscsr_model.data.draws import Draw
 from dscsr_model.data.sources import MemorySource, open_pair
 
@@ -67,6 +67,7 @@ class PairedCropDataset(Dataset):
         self.gt, self.lq = open_pair(opt)
         if _choice(opt, "cache", (None, "ram")) == "ram":
             self.gt, self.lq = MemorySource(self.gt), MemorySource(self.lq)
+        self.sizes = self.lq.sizes()
         if self.train:
             self.size = _crop_size(opt, self.scale)
             self._check_sizes()
@@ -85,16 +86,29 @@ class PairedCropDataset(Dataset):
         return len(self.gt)
 
     def __getitem__(self, index: int | Draw) -> Sample:
-        return self._samples([self._draw(index)])[0]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int | Draw]) -> list[Sample]:
         """The samples of one batch; the loader calls it."""
         wanted = [self._draw(index) for index in indices]
-        groups = (wanted[first : first + self.repeat_crops] for first in range(0, len(wanted), self.repeat_crops))
+        groups = [wanted[first : first + self.repeat_crops] for first in range(0, len(wanted), self.repeat_crops)]
+        for group in groups:
+            self._expect(group)
         return [sample for group in groups for sample in self._samples(group)]
 
     def _draw(self, index: int | Draw) -> Draw:
         return index if isinstance(index, Draw) else Draw(index, self.epoch)
+
+    def _expect(self, wanted: Sequence[Draw]) -> None:
+        """Let the rows of all crops be on their way from the disk before the first is cut."""
+        index = wanted[0].image
+        if self.sizes is None:
+            return
+        height, width = (int(side) for side in self.sizes[index])
+        crops = [self._crop(draw, height, width) for draw in wanted] if self.train else []
+        for top, rows in [(crop.top, self.size) for crop in crops] or [(0, height)]:
+            self.gt.expect(index, self.scale * top, self.scale * rows)
+            self.lq.expect(index, top, rows)
 
     def _samples(self, wanted: Sequence[Draw]) -> list[Sample]:
         """A sample for each draw, all from the image of the first."""
@@ -102,12 +116,15 @@ class PairedCropDataset(Dataset):
         names = {"lq_path": self.lq.name(index), "gt_path": self.gt.name(index)}
         with self.lq.pixels(index) as lq, self.gt.pixels(index) as gt:
             self._check_pair(lq.shape, gt.shape, names["gt_path"])
-            pairs = [self._crop(lq, gt, draw) if self.train else self._whole(lq, gt) for draw in wanted]
+            pairs = [self._cut(lq, gt, draw) if self.train else self._whole(lq, gt) for draw in wanted]
         return [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names} for lq, gt in pairs]
 
-    def _crop(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: Draw) -> tuple[NDArray, NDArray]:
+    def _crop(self, draw: Draw, height: int, width: int) -> Crop:
         key = (self.seed, draw.epoch, draw.image, draw.repeat)
-        crop = draw_crop(key, lq.shape[0], lq.shape[1], self.size, *self.flips)
+        return draw_crop(key, height, width, self.size, *self.flips)
+
+    def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: Draw) -> tuple[NDArray, NDArray]:
+        crop = self._crop(draw, lq.shape[0], lq.shape[1])
         return cut(lq, crop, self.size), cut(gt, crop, self.size, self.scale)
 
     def _whole(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
@@ -119,7 +136,7 @@ class PairedCropDataset(Dataset):
 
     def _check_sizes(self) -> None:
         """Where the sizes of all images are known, find those that do not fit before training starts."""
-        gt, lq = self.gt.sizes(), self.lq.sizes()
+        gt, lq = self.gt.sizes(), self.sizes
         if gt is None or lq is None:
             return
         for index in np.flatnonzero((gt != self.scale * lq).any(1) | (lq < self.size).any(1))[:1]:

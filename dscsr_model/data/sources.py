@@ -32,6 +32,9 @@ class ImageSource(Protocol):
     def sizes(self) -> NDArray[np.int32] | None:
         """Height and width of all images, (n, 2), or None where only reading them would tell."""
 
+    def expect(self, index: int, first_row: int, rows: int) -> None:
+        """Rows of an image that will be read next; a hint to fetch them."""
+
     def pixels(self, index: int) -> contextlib.AbstractContextManager[NDArray[np.uint8]]:
         """One image (H, W, 3) RGB uint8, to be used inside the ``with`` block only, and not to be written to."""
 
@@ -53,6 +56,10 @@ class LmdbSource:
         """Height and width, (n, 2), as listed."""
         return self.reader.shapes[:, :2]
 
+    def expect(self, index: int, first_row: int, rows: int) -> None:
+        """Have rows of bare pixels fetched; see `LmdbReader.expect`."""
+        self.reader.expect(index, first_row, rows)
+
     def pixels(self, index: int) -> contextlib.AbstractContextManager[NDArray[np.uint8]]:
         """One image; see `LmdbReader.pixels`."""
         return self.reader.pixels(index)
@@ -73,6 +80,9 @@ class FileSource:
 
     def sizes(self) -> None:
         """Unknown before an image is read."""
+
+    def expect(self, index: int, first_row: int, rows: int) -> None:
+        """An encoded file has no rows to fetch."""
 
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
@@ -112,6 +122,9 @@ class MemorySource:
     def sizes(self) -> NDArray[np.int32]:
         """Height and width, (n, 2)."""
         return self.shapes[:, :2]
+
+    def expect(self, index: int, first_row: int, rows: int) -> None:
+        """It is there already."""
 
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:

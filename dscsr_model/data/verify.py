@@ -20,6 +20,7 @@ from dscsr_model.data.lmdb_reader import is_bare, read_meta, shared_environment
 from dscsr_model.data.lmdb_store import Shape, StoreError
 from dscsr_model.data.workers import worker_pool
 
+Listed = tuple[Shape, int]  # and compression level
 _BATCH = 64  # images that a worker checks at a time
 
 
@@ -72,10 +73,10 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Callable[...
     return report
 
 
-def _verify_one(path: Path, report: Report) -> dict[str, Shape] | None:
-    """Shapes by key, once the list and the file are sound enough to look at the images."""
+def _verify_one(path: Path, report: Report) -> dict[str, Listed] | None:
+    """What is listed by key, once the list and the file are sound enough to look at the images."""
     try:
-        meta = {key: shape for key, (shape, _) in read_meta(path).items()}
+        meta = read_meta(path)
         environment = lmdb.open(str(path), readonly=True, lock=False)
     except (StoreError, lmdb.Error) as error:
         report.faults.append(f"{path}: {error}")
@@ -97,7 +98,7 @@ def _verify_one(path: Path, report: Report) -> dict[str, Shape] | None:
     _report_keys(f"{path}: listed in meta_info.txt, but not in data.mdb", meta.keys() - stored, report)
     _report_keys(f"{path}: in data.mdb, but not listed in meta_info.txt", stored - meta.keys(), report)
     _report_keys(f"{path}: keys that BasicSR cannot read (not ASCII)", {k for k in meta if not k.isascii()}, report)
-    return {key: shape for key, shape in meta.items() if key in stored}
+    return {key: listed for key, listed in meta.items() if key in stored}
 
 
 def _report_keys(what: str, keys: Iterable[str], report: Report) -> None:
@@ -106,7 +107,7 @@ def _report_keys(what: str, keys: Iterable[str], report: Report) -> None:
         report.faults.append(f"{what}: {len(names)}, {', '.join(names)}")
 
 
-def _verify_values(metas: Mapping[Path, Mapping[str, Shape]], workers: int, progress: Any, report: Report) -> None:
+def _verify_values(metas: Mapping[Path, Mapping[str, Listed]], workers: int, progress: Any, report: Report) -> None:
     """Decode every image and compare it with its entry in the list."""
     batches = [
         (path, list(meta.items())[first : first + _BATCH])
@@ -124,19 +125,19 @@ def _verify_values(metas: Mapping[Path, Mapping[str, Shape]], workers: int, prog
         report.found.append(f"{path}: {len(metas[path]):,} images ({what or 'none'})")
 
 
-def _check_values(batch: tuple[Path, Sequence[tuple[str, Shape]]]) -> list[tuple[Path, str, str]]:
+def _check_values(batch: tuple[Path, Sequence[tuple[str, Listed]]]) -> list[tuple[Path, str, str]]:
     """For every image its LMDB, its kind, and its fault or nothing; runs in a worker process."""
     path, entries = batch
     results = []
     with shared_environment(path).begin() as transaction:
-        for key, shape in entries:
-            kind, fault = _check_value(transaction.get(key.encode()), shape)
+        for key, (shape, level) in entries:
+            kind, fault = _check_value(transaction.get(key.encode()), shape, level)
             results.append((path, kind, f"{path}: `{key}` {fault}" if fault else ""))
     return results
 
 
-def _check_value(value: memoryview, shape: Shape) -> tuple[str, str]:
-    if is_bare(value, shape):
+def _check_value(value: memoryview, shape: Shape, level: int) -> tuple[str, str]:
+    if is_bare(len(value), shape, level):
         return "raw", ""
     try:
         with Image.open(io.BytesIO(value)) as image:  # strict, where OpenCV fills up what is missing
@@ -152,14 +153,15 @@ def _check_value(value: memoryview, shape: Shape) -> tuple[str, str]:
     return kind, "" if found == shape else f"is {found}, but listed as {shape} (height, width, channels)"
 
 
-def _verify_pairs(metas: Mapping[Path, Mapping[str, Shape]], scale: int | None, report: Report) -> None:
+def _verify_pairs(metas: Mapping[Path, Mapping[str, Listed]], scale: int | None, report: Report) -> None:
     """The LMDB of the largest images is the GT of all others."""
-    mean_size = {path: np.mean([h * w for h, w, _ in meta.values()] or [0]) for path, meta in metas.items()}
+    mean_size = {path: np.mean([h * w for (h, w, _), _ in meta.values()] or [0]) for path, meta in metas.items()}
     gt_path = max(metas, key=lambda path: mean_size[path])
-    gt = metas[gt_path]
-    for path, lq in metas.items():
+    gt = {key: shape for key, (shape, _) in metas[gt_path].items()}
+    for path, meta in metas.items():
         if path == gt_path:
             continue
+        lq = {key: shape for key, (shape, _) in meta.items()}
         _report_keys(f"{path}: without a GT in {gt_path.name}", lq.keys() - gt.keys(), report)
         _report_keys(f"{path}: missing, though in {gt_path.name}", gt.keys() - lq.keys(), report)
         common = sorted(gt.keys() & lq.keys())

@@ -1,3 +1,5 @@
+import ctypes
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -9,6 +11,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from dscsr_model.data import lmdb_reader
 from dscsr_model.data.lmdb_reader import LmdbReader, is_bare, read_meta
 from dscsr_model.data.lmdb_store import LmdbWriter, StoreError
 
@@ -43,7 +46,7 @@ def test_one_environment_for_all_readers_of_a_path(path, tmp_path):
     (tmp_path / "link.lmdb").symlink_to(path)
     readers = [LmdbReader(path), LmdbReader(str(path)), LmdbReader(tmp_path / "link.lmdb")]
     for reader in readers:
-        with reader.pixels(0) as image:
+        with reader.pixels(1) as image:  # encoded
             assert image.size
     with pytest.raises(lmdb.Error, match=r"already open"):
         lmdb.open(str(path), readonly=True, lock=False)
@@ -121,14 +124,62 @@ def test_reads_lmdbs_of_basicsr(tmp_path, folder, photographs):
 
 def test_encoded_and_bare_are_told_apart(photographs):
     image = photographs[0]
-    png = cv2.imencode(".png", image)[1].tobytes()
-    assert is_bare(image.tobytes(), image.shape)
-    assert not is_bare(png, image.shape)
-    assert not is_bare(image.tobytes(), (*image.shape[:2], 1))
-    assert not is_bare(image.tobytes()[:-1], image.shape)
-    like_png = b"\x89PNG\r\n\x1a\n" + image.tobytes()[8:]
-    assert is_bare(like_png, image.shape)  # pixels that begin like a PNG
-    assert not is_bare(png, (1, len(png) // 3, 3)) or len(png) % 3  # a PNG just as long as the pixels
+    for kind in (image, np.full_like(image, 200)):
+        for level in range(10):
+            png = cv2.imencode(".png", kind, [cv2.IMWRITE_PNG_COMPRESSION, level])[1]
+            assert not is_bare(len(png), kind.shape, level)
+    assert is_bare(image.size, image.shape, 0)
+    assert not is_bare(image.size, image.shape, 1)  # an encoded image that happens to be as long
+    assert not is_bare(image.size, (*image.shape[:2], 1), 0)
+    assert not is_bare(image.size - 1, image.shape, 0)
+
+
+def test_where_places_are_unknown_lmdb_is_asked(path, photographs, monkeypatch):
+    monkeypatch.setattr(lmdb_reader, "value_places", lambda path: {})
+    reader = LmdbReader(path)
+    for index, image in enumerate(reversed(photographs)):
+        reader.expect(index, 0, 10)
+        with reader.pixels(index) as pixels:
+            np.testing.assert_array_equal(pixels, image)
+
+
+def test_expected_rows_and_only_they_are_fetched(tmp_path):
+    """Pages of the file that are in memory, after it was thrown out of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+    with LmdbWriter(tmp_path / "GT.lmdb") as writer:
+        writer.put("a", noise)
+    file = tmp_path / "GT.lmdb" / "data.mdb"
+    reader = LmdbReader(tmp_path / "GT.lmdb")
+    with open(file, "rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages_in_memory(file) > 100:
+        pytest.skip("this file system keeps files in memory")
+    reader.expect(0, 1000, 100)
+    with reader.pixels(0) as image:
+        np.testing.assert_array_equal(image[1000:1100], noise[1000:1100])
+    assert 100 * 6000 / 4096 <= pages_in_memory(file) < 1000  # of 2,930
+
+
+def pages_in_memory(file):
+    libc = ctypes.CDLL(None)
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as data:
+        view = np.frombuffer(data, np.uint8)
+        pages = (ctypes.c_ubyte * (-(-len(view) // mmap.PAGESIZE)))()
+        failed = libc.mincore(ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(len(view)), pages)
+        del view
+        return -1 if failed else sum(page & 1 for page in pages)
+
+
+def test_truncated_file(path):
+    for names in ([0], [1]):  # bare and encoded
+        with open(path / "data.mdb", "r+b") as opened:
+            opened.truncate((path / "data.mdb").stat().st_size - 4096)
+        reader = LmdbReader(path)
+        with (
+            pytest.raises(StoreError, match=r"Expected a whole LMDB, but .*data.mdb is truncated at"),
+            reader.pixels(*names),
+        ):
+            pass
 
 
 def test_faulty_folders(tmp_path, path):
@@ -171,7 +222,7 @@ def test_opened_by_others(path):
     reader = LmdbReader(path)
     with (
         pytest.raises(StoreError, match=r"already open in this process.* use PairedCropDataset for both"),
-        reader.pixels(0),
+        reader.pixels(1),
     ):
         pass
     environment.close()
