@@ -125,8 +125,10 @@ class ValidatingSRModel(CheckpointingSRModel):
         return Path(self.opt["path"]["models"], "net_g_best.pth")
 
     def _read_best(self) -> dict[str, Any] | None:
+        if not self._best_path().is_file():
+            return None
         try:
             best: dict[str, Any] | None = read_pickle(self._best_path()).get("best")
         except WeightsError:
-            return None  # there is none, or it is broken: the next good validation replaces it
+            return None  # it is broken: the next validation replaces it
         return best

@@ -1,6 +1,5 @@
 """A step of EfficientSRModel beside one of BasicSR's SRModel, and what it does with batches that are not finite."""
 
-import logging
 import math
 
 import pytest
@@ -13,16 +12,6 @@ from dscsr_arch.checkpoint import WeightsError
 from dscsr_model.training.guards import TrainingStoppedError
 
 STEPS = range(1, 21)
-
-
-@pytest.fixture
-def logged(caplog):
-    """Messages of BasicSR's logger, which does not propagate."""
-    logger = logging.getLogger("basicsr")
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    yield lambda: [record.getMessage() for record in caplog.records]
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("network", [SPAN, EDSR], ids=["SPAN", "EDSR"])

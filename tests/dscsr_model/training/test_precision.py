@@ -97,7 +97,7 @@ def test_the_real_compiler_gives_the_same_gradients(caplog):
         net.zero_grad()
         CompiledForward(net, mode, logging.getLogger("test"))(x).square().mean().backward()
         gradients.append({name: p.grad.clone() for name, p in net.named_parameters()})
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name == "test"]
     for name, eager in gradients[0].items():
         # fp32 sums in another order: relative to the largest gradient of the tensor
         assert (gradients[1][name] - eager).abs().max() <= 1e-4 * eager.abs().max() + 1e-7, name

@@ -1,0 +1,152 @@
+"""Checkpoints: whole, finite, pruned; and a resumed run takes the steps of one that never stopped."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import SPAN, build, distance, options, train, weights
+
+from dscsr_arch.checkpoint import read_pickle, read_state_dict
+
+
+def resumed(opt, iteration: int):
+    """A new model that goes on from a checkpoint, as BasicSR's train_pipeline starts it."""
+    models, states = (Path(opt["path"][name]) for name in ("models", "training_states"))
+    opt = copy.deepcopy(opt)
+    opt["path"]["pretrain_network_g"] = str(models / f"net_g_{iteration}.pth")
+    model = build(opt)
+    model.resume_training(read_pickle(states / f"{iteration}.state"))
+    return model
+
+
+MULTI_STEP = {"type": "MultiStepLR", "milestones": [3, 6, 9], "gamma": 0.5}
+RUNS = {
+    "Adam, BasicSR's schedule": ({"type": "Adam", "lr": 1e-3}, MULTI_STEP, {}),
+    "AdamW, one cycle": ({"type": "AdamW", "lr": 1e-3}, {"type": "OneCycleLR", "max_lr": 0.01, "total_steps": 20}, {}),
+    "SGD, cosine, clipped": (
+        {"type": "SGD", "lr": 1e-2, "momentum": 0.9},
+        {"type": "CosineAnnealingLR", "T_max": 12},
+        {"train:grad_clip_norm": 0.1},
+    ),
+    "NAdam, fp16": ({"type": "NAdam", "lr": 1e-3}, MULTI_STEP, {"train:precision": "fp16"}),
+    "no average": ({"type": "Adam", "lr": 1e-3}, MULTI_STEP, {"train:ema_decay": 0, "train:accumulate_steps": 2}),
+    "SPAN": ({"type": "Adam", "lr": 1e-3}, MULTI_STEP, {"network_g": SPAN, "train:channels_last": True}),
+}
+
+
+@pytest.mark.parametrize("stopped_at", [3, 7])
+@pytest.mark.parametrize("run", RUNS)
+def test_stopping_and_resuming_is_as_if_never_stopped(tmp_path, run, stopped_at):
+    """Bit for bit, optimizer, schedule and warm-up (up to step 5) included."""
+    optimizer, schedule, more = RUNS[run]
+    opt = options(tmp_path, **{"train:optim_g": optimizer, "train:scheduler": schedule, **more})
+    whole = train(build(copy.deepcopy(opt)), range(1, 13), warmup=5)
+    train(build(copy.deepcopy(opt)), range(1, stopped_at + 1), warmup=5).save(0, stopped_at)
+    model = resumed(opt, stopped_at)
+    before = weights(model)
+    train(model, range(stopped_at + 1, 13), warmup=5)
+    assert distance(weights(whole), weights(model)) == 0
+    assert distance(before, weights(model)) > 0
+    assert whole.get_current_learning_rate() == model.get_current_learning_rate()
+    assert whole.precision.scaler.state_dict() == model.precision.scaler.state_dict()
+
+
+def test_random_draws_go_on_at_the_first_step_not_before(tmp_path):
+    opt = options(tmp_path)
+    model = train(build(copy.deepcopy(opt)), [1])
+    model.save(0, 1)
+    wanted = torch.rand(3)
+    model = resumed(opt, 1)
+    torch.manual_seed(99)  # building loaders draws numbers
+    train(model, [2])
+    assert torch.equal(torch.rand(3), wanted)
+    train(model, [3])
+    assert not torch.equal(torch.rand(3), wanted)  # restored once
+
+
+def test_a_checkpoint_of_srmodel_can_be_gone_on_with(tmp_path, logged):
+    opt = options(tmp_path, "SRModel")
+    stock = train(build(copy.deepcopy(opt)), range(1, 5))
+    stock.save(0, 4)
+    opt["model_type"] = "EfficientSRModel"
+    model = resumed(opt, 4)
+    assert any("was not written by EfficientSRModel" in line for line in logged())
+    train(stock, [5, 6])
+    train(model, [5, 6])
+    assert distance(weights(stock), weights(model)) <= 1e-6
+
+
+def test_files_are_basicsrs(tmp_path):
+    """Names, keys and wrapping: BasicSR's own loader and every other tool knows them."""
+    model = train(build(options(tmp_path)), [1])
+    model.save(epoch=3, current_iter=1)
+    model.save(epoch=-1, current_iter=-1)
+    assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net_g_1.pth", "net_g_latest.pth"]
+    assert [file.name for file in (tmp_path / "training_states").iterdir()] == ["1.state"]
+    content = torch.load(tmp_path / "models/net_g_1.pth", weights_only=True)
+    assert list(content) == ["params", "params_ema"]
+    assert all(torch.equal(content["params"][name], tensor) for name, tensor in model.net_g.state_dict().items())
+    assert all(
+        torch.equal(content["params_ema"][name], tensor) for name, tensor in model.net_g_ema.state_dict().items()
+    )
+    state = torch.load(tmp_path / "training_states/1.state", weights_only=True)
+    assert (state["epoch"], state["iter"]) == (3, 1)
+    assert {"optimizers", "schedulers"} <= set(state)
+    stock = build(
+        options(tmp_path / "stock", "SRModel", **{"path:pretrain_network_g": str(tmp_path / "models/net_g_1.pth")})
+    )
+    assert distance(weights(stock), weights(model)) == 0
+
+
+def test_a_checkpoint_is_never_touched_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    """A failure while writing (a full disk) leaves the old file and nothing else."""
+    model = train(build(options(tmp_path)), [1])
+    model.save(0, 5)
+    good = read_state_dict(tmp_path / "models/net_g_5.pth", "params")
+    train(model, [2])
+
+    def full_disk(content, file):
+        file.write(b"the first bytes")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(0, 5)
+    monkeypatch.undo()
+    assert all(
+        torch.equal(read_state_dict(tmp_path / "models/net_g_5.pth", "params")[name], good[name]) for name in good
+    )
+    assert [file.name for file in (tmp_path / "models").iterdir()] == ["net_g_5.pth"]
+
+
+@pytest.mark.parametrize("of_the_average", [False, True])
+@pytest.mark.parametrize("iteration", [10, -1])
+def test_weights_that_are_not_finite_are_never_written(tmp_path, logged, of_the_average, iteration):
+    model = train(build(options(tmp_path)), [1])
+    model.save(0, 5)
+    model.save(-1, -1)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with torch.no_grad():
+        (model.net_g_ema if of_the_average else model.net_g).conv_first.weight[0, 0, 0, 0] = torch.inf
+    model.save(0, iteration)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    message = f"Checkpoint {iteration} is not saved: its weights are not finite. The last good one is "
+    assert [line for line in logged() if line.startswith(message) and "net_g_" in line]
+
+
+def test_old_checkpoints_are_pruned_but_never_the_best(tmp_path):
+    model = train(build(options(tmp_path, **{"logger:keep_checkpoints": 2})), [1])
+    (tmp_path / "models/net_g_best.pth").write_bytes(b"the best")
+    for iteration in (5, 10, 15, -1, 20):
+        model.save(0, iteration)
+    names = [file.name for folder in ("models", "training_states") for file in sorted((tmp_path / folder).iterdir())]
+    assert names == ["net_g_15.pth", "net_g_20.pth", "net_g_best.pth", "net_g_latest.pth", "15.state", "20.state"]
+
+
+def test_resuming_clears_what_a_killed_process_left(tmp_path):
+    opt = options(tmp_path)
+    train(build(copy.deepcopy(opt)), [1]).save(0, 1)
+    (tmp_path / "models/.net_g_2.pth.99.tmp").write_bytes(b"half")
+    resumed(opt, 1)
+    assert [file.name for file in (tmp_path / "models").iterdir()] == ["net_g_1.pth"]

@@ -1,0 +1,250 @@
+"""Validation beside BasicSR's own: scores, files, log; tiles, orientations, the best network."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import option_files
+import pytest
+import torch
+from small_models import SPAN, build, options, train
+
+from dscsr_arch.checkpoint import read_pickle, read_state_dict
+
+METRICS = {
+    "psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True},
+    "ssim": {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True, "better": "higher"},
+    "rgb": {"type": "calculate_psnr", "crop_border": 0, "better": "higher"},
+}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five pairs of pictures behind BasicSR's own dataset, and a loader as BasicSR makes it."""
+    names = [f"picture{number}.png" for number in range(5)]
+    section = {
+        "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
+        "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (46, 38))),
+        "dataroot_lq": str(option_files.write_images(tmp_path / "lq", names, (23, 19))),
+    }  # fmt: skip
+
+    def make(section=section):
+        from basicsr.data import build_dataloader, build_dataset
+
+        return build_dataloader(build_dataset(dict(section)), section)
+
+    return make
+
+
+def span(tmp_path, model_type="EfficientSRModel", **changes):
+    return build(options(tmp_path, model_type, network_g=SPAN, **{"val:metrics": METRICS, **changes}))
+
+
+class Writer:
+    def __init__(self):
+        self.points = {}
+
+    def add_scalar(self, name, value, iteration):
+        self.points[name] = (value, iteration)
+
+
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_scores_pictures_and_log_are_srmodels(tmp_path, dataset, logged, ema_decay):
+    said, written, scores = [], [], []
+    for model_type in ("SRModel", "EfficientSRModel"):
+        model = train(span(tmp_path / model_type, model_type, **{"train:ema_decay": ema_decay}), range(1, 4))
+        writer, before = Writer(), len(logged())
+        model.validation(dataset(), 3, writer, save_img=True)
+        said.append([line for line in logged()[before:] if "Validation" in line])
+        folder = tmp_path / model_type / "visualization"
+        written.append({str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.png")})
+        scores.append((model.metric_results, writer.points))
+    assert len(written[0]) == 5
+    assert written[0] == written[1]
+    assert said[0] == said[1]
+    assert scores[1][0] == pytest.approx(scores[0][0], rel=1e-12)
+    assert scores[1][1].keys() == scores[0][1].keys() == {f"metrics/Set/{name}" for name in METRICS}
+
+
+@pytest.mark.parametrize("suffix", [None, "ours"])
+def test_results_of_a_test_are_named_as_basicsr_names_them(tmp_path, dataset, suffix):
+    for model_type in ("SRModel", "EfficientSRModel"):
+        opt = options(tmp_path / model_type, model_type, is_train=False, **{"val:suffix": suffix, "name": "run"})
+        build(opt).validation(dataset(), "run", None, save_img=True)
+    folders = [tmp_path / model_type / "visualization" for model_type in ("SRModel", "EfficientSRModel")]
+    stock, ours = ({str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.png")} for folder in folders)
+    assert stock == ours
+    assert f"Set/picture0_{suffix or 'run'}.png" in ours
+    assert not list((folders[1].parent / "models").iterdir())  # no best network: nothing was trained
+
+
+def test_uint8_pictures_are_scored_as_float_ones(tmp_path, dataset):
+    loader = dataset()
+
+    class Bytes(torch.utils.data.Dataset):
+        opt = loader.dataset.opt
+
+        def __len__(self):
+            return len(loader.dataset)
+
+        def __getitem__(self, index):
+            item = loader.dataset[index]
+            return item | {name: (255 * item[name]).round().to(torch.uint8) for name in ("lq", "gt")}
+
+    model = span(tmp_path)
+    model.validation(loader, 1, None, save_img=False)
+    wanted = model.metric_results
+    model.validation(SimpleNamespace(dataset=Bytes()), 2, None, save_img=False)
+    assert model.metric_results == pytest.approx(wanted, rel=1e-6)
+
+
+def super_resolved(model, x):
+    model.feed_data({"lq": x})
+    model.test()
+    return model.output
+
+
+def test_tiles_and_orientations_by_option(tmp_path):
+    """float32, values up to about 300: other sizes may add up in another order."""
+    x = torch.rand(1, 3, 61, 53)
+    whole = span(tmp_path)
+    result = super_resolved(whole, x)
+    largest = float(result.abs().max())
+    tiled = super_resolved(span(tmp_path, **{"val:tile": 24, "val:tile_overlap": 21}), x)
+    assert (tiled - result).abs().max() <= 1e-5 * largest
+    default_overlap = super_resolved(span(tmp_path, **{"val:tile": 24}), x)
+    assert (default_overlap - result).abs().max() <= 1e-5 * largest
+    seams = super_resolved(span(tmp_path, **{"val:tile": 24, "val:tile_overlap": 0}), x)
+    assert (seams - result).abs().max() > 1e-3 * largest
+    eight = super_resolved(span(tmp_path, **{"val:self_ensemble": True}), x)
+    turned = super_resolved(span(tmp_path, **{"val:self_ensemble": True}), torch.rot90(x, 1, (2, 3)))
+    assert (torch.rot90(turned, -1, (2, 3)) - eight).abs().max() <= 1e-5 * largest
+    assert (eight - result).abs().max() > 1e-3 * largest
+    both = super_resolved(span(tmp_path, **{"val:tile": 24, "val:self_ensemble": True}), x)
+    assert (both - eight).abs().max() <= 1e-5 * largest
+
+
+def test_memory_is_bounded_by_the_tile(tmp_path):
+    model, seen = span(tmp_path, **{"val:tile": 16, "val:tile_overlap": 4}), []
+    model.net_g_ema.register_forward_pre_hook(lambda net, inputs: seen.append(max(inputs[0].shape[-2:])))
+    super_resolved(model, torch.rand(1, 3, 61, 53))
+    assert max(seen) == 24
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_networks_are_validated_in_fp32(tmp_path, precision):
+    x = torch.rand(1, 3, 9, 8)
+    low, full = (super_resolved(span(tmp_path, **{"train:precision": name}), x) for name in (precision, "fp32"))
+    assert torch.equal(low, full)
+
+
+def test_the_network_in_training_stays_in_training(tmp_path):
+    model = span(tmp_path, **{"train:ema_decay": 0})
+    super_resolved(model, torch.rand(1, 3, 9, 8))
+    assert model.net_g.training
+    model = span(tmp_path)
+    super_resolved(model, torch.rand(1, 3, 9, 8))
+    assert not model.net_g_ema.training
+
+
+# --- the best network -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validate(monkeypatch):
+    """Validate with given scores instead of measured ones."""
+    from dscsr_model.models import validating_sr_model
+
+    def validate(model, iteration, name="Set", **scores):
+        monkeypatch.setattr(validating_sr_model, "validate", lambda *_, **__: scores)
+        model.validation(SimpleNamespace(dataset=SimpleNamespace(opt={"name": name})), iteration, None, False)
+
+    return validate
+
+
+def best(root: Path) -> int:
+    return int(read_pickle(root / "models/net_g_best.pth")["best"]["iter"])
+
+
+def test_the_best_network_is_kept(tmp_path, validate, logged):
+    model = span(tmp_path)
+    validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
+    assert best(tmp_path) == 5
+    early = read_state_dict(tmp_path / "models/net_g_best.pth", "params")
+    train(model, [1])
+    validate(model, 10, psnr=29.0, ssim=0.95, rgb=31.0)  # the first metric decides
+    validate(model, 15, psnr=30.0, ssim=0.9, rgb=29.0)  # a tie is no better
+    assert best(tmp_path) == 5
+    validate(model, 20, psnr=30.5, ssim=0.1, rgb=1.0)
+    assert best(tmp_path) == 20
+    kept = read_state_dict(tmp_path / "models/net_g_best.pth", "params_ema")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.net_g_ema.state_dict().items())
+    assert any(not torch.equal(kept[name], early[name]) for name in kept)
+    assert sum("Best psnr on Set so far: saved as net_g_best.pth." in line for line in logged()) == 2
+
+
+@pytest.mark.parametrize(("metric", "better", "winner"), [("rgb", "higher", 10), ("rgb", "lower", 5)])
+def test_the_deciding_metric_and_its_direction_can_be_chosen(tmp_path, validate, metric, better, winner):
+    model = span(tmp_path, **{"val:best_metric": metric, f"val:metrics:{metric}:better": better})
+    for iteration, value in ((5, 1.0), (10, 2.0), (15, 1.5)):
+        validate(model, iteration, psnr=1.0, ssim=0.1, rgb=value)
+    assert best(tmp_path) == winner
+
+
+def test_the_first_validation_set_decides(tmp_path, validate):
+    model = span(tmp_path, **{"datasets:val_2": {"name": "Other"}})
+    validate(model, 5, "Set", psnr=30.0, ssim=0.9, rgb=29.0)
+    validate(model, 10, "Other", psnr=40.0, ssim=0.9, rgb=29.0)
+    assert best(tmp_path) == 5
+
+
+def test_a_best_network_that_is_not_finite_is_not_kept(tmp_path, validate):
+    model = span(tmp_path)
+    validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
+    with torch.no_grad():
+        model.net_g.conv_cat.weight.fill_(torch.nan)
+    validate(model, 10, psnr=31.0, ssim=0.9, rgb=29.0)
+    assert best(tmp_path) == 5
+
+
+@pytest.mark.parametrize("saved_at", [5, 8])
+def test_a_resumed_run_does_not_put_a_worse_network_over_the_best(tmp_path, validate, saved_at):
+    """BasicSR saves before it validates, so that the checkpoint of the best iteration knows nothing of it."""
+    opt = options(tmp_path, network_g=SPAN, **{"val:metrics": METRICS})
+    model = build(copy.deepcopy(opt))
+    if saved_at == 5:
+        model.save(0, 5)
+    validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
+    if saved_at == 8:
+        model.save(0, 8)
+        validate(model, 10, psnr=30.5, ssim=0.9, rgb=29.0)
+    model = build(opt)
+    model.resume_training(read_pickle(tmp_path / f"training_states/{saved_at}.state"))
+    kept = best(tmp_path)
+    validate(model, 15, psnr=29.0, ssim=0.9, rgb=29.0)
+    assert best(tmp_path) == kept
+    validate(model, 20, psnr=31.0, ssim=0.9, rgb=29.0)
+    assert best(tmp_path) == 20
+
+
+def test_a_broken_best_network_is_replaced(tmp_path, validate):
+    opt = options(tmp_path, network_g=SPAN, **{"val:metrics": METRICS})
+    model = build(copy.deepcopy(opt))
+    model.save(0, 5)
+    (tmp_path / "models/net_g_best.pth").write_bytes(b"left by another tool")
+    model = build(opt)
+    model.resume_training(read_pickle(tmp_path / "training_states/5.state"))
+    validate(model, 10, psnr=1.0, ssim=0.9, rgb=29.0)
+    assert best(tmp_path) == 10
+
+
+def test_without_metrics_pictures_are_written_and_nothing_is_scored(tmp_path, dataset):
+    model = build(options(tmp_path, network_g=SPAN, **{"val:metrics": None}))
+    model.validation(dataset(), 5, None, save_img=True)
+    assert len(list((tmp_path / "visualization").rglob("*.png"))) == 5
+    assert not list((tmp_path / "models").iterdir())
+    picture = cv2.imread(str(tmp_path / "visualization/picture0/picture0_5.png"))
+    assert picture.shape == (46, 38, 3)
+    assert np.ptp(picture) > 0
