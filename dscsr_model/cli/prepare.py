@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
         dest="image_format",
         choices=("raw", "png"),
         default="raw",
-        help="raw: fastest; png: a third as large",
+        help="raw: fastest; png: half as large",
     )
     parser.add_argument("--compression", type=int, default=1, metavar="0..9", help="of png (default 1)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
