@@ -10,7 +10,6 @@ import inspect
 import os
 import pickle
 from collections.abc import Callable, Mapping
-from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +38,8 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
             or the file itself if it holds the weights unwrapped.
 
     Returns:
-        Names (without DistributedDataParallel's ``module.``) to tensors on the CPU.
+        Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile) to tensors on the
+        CPU.
 
     Raises:
         WeightsError: The file is missing, damaged, holds no weights, or has no ``param_key``.
@@ -47,14 +47,14 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_pickle(path)
     weights = _unwrap(content, param_key, path)
     if not _is_state_dict(weights):
         raise WeightsError(
             f"Expected a state dict (names to tensors) in {path}, but got {_describe(weights)}. "
             "Give a file of network weights, such as net_g_latest.pth (not a training state)."
         )
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    return {_bare(name): tensor for name, tensor in weights.items()}
 
 
 def mismatch(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
@@ -106,15 +106,15 @@ def load_model(path: str | os.PathLike[str], *, param_key: str | None = None, **
             f"Expected weights of a known network ({names}) in {path}, but got layers such as "
             f"{', '.join(list(state_dict)[:4])}. Build that network yourself and load the file with its own code."
         )
-    arguments = {**family.arguments(state_dict, overrides, Path(path)), **overrides}
     known = inspect.signature(family.network).parameters
-    if unknown := sorted(set(arguments) - set(known)):
+    if unknown := sorted(set(overrides) - set(known)):
         raise WeightsError(
             f"Expected overrides among {', '.join(known)} for {family.network.__name__}, but got {', '.join(unknown)}."
         )
     try:
+        arguments = {**family.arguments(state_dict, overrides), **overrides}
         network = family.network(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(f"Cannot build {family.network.__name__} for {path}: {error}") from error
     network = family.prepare(network, state_dict)
     if fault := mismatch(network, state_dict):
@@ -148,8 +148,8 @@ class Family(NamedTuple):
 
     network: type[nn.Module]
     recognise: Callable[[StateDict], bool]
-    arguments: Callable[[StateDict, Mapping[str, Any], Path], dict[str, Any]]
-    """Constructor arguments from (weights, overrides, path for messages)."""
+    arguments: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]
+    """Constructor arguments from (weights, overrides); ValueError if shapes make no sense."""
     prepare: Callable[[nn.Module, StateDict], nn.Module]
     """Bring a freshly built network into the form of the file, e.g. fused."""
 
@@ -162,7 +162,7 @@ def _is_span(state_dict: StateDict) -> bool:
     )
 
 
-def _span_arguments(state_dict: StateDict, overrides: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _span_arguments(state_dict: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
     head = "conv_1.sk" if "conv_1.sk.weight" in state_dict else "conv_1.eval_conv"
     channels, num_in_ch = state_dict[f"{head}.weight"].shape[:2]
     arguments = {
@@ -172,24 +172,29 @@ def _span_arguments(state_dict: StateDict, overrides: Mapping[str, Any], path: P
         "norm": "no_norm" not in state_dict,
     }
     total = state_dict["upsampler.0.weight"].shape[0]
-    return arguments | _output_arguments(total, num_in_ch, overrides, path)
+    return arguments | _output_arguments(total, num_in_ch, overrides)
 
 
-def _output_arguments(total: int, num_in_ch: int, overrides: Mapping[str, Any], path: Path) -> dict[str, int]:
+def _output_arguments(total: int, num_in_ch: int, overrides: Mapping[str, Any]) -> dict[str, int]:
     """Scale r and output channels c from the ``total`` = c·r² channels before a pixel shuffle.
 
     As many channels go out as come in, unless that leaves no scale, or an override says otherwise.
     """
-    if "upscale" in overrides:
-        return {"upscale": overrides["upscale"], "num_out_ch": total // int(overrides["upscale"]) ** 2}
-    for num_out_ch in [overrides["num_out_ch"]] if "num_out_ch" in overrides else [num_in_ch, 3, 1]:
-        upscale = isqrt(total // num_out_ch)
-        if upscale in UPSCALES and num_out_ch * upscale**2 == total:
-            return {"upscale": upscale, "num_out_ch": num_out_ch}
-    raise WeightsError(
-        f"Expected channels·scale² with a scale among {UPSCALES} before the pixel shuffle of {path}, "
-        f"but got {total}. Give `num_out_ch` and `upscale`."
-    )
+    scales = [overrides["upscale"]] if "upscale" in overrides else list(UPSCALES)
+    if "num_out_ch" in overrides:
+        channels = [overrides["num_out_ch"]]
+    elif "upscale" in overrides:
+        channels = [max(1, total // overrides["upscale"] ** 2)]
+    else:
+        channels = [num_in_ch, 3, 1]
+    found = [(c, r) for c in channels for r in scales if c * r**2 == total]
+    if not found:
+        raise ValueError(
+            f"Expected num_out_ch·upscale² channels before the pixel shuffle, with num_out_ch among {channels} and "
+            f"upscale among {scales}, but the file has {total}. Give the right `num_out_ch` and `upscale`."
+        )
+    num_out_ch, upscale = found[0]
+    return {"upscale": upscale, "num_out_ch": num_out_ch}
 
 
 def _prepare_span(network: nn.Module, state_dict: StateDict) -> nn.Module:
@@ -252,8 +257,8 @@ def _is_state_dict(content: Any) -> bool:
 
 def _damaged(path: Path, error: Exception) -> str:
     return (
-        f"Expected a whole weight file at {path}, but it cannot be read: truncated or of another kind "
-        f"({path.stat().st_size} bytes; {_first(error)}). Copy or download it again."
+        f"Expected a whole weight file at {path}, but it cannot be read: it is truncated or of another kind "
+        f"({path.stat().st_size:,} bytes; {type(error).__name__}). Copy or download it again."
     )
 
 
@@ -263,8 +268,10 @@ def _describe(content: Any) -> str:
     return f"a mapping with the keys {', '.join(map(str, list(content)[:6]))}" if content else "an empty mapping"
 
 
-def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:160]
+def _bare(name: str) -> str:
+    for wrapper in ("module.", "_orig_mod."):
+        name = name.removeprefix(wrapper)
+    return name
 
 
 def _call(arguments: Mapping[str, Any]) -> str:

@@ -15,133 +15,20 @@ Different from the original:
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 
+from dscsr_arch.reparameterization import Branches, Kernel, merge_branches, unfuse_kernel
+
 _BRANCHES = ("conv.0", "conv.1", "conv.2", "sk")
 _MERGED = "eval_conv"
-
-
-class Kernel(NamedTuple):
-    """A plain 3x3 convolution: ``weight`` (out, in, 3, 3) and ``bias`` (out,) or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-class Branches(NamedTuple):
-    """Weights of n Conv3XC layers of one shape (in: i, out: o, gain: g), stacked along the first axis.
-
-    ``w1`` (n, g·i, i), ``w2`` (n, g·o, g·i, 3, 3), ``w3`` (n, o, g·o) and the shortcut ``ws`` (n, o, i), each with its
-    bias ``b1`` … ``bs``; the biases are all None or all tensors.
-    """
-
-    w1: Tensor
-    w2: Tensor
-    w3: Tensor
-    ws: Tensor
-    b1: Tensor | None
-    b2: Tensor | None
-    b3: Tensor | None
-    bs: Tensor | None
-
-    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> Branches:
-        """The same branches in another dtype, on another device."""
-        weights = (tensor.to(device, dtype) for tensor in self[:4])
-        return Branches(*weights, *(None if bias is None else bias.to(device, dtype) for bias in self[4:]))
-
-
-def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
-    r"""Merge n layers of one shape into plain 3x3 kernels, all in a few batched products. Differentiable.
-
-    .. math:: W = w_3 w_2 w_1 + \text{pad}(w_s), \quad b = w_3 (\textstyle\sum w_2 b_1 + b_2) + b_3 + b_s
-
-    where the products run over channels, for each of the nine taps, and the sum over taps and input channels.
-
-    Args:
-        branches: Weights of the layers, float32 or float64.
-
-    Returns:
-        Weights (n, o, i, 3, 3) and biases (n, o), or None where the branches have none.
-    """
-    w1, w2, w3, ws, b1, b2, b3, bs = branches
-    n, _, inner = w2.shape[:3]
-    out, inp = ws.shape[1:]
-    outer = torch.bmm(w3, w2.flatten(2)).view(n, out, inner, 9).transpose(2, 3)  # (n, o, 9, g·i)
-    weight = torch.bmm(outer.reshape(n, out * 9, inner), w1).view(n, out, 9, inp).transpose(2, 3)
-    weight = weight.reshape(n, out, inp, 3, 3).contiguous() + F.pad(ws[..., None, None], (1, 1, 1, 1))
-    if b1 is None or b2 is None or b3 is None or bs is None:
-        return weight, None
-    inner_bias = torch.bmm(w2.sum((3, 4)), b1.unsqueeze(2)) + b2.unsqueeze(2)
-    # `* 1` gives the gradient of bs memory of its own. A plain sum hands b3 and bs one tensor, which autograd keeps as
-    # the gradient of both parameters: a second backward, clipping or unscaling would then change it twice.
-    return weight, torch.bmm(w3, inner_bias).squeeze(2) + b3 + bs * 1
-
-
-def unfuse_kernel(kernel: Kernel, gain: int) -> Branches:
-    r"""Find branches that merge to ``kernel`` exactly and are as rich as a random start.
-
-    All are random but the 3x3 ``w2`` and the last bias ``b3``. With :math:`^+` the pseudo-inverse and T the kernel,
-    a random ``w2`` is corrected at each tap by
-
-    .. math:: w_3^+ (T - w_s - w_3 w_2 w_1) w_1^+
-
-    which is exact because ``w1`` has full column rank and ``w3`` full row rank. Solved in float64. The random numbers
-    are drawn from a seed that is made of the kernel: a network and its running average that load one file must get
-    the same branches, or their mean would merge to something else.
-
-    Args:
-        kernel: The target T, weight (o, i, 3, 3) and bias (o,) or None.
-        gain: How many times wider the branches are inside.
-
-    Returns:
-        One layer (n = 1), in the dtype and on the device of the kernel.
-    """
-    weight, bias = kernel
-    start = _random_branches(kernel, gain)
-    if weight.is_meta:  # shapes only: there is nothing to solve
-        return start
-    residual = (weight.detach().cpu().double() - merge_branches(start)[0][0]).permute(2, 3, 0, 1)  # (3, 3, o, i)
-    change = torch.linalg.pinv(start.w3[0]) @ residual @ torch.linalg.pinv(start.w1[0])
-    solved = start._replace(w2=start.w2 + change.permute(2, 3, 0, 1))
-    merged_bias = merge_branches(solved)[1]
-    if bias is not None and merged_bias is not None and start.b3 is not None:
-        solved = solved._replace(b3=start.b3 + bias.detach().cpu().double() - merged_bias)
-    return solved.to(weight.dtype, weight.device)
-
-
-def _random_branches(kernel: Kernel, gain: int) -> Branches:
-    """Branches of one layer in float64, uniform as a convolution of torch starts: within 1/sqrt(inputs)."""
-    out, inp = kernel.weight.shape[:2]
-    if kernel.weight.is_meta:
-        generator, device = None, torch.device("meta")
-    else:
-        device = torch.device("cpu")
-        seed = zlib.crc32(kernel.weight.detach().cpu().float().numpy().tobytes())
-        generator = torch.Generator().manual_seed(seed)
-
-    def draw(inputs: int, *shape: int) -> Tensor:
-        return (torch.rand(1, *shape, dtype=torch.float64, device=device, generator=generator) * 2 - 1) / inputs**0.5
-
-    weights = (
-        draw(inp, gain * inp, inp),
-        draw(9 * gain * inp, gain * out, gain * inp, 3, 3),
-        draw(gain * out, out, gain * out),
-        draw(inp, out, inp),
-    )
-    if kernel.bias is None:
-        return Branches(*weights, None, None, None, None)
-    return Branches(
-        *weights, draw(inp, gain * inp), draw(9 * gain * inp, gain * out), draw(gain * out, out), draw(inp, out)
-    )
 
 
 class Conv3XC(nn.Module):
@@ -167,13 +54,13 @@ class Conv3XC(nn.Module):
         self.eval_conv: nn.Conv2d | None = None
         self._add_branches()
 
-    def _add_branches(self) -> None:
+    def _add_branches(self, device: str | None = None) -> None:
         inner, outer = self.in_channels * self.gain, self.out_channels * self.gain
-        self.sk = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=self.bias)
+        self.sk = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=self.bias, device=device)
         self.conv = nn.Sequential(
-            nn.Conv2d(self.in_channels, inner, 1, bias=self.bias),
-            nn.Conv2d(inner, outer, 3, bias=self.bias),
-            nn.Conv2d(outer, self.out_channels, 1, bias=self.bias),
+            nn.Conv2d(self.in_channels, inner, 1, bias=self.bias, device=device),
+            nn.Conv2d(inner, outer, 3, bias=self.bias, device=device),
+            nn.Conv2d(outer, self.out_channels, 1, bias=self.bias, device=device),
         )
 
     @property
@@ -201,17 +88,19 @@ class Conv3XC(nn.Module):
     def unfuse(self) -> Conv3XC:
         """Give a fused layer new random branches that merge to its kernel exactly. Otherwise does nothing."""
         if self.eval_conv is not None:
-            kernel, training = self.kernel(), self.training
+            kernel, trained = self.kernel(), self.eval_conv.weight.requires_grad
             self.eval_conv = None
-            self._add_branches()
-            self.to(kernel.weight.device, kernel.weight.dtype).train(training)
+            self._add_branches(device="meta")
+            self.to(kernel.weight.dtype).to_empty(device=kernel.weight.device).train(self.training)
             self.load_state_dict(_entries(kernel, ""))
+            self.requires_grad_(trained)
         return self
 
     def _become_fused(self, kernel: Kernel) -> None:
+        trained = any(parameter.requires_grad for parameter in self.parameters())
         conv = nn.Conv2d(self.in_channels, self.out_channels, 3, padding=1, bias=self.bias, device="meta")
-        conv.weight = nn.Parameter(kernel.weight)
-        conv.bias = None if kernel.bias is None else nn.Parameter(kernel.bias)
+        conv.weight = nn.Parameter(kernel.weight, requires_grad=trained)
+        conv.bias = None if kernel.bias is None else nn.Parameter(kernel.bias, requires_grad=trained)
         self.eval_conv = conv.train(self.training)
         self.sk = self.conv = None
 
@@ -271,16 +160,18 @@ def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
         One kernel per layer, in their order, in the dtype of the layer.
     """
     kernels: dict[int, Kernel] = {}
-    alike: dict[tuple[int, int, int, bool], list[int]] = defaultdict(list)
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, layer in enumerate(layers):
         if layer.eval_conv is None:
-            alike[(layer.in_channels, layer.out_channels, layer.gain, layer.bias)].append(index)
+            weight = layer.conv[1].weight  # type: ignore[index]
+            kind = (layer.in_channels, layer.out_channels, layer.gain, layer.bias, weight.dtype, weight.device)
+            alike[kind].append(index)
         else:
             kernels[index] = Kernel(layer.eval_conv.weight, layer.eval_conv.bias)
     for indices in alike.values():
-        weight, bias = _merge_precisely(_stack([layers[index] for index in indices]))
-        biases = [None] * len(indices) if bias is None else bias.unbind()
-        kernels.update(zip(indices, map(Kernel, weight.unbind(), biases), strict=True))
+        weights, biases = _merge_precisely(_stack([layers[index] for index in indices]))
+        each_bias = [None] * len(indices) if biases is None else biases.unbind()
+        kernels.update(zip(indices, map(Kernel, weights.unbind(), each_bias), strict=True))
     return [kernels[index] for index in range(len(layers))]
 
 

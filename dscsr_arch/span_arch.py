@@ -9,11 +9,14 @@ Different from the original:
 - ``fuse()`` merges once and for good; the original merges again at every call in eval mode.
 - The mean is a buffer (not saved, as the original's files have none) and moves with the network.
 - ``norm=False`` skips mean and range; such files carry a ``no_norm`` marker, spandrel's convention.
-- ``bias=False`` leaves the biases of the Conv3XC layers out; the original accepts the argument and ignores it.
+- ``bias=False`` leaves the biases of the Conv3XC layers out; the original accepts the argument and ignores
+  it, and so does spandrel, which cannot load such files.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +89,7 @@ class SPAN(nn.Module):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        check_arguments(num_in_ch, num_out_ch, feature_channels, upscale, rgb_mean if norm else None)
+        check_arguments(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
         self.upscale = upscale
         self.img_range = img_range
         self.norm = norm
@@ -141,24 +144,47 @@ class SPAN(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Let files without spandrel's marker load into a network built with ``norm=False``: it says nothing more."""
-        if not self.norm:
-            state_dict.setdefault(f"{prefix}no_norm", self.no_norm)
+        """Let files without spandrel's marker load into a network built with ``norm=False``, but say so."""
+        if not self.norm and f"{prefix}no_norm" not in state_dict:
+            warnings.warn(
+                "This SPAN is built with norm=False, but its weights have no `no_norm` marker, so they were probably "
+                "trained with mean and range. If the pictures come out wrong, build it with norm=True.",
+                stacklevel=2,
+            )
+            state_dict[f"{prefix}no_norm"] = self.no_norm
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def check_arguments(
-    num_in_ch: int, num_out_ch: int, feature_channels: int, upscale: int, rgb_mean: Sequence[float] | None
+    num_in_ch: int,
+    num_out_ch: int,
+    feature_channels: int,
+    upscale: int,
+    bias: bool,
+    img_range: float,
+    rgb_mean: Sequence[float],
+    norm: bool,
 ) -> None:
-    """Raise ValueError for arguments that no SPAN can be built from."""
+    """Raise ValueError for arguments that no SPAN can be built from; option files can hold anything."""
     positive = {"num_in_ch": num_in_ch, "num_out_ch": num_out_ch, "feature_channels": feature_channels}
     for name, value in positive.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"Expected `{name}` to be a positive integer, but got {value!r}.")
-    if upscale not in UPSCALES:
+    if isinstance(upscale, bool) or not isinstance(upscale, int) or upscale not in UPSCALES:
         raise ValueError(f"Expected `upscale` to be one of {UPSCALES}, but got {upscale!r}.")
-    if rgb_mean is not None and len(rgb_mean) != num_in_ch:
+    for name, value in {"bias": bias, "norm": norm}.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"Expected `{name}` to be true or false, but got {value!r}.")
+    if not _is_number(img_range) or img_range <= 0:
+        raise ValueError(f"Expected `img_range` to be a positive number, such as 255 or 1, but got {img_range!r}.")
+    if isinstance(rgb_mean, str) or not isinstance(rgb_mean, Sequence) or not all(map(_is_number, rgb_mean)):
+        raise ValueError(f"Expected `rgb_mean` to be a list of numbers, but got {rgb_mean!r}.")
+    if norm and len(rgb_mean) != num_in_ch:
         raise ValueError(
             f"Expected `rgb_mean` to have one value per input channel ({num_in_ch}), but got {len(rgb_mean)}. "
             "Give the mean of your channels, or `norm=False`."
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -28,6 +28,7 @@ DIALECTS = {
     "params": lambda state: {"params": state},
     "params_ema": lambda state: {"params_ema": state},
     "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3},
+    "compiled": lambda state: {"params": {f"_orig_mod.{name}": tensor for name, tensor in state.items()}},
     "module": lambda state: {"params": {f"module.{name}": tensor for name, tensor in state.items()}},
 }
 
@@ -89,7 +90,8 @@ def test_the_averaged_weights_are_preferred_and_param_key_chooses(net, tmp_path)
 def test_overrides_reach_what_shapes_cannot_tell(net, tmp_path):
     torch.save(net.state_dict(), tmp_path / "w.pth")
     assert load_model(tmp_path / "w.pth", img_range=1.0).img_range == 1.0
-    assert load_model(tmp_path / "w.pth", norm=False).norm is False
+    with pytest.warns(UserWarning, match="no `no_norm` marker"):
+        assert load_model(tmp_path / "w.pth", norm=False).norm is False
 
 
 def test_a_fused_file_can_be_trained_on(net, tmp_path):
@@ -138,6 +140,10 @@ def write_truncated(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def write_scalars(path):
+    torch.save({name: torch.zeros(()) for name in SPAN(feature_channels=2).state_dict()}, path)
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -151,6 +157,7 @@ def write_truncated(path):
         (lambda path: torch.save([1, 2], path), "Expected a state dict .* but got an object of type list"),
         (lambda path: torch.save({}, path), "but got an empty mapping"),
         (lambda path: torch.save({"epoch": 1, "iter": 5}, path), "but got a mapping with the keys epoch, iter"),
+        (write_scalars, "Cannot build SPAN"),
         (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), r"Expected weights of a known network \(SPAN"),
     ],
 )
@@ -184,7 +191,7 @@ def test_weights_of_another_scale_than_any_are_refused(net, tmp_path):
     state = net.fuse().state_dict()
     state["upsampler.0.weight"] = state["upsampler.0.weight"][:7]
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"Expected channels·scale² .* but got 7"):
+    with pytest.raises(WeightsError, match=r"Expected num_out_ch·upscale² .* but the file has 7"):
         load_model(tmp_path / "w.pth")
 
 
@@ -193,6 +200,10 @@ def test_weights_of_another_scale_than_any_are_refused(net, tmp_path):
     [
         ({"feature_channels": 6}, r"does not fit SPAN\(.*\):\n  differently shaped: conv_1"),
         ({"widht": 6}, "Expected overrides among num_in_ch, .* but got widht"),
+        ({"upscale": 4}, r"upscale among \[4\], but the file has 12"),
+        ({"upscale": 0}, "Cannot build SPAN"),
+        ({"upscale": "a"}, "Cannot build SPAN"),
+        ({"num_out_ch": None}, "Cannot build SPAN"),
         ({"rgb_mean": (0.5,)}, "Cannot build SPAN .* Expected `rgb_mean`"),
     ],
 )

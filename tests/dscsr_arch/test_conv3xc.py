@@ -4,7 +4,8 @@ import pytest
 import torch
 from plain_span import PlainConv3XC
 
-from dscsr_arch.conv3xc import Conv3XC, merge_layers, unfuse_kernel
+from dscsr_arch.conv3xc import Conv3XC, merge_layers
+from dscsr_arch.reparameterization import unfuse_kernel
 
 # Sums of at most a few thousand products of numbers near 1 in float64.
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -163,3 +164,17 @@ def test_unfused_branches_are_as_rich_as_a_random_start():
     for tensor, start in zip(found[:3], fresh.conv, strict=True):
         assert 0.5 < tensor.std() / start.weight.std() < 6
     assert torch.linalg.matrix_rank(found.w1[0]) == torch.linalg.matrix_rank(found.w3[0]) == 26
+
+
+def test_fuse_and_unfuse_keep_a_frozen_layer_frozen_and_draw_no_random_numbers():
+    layer = Conv3XC(3, 4).requires_grad_(False)
+    state = torch.get_rng_state()
+    assert not any(parameter.requires_grad for parameter in layer.fuse().parameters())
+    assert not any(parameter.requires_grad for parameter in layer.unfuse().parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.requires_grad for parameter in Conv3XC(3, 4).fuse().unfuse().parameters())
+
+
+def test_layers_of_different_dtypes_are_not_merged_together():
+    layers = [Conv3XC(3, 4), Conv3XC(3, 4).double()]
+    assert [kernel.weight.dtype for kernel in merge_layers(layers)] == [torch.float32, torch.float64]

@@ -99,7 +99,8 @@ def test_spandrel_understands_a_network_without_normalisation(spandrel):
 def test_norm_false_skips_mean_and_range_and_loads_files_without_the_marker():
     with_norm = SPAN(feature_channels=4).double()
     without = SPAN(feature_channels=4, norm=False).double()
-    without.load_state_dict(with_norm.state_dict())
+    with pytest.warns(UserWarning, match="no `no_norm` marker, so they were probably trained with mean and range"):
+        without.load_state_dict(with_norm.state_dict())
     x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(without((x - with_norm.mean) * 255), with_norm(x), **EXACT)
     assert "no_norm" in without.state_dict()
@@ -141,6 +142,13 @@ def test_saving_and_loading_raises_no_warning():
     [
         ({"upscale": 5}, r"Expected `upscale` to be one of \(1, 2, 3, 4, 8\), but got 5"),
         ({"feature_channels": 0}, "Expected `feature_channels` to be a positive integer, but got 0"),
+        ({"upscale": 4.0}, "Expected `upscale` to be one of .* but got 4.0"),
+        ({"upscale": True}, "Expected `upscale` to be one of .* but got True"),
+        ({"norm": "no"}, "Expected `norm` to be true or false, but got 'no'"),
+        ({"bias": "maybe"}, "Expected `bias` to be true or false, but got 'maybe'"),
+        ({"img_range": "big"}, "Expected `img_range` to be a positive number, .* but got 'big'"),
+        ({"img_range": float("nan")}, "Expected `img_range` to be a positive number, .* but got nan"),
+        ({"rgb_mean": 0.4}, "Expected `rgb_mean` to be a list of numbers, but got 0.4"),
         ({"num_in_ch": 1}, r"Expected `rgb_mean` to have one value per input channel \(1\), but got 3"),
     ],
 )
