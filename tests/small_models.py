@@ -69,7 +69,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
         prefix + name: tensor.clone()
         for prefix, net in named.items()
         if net is not None
-        for name, tensor in net.state_dict().items()
+        for name, tensor in model.get_bare_model(net).state_dict().items()
     }
 
 

@@ -23,6 +23,11 @@ class Crop(NamedTuple):
     vflip: bool
     transpose: bool
 
+    @property
+    def orientation(self) -> int:
+        """The three as bits 0, 1 and 2 of a number."""
+        return self.hflip + 2 * self.vflip + 4 * self.transpose
+
 
 def draw_crop(
     key: tuple[int, ...], height: int, width: int, size: int, use_hflip: bool = False, use_rot: bool = False

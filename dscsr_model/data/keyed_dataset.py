@@ -31,7 +31,8 @@ class KeyedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, draw: Draw) -> Any:
+    def __getitem__(self, index: int | Draw) -> Any:
+        draw = index if isinstance(index, Draw) else Draw(index)
         digest = hashlib.blake2b(struct.pack("<4q", self.seed, draw.epoch, draw.image, draw.repeat), digest_size=12)
         number, short = struct.unpack("<QI", digest.digest())
         random.seed(number)

@@ -46,6 +46,8 @@ class PairedCropDataset(Dataset):
             - ``phase``, ``scale``: BasicSR adds them.
             - ``gt_size``, ``use_hflip``, ``use_rot``: crops and their orientations, phase train only.
             - ``output``: ``float32`` (default), or ``uint8`` to have it converted on the device.
+            - ``augment``: ``cpu`` (default), or ``device``: crops come as they lie in the image, and a sample says in
+              ``orientation`` (0 to 7, see `crops.Crop.orientation`) how ``EfficientSRModel`` is to turn them there.
             - ``repeat_crops``: n samples in a row of a batch come from one image, which is read once. For images
               that have to be decoded (png, folders); an epoch has as many samples as before.
             - ``cache``: ``ram`` keeps all images, decoded, in memory (forked workers share it).
@@ -62,6 +64,7 @@ class PairedCropDataset(Dataset):
         self.scale = _whole_number(opt, "scale")
         self.train = opt["phase"] == "train"
         self.output = _choice(opt, "output", ("float32", "uint8"))
+        self.augment = _choice(opt, "augment", ("cpu", "device"))
         self.repeat_crops = _whole_number(opt, "repeat_crops", 1)
         _refuse(opt, ("color", "mean", "std"))
         self.gt, self.lq = open_pair(opt)
@@ -116,19 +119,23 @@ class PairedCropDataset(Dataset):
         names = {"lq_path": self.lq.name(index), "gt_path": self.gt.name(index)}
         with self.lq.pixels(index) as lq, self.gt.pixels(index) as gt:
             self._check_pair(lq.shape, gt.shape, names["gt_path"])
-            pairs = [self._cut(lq, gt, draw) if self.train else self._whole(lq, gt) for draw in wanted]
-        return [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names} for lq, gt in pairs]
+            cuts = [self._cut(lq, gt, draw) if self.train else self._whole(lq, gt) for draw in wanted]
+        return [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
 
     def _crop(self, draw: Draw, height: int, width: int) -> Crop:
         key = (self.seed, draw.epoch, draw.image, draw.repeat)
         return draw_crop(key, height, width, self.size, *self.flips)
 
-    def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: Draw) -> tuple[NDArray, NDArray]:
+    def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: Draw) -> tuple[NDArray, NDArray, Sample]:
         crop = self._crop(draw, lq.shape[0], lq.shape[1])
-        return cut(lq, crop, self.size), cut(gt, crop, self.size, self.scale)
+        more: Sample = {}
+        if self.augment == "device":
+            more["orientation"] = crop.orientation
+            crop = crop._replace(hflip=False, vflip=False, transpose=False)
+        return cut(lq, crop, self.size), cut(gt, crop, self.size, self.scale), more
 
-    def _whole(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
-        return planes(lq), planes(gt[: self.scale * lq.shape[0], : self.scale * lq.shape[1]])
+    def _whole(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8]) -> tuple[NDArray, NDArray, Sample]:
+        return planes(lq), planes(gt[: self.scale * lq.shape[0], : self.scale * lq.shape[1]]), {}
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(image)

@@ -223,8 +223,8 @@ MODEL_OPTIONS: dict[str, Mapping[str, Mapping[str, Option]]] = {
 }
 # Models that take any number of losses, as sections `<name>_opt` of `train:`.
 ANY_LOSSES = frozenset({"EfficientSRModel"})
-# Models that make batches of uint8 float themselves.
-TAKE_UINT8 = frozenset({"EfficientSRModel"})
+# Models that make batches of uint8 float, and turn crops, themselves.
+ON_DEVICE = frozenset({"EfficientSRModel"})
 # BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair.
 OTHER_BASICSR_MODELS = frozenset({
     "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",
@@ -237,6 +237,7 @@ DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
     "PairedCropDataset": {
         **_PAIRED,
         "output": Option(_one_of("float32", "uint8"), "float32: what BasicSR's dataset gives; uint8: less to move"),
+        "augment": Option(_one_of("cpu", "device"), "device: EfficientSRModel turns the crops where it trains"),
         "repeat_crops": Option(COUNT, "crops taken of an image that was read"),
         "cache": Option(_one_of("ram"), "`ram` keeps all images in memory", null=True),
     },

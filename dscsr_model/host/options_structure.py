@@ -254,9 +254,13 @@ def _dataset(run: Run, name: str, phase: str, dataset: Mapping[Any, Any]) -> Non
     if "gt_size" in table and "scale" not in run.options:
         remedy = "Add `scale: 4` (or 1 for images of the same size) at the top."
         run.report.add(("scale",), schema.COUNT.words, "no such key", f"{known} needs it. {remedy}")
-    if dataset.get("output") == "uint8" and run.known_model is not None and run.known_model not in schema.TAKE_UINT8:
-        remedy = f"{run.known_model} trains on what the dataset gives: take `model_type: EfficientSRModel`, or float32."
-        run.report.add((*key, "output"), "`float32`", "`uint8`", remedy)
+    if run.known_model is not None and run.known_model not in schema.ON_DEVICE:
+        for option, value, stock in (("output", "uint8", "float32"), ("augment", "device", "cpu")):
+            if dataset.get(option) == value:
+                remedy = (
+                    f"{run.known_model} trains on what it is given: take `model_type: EfficientSRModel`, or {stock}."
+                )
+                run.report.add((*key, option), f"`{stock}`", f"`{value}`", remedy)
     if (dataset.get("mean") is None) != (dataset.get("std") is None):
         lacking = "mean" if dataset.get("mean") is None else "std"
         run.report.add((*key, lacking), "`mean` and `std` together", "only one of them", "Give both or neither.")

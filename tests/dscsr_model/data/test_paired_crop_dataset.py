@@ -17,6 +17,7 @@ from dscsr_model.data.crops import Crop
 from dscsr_model.data.draws import Draw, draws
 from dscsr_model.data.paired_crop_dataset import DatasetError, PairedCropDataset
 from dscsr_model.data.sources import FileSource, LmdbSource, MemorySource, SourceError
+from dscsr_model.training.pictures import turned
 
 
 @pytest.fixture
@@ -120,6 +121,21 @@ def test_uint8_is_float32_times_255(make_pair):
             assert levels[index][name].dtype == torch.uint8
             assert levels[index][name].is_contiguous()
             assert torch.equal(levels[index][name].float() / 255, floats[index][name])
+
+
+def test_turned_on_the_device_is_turned_on_the_cpu(make_pair):
+    options = make_pair()
+    options.update(use_hflip=True, use_rot=True)
+    here, there = PairedCropDataset(options), PairedCropDataset({**options, "augment": "device"})
+    seen = set()
+    for draw in [Draw(index, 0, repeat) for index in range(5) for repeat in range(8)]:
+        sample = there[draw]
+        seen.add(sample["orientation"])
+        for name in ("lq", "gt"):
+            assert torch.equal(turned(sample[name][None], torch.tensor([sample["orientation"]]))[0], here[draw][name])
+    assert seen == set(range(8))
+    assert "orientation" not in here[0]
+    assert "orientation" not in PairedCropDataset({**options, "augment": "device", "phase": "val"})[0]
 
 
 def test_lr_crop_belongs_to_gt_crop(make_pair):

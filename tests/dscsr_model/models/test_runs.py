@@ -1,0 +1,261 @@
+"""Whole runs of `dscsr train` with EfficientSRModel, in real processes: seen, killed, poisoned, shared by two ranks."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import option_files
+import pytest
+import torch
+from small_models import distance
+
+from dscsr_arch.checkpoint import read_pickle
+from dscsr_model.training import checkpoints
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""}
+COMMAND = [sys.executable, "-m", "dscsr_model.cli", "train", "-opt", "opt.yml"]
+
+
+def write_options(folder: Path, **changes) -> None:
+    """A network that costs a few milliseconds a step, on random crops of three pairs: 15 steps an epoch."""
+    data = option_files.make_data(folder / "data")
+    options = option_files.training_options(data)
+    options["model_type"] = "EfficientSRModel"
+    options["network_g"]["num_feat"] = 4
+    options["datasets"]["train"].update(
+        dataroot_gt="data/gt", dataroot_lq="data/lq", io_backend={"type": "disk"}, dataset_enlarge_ratio=10,
+        mean=[0, 0, 0], std=[1, 1, 1],
+    )  # fmt: skip
+    options["datasets"]["val"].update(dataroot_gt="data/gt", dataroot_lq="data/lq")
+    options["train"].update(total_iter=48, warmup_iter=20, ema_decay=0.9)
+    options["train"]["optim_g"]["lr"] = 0.01
+    options["train"]["scheduler"] = {"type": "CosineAnnealingLR", "T_max": 48}
+    options["val"].update(val_freq=16, save_img=False)
+    options["logger"].update(save_checkpoint_freq=4, use_tb_logger=True)
+    option_files.write_options(folder / "opt.yml", option_files.changed(options, changes))
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, env=ENV, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def train_until_killed(folder: Path, command: list[str], line: str, delay: float) -> bool:
+    """SIGKILL so many seconds after the log has shown ``line``; whether the run was still going."""
+    with subprocess.Popen(command, cwd=folder, env=ENV, stderr=subprocess.PIPE, text=True) as process:
+        for said in process.stderr:
+            if line in said:
+                time.sleep(delay)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stderr.read()
+    return process.returncode == -signal.SIGKILL
+
+
+def experiment(folder: Path) -> Path:
+    return folder / "experiments/tiny"
+
+
+def weights_on_disk(folder: Path, name: str = "latest") -> dict[str, torch.Tensor]:
+    content = read_pickle(experiment(folder) / f"models/net_g_{name}.pth")
+    return {f"{key}.{layer}": tensor for key in ("params", "params_ema") for layer, tensor in content[key].items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    write_options(folder)
+    done = train(folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_what_a_person_sees(uninterrupted):
+    _, done = uninterrupted
+    lines = done.stderr.splitlines()
+    steps = [line for line in lines if "[tiny..][epoch:" in line]
+    assert len(steps) == 48
+    assert "lr:(1.000e-02,)" not in steps[5]  # warming up
+    for shown in ("iter:      48", "[eta: ", "time (data): ", " l_pixel: ", " images_per_s: ", " peak_memory_gib: "):
+        assert shown in steps[-1]
+    assert sum("Validation Set" in line for line in lines) == 4
+    assert sum("# psnr: " in line for line in lines) == 4
+    assert any("saved as net_g_best.pth" in line for line in lines)
+    assert "Warning" not in done.stderr
+    assert "skipped" not in done.stderr
+
+
+def test_what_tensorboard_shows(uninterrupted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(uninterrupted[0] / "tb_logger/tiny"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "losses/l_pixel", "metrics/Set/psnr", "lr", "images_per_s", "peak_memory_gib"
+    }  # fmt: skip
+    assert [point.step for point in events.Scalars("lr")] == list(range(1, 49))
+    assert events.Scalars("lr")[9].value == pytest.approx(0.005)
+    assert [point.step for point in events.Scalars("metrics/Set/psnr")][:3] == [16, 32, 48]
+
+
+def resumed_and_compared(folder: Path, whole: Path, done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr
+    assert "passed over" not in done.stderr
+    assert distance(weights_on_disk(folder), weights_on_disk(whole)) == 0
+    last = max(checkpoints.iterations(experiment(whole) / "training_states"))
+    ours, theirs = (read_pickle(experiment(f) / f"training_states/{last}.state") for f in (folder, whole))
+    assert str(ours["optimizers"]) == str(theirs["optimizers"])
+    assert ours["epoch"] == theirs["epoch"]
+    assert not list(experiment(folder).rglob(".*.tmp"))
+
+
+def test_killed_twice_and_resumed_it_ends_where_it_would_have(uninterrupted, tmp_path):
+    """Once resumed by `dscsr train`, once by BasicSR's own script, run as users of a clone run it."""
+    import basicsr
+
+    write_options(tmp_path)
+    (tmp_path / "basicsr").mkdir()
+    shutil.copy(Path(basicsr.__file__).with_name("train.py"), tmp_path / "basicsr")
+    script = [sys.executable, "basicsr/train.py", "-opt", "opt.yml", "--auto_resume"]
+    assert train_until_killed(tmp_path, COMMAND, f"iter:      {random.randint(10, 14)}", random.uniform(0, 0.03))
+    assert train_until_killed(tmp_path, script, f"iter:      {random.randint(20, 38)}", random.uniform(0, 0.03))
+    resumed_and_compared(tmp_path, uninterrupted[0], train(tmp_path, "--auto_resume"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_25_kills(tmp_path, workers):
+    """At random moments, many of them while saving, which is done every second step here."""
+    changes = {
+        "train:total_iter": 1500,
+        "train:scheduler:T_max": 1500,
+        "logger:save_checkpoint_freq": 2,
+        "logger:keep_checkpoints": 200,
+        "val:val_freq": 50,
+        "datasets:train:num_worker_per_gpu": workers,
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        write_options(folder, **changes)
+    done = train(whole)
+    assert done.returncode == 0, done.stderr
+    states, models = experiment(killed) / "training_states", experiment(killed) / "models"
+    newest = while_saving = 0
+    for _ in range(25):
+        command = [*COMMAND, *(["--auto_resume"] if newest else [])]
+        assert train_until_killed(killed, command, "Start training", random.uniform(0.02, 0.4))
+        while_saving += any(True for _ in experiment(killed).rglob(".*.tmp"))
+        state, passed_over = checkpoints.newest_whole(states, models)
+        assert not passed_over
+        assert max(checkpoints.iterations(states), default=0) >= newest
+        newest = int(state.stem) if state else 0
+    assert while_saving > 0
+    resumed_and_compared(killed, whole, train(killed, "--auto_resume"))
+
+
+def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrupted, tmp_path):
+    """Goes on from the end of the run above; a mean that is infinite makes every picture so."""
+    shutil.copytree(uninterrupted[0], tmp_path, dirs_exist_ok=True)
+    infinite = {"datasets:train:mean": [float("inf")] * 3}
+    write_options(tmp_path, **infinite, **{"train:total_iter": 200, "train:max_bad_steps": 7})
+    done = train(tmp_path, "--auto_resume")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "skipped_steps: 3.0000e+00" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("dscsr: error: Expected finite losses and gradients, but got none in the last 7 steps")
+    assert "up to iteration 55 (l_pixel nan)" in last
+    assert "the last checkpoint is " in last
+    assert "net_g_52.pth" in last
+    for name in ("48", "52"):
+        assert all(tensor.isfinite().all() for tensor in weights_on_disk(tmp_path, name).values())
+    params = {name: tensor for name, tensor in weights_on_disk(tmp_path, "52").items() if name.startswith("params.")}
+    assert all(torch.equal(tensor, weights_on_disk(tmp_path, "48")[name]) for name, tensor in params.items())
+
+
+RANKS = """
+import sys
+import torch
+import small_models, option_files, yaml
+from basicsr.utils.dist_util import get_dist_info, init_dist
+from dscsr_arch.checkpoint import save_state_dict
+from pathlib import Path
+
+launcher, folder = sys.argv[1], Path(sys.argv[2])
+if launcher != 'none':
+    init_dist(launcher)
+rank, world = get_dist_info()
+torch.set_default_dtype(torch.float64)
+options = small_models.options(folder, **yaml.safe_load(open('changes.yml')))
+options.update(dist=world > 1, rank=rank, world_size=world)
+model = small_models.build(options)
+step_losses = []
+for step in range(1, 6):
+    whole = {name: tensor.double() for name, tensor in small_models.batch(step).items()}
+    if step == 4:
+        whole['gt'][1] = torch.inf  # of rank 1 alone: its gradients stay finite, the loss does not
+    model.feed_data({name: tensor[rank::world] for name, tensor in whole.items()})
+    model.optimize_parameters(step)
+    step_losses.append(model.get_current_log()['l_pixel'])
+weights = small_models.weights(model)
+torch.set_default_dtype(torch.float32)
+model.net_g.float(), model.net_g_ema.float()
+from basicsr.data import build_dataloader, build_dataset
+section = yaml.safe_load(open('val.yml'))
+model.validation(build_dataloader(build_dataset(section), section), 5, None, save_img=True)
+if rank == 1:
+    model.metric_results = {name: -value for name, value in model.metric_results.items()}
+gathered = [model.metric_results] * world
+if world > 1:
+    torch.distributed.all_gather_object(gathered, model.metric_results)
+if rank == 0:
+    content = {'weights': weights, 'losses': step_losses, 'scores': gathered}
+    save_state_dict(content | {'skipped': model.guard.total}, folder / 'result.pth')
+model.save(0, 5)
+if world > 1:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_step_and_validate_as_one_process_does(tmp_path):
+    """Five steps of Adam in float64 with the loss in float32; five pictures: one rank has three of them, one two."""
+    import yaml
+
+    names = [f"{number}.png" for number in range(5)]
+    section = {
+        "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
+        "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (46, 38))),
+        "dataroot_lq": str(option_files.write_images(tmp_path / "lq", names, (23, 19))),
+    }  # fmt: skip
+    (tmp_path / "val.yml").write_text(yaml.safe_dump(section))
+    ssim = {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True}
+    network = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
+    changes = {"train:accumulate_steps": 2, "val:metrics:ssim": ssim, "network_g": network}
+    (tmp_path / "changes.yml").write_text(yaml.safe_dump(changes))
+    (tmp_path / "ranks.py").write_text(RANKS)
+    env = {**ENV, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    results = []
+    for launcher, command in (("none", [sys.executable]), ("pytorch", torchrun)):
+        done = subprocess.run(
+            [*command, "ranks.py", launcher, launcher], cwd=tmp_path, env=env, capture_output=True, text=True,
+            check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results.append(read_pickle(tmp_path / launcher / "result.pth"))
+    one, two = results
+    assert distance(one["weights"], two["weights"]) <= 1e-8
+    assert one["losses"] == pytest.approx(two["losses"], rel=1e-6)
+    assert one["skipped"] == two["skipped"] == 1
+    assert two["scores"][0] == pytest.approx(one["scores"][0], abs=1e-9)
+    assert two["scores"][1] == {name: -value for name, value in two["scores"][0].items()}  # every rank has them
+    assert len(list((tmp_path / "pytorch/visualization").rglob("*.png"))) == 5
+    state = read_pickle(tmp_path / "pytorch/training_states/5.state")
+    assert len(state["random_states"]) == 2
