@@ -127,6 +127,7 @@ def build_data(opt: dict):
 
     ours = opt["name"] == "dscsr"
     section = opt["datasets"]["train"]
+    torch.manual_seed(SEED)
     dataset = (loop.build_dataset if ours else build_dataset)(section)
     sampler = (loop.EnlargedSampler if ours else EnlargedSampler)(dataset, 1, 0, section["dataset_enlarge_ratio"])
     return build_dataloader(dataset, section, num_gpu=0, sampler=sampler, seed=opt["manual_seed"]), sampler

@@ -20,7 +20,8 @@ examples:
   dscsr report train_span_x4
   dscsr report span26 span28 experiments/dsclora -o figure.pdf
 
-Read are experiments/<name>/train_*.log, all of them after resumes, or else TensorBoard's files in tb_logger/<name>.
+Reads experiments/<name>/train_*.log, several after resumes, or else TensorBoard's files in
+tb_logger/<name>. Drawn strongly is the running mean of the loss, faintly every log line.
 Needs matplotlib: pip install "dscsr[report]"."""
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -35,18 +36,26 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="draw loss and PSNR of one or more trainings",
-        description="Draw loss and PSNR over the iterations of one or more trainings, also while they run, "
+        description="Draw loss and PSNR over the iterations of one or more trainings, also while they run,\n"
         "and print last loss, best PSNR and speed.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder, or a name under experiments/")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.png"), metavar="FILE", help=".png (default report.png)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.png"),
+        metavar="FILE",
+        help="the picture: .png, .pdf or .svg (default report.png)",
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument(
-        "--smooth", type=int, metavar="N", help="log lines averaged for the strong loss curve; 1: none (default: few)"
+        "--smooth",
+        type=int,
+        metavar="N",
+        help="log lines averaged for the loss curve; 1: none (default: a twelfth of them)",
     )
     parser.set_defaults(run=run)
 
