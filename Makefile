@@ -33,7 +33,7 @@ env: $(STAMP)
 # The order matters (BasicSR's build wants torch beforehand): torch and torchvision, build tools, BasicSR, then us.
 $(STAMP): constraints.txt pyproject.toml setup.py dscsr_autoload.pth
 	@python=$$(sh .ci/find_python) && echo "Building $(VENV) with $$python (about a minute; once)" && \
-	  $$python -m venv --clear $(VENV)
+	  "$$python" -m venv --clear $(VENV)
 	$(PIP) torch torchvision
 	$(PIP) setuptools wheel cython numpy
 	$(PIP) --no-build-isolation basicsr

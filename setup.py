@@ -27,6 +27,10 @@ class BuildPyWithPth(build_py):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PTH, target)
 
+    def get_source_files(self) -> list[str]:
+        """What a source distribution must hold."""
+        return [*super().get_source_files(), PTH]
+
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """What ``run`` wrote; setuptools lists it in the wheel's record."""
         outputs = super().get_outputs(include_bytecode)

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except DscsrError as error:
-        _report(error)
+        _report(error, getattr(args, "launcher", "none"))
         return 1
     except KeyboardInterrupt:
         print("dscsr: interrupted", file=sys.stderr)
@@ -40,8 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(error: DscsrError) -> None:
-    if os.environ.get("RANK", "0") == "0":
+def _report(error: DscsrError, launcher: str) -> None:
+    started_together = launcher != "none" or "TORCHELASTIC_RUN_ID" in os.environ
+    if not started_together or os.environ.get("RANK", "0") == "0":
         print(f"dscsr: error: {error}", file=sys.stderr, flush=True)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         # Every rank meets the same fault and rank 0 tells it, unless torchrun, seeing us end, stops it before.

@@ -67,7 +67,12 @@ def _check_launcher(launcher: str) -> None:
             "Expected the environment of torchrun (RANK, WORLD_SIZE) for `--launcher pytorch`, but got none. "
             "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train …`, or drop the launcher."
         )
-    if launcher == "none" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if launcher == "slurm" and "SLURM_PROCID" not in os.environ:
+        raise LaunchError(
+            "Expected the environment of slurm (SLURM_PROCID, SLURM_NTASKS) for `--launcher slurm`, but got none. "
+            "Start with `srun`, or use torchrun and `--launcher pytorch`."
+        )
+    if launcher == "none" and os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise LaunchError(
             f"Expected `--launcher pytorch` in {os.environ['WORLD_SIZE']} processes started together, but got "
             "`--launcher none`: each would train alone in the same folder. Add `--launcher pytorch`."

@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
-from dscsr_model.host import compat
+from dscsr_model.host import compat, sampling
 from dscsr_model.host.install_help import require_basicsr
 
 
@@ -42,6 +42,7 @@ def register() -> None:
     compat.mend_imports()
     importlib.import_module("basicsr")
     compat.mend_running()
+    sampling.hand_out_draws()
     for entry in ENTRIES:
         obj = _load(entry.target)
         if obj is not None:

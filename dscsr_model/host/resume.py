@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.draws import draws, takes_draws
+from dscsr_model.data.draws import takes_draws
 
 
 class ResumeError(DscsrError):
@@ -78,12 +78,11 @@ def _take_seed(opt: dict[str, Any], seed: int | None) -> None:
 
 def _continuing(enlarged_sampler: Any, place: dict[str, int]) -> Any:
     class ContinuingSampler(enlarged_sampler):
-        """BasicSR's sampler in its order, with the epoch told to the dataset, and without what was seen before."""
+        """BasicSR's sampler in its order, without what was seen before the checkpoint."""
 
         def __iter__(self) -> Iterator[Any]:
             begin = samples_seen(self.num_samples, self.epoch, place)
-            samples = draws(self) if takes_draws(self.dataset) else super().__iter__()
-            return islice(samples, begin, None)
+            return islice(super().__iter__(), begin, None)
 
     return functools.wraps(enlarged_sampler, updated=())(ContinuingSampler)
 

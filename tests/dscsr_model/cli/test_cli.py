@@ -63,18 +63,23 @@ def test_interrupted(failing, capsys):
     assert capsys.readouterr().err == "dscsr: interrupted\n"
 
 
-@pytest.mark.parametrize("under_torchrun", [False, True])
-def test_other_ranks_are_silent_and_let_rank_0_finish(failing, capsys, monkeypatch, under_torchrun):
+def test_other_ranks_are_silent_and_let_rank_0_finish(failing, capsys, monkeypatch):
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    if under_torchrun:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     failing(DscsrError("said by rank 0"))
     assert cli.main(["doctor"]) == 1
     assert capsys.readouterr() == ("", "")
-    assert bool(waited) == under_torchrun
+    assert waited
+
+
+def test_a_rank_in_the_environment_of_a_process_alone_silences_nothing(failing, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    failing(DscsrError("must be seen"))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().err == "dscsr: error: must be seen\n"
 
 
 def test_module_form_is_the_same_program(run_python):

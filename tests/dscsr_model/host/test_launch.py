@@ -278,6 +278,12 @@ def test_launcher_without_torchrun(monkeypatch):
         launch.train(parse("-opt", "x.yml", "--launcher", "pytorch"))
 
 
+def test_launcher_slurm_without_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(launch.LaunchError, match=r"Expected the environment of slurm .* Start with `srun`"):
+        launch.train(parse("-opt", "x.yml", "--launcher", "slurm"))
+
+
 def test_torchrun_without_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(launch.LaunchError, match=r"Expected `--launcher pytorch` in 2 processes .* Add"):
