@@ -43,6 +43,8 @@ class EfficientSRModel(ValidatingSRModel):
     ``orientation`` (see `turned`) it is turned there as well.
     """
 
+    memory_format = torch.contiguous_format
+
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
         train_opt = self.opt["train"]
@@ -50,8 +52,9 @@ class EfficientSRModel(ValidatingSRModel):
         self.net_g.train()
         self.precision = Precision(train_opt.get("precision", "fp32"), self.device)
         if train_opt.get("channels_last", False):
+            # Convolutions follow their input; small kernels are turned in no time, and DistributedDataParallel keeps
+            # the order in which it knows them.
             self.memory_format = torch.channels_last
-            self.net_g.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = CompiledForward(self.net_g, train_opt.get("compile"), logger)
         self.accumulate_steps = int(train_opt.get("accumulate_steps", 1))
         self.guard = StepGuard(int(train_opt.get("max_bad_steps", 100)), self.device)
@@ -70,8 +73,6 @@ class EfficientSRModel(ValidatingSRModel):
 
     # --- networks ---------------------------------------------------------------------------------------------
 
-    memory_format = torch.contiguous_format
-
     def build_average(self) -> nn.Module:
         """The running average: as in the file training starts from, if it has one, else the network itself."""
         average: nn.Module = build_network(self.opt["network_g"]).to(self.device)
@@ -85,7 +86,6 @@ class EfficientSRModel(ValidatingSRModel):
             average.load_state_dict(state)
         else:
             update_average(average, self.get_bare_model(self.net_g), 0)
-        average.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         return average.eval().requires_grad_(False)
 
     def load_network(

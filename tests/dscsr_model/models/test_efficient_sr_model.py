@@ -99,6 +99,15 @@ def test_compiled_it_stays_near_fp32(tmp_path, common, logged):
     assert 0 < distance(weights(plain), weights(compiled)) <= 1e-3 * distance(weights(plain), start)
 
 
+def test_channels_last_reaches_the_convolutions(tmp_path):
+    model, seen = build(options(tmp_path, **{"train:channels_last": True})), []
+    model.net_g.conv_after_body.register_forward_hook(
+        lambda layer, inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last))
+    )
+    train(model, [1])
+    assert seen == [True]
+
+
 def test_losses_are_computed_in_fp32(tmp_path):
     model = build(options(tmp_path, **{"train:precision": "bf16"}))
     train(model, [1])

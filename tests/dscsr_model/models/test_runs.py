@@ -237,7 +237,8 @@ def test_two_ranks_step_and_validate_as_one_process_does(tmp_path):
     (tmp_path / "val.yml").write_text(yaml.safe_dump(section))
     ssim = {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True}
     network = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
-    changes = {"train:accumulate_steps": 2, "val:metrics:ssim": ssim, "network_g": network}
+    changes = {"val:metrics:ssim": ssim, "network_g": network}
+    changes.update({"train:accumulate_steps": 2, "train:channels_last": True})
     (tmp_path / "changes.yml").write_text(yaml.safe_dump(changes))
     (tmp_path / "ranks.py").write_text(RANKS)
     env = {**ENV, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -249,6 +250,7 @@ def test_two_ranks_step_and_validate_as_one_process_does(tmp_path):
             check=False, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
         results.append(read_pickle(tmp_path / launcher / "result.pth"))
     one, two = results
     assert distance(one["weights"], two["weights"]) <= 1e-8
