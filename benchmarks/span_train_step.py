@@ -58,9 +58,8 @@ def compare(channels: int, args: argparse.Namespace) -> None:
             if index >= 2:  # warm-up
                 times.append(time.perf_counter() - start)
     slow, fast = (median(times) for times in seconds)
-    print(
-        f"{channels:8d}  {slow * 1e3:6.1f} ms  {fast * 1e3:6.1f} ms  {slow / fast:5.2f}x  {difference:19.1e}  {turned:12d}"
-    )
+    times = f"{slow * 1e3:6.1f} ms  {fast * 1e3:6.1f} ms  {slow / fast:5.2f}x"
+    print(f"{channels:8d}  {times}  {difference:19.1e}  {turned:12d}")
 
 
 @torch.no_grad()
