@@ -1,6 +1,7 @@
 """Starts BasicSR's own train and test pipelines: options checked first, the working directory as root."""
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -95,4 +96,8 @@ def _leave_process_group() -> None:
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
+        if distributed.get_backend() == "gloo":
+            # With the network gone and all ranks together, else torch 2.13 aborts now and then while it ends.
+            gc.collect()
+            distributed.barrier()
         distributed.destroy_process_group()
