@@ -229,7 +229,7 @@ def read_pickle(path: Path) -> Any:
             f"Expected plain weights in {path}, but got a damaged file or one that holds Python objects, which are "
             "never loaded because that would run code from the file. Ask for a file of weights only."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
         raise WeightsError(_damaged(path, error)) from error
 
 

@@ -9,6 +9,7 @@ rejected: BasicSR's own loops read the ``LOOP_*`` tables for every model, so the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,14 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_template(value: Any) -> bool:
+    """Whether BasicSR's ``value.format(name)`` works and keeps the name."""
+    return (
+        isinstance(value, str) and value.replace("{}", "", 1).count("{") == value.count("}") - 1 == 0 and "{}" in value
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -59,7 +67,7 @@ def _one_of(*words: str) -> Kind:
 SECTION = Kind("a section (indented `key: value` lines)", lambda v: isinstance(v, dict))
 TEXT = Kind("text", lambda v: isinstance(v, str) and v != "")
 PATH = Kind("a path", lambda v: isinstance(v, str) and v != "")
-TEMPLATE = Kind("text with `{}` for the name of the GT file, like `'{}x4'`", lambda v: isinstance(v, str) and "{}" in v)
+TEMPLATE = Kind("text with `{}` for the name of the GT file, like `'{}x4'`", _is_template)
 NAMES = Kind("a name or a list of names", lambda v: isinstance(v, (str, list)))
 BOOL = Kind("true or false", lambda v: isinstance(v, bool))
 COUNT = Kind("a whole number of at least 1", lambda v: _is_int(v) and v >= 1)

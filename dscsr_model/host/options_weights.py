@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
+from dscsr_arch.checkpoint import WeightsError, mismatch, read_pickle, read_state_dict
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_structure import Run
+from dscsr_model.training.checkpoints import iterations, newest_whole
 
 _STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
 
 
 def check_networks(run: Run, registries: Registries) -> None:
     """Report networks that cannot be built, a scale that is not the data's, and weights that are not theirs."""
-    resumed = _check_resume(run) if run.is_train else False
+    resumed = _check_resume(run) if run.is_train else None
     for name, section in run.options.items():
         key = (str(name),)
         if not str(name).startswith("network_") or not isinstance(section, dict) or run.report.has(*key):
@@ -38,7 +38,9 @@ def check_networks(run: Run, registries: Registries) -> None:
         network = None
         if not run.report.has(*key) and (kind in schema.IMAGE_NETWORKS or weights is not None):
             network = _build(key, section, network_class, run.report)
-        if isinstance(weights, str) and not resumed and not run.report.has("path", f"pretrain_{name}"):
+        if resumed is not None and network is not None:
+            _check_resumed_weights(label, resumed, network, run)
+        if isinstance(weights, str) and resumed is None and not run.report.has("path", f"pretrain_{name}"):
             _check_weights(Path(weights).expanduser(), label, network, run)
 
 
@@ -147,37 +149,55 @@ def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run:
     return None if wanted is None else str(wanted)
 
 
-def _check_resume(run: Run) -> bool:
-    """Check the state to resume from; True when there is one: BasicSR then takes the run's own weights."""
+def _check_resume(run: Run) -> str | None:
+    """Check the state to resume from; its iteration when there is one: BasicSR then takes the run's own weights."""
     experiment = Path("experiments", str(run.options.get("name")))
     if run.auto_resume:
-        steps = [file.stem for file in (experiment / "training_states").glob("*.state") if file.stem.isdigit()]
-        if steps:
-            _resumed_weights(max(steps, key=int), experiment, ("path", "resume_state"), run)
-        return bool(steps)
+        states = experiment / "training_states"
+        if not iterations(states):
+            return None
+        newest, passed_over = newest_whole(states, experiment / "models")
+        if newest is None:
+            got = f"none in '{states}' that opens with its weights. {passed_over[0]}"
+            run.report.add(("path", "resume_state"), "a whole checkpoint", got, "Move the folder away to train anew.")
+            return ""
+        return newest.stem
     state, key = run.section("path").get("resume_state"), ("path", "resume_state")
     if not isinstance(state, str) or run.report.has(*key):
-        return False
+        return None
     file = Path(state).expanduser()
     if not file.is_file():
         remedy = "Correct the path, write `~` to start anew, or use --auto_resume."
         run.report.add(key, "a training state", f"'{file}', which does not exist", remedy)
-        return True
+        return ""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as exc:
-        if "Unsupported global" in str(exc):  # whole, but holds more than tensors: the loop itself may read it
-            return True
-        content = str(exc)
-    except Exception as exc:  # a damaged file raises anything
-        content = str(exc)
+        content = read_pickle(file)
+    except WeightsError as exc:
+        run.report.add_error(key, exc)
+        return ""
     if not isinstance(content, dict) or not set(_STATE_KEYS) <= set(content):
         words = f"a training state (with {listed(_STATE_KEYS)})"
-        got = f"'{file}', which is none, or a damaged one"
+        got = f"'{file}', which is none"
         run.report.add(key, words, got, "Name a file of experiments/<name>/training_states/, or an older one.")
-    else:
-        _resumed_weights(str(content["iter"]), experiment, key, run)
-    return True
+        return ""
+    _resumed_weights(str(content["iter"]), experiment, key, run)
+    return str(content["iter"])
+
+
+def _check_resumed_weights(label: str, step: str, network: nn.Module, run: Run) -> None:
+    """The run's own weights must fit the network of the options, which may have been changed since."""
+    file = Path("experiments", str(run.options.get("name")), "models", f"net_{label}_{step}.pth")
+    if not file.is_file() or run.section("path").get(f"strict_load_{label}", True) is False:
+        return
+    try:
+        fault = mismatch(network, read_state_dict(file, "params"))
+    except WeightsError as exc:
+        run.report.add_error(("path", "resume_state"), exc)
+        return
+    if fault is not None:
+        got = f"'{file}' of another network:\n     {fault.strip()}\n    "
+        remedy = f"Give `network_{label}` the values of the run to resume, or give this run another `name`."
+        run.report.add(("path", "resume_state"), f"weights of `network_{label}`", got, remedy)
 
 
 def _resumed_weights(step: str, experiment: Path, key: Key, run: Run) -> None:

@@ -352,6 +352,8 @@ def test_a_second_network_points_to_teacher(check, training):
         ("datasets:train:prefetch_mode", "gpu", ("`cpu`, `cuda`",)),
         ("datasets:train:use_rot", "true", ("true or false", "the text 'true'")),
         ("datasets:val:filename_tmpl", "x4", ("with `{}`",)),
+        ("datasets:val:filename_tmpl", "{}{", ("with `{}`",)),
+        ("datasets:val:filename_tmpl", "{}{x}", ("with `{}`",)),
         ("datasets:val:mean", [0.5], ("`mean` and `std` together",)),
         ("datasets:val:io_backend:type", "dsik", ("Did you mean `disk`?",)),
         ("path:strict_load_g", 1, ("true or false",)),

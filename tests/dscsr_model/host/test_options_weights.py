@@ -141,7 +141,9 @@ STATE = {"epoch": 0, "iter": 5, "optimizers": [], "schedulers": []}
 def test_states_to_resume_from(check, weights):
     assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "which does not exist", "--auto_resume")
     Path("5.state").write_bytes(b"broken")
-    assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "a damaged one")
+    assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "truncated or of another kind")
+    torch.save({**STATE, "extra": Path("x")}, "5.state")
+    assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "holds Python objects")
     torch.save({"params": {}}, "5.state")
     assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "a training state (with `epoch`")
     torch.save(STATE, "5.state")
@@ -158,6 +160,19 @@ def test_auto_resume_takes_the_weights_of_the_run(check, weights):
         Path("experiments/tiny", folder).mkdir(parents=True)
     torch.save(STATE, "experiments/tiny/training_states/5.state")
     fault = check(pretrained("no.pth"), auto_resume=True)
-    assert_fault(fault, "path: resume_state", "net_g_5.pth")
+    assert_fault(fault, "path: resume_state", "Expected a whole checkpoint", "has a training state but no network")
     torch.save({"params": weights}, "experiments/tiny/models/net_g_5.pth")
     assert check(pretrained("no.pth"), auto_resume=True) is None
+    Path("experiments/tiny/training_states/9.state").write_bytes(b"broken")
+    assert check(pretrained("no.pth"), auto_resume=True) is None  # the loop passes it over and takes 5
+
+
+def test_resumed_weights_of_another_network(check, weights):
+    for folder in ("models", "training_states"):
+        Path("experiments/tiny", folder).mkdir(parents=True)
+    torch.save(STATE, "experiments/tiny/training_states/5.state")
+    torch.save({"params": dict(list(weights.items())[1:])}, "experiments/tiny/models/net_g_5.pth")
+    fault = check({}, auto_resume=True)
+    assert_fault(
+        fault, "path: resume_state", "net_g_5.pth' of another network", "missing in the file", "another `name`"
+    )
