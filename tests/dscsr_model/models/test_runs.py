@@ -162,9 +162,9 @@ def test_25_kills(tmp_path, workers):
 
 
 def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrupted, tmp_path):
-    """Goes on from the end of the run above; a mean that is infinite makes every picture so."""
+    """Goes on from the end of the run above; a mean beyond float32 makes every picture infinite."""
     shutil.copytree(uninterrupted[0], tmp_path, dirs_exist_ok=True)
-    infinite = {"datasets:train:mean": [float("inf")] * 3}
+    infinite = {"datasets:train:mean": [1e39] * 3}
     write_options(tmp_path, **infinite, **{"train:total_iter": 200, "train:max_bad_steps": 7})
     done = train(tmp_path, "--auto_resume")
     assert done.returncode == 1
