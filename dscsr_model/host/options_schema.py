@@ -100,6 +100,10 @@ LOOP_TOP: dict[str, Option] = {
     "logger": Option(SECTION, "how often to print and to save", required="train"),
     "dist_params": Option(SECTION, "for --launcher slurm: backend and port"),
 }
+DIST_PARAMS: dict[str, Option] = {
+    "backend": Option(TEXT, "of torch.distributed, for example nccl"),
+    "port": Option(COUNT, "of the first process"),
+}
 LOOP_PATH: dict[str, Option] = {
     "resume_state": Option(PATH, "the .state file to continue from", null=True),
     "ignore_resume_networks": Option(NAMES, "networks that keep their own weights when resuming", null=True),

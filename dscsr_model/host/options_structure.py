@@ -81,6 +81,7 @@ def check_structure(run: Run) -> None:
     check_section(options, (), top, run.phase, report, strict)
     _name(options.get("name"), report)
     tables = {
+        "dist_params": schema.DIST_PARAMS,
         "path": {**schema.LOOP_PATH, **own[1], **extra.get("path", {})},
         "val": {**schema.LOOP_VAL, **own[3], **extra.get("val", {})},
     }
@@ -89,7 +90,7 @@ def check_structure(run: Run) -> None:
         tables["logger"] = {**schema.LOGGER, **extra.get("logger", {})}
     for name, table in tables.items():
         if isinstance(options.get(name), dict):
-            check_section(options[name], (name,), table, run.phase, report, strict or name == "logger")
+            check_section(options[name], (name,), table, run.phase, report, strict or name in ("logger", "dist_params"))
     if run.is_train and isinstance(run.section("logger").get("wandb"), dict):
         _wandb(run.section("logger"), report)
     if strict:

@@ -492,3 +492,9 @@ def test_many_faults_are_counted_not_all_printed(check, training):
 def test_nearest_prefers_swapped_letters():
     assert nearest("EDRS", ["EDVR", "EDSR"]) == "EDSR"
     assert nearest("zzz", ["EDVR"]) is None
+
+
+def test_a_misspelt_key_of_dist_params(check):
+    fault = check({"dist_params": {"backnd": "nccl", "port": 29500}})
+    assert "dist_params: backnd" in str(fault)
+    assert "Did you mean `backend`?" in str(fault)
