@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 ENTRIES = (
     Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
+    Entry("LOSS_REGISTRY", "dscsr_model.losses.spatial_affinity_loss:SpatialAffinityLoss"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
 )
 

@@ -1,0 +1,1 @@
+"""Losses for distillation: `functional` holds the maths, the classes are what option files name."""

@@ -1,0 +1,165 @@
+"""The maths of the losses: pure functions of tensors; no registry, no network, no option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dscsr_model.losses.one_pass import attach_gradients, in_full_precision
+
+REDUCTIONS = ("mean", "sum")
+# Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
+AFFINITY_BLOCK = 256
+# Elements of one tile: on a CPU it stays in the cache (1 MiB in float32), elsewhere it fills the device (128 MiB).
+_TILE_ON_CPU, _TILE_ELSEWHERE = 2**18, 2**25
+
+
+def spatial_affinity_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    pool: int = 1,
+    block: int = AFFINITY_BLOCK,
+) -> Tensor:
+    r"""Distance of two feature maps by how alike each of them finds any two of its positions.
+
+    .. math:: L = \frac{1}{B N^2} \sum_{b,i,j} |\hat s_{bi} \cdot \hat s_{bj} - \hat t_{bi} \cdot \hat t_{bj}|
+
+    over all N = H·W positions i and j, where a hat divides by the length of the vector over the channels (by
+    1e-12 if that is longer, as `torch.nn.functional.normalize` does). From DSCLoRA (arXiv 2504.11271), L_AD of one
+    layer; the idea is FAKD's (ICIP 2020).
+
+    The N×N matrices never exist. They are computed tile by tile, on and above the diagonal only, since they are
+    symmetric; of each tile of differences D the value takes Σ|D| and the gradient F·sign(D), in one pass.
+    Memory: O(B·C·N) and one tile of at most ``block`` × N per sample.
+
+    Args:
+        student: (B, C_s, H, W), floating point, any range.
+        teacher: (B, C_t, H, W); C_t may differ. It gets a gradient too if it requires one.
+        normalize: Compare directions only; False compares products of the features as they are.
+        reduction: ``mean`` (the formula) or ``sum``.
+        pool: Side of the squares averaged before; 1 for none. Rows and columns left over are not used.
+        block: Rows computed at a time; a matter of speed and memory only.
+
+    Returns:
+        A scalar in float32, or in float64 if an input is; the computation is in that dtype, under autocast too. It
+        can be differentiated once.
+
+    Raises:
+        ValueError: Shapes that do not belong together, too small ones for ``pool``, or an unknown ``reduction``.
+
+    Example:
+        >>> student, teacher = torch.rand(2, 26, 16, 16, requires_grad=True), torch.rand(2, 48, 16, 16)
+        >>> spatial_affinity_loss(student, teacher).backward()
+        >>> student.grad.shape
+        torch.Size([2, 26, 16, 16])
+    """
+    check_affinity_arguments(reduction, pool, block)
+    _check_affinity_inputs(student, teacher, pool)
+    with in_full_precision(student):
+        units = _positions(student, teacher, normalize, pool)
+        total = _affinity_distance(*units, block)
+        batch, _, positions = units.student.shape
+        return total if reduction == "sum" else total / (batch * positions**2)
+
+
+def check_affinity_arguments(reduction: str, pool: int, block: int = AFFINITY_BLOCK) -> None:
+    """Raise a ValueError for a ``reduction``, ``pool`` or ``block`` that `spatial_affinity_loss` does not know."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"Expected `reduction` to be one of {REDUCTIONS}, but got {reduction!r}. "
+            "(`none` would be the N×N matrices that are never made.)"
+        )
+    for name, value in (("pool", pool), ("block", block)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r}.")
+
+
+def _check_affinity_inputs(student: Tensor, teacher: Tensor, pool: int) -> None:
+    shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+    if student.ndim != 4 or teacher.ndim != 4:
+        raise ValueError(f"Expected features of shape (B, C, H, W), but got {shapes}. Tap layers that give pictures.")
+    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(
+            "Expected features of student and teacher to agree in batch, height and width, "
+            f"but got {shapes}. Compare layers of one resolution."
+        )
+    if 0 in student.shape or 0 in teacher.shape:
+        raise ValueError(f"Expected features that are not empty, but got {shapes}.")
+    if min(student.shape[2:]) < pool:
+        raise ValueError(f"Expected features of at least {pool}×{pool} (`pool`), but got {shapes}. Pool less.")
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        raise ValueError(f"Expected floating-point features, but got {student.dtype} and {teacher.dtype}.")
+
+
+class _Vectors(NamedTuple):
+    """A vector per position: (B, C, N) of each network."""
+
+    student: Tensor
+    teacher: Tensor
+
+
+def _positions(student: Tensor, teacher: Tensor, normalize: bool, pool: int) -> _Vectors:
+    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    vectors = []
+    for feature in (student.to(dtype), teacher.to(dtype)):
+        pooled = F.avg_pool2d(feature, pool) if pool > 1 else feature
+        flat = pooled.flatten(2)
+        vectors.append(F.normalize(flat, dim=1) if normalize else flat)
+    return _Vectors(*vectors)
+
+
+def _affinity_distance(student: Tensor, teacher: Tensor, block: int) -> Tensor:
+    """Σ|SᵀS − TᵀT| over all samples and pairs of positions, differentiable."""
+    wanted = [torch.is_grad_enabled() and vectors.requires_grad for vectors in (student, teacher)]
+    channels = student.shape[1], teacher.shape[1]
+    # One product gives the difference of both: [S; T]ᵀ [S; −T] = SᵀS − TᵀT. Its gradient is 2 [S; −T] sign(D).
+    with torch.no_grad():
+        left, right = torch.cat((student, teacher), 1), torch.cat((student, -teacher), 1)
+        first = 0 if wanted[0] else channels[0]
+        last = sum(channels) if wanted[1] else channels[0]
+        value, gradient = _tiled_distance(left, right, right[:, first:last], block)
+    gradients: list[Tensor | None] = [None, None]
+    if wanted[0]:
+        gradients[0] = gradient[:, : channels[0]]
+    if wanted[1]:
+        gradients[1] = gradient[:, -channels[1] :]
+    return attach_gradients(value, (student, teacher), gradients, "SpatialAffinityLoss")
+
+
+def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Σ|D| and 2·F·sign(D) for the symmetric D = LᵀR, given L, R (B, C, N) and F (B, C', N); C' may be 0."""
+    gradient = torch.zeros_like(factor)
+    parts = []
+    batch, _, positions = left.shape
+    for samples, rows, columns in _tiles(batch, positions, block, left.is_cpu):
+        tile = torch.bmm(left[samples, :, rows].mT, right[samples, :, columns])
+        diagonal = rows == columns
+        parts.append(tile.abs().sum() * (1 if diagonal else 2))
+        if factor.shape[1]:
+            signs = tile.sign_()
+            gradient[samples, :, columns].baddbmm_(factor[samples, :, rows], signs)
+            if not diagonal:
+                gradient[samples, :, rows].baddbmm_(factor[samples, :, columns], signs.mT)
+    return torch.stack(parts).sum(), gradient.mul_(2)
+
+
+def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[tuple[slice, slice, slice]]:
+    """Samples, rows and columns of tiles that cover the upper half; those on the diagonal have rows == columns."""
+    elements = _TILE_ON_CPU if on_cpu else _TILE_ELSEWHERE
+    block = min(block, positions)
+    group = min(batch, max(1, elements // (block * positions)))
+    width = min(positions, max(block, elements // (block * group)))
+    for sample in range(0, batch, group):
+        samples = slice(sample, min(sample + group, batch))
+        for row in range(0, positions, block):
+            rows = slice(row, min(row + block, positions))
+            yield samples, rows, rows
+            for column in range(rows.stop, positions, width):
+                yield samples, rows, slice(column, min(column + width, positions))

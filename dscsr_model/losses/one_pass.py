@@ -1,0 +1,67 @@
+"""Losses whose gradient falls out of the computation of their value, so that nothing large is kept for a backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
+from torch.autograd import Function
+
+
+def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], name: str) -> Tensor:
+    """Make ``value`` differentiable: its backward hands out gradients that are known already.
+
+    Args:
+        value: A scalar, computed without a graph.
+        inputs: What it was computed from.
+        gradients: Of ``value``, one per input and of its shape; None for an input that needs none.
+        name: Of the loss, for the message.
+
+    Returns:
+        The same scalar. Differentiating it twice raises a RuntimeError: the gradients are numbers, not functions.
+    """
+    pairs = [(given, gradient) for given, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
+    if not pairs:
+        return value
+    return _Attach.apply(name, value, *(gradient for _, gradient in pairs), *(given for given, _ in pairs))
+
+
+def in_full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Context without autocast on the device of ``tensor``."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+
+
+class _Attach(Function):
+    @staticmethod
+    def forward(ctx: Any, name: str, value: Tensor, *gradients_and_inputs: Tensor) -> Tensor:
+        ctx.name = name
+        ctx.save_for_backward(*gradients_and_inputs)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        half = len(ctx.saved_tensors) // 2
+        gradients, inputs = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
+        scaled = (_Scale.apply(ctx.name, grad_output, *pair) for pair in zip(gradients, inputs, strict=True))
+        return None, None, *(None for _ in gradients), *scaled
+
+
+class _Scale(Function):
+    """Scale a gradient; ``source``, what it is a function of, makes a second differentiation come by here."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, grad_output: Tensor, gradient: Tensor, source: Tensor) -> Tensor:
+        ctx.name = name
+        return grad_output * gradient
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        raise RuntimeError(
+            f"Expected {ctx.name} to be differentiated once, but got a second differentiation. Its gradient is "
+            "computed together with its value and has no graph: leave this loss out of what needs create_graph=True."
+        )
