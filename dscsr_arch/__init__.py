@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dscsr_arch.checkpoint import load_model
+    from dscsr_arch.dsclora_arch import DSCLoRA
     from dscsr_arch.span_arch import SPAN
 
-_HOMES = {"SPAN": "span_arch", "load_model": "checkpoint"}
+_HOMES = {"DSCLoRA": "dsclora_arch", "SPAN": "span_arch", "load_model": "checkpoint"}
 
-__all__ = ["SPAN", "load_model"]
+__all__ = ["SPAN", "DSCLoRA", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,8 @@ class Conv3XC(nn.Module):
 
     def forward(self, x: Tensor, kernel: Kernel | None = None) -> Tensor:
         """Convolve ``x`` (B, in_channels, H, W); ``kernel`` is this layer's own, if it was merged with others."""
+        if self.eval_conv is not None:  # called, not read: it may carry ConvLoRA, or a hook
+            return self.eval_conv(x)
         weight, bias = self.kernel() if kernel is None else kernel
         return F.conv2d(x, weight, bias, padding=1)
 

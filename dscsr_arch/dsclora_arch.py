@@ -1,0 +1,82 @@
+"""DSCLoRA: a fused SPAN that learns from a teacher by ConvLoRA, and is a plain SPAN again when it is used.
+
+Paper: Distillation-Supervised Convolutional Low-Rank Adaptation for Efficient Image Super-Resolution,
+arXiv 2504.11271, winner of the NTIRE 2025 efficient super-resolution challenge.
+Code of the authors: https://github.com/Yaozzz666/DSCF-SR
+
+Different from the original:
+
+- ConvLoRA is put into a fused SPAN from outside (`conv_lora`), so names and files are those of SPAN.
+- Updates can be merged and unmerged; ``fuse()`` leaves the plain network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dscsr_arch import conv_lora
+from dscsr_arch.conv_lora import Setting
+from dscsr_arch.span_arch import SPAN
+
+_HEAD_RANK = 8
+"""Of ``conv_2`` and ``upsampler.0`` in the authors' code; their alpha is twice that."""
+
+
+class DSCLoRA(SPAN):
+    """DSCLoRA, from a picture (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
+
+    Loads files of SPAN, expanded or fused, as its base, and its own.
+
+    Args:
+        num_in_ch: As for `SPAN`, like all up to ``norm``.
+        num_out_ch: See above.
+        feature_channels: See above.
+        upscale: See above.
+        bias: See above.
+        img_range: See above.
+        rgb_mean: See above.
+        norm: See above.
+        lora_rank: Rank of the convolutions in the blocks.
+        lora_alpha: Alpha of the convolutions in the blocks.
+        lora_ranks: Patterns of layer names to (rank, alpha), as `inject` takes them, in place of all defaults:
+            ``block_*``: (lora_rank, lora_alpha); ``conv_2`` and ``upsampler.0``: (8, 16), or the rank that a narrow
+            layer allows and twice that.
+
+    Raises:
+        ValueError: An argument is out of range; a pattern meets no convolution; a rank is larger than a layer allows.
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        feature_channels: int = 26,
+        upscale: int = 4,
+        bias: bool = True,
+        img_range: float = 255.0,
+        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        norm: bool = True,
+        lora_rank: int = 2,
+        lora_alpha: float = 4,
+        lora_ranks: Mapping[str, Setting] | None = None,
+    ) -> None:
+        super().__init__(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
+        super().fuse()
+        if lora_ranks is None:
+            limits = {"conv_2": feature_channels, "upsampler.0": min(feature_channels, num_out_ch * upscale**2)}
+            head = {name: min(_HEAD_RANK, limit) for name, limit in limits.items()}
+            lora_ranks = {"block_*": (lora_rank, lora_alpha), **{name: (r, 2 * r) for name, r in head.items()}}
+        conv_lora.inject(self, lora_ranks)
+
+    def merge(self) -> DSCLoRA:
+        """Write the updates into the weights; undone by ``unmerge``. A second call does nothing."""
+        return conv_lora.merge(self)
+
+    def unmerge(self) -> DSCLoRA:
+        """Undo ``merge``, bit by bit. A second call does nothing."""
+        return conv_lora.unmerge(self)
+
+    def fuse(self) -> DSCLoRA:
+        """Leave the plain, fused SPAN, in place, with its names. Cannot be undone; a second call does nothing."""
+        super().fuse()
+        return conv_lora.fuse(self)
