@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from dscsr_model.losses.one_pass import attach_gradients, in_full_precision
 REDUCTIONS = ("mean", "sum")
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
 AFFINITY_BLOCK = 256
-# Elements of one tile: on a CPU it stays in the cache (1 MiB in float32), elsewhere it fills the device (128 MiB).
-_TILE_ON_CPU, _TILE_ELSEWHERE = 2**18, 2**25
+# Elements of one tile: on a CPU it stays in the cache (2 MiB in float32), elsewhere it fills the device (128 MiB).
+_TILE_ON_CPU, _TILE_ELSEWHERE = 2**19, 2**25
 
 
 def spatial_affinity_loss(
@@ -136,22 +137,49 @@ def _affinity_distance(student: Tensor, teacher: Tensor, block: int) -> Tensor:
 def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Σ|D| and 2·F·sign(D) for the symmetric D = LᵀR, given L, R (B, C, N) and F (B, C', N); C' may be 0."""
     gradient = torch.zeros_like(factor)
-    parts = []
     batch, _, positions = left.shape
-    for samples, rows, columns in _tiles(batch, positions, block, left.is_cpu):
-        tile = torch.bmm(left[samples, :, rows].mT, right[samples, :, columns])
+    tiles = list(_tiles(batch, positions, block, left.is_cpu))
+    # All memory is taken once. Small tensors made between large ones that come and go would leave the allocator of a
+    # CPU with holes too small for the next large one: gigabytes of them.
+    sums = left.new_empty(len(tiles))
+    room = max(tile.elements for tile in tiles)
+    differences, magnitudes = left.new_empty(room), left.new_empty(room)
+    for index, tile in enumerate(tiles):
+        samples, rows, columns = tile
+        elements = tile.elements
+        signs = differences[:elements].view(tile.shape)
+        torch.bmm(left[samples, :, rows].mT, right[samples, :, columns], out=signs)
+        torch.sum(torch.abs(signs.view(-1), out=magnitudes[:elements]), 0, out=sums[index])
         diagonal = rows == columns
-        parts.append(tile.abs().sum() * (1 if diagonal else 2))
+        if not diagonal:
+            sums[index] *= 2
         if factor.shape[1]:
-            signs = tile.sign_()
+            signs.sign_()
             gradient[samples, :, columns].baddbmm_(factor[samples, :, rows], signs)
             if not diagonal:
                 gradient[samples, :, rows].baddbmm_(factor[samples, :, columns], signs.mT)
-    return torch.stack(parts).sum(), gradient.mul_(2)
+    return sums.sum(), gradient.mul_(2)
 
 
-def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[tuple[slice, slice, slice]]:
-    """Samples, rows and columns of tiles that cover the upper half; those on the diagonal have rows == columns."""
+class _Tile(NamedTuple):
+    """A part of the upper half of some samples' matrices; on the diagonal, rows == columns."""
+
+    samples: slice
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        samples, rows, columns = (part.stop - part.start for part in self)
+        return samples, rows, columns
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[_Tile]:
+    """Tiles that cover the upper half."""
     elements = _TILE_ON_CPU if on_cpu else _TILE_ELSEWHERE
     block = min(block, positions)
     group = min(batch, max(1, elements // (block * positions)))
@@ -160,6 +188,6 @@ def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[tup
         samples = slice(sample, min(sample + group, batch))
         for row in range(0, positions, block):
             rows = slice(row, min(row + block, positions))
-            yield samples, rows, rows
+            yield _Tile(samples, rows, rows)
             for column in range(rows.stop, positions, width):
-                yield samples, rows, slice(column, min(column + width, positions))
+                yield _Tile(samples, rows, slice(column, min(column + width, positions)))
