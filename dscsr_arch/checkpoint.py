@@ -9,17 +9,17 @@ import copy
 import inspect
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dscsr_arch.conv_lora import inject, load_lora_state_dict, lora_layers
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.span_arch import SPAN, UPSCALES
-
-StateDict = dict[str, Tensor]
+from dscsr_arch.families import FAMILIES, StateDict
+from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
 
 WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
 """Keys under which files hold their weights, the preferred one first: BasicSR's, CSD's, and the common one."""
@@ -81,7 +81,13 @@ def mismatch(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None
     return "\n".join(line for line in lines if line) or None
 
 
-def load_model(path: str | os.PathLike[str], *, param_key: str | None = None, **overrides: Any) -> nn.Module:
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    param_key: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> nn.Module:
     """Build the right network from a weight file alone.
 
     Width, scale and channels are read from the shapes of the weights. What shapes cannot tell (``img_range``,
@@ -90,6 +96,7 @@ def load_model(path: str | os.PathLike[str], *, param_key: str | None = None, **
     Args:
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.
         param_key: Key of the wrapped weights; None prefers the averaged ones (``params_ema``).
+        base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused.
         **overrides: Constructor arguments that replace what was read from the shapes.
 
     Returns:
@@ -99,6 +106,8 @@ def load_model(path: str | os.PathLike[str], *, param_key: str | None = None, **
         WeightsError: The file cannot be read, holds no network known here, or does not fit the overrides.
     """
     state_dict = read_state_dict(path, param_key)
+    if is_adapters(state_dict) or base is not None:
+        return _load_adapters(state_dict, path, base, overrides)
     family = next((family for family in FAMILIES if family.recognise(state_dict)), None)
     if family is None:
         names = ", ".join(family.network.__name__ for family in FAMILIES)
@@ -113,14 +122,38 @@ def load_model(path: str | os.PathLike[str], *, param_key: str | None = None, **
         )
     try:
         arguments = {**family.arguments(state_dict, overrides), **overrides}
-        network = family.network(**arguments)
+        network = family.prepare(family.network(**arguments), state_dict)
+        if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
+            inject(network, ranks)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(f"Cannot build {family.network.__name__} for {path}: {error}") from error
-    network = family.prepare(network, state_dict)
     if fault := mismatch(network, state_dict):
         raise WeightsError(f"{path} does not fit {family.network.__name__}({_call(arguments)}):\n{fault}")
     network.load_state_dict(state_dict)
     return network.eval()
+
+
+def _load_adapters(
+    state_dict: StateDict,
+    path: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None,
+    overrides: Mapping[str, Any],
+) -> nn.Module:
+    """The fused network of ``base`` with the adapters of ``path``."""
+    if not is_adapters(state_dict):
+        raise WeightsError(
+            f"Expected LoRA adapters alone in {path}, since a base is given, but got a whole network. Leave `base` out."
+        )
+    if base is None:
+        raise WeightsError(
+            f"Expected a whole network in {path}, but got LoRA adapters alone: their base is missing. Name the weight "
+            "file that they were trained from, as `base`."
+        )
+    network: nn.Module = load_model(base, **overrides).fuse()  # type: ignore[operator]
+    try:
+        return load_lora_state_dict(network, state_dict).eval()
+    except LoRAError as error:
+        raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
 
 
 def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -141,69 +174,6 @@ def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str])
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-class Family(NamedTuple):
-    """How the weights of one kind of network are recognised and read."""
-
-    network: type[nn.Module]
-    recognise: Callable[[StateDict], bool]
-    arguments: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]
-    """Constructor arguments from (weights, overrides); ValueError if shapes make no sense."""
-    prepare: Callable[[nn.Module, StateDict], nn.Module]
-    """Bring a freshly built network into the form of the file, e.g. fused."""
-
-
-def _is_span(state_dict: StateDict) -> bool:
-    heads = ("conv_1", "block_1.c1_r", "block_6.c3_r", "conv_2")
-    forms = (("sk.weight",), ("eval_conv.weight",))
-    return {"conv_cat.weight", "upsampler.0.weight"} <= set(state_dict) and any(
-        all(f"{head}.{name}" in state_dict for head in heads for name in form) for form in forms
-    )
-
-
-def _span_arguments(state_dict: StateDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    head = "conv_1.sk" if "conv_1.sk.weight" in state_dict else "conv_1.eval_conv"
-    channels, num_in_ch = state_dict[f"{head}.weight"].shape[:2]
-    arguments = {
-        "num_in_ch": num_in_ch,
-        "feature_channels": channels,
-        "bias": f"{head}.bias" in state_dict,
-        "norm": "no_norm" not in state_dict,
-    }
-    total = state_dict["upsampler.0.weight"].shape[0]
-    return arguments | _output_arguments(total, num_in_ch, overrides)
-
-
-def _output_arguments(total: int, num_in_ch: int, overrides: Mapping[str, Any]) -> dict[str, int]:
-    """Scale r and output channels c from the ``total`` = c·r² channels before a pixel shuffle.
-
-    As many channels go out as come in, unless that leaves no scale, or an override says otherwise.
-    """
-    scales = [overrides["upscale"]] if "upscale" in overrides else list(UPSCALES)
-    if "num_out_ch" in overrides:
-        channels = [overrides["num_out_ch"]]
-    elif "upscale" in overrides:
-        channels = [max(1, total // overrides["upscale"] ** 2)]
-    else:
-        channels = [num_in_ch, 3, 1]
-    found = [(c, r) for c in channels for r in scales if c * r**2 == total]
-    if not found:
-        raise ValueError(
-            f"Expected num_out_ch·upscale² channels before the pixel shuffle, with num_out_ch among {channels} and "
-            f"upscale among {scales}, but the file has {total}. Give the right `num_out_ch` and `upscale`."
-        )
-    num_out_ch, upscale = found[0]
-    return {"upscale": upscale, "num_out_ch": num_out_ch}
-
-
-def _prepare_span(network: nn.Module, state_dict: StateDict) -> nn.Module:
-    expanded = any(name.endswith(".sk.weight") for name in state_dict)
-    return network if expanded or not isinstance(network, SPAN) else network.fuse()
-
-
-FAMILIES: tuple[Family, ...] = (Family(SPAN, _is_span, _span_arguments, _prepare_span),)
-"""Networks that ``load_model`` knows, in the order in which they are tried."""
 
 
 def _read_safetensors(path: Path) -> StateDict:

@@ -90,6 +90,11 @@ class Conv3XC(nn.Module):
     def unfuse(self) -> Conv3XC:
         """Give a fused layer new random branches that merge to its kernel exactly. Otherwise does nothing."""
         if self.eval_conv is not None:
+            if type(self.eval_conv) is not nn.Conv2d:
+                raise RuntimeError(
+                    f"Expected a fused Conv3XC with a plain convolution, but got {type(self.eval_conv).__name__}. "
+                    "Fuse that first."
+                )
             kernel, trained = self.kernel(), self.eval_conv.weight.requires_grad
             self.eval_conv = None
             self._add_branches(device="meta")
@@ -133,7 +138,7 @@ class Conv3XC(nn.Module):
         weight, bias = given.get(f"{_MERGED}.weight"), given.get(f"{_MERGED}.bias")
         branches = {name: tensor for name, tensor in given.items() if not name.startswith(_MERGED)}
         if branches or weight is None:
-            return branches
+            return branches | _stray(given)
         expected = (self.out_channels, self.in_channels, 3, 3)
         if tuple(weight.shape) != expected or (bias is not None) != self.bias:
             raise ValueError(
@@ -149,7 +154,7 @@ class Conv3XC(nn.Module):
             for branch, tensor in zip(_BRANCHES, found[4:], strict=True)
             if tensor is not None
         }
-        return entries | biases
+        return entries | biases | _stray(given)
 
 
 def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
@@ -202,7 +207,13 @@ def _merged(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     given_biases = [given.get(f"{branch}.bias") for branch in _BRANCHES]
     biases = (None if bias is None else bias.unsqueeze(0) for bias in given_biases)
     weight, bias = _merge_precisely(Branches(w1[..., 0, 0], w2, w3[..., 0, 0], ws[..., 0, 0], *biases))
-    return _entries(Kernel(weight[0], None if bias is None else bias[0]), "")
+    return _entries(Kernel(weight[0], None if bias is None else bias[0]), "") | _stray(given)
+
+
+def _stray(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a file has of the merged convolution beside its kernel (ConvLoRA): never dropped in silence."""
+    kernel = (f"{_MERGED}.weight", f"{_MERGED}.bias")
+    return {name: tensor for name, tensor in given.items() if name.startswith(_MERGED) and name not in kernel}
 
 
 def _entries(kernel: Kernel, prefix: str) -> dict[str, Tensor]:

@@ -16,10 +16,28 @@ from collections.abc import Mapping, Sequence
 
 from dscsr_arch import conv_lora
 from dscsr_arch.conv_lora import Setting
-from dscsr_arch.span_arch import SPAN
+from dscsr_arch.span_arch import SPAB, SPAN
 
 _HEAD_RANK = 8
 """Of ``conv_2`` and ``upsampler.0`` in the authors' code; their alpha is twice that."""
+
+
+class SConvLB(SPAB):
+    """SPAB of three plain, frozen convolutions that carry ConvLoRA.
+
+    Args:
+        channels: Channels in and out.
+        lora_rank: Rank of the three; None leaves them plain, for `inject` from outside.
+        lora_alpha: Their alpha.
+        bias: Give the convolutions biases.
+    """
+
+    def __init__(self, channels: int, lora_rank: int | None = 2, lora_alpha: float = 4, *, bias: bool = True) -> None:
+        super().__init__(channels, bias=bias)
+        for layer in self.layers():
+            layer.fuse()
+        if lora_rank is not None:
+            conv_lora.inject(self, {"*": (lora_rank, lora_alpha)})
 
 
 class DSCLoRA(SPAN):
@@ -61,7 +79,9 @@ class DSCLoRA(SPAN):
         lora_ranks: Mapping[str, Setting] | None = None,
     ) -> None:
         super().__init__(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
-        super().fuse()
+        for index in range(1, len(self.blocks()) + 1):
+            setattr(self, f"block_{index}", SConvLB(feature_channels, None, bias=bias))
+        self.fuse()
         if lora_ranks is None:
             limits = {"conv_2": feature_channels, "upsampler.0": min(feature_channels, num_out_ch * upscale**2)}
             head = {name: min(_HEAD_RANK, limit) for name, limit in limits.items()}
@@ -75,8 +95,3 @@ class DSCLoRA(SPAN):
     def unmerge(self) -> DSCLoRA:
         """Undo ``merge``, bit by bit. A second call does nothing."""
         return conv_lora.unmerge(self)
-
-    def fuse(self) -> DSCLoRA:
-        """Leave the plain, fused SPAN, in place, with its names. Cannot be undone; a second call does nothing."""
-        super().fuse()
-        return conv_lora.fuse(self)

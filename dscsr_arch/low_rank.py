@@ -123,6 +123,28 @@ def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
     return found
 
 
+def is_adapters(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict holds adapters alone, without the network that they belong to."""
+    return all(name.rpartition(".")[2] in ENTRIES for name in state)
+
+
+def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
+    """Rank and alpha of every layer with LoRA in the state dict of a whole network; empty if there are none.
+
+    Raises:
+        LoRAError: The entries of a layer do not belong together, or its weight is not that of a convolution.
+    """
+    entries = {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] in ENTRIES}
+    ranks = {}
+    for layer, adapter in adapters(entries).items() if entries else ():
+        weight = state.get(f"{layer}.weight")
+        if weight is None or weight.ndim != 4:
+            got = "none" if weight is None else f"one of shape {tuple(weight.shape)}"
+            raise LoRAError(f"Expected the weight (out, in, kh, kw) of {layer!r} beside its LoRA, but got {got}.")
+        ranks[layer] = (adapter.a.shape[0] // rank_unit(weight.shape), float(adapter.alpha))
+    return ranks
+
+
 def scale_lora(state: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     """Adapters whose weight updates are ``factor`` times those of ``state``, which stays as it is.
 

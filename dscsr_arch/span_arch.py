@@ -18,13 +18,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dscsr_arch import conv_lora
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 UPSCALES = (1, 2, 3, 4, 8)
 
@@ -131,14 +135,20 @@ class SPAN(nn.Module):
         deep = self.conv_2(feature, kernels[-1])
         return self.upsampler(self.conv_cat(torch.cat([shallow, deep, outputs[0], activation], dim=1)))
 
-    def fuse(self) -> SPAN:
+    def fuse(self) -> Self:
         """Leave plain convolutions only, in place. Cannot be undone; a second call does nothing."""
         for layer in self.layers():
             layer.fuse()
-        return self
+        return conv_lora.fuse(self)
 
-    def unfuse(self) -> SPAN:
-        """Give fused layers new random branches, so that training can go on; the output stays the same."""
+    def unfuse(self) -> Self:
+        """Give fused layers new random branches, so that training can go on; the output stays the same.
+
+        Raises:
+            LoRAError: There is ConvLoRA in the network.
+        """
+        if conv_lora.lora_layers(self):
+            raise conv_lora.LoRAError("Expected a network without ConvLoRA to unfuse. Call fuse() first.")
         for layer in self.layers():
             layer.unfuse()
         return self

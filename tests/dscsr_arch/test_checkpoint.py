@@ -159,7 +159,7 @@ def write_scalars(path):
         (lambda path: torch.save({}, path), "but got an empty mapping"),
         (lambda path: torch.save({"epoch": 1, "iter": 5}, path), "but got a mapping with the keys epoch, iter"),
         (write_scalars, "Cannot build SPAN"),
-        (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), r"Expected weights of a known network \(SPAN"),
+        (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), r"Expected weights of a known network \(DSCLoRA, SPAN"),
     ],
 )
 def test_files_that_are_no_weights_get_one_message_and_run_no_code(tmp_path, monkeypatch, write, message):
