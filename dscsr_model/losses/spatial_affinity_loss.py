@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dscsr_model.losses.functional import check_affinity_arguments, spatial_affinity_loss
+from dscsr_model.losses.functional.spatial_affinity import check_affinity_arguments, spatial_affinity_loss
 
 
 class SpatialAffinityLoss(nn.Module):

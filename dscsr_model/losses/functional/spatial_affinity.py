@@ -1,4 +1,4 @@
-"""The maths of the losses: pure functions of tensors; no registry, no network, no option."""
+"""Spatial affinity: how alike a network finds any two of its positions, compared between two networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscsr_model.losses.one_pass import attach_gradients, in_full_precision
+from dscsr_model.losses.functional.one_pass import attach_gradients, in_full_precision
 
 REDUCTIONS = ("mean", "sum")
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dscsr_model.losses.one_pass import attach_gradients
+from dscsr_model.losses.functional.one_pass import attach_gradients
 
 
 def double(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,189 @@
+"""Contrast: features of the student near those of the teacher, and far from those of negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dscsr_model.losses.functional.one_pass import attach_gradients, in_full_precision
+
+DISTANCES = ("l1", "cosine")
+LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG-19's relu1_1 … relu5_1
+_EPS = 1e-7  # of the original, against a division by zero
+# Elements compared at a time: on a CPU they stay in the cache (512 KiB in float32), elsewhere they fill the device.
+_ELEMENTS_ON_CPU, _ELEMENTS_ELSEWHERE = 2**17, 2**25
+
+
+def contrastive_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    negatives: Sequence[Tensor],
+    *,
+    layer_weights: Sequence[float] = LAYER_WEIGHTS,
+    sources: Sequence[int] | None = None,
+    distance: str = "l1",
+) -> Tensor:
+    r"""Contrastive loss of CSD (arXiv 2105.11683) between features φ_i of one or several layers i.
+
+    .. math:: L = \sum_i c_i \frac{d(\phi_i(t), \phi_i(s))}{\sum_k d(\phi_i(n_k), \phi_i(s)) + 10^{-7}}
+
+    Every sample meets its teacher and all K negatives. The distance d of two batches is the mean over the samples,
+    of the mean absolute difference (``l1``, as published) or of one minus the cosine of the angle between the whole
+    feature maps (``cosine``; not that of the official code, which compares along the batch and can become negative).
+
+    The pairs of samples and negatives are never put beside each other: |s − n_k| and its sign are added up one
+    negative at a time, value and gradient in one pass. Memory: O(B·C·H·W).
+
+    Args:
+        student: Features of each layer, (B, …), floating point, any range.
+        teacher: The same layers of the teacher, same shapes. They get no gradient.
+        negatives: The same layers of the negatives, (K, …); K need not be B. They get no gradient.
+        layer_weights: c_i, one per layer.
+        sources: For each negative, the index of the sample that it was made from: this pair is left out, and the
+            negative's distance is the mean over the other samples. None compares all.
+        distance: ``l1`` or ``cosine``.
+
+    Returns:
+        A scalar in float32, or in float64 if the student's features are; the computation is in that dtype, under
+        autocast too. It can be differentiated once, with respect to ``student``.
+
+    Raises:
+        ValueError: Shapes or numbers that do not belong together, or an unknown ``distance``.
+
+    Example:
+        >>> student, teacher, negatives = ([torch.rand(n, 8, 4, 4)] for n in (2, 2, 10))
+        >>> contrastive_loss(student, teacher, negatives, layer_weights=[1.0]).shape
+        torch.Size([])
+    """
+    check_distance(distance)
+    _check_layers(student, teacher, negatives, layer_weights, sources)
+    compare = _l1_ratio if distance == "l1" else _cosine_ratio
+    terms = []
+    with in_full_precision(student[0]):
+        for weight, features in zip(layer_weights, zip(student, teacher, negatives, strict=True), strict=True):
+            terms.append(weight * compare(_rows(*features), sources))
+        return torch.stack(terms).sum()
+
+
+def check_distance(distance: str) -> None:
+    """Raise a ValueError for a ``distance`` that `contrastive_loss` does not know."""
+    if distance not in DISTANCES:
+        raise ValueError(f"Expected `distance` to be one of {DISTANCES}, but got {distance!r}.")
+
+
+def _check_layers(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    negatives: Sequence[Tensor],
+    layer_weights: Sequence[float],
+    sources: Sequence[int] | None,
+) -> None:
+    counts = {len(student), len(teacher), len(negatives), len(layer_weights)}
+    if len(counts) > 1 or not student:
+        raise ValueError(
+            "Expected the same layers of student, teacher and negatives and a weight for each, but got "
+            f"{len(student)}, {len(teacher)}, {len(negatives)} layers and {len(layer_weights)} `layer_weights`."
+        )
+    for index, (s, t, n) in enumerate(zip(student, teacher, negatives, strict=True)):
+        if s.shape != t.shape or s.shape[1:] != n.shape[1:] or 0 in s.shape or 0 in n.shape or s.ndim < 2:
+            raise ValueError(
+                f"Expected features (B, …) of student and teacher and (K, …) of the negatives, but got {tuple(s.shape)}"
+                f", {tuple(t.shape)} and {tuple(n.shape)} in layer {index}. Give pictures of one size."
+            )
+        if sources is not None and (len(sources) != len(n) or not all(0 <= source < len(s) for source in sources)):
+            raise ValueError(
+                f"Expected the index of a sample, 0 to {len(s) - 1}, for each of {len(n)} negatives, "
+                f"but got the `sources` {list(sources)}."
+            )
+    if sources is not None and len(student[0]) == 1 and 0 in sources:
+        raise ValueError(
+            "Expected another sample beside the one that a negative was made from, but got a batch of one. "
+            "Take a larger batch, or compare all (`exclude_self: false`)."
+        )
+
+
+class _Rows(NamedTuple):
+    """Features of one layer, flattened: (B, D), (B, D) and (K, D), with columns in any order that all three share."""
+
+    student: Tensor
+    teacher: Tensor
+    negatives: Tensor
+
+
+def _rows(student: Tensor, teacher: Tensor, negatives: Tensor) -> _Rows:
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    features = [student.to(dtype), teacher.detach().to(dtype), negatives.detach().to(dtype)]
+    if student.ndim == 4 and not student.is_contiguous():  # channels_last is flattened as it lies in memory
+        features = [feature.permute(0, 2, 3, 1) for feature in features]
+    return _Rows(*(feature.flatten(1) for feature in features))
+
+
+def _l1_ratio(rows: _Rows, sources: Sequence[int] | None) -> Tensor:
+    """``mean|t − s| / (Σ_k mean|n_k − s| + eps)``, differentiable for s."""
+    wanted = torch.is_grad_enabled() and rows.student.requires_grad
+    with torch.no_grad():
+        student, elements = rows.student, rows.student.numel()
+        # A negative that skips a sample has one sample less to take the mean over.
+        skip = len(student) / max(len(student) - 1, 1)
+        weights = [1.0 if source is None else skip for source in _each(sources, rows.negatives)]
+        towards = student - rows.teacher
+        near = towards.abs().sum() / elements
+        far, away = _sum_of_distances(student, rows.negatives, _each(sources, rows.negatives), weights, wanted)
+        far = far / elements + _EPS
+        value, gradient = near / far, None
+        if away is not None:
+            # d(near/far) = dnear/far − near/far² · dfar
+            gradient = towards.sign_().mul_(1 / (elements * far)).sub_(away.mul_(value / (elements * far)))
+    return attach_gradients(value, (rows.student,), (gradient,), "ContrastiveLoss")
+
+
+def _each(sources: Sequence[int] | None, negatives: Tensor) -> list[int | None]:
+    return [None] * len(negatives) if sources is None else [int(source) for source in sources]
+
+
+def _sum_of_distances(
+    student: Tensor, negatives: Tensor, sources: list[int | None], weights: list[float], wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``Σ_k w_k Σ|s − n_k|`` and, if wanted, its gradient, one negative and a few columns at a time."""
+    samples = len(student)
+    pieces = list(_columns(student))
+    room = samples * pieces[0].stop
+    differences, magnitudes = student.new_empty(room), student.new_empty(room)
+    sums = student.new_empty(len(pieces), len(negatives))
+    away = torch.zeros_like(student) if wanted else None
+    for index, columns in enumerate(pieces):
+        piece = student[:, columns]
+        difference, magnitude = (flat[: piece.numel()].view(piece.shape) for flat in (differences, magnitudes))
+        for k, (negative, source, weight) in enumerate(zip(negatives[:, columns], sources, weights, strict=True)):
+            torch.sub(piece, negative, out=difference)
+            if source is not None:
+                difference[source] = 0
+            torch.sum(torch.abs(difference, out=magnitude), (0, 1), out=sums[index, k])
+            if away is not None:
+                away[:, columns].add_(difference.sign_(), alpha=weight)
+    return (sums.sum(0) * sums.new_tensor(weights)).sum(), away
+
+
+def _columns(rows: Tensor) -> Iterator[slice]:
+    samples, columns = rows.shape
+    width = max(1, (_ELEMENTS_ON_CPU if rows.is_cpu else _ELEMENTS_ELSEWHERE) // samples)
+    for start in range(0, columns, width):
+        yield slice(start, min(start + width, columns))
+
+
+def _cosine_ratio(rows: _Rows, sources: Sequence[int] | None) -> Tensor:
+    """The ratio of cosine distances; one matrix product has those to all negatives."""
+    student, teacher, negatives = (F.normalize(part, dim=1) for part in rows)
+    near = 1 - (student * teacher).sum(1).mean()
+    distances = 1 - student @ negatives.T
+    if sources is None:
+        far = distances.mean(0).sum()
+    else:
+        met = torch.ones_like(distances)
+        met[list(sources), range(len(negatives))] = 0
+        far = ((distances * met).sum(0) / met.sum(0)).sum()
+    return near / (far + _EPS)
