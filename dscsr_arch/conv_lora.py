@@ -53,7 +53,8 @@ def inject(network: Network, ranks: Mapping[str, Setting], *, dropout: float = 0
 
     Args:
         network: Any network. Layers that read a convolution's ``weight`` instead of calling it would not see the
-            update; of ours, fuse those first (``SPAN.fuse()``).
+            update; of ours, fuse those first (``SPAN.fuse()``). Running statistics (batch normalisation) are not
+            parameters: keep such layers in eval mode if they are to stay as they are.
         ranks: Patterns of module names (as of ``fnmatch``: ``*`` meets dots too) to (rank, alpha). A pattern that
             meets a module means every ``nn.Conv2d`` in it. Of several patterns the first that meets a layer counts.
         dropout: In [0, 1), for all of them.
@@ -143,8 +144,10 @@ def load_lora_state_dict(network: Network, state: Mapping[str, Tensor]) -> Netwo
                 f"Expected adapters that fit a weight {tuple(shape)} of layer {name!r}, but got lora_A {shapes[0]} and "
                 f"lora_B {shapes[1]}. Take the network that they were trained on."
             )
-        _check_layer(network, named[name], name, rank, None, 0.0)
-        planned[named[name]] = (name, rank, alpha)
+        conv = named[name]
+        own = (conv.alpha, conv.dropout) if isinstance(conv, ConvLoRA) else (alpha, 0.0)  # alpha comes with the state
+        _check_layer(network, conv, name, rank, *own)
+        planned[conv] = (name, rank, alpha)
     network = _install(network, planned, dropout=0.0)
     for name, layer in lora_layers(network).items():
         layer.take(given[name])
@@ -190,20 +193,20 @@ def _convolutions(network: nn.Module) -> dict[nn.Conv2d, list[str]]:
     return found
 
 
-def _check_layer(
-    network: nn.Module, conv: nn.Conv2d, name: str, rank: object, alpha: object | None, dropout: object
-) -> None:
-    """Raise LoRAError unless ``conv`` can become, or is, ConvLoRA with these values; no alpha means any."""
+def _check_layer(network: nn.Module, conv: nn.Conv2d, name: str, rank: object, alpha: object, dropout: object) -> None:
+    """Raise LoRAError unless ``conv`` can become, or is, ConvLoRA with these values."""
     layer = f"layer {name!r}"
-    check_setting(conv.weight.shape, rank, 1 if alpha is None else alpha, dropout, layer)
+    if not isinstance(conv, ConvLoRA):
+        check_plain(conv, layer)
+    check_setting(conv.weight.shape, rank, alpha, dropout, layer)
     if isinstance(conv, ConvLoRA):
-        if conv.rank != rank or (alpha is not None and (conv.alpha, conv.dropout) != (alpha, dropout)):
+        if (conv.rank, conv.alpha, conv.dropout) != (rank, alpha, dropout):
             raise LoRAError(
-                f"Expected {layer} to be without LoRA or of rank {rank}, alpha {alpha}, but it has rank {conv.rank}, "
-                f"alpha {conv.alpha:g}, dropout {conv.dropout:g}. Fuse it first, or take the base network."
+                f"Expected {layer} to be without LoRA or of rank {rank}, alpha {alpha:g}, dropout {dropout:g}, but it "
+                f"has rank {conv.rank}, alpha {conv.alpha:g}, dropout {conv.dropout:g}. Fuse it first, or take the "
+                "base network."
             )
         return
-    check_plain(conv, layer)
     unfused = (block for block in network.modules() if isinstance(block, Conv3XC) and not block.fused)
     if any(conv in block.modules() for block in unfused):
         raise LoRAError(

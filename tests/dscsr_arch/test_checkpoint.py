@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dscsr_arch import SPAN, load_model
+from dscsr_arch import SPAN, DSCLoRA, load_model
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict, save_state_dict
+from dscsr_arch.conv_lora import lora_layers, lora_state_dict
 
 
 @pytest.fixture
@@ -122,6 +123,61 @@ def test_released_weights_reach_their_psnr_on_set5(assets, name, psnr_y):
     assert np.mean(values) == pytest.approx(psnr_y, abs=5e-4)
 
 
+def student(**arguments):
+    network = DSCLoRA(feature_channels=8, upscale=2, **arguments).eval()
+    for layer in lora_layers(network).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.05)
+    return network
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("ranks", [None, {"block_2": (3, 5.5), "conv_cat": (1, 1)}], ids=["default", "own"])
+def test_load_model_finds_ranks_and_alphas_of_a_dsclora_file(tmp_path, ranks, suffix):
+    from safetensors.torch import save_file
+
+    saved, path = student(lora_ranks=ranks), tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save({"params": saved.state_dict()}, path)
+    else:
+        save_file(saved.state_dict(), path)
+    loaded = load_model(path)
+    assert type(loaded) is DSCLoRA
+    settings = [{name: (each.rank, each.alpha) for name, each in lora_layers(net).items()} for net in (loaded, saved)]
+    assert settings[0] == settings[1]
+    same(loaded, saved)
+    torch.save(saved.fuse().state_dict(), path.with_suffix(".pth"))
+    fused = load_model(path.with_suffix(".pth"))
+    assert type(fused) is SPAN
+    same(fused, saved)
+
+
+def test_adapters_alone_need_their_base(net, tmp_path):
+    torch.save({"params": net.state_dict()}, tmp_path / "base.pth")
+    saved = student()
+    saved.load_state_dict(net.state_dict())
+    for layer in lora_layers(saved).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.05)
+    torch.save({"params": lora_state_dict(saved)}, tmp_path / "lora.pth")
+    with pytest.raises(WeightsError, match=r"lora\.pth, but got LoRA adapters alone: their base is missing. .* `base`"):
+        load_model(tmp_path / "lora.pth")
+    loaded = load_model(tmp_path / "lora.pth", base=tmp_path / "base.pth")
+    same(loaded, saved)
+    same(loaded.fuse(), saved)
+    with pytest.raises(WeightsError, match=r"adapters alone in .*base\.pth, since a base is given, but got a whole"):
+        load_model(tmp_path / "base.pth", base=tmp_path / "base.pth")
+    torch.save(SPAN(feature_channels=6, upscale=2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match=r"adapters of .*lora\.pth do not fit the network of .*: Expected .* fit a"):
+        load_model(tmp_path / "lora.pth", base=tmp_path / "other.pth")
+
+
+def test_a_dsclora_file_whose_entries_do_not_belong_together_is_refused(tmp_path):
+    state = student().state_dict()
+    del state["conv_2.eval_conv.lora_alpha"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"Cannot build DSCLoRA .* 'conv_2.eval_conv', but lora_alpha is missing"):
+        load_model(tmp_path / "w.pth")
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)
@@ -159,7 +215,10 @@ def write_scalars(path):
         (lambda path: torch.save({}, path), "but got an empty mapping"),
         (lambda path: torch.save({"epoch": 1, "iter": 5}, path), "but got a mapping with the keys epoch, iter"),
         (write_scalars, "Cannot build SPAN"),
-        (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), r"Expected weights of a known network \(DSCLoRA, SPAN"),
+        (
+            lambda path: torch.save({"fc.weight": torch.ones(2)}, path),
+            r"Expected weights of a known network \(DSCLoRA, SPAN",
+        ),
     ],
 )
 def test_files_that_are_no_weights_get_one_message_and_run_no_code(tmp_path, monkeypatch, write, message):

@@ -1,0 +1,336 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dscsr_arch import SPAN, conv_lora
+from dscsr_arch.conv_lora import (
+    ConvLoRA,
+    LoRAError,
+    average_lora,
+    inject,
+    load_lora_state_dict,
+    lora_layers,
+    lora_state_dict,
+    scale_lora,
+)
+
+EXACT = {"rtol": 0, "atol": 1e-12}  # float64, values of the order of 1
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(6, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 1)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x + self.scale * self.conv2(torch.tanh(self.conv1(x)))
+
+
+class Small(nn.Module):
+    """A plain network; `again` is the layer `tail` once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.body = nn.Sequential(Block(), nn.BatchNorm2d(6), Block())
+        self.tail = nn.Conv2d(6, 6, (3, 1), padding=(1, 0), padding_mode="reflect")
+        self.again = self.tail
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.again(torch.tanh(self.tail(self.body(self.head(x)))))
+        return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.fixture
+def net():
+    return Small().double().eval()
+
+
+def trained(network):
+    """The network with updates that are not zero."""
+    for layer in lora_layers(network).values():
+        nn.init.normal_(layer.lora_B)
+    return network
+
+
+def picture():
+    return torch.rand(2, 3, 7, 9, dtype=torch.float64)
+
+
+def frozen_copy(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        ("head", {"head"}),
+        ("body.*", {"body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2"}),
+        ("body", {"body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2"}),
+        ("body.2", {"body.2.conv1", "body.2.conv2"}),
+        ("*.conv[1]", {"body.0.conv1", "body.2.conv1"}),
+        ("again", {"tail"}),
+        ("*", {"head", "body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2", "tail"}),
+    ],
+)
+def test_patterns_name_layers_and_what_they_hold(net, pattern, layers):
+    x = picture()
+    before = net(x)
+    assert inject(net, {pattern: (2, 4)}) is net
+    assert set(lora_layers(net)) == layers
+    assert torch.equal(net(x), before)
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {
+        f"{layer}.lora_{factor}" for layer in layers for factor in "AB"
+    }
+
+
+def test_of_several_patterns_the_first_counts(net):
+    inject(net, {"*.conv1": (3, 6), "body.2.*": [1, 2], "*": (2, 4)}, dropout=0.1)
+    settings = {name: (layer.rank, layer.alpha, layer.dropout) for name, layer in lora_layers(net).items()}
+    assert settings == {
+        "head": (2, 4, 0.1), "body.0.conv1": (3, 6, 0.1), "body.0.conv2": (2, 4, 0.1),
+        "body.2.conv1": (3, 6, 0.1), "body.2.conv2": (1, 2, 0.1), "tail": (2, 4, 0.1),
+    }  # fmt: skip
+
+
+def test_training_changes_nothing_but_lora_and_the_optimizer_holds_nothing_else(net):
+    inject(net, {"*": (2, 4)})
+    before = frozen_copy(net)
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        net(picture()).square().mean().backward()
+        optimizer.step()
+    assert len(optimizer.state) == 2 * 6
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (not name.endswith(("lora_A", "lora_B"))), name
+
+
+def test_merge_unmerge_and_fuse_a_whole_network(net):
+    plain = copy.deepcopy(net)
+    trained(inject(net, {"*": (2, 4)}))
+    x = picture()
+    out = net(x)
+    assert (out - plain(x)).abs().max() > 1e-3
+    state = frozen_copy(net)
+    for _ in range(10):
+        assert conv_lora.merge(conv_lora.merge(net)) is net
+        torch.testing.assert_close(net(x), out, **EXACT)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+        assert conv_lora.unmerge(conv_lora.unmerge(net)) is net
+    assert torch.equal(net(x), out)
+    assert conv_lora.fuse(conv_lora.fuse(net)) is net
+    torch.testing.assert_close(net(x), out, **EXACT)
+    assert repr(net) == repr(plain)
+    assert net.again is net.tail
+    assert list(net.state_dict()) == list(plain.state_dict())
+
+
+def test_fusing_a_merged_network_fuses_the_update_once(net):
+    trained(inject(net, {"*": (2, 4)}))
+    x = picture()
+    out = net(x)
+    torch.testing.assert_close(conv_lora.fuse(conv_lora.merge(net))(x), out, **EXACT)
+
+
+def test_tied_weights_merge_each_by_itself():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)).double()
+    net[1].weight = net[0].weight
+    trained(inject(net, {"*": (2, 4)}))
+    x = torch.rand(1, 4, 7, 7, dtype=torch.float64)
+    out = net(x)
+    torch.testing.assert_close(conv_lora.merge(net)(x), out, **EXACT)
+    assert torch.equal(conv_lora.unmerge(net)(x), out)
+
+
+def test_a_single_convolution_is_a_network_too():
+    layer = inject(nn.Conv2d(4, 4, 3), {"*": (2, 4)})
+    assert isinstance(layer, ConvLoRA)
+    assert set(lora_state_dict(layer)) == {"lora_A", "lora_B", "lora_alpha"}
+    assert type(conv_lora.fuse(layer)) is nn.Conv2d
+
+
+def test_what_is_there_stays_when_more_is_added(net):
+    inject(net, {"head": (2, 4)})
+    trained(net)
+    head = net.head
+    inject(net, {"head": (2, 4), "tail": (1, 1)})
+    assert net.head is head
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {
+        "head.lora_A", "head.lora_B", "tail.lora_A", "tail.lora_B"
+    }  # fmt: skip
+
+
+def test_adapters_are_saved_alone_and_loaded_onto_their_base(net):
+    base = copy.deepcopy(net)
+    trained(inject(net, {"body.*": (2, 4), "tail": (1, 3)}, dropout=0.2))
+    state = copy.deepcopy(lora_state_dict(net))
+    assert len(state) == 5 * 3
+    assert sum(tensor.numel() for tensor in state.values()) < sum(p.numel() for p in base.parameters())
+    x = picture()
+    assert load_lora_state_dict(base, state) is base
+    torch.testing.assert_close(base(x), net(x), **EXACT)
+    assert {name: (layer.rank, layer.alpha) for name, layer in lora_layers(base).items()} == {
+        name: (layer.rank, layer.alpha) for name, layer in lora_layers(net).items()
+    }
+    assert not base.head.weight.requires_grad
+
+
+def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
+    first = trained(inject(net, {"*": (2, 4)}))
+    second = trained(copy.deepcopy(first))
+    for layer in lora_layers(second).values():
+        layer.lora_alpha.fill_(7)
+    x = picture()
+    load_lora_state_dict(conv_lora.merge(first), lora_state_dict(second))
+    assert first.head.merged
+    torch.testing.assert_close(first(x), second(x), **EXACT)
+    torch.testing.assert_close(conv_lora.unmerge(first)(x), second(x), **EXACT)
+
+
+def test_averaged_and_scaled_adapters_act_on_the_weights(net):
+    base = copy.deepcopy(net)
+    ones = [trained(inject(copy.deepcopy(base), {"*": (rank, 4)})) for rank in (1, 2, 3)]
+    mean = load_lora_state_dict(copy.deepcopy(base), average_lora([lora_state_dict(one) for one in ones], [1, 2, -0.5]))
+    half = load_lora_state_dict(copy.deepcopy(base), scale_lora(lora_state_dict(ones[2]), 0.5))
+    for name, layer in lora_layers(mean).items():
+        expected = sum(w * one.get_submodule(name).delta() for w, one in zip([1, 2, -0.5], ones, strict=True))
+        torch.testing.assert_close(layer.delta(), expected, rtol=0, atol=1e-11)
+        torch.testing.assert_close(half.get_submodule(name).delta(), ones[2].get_submodule(name).delta() / 2, **EXACT)
+
+
+def test_a_fused_span_carries_it_and_fuses_it():
+    net = SPAN(feature_channels=4, upscale=2).double().fuse().eval()
+    trained(inject(net, {"block_*": (2, 4), "conv_cat": (1, 2)}))
+    x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
+    out = net(x)
+    with pytest.raises(LoRAError, match=r"Expected a network without ConvLoRA to unfuse\. Call fuse\(\) first"):
+        net.unfuse()
+    with pytest.raises(RuntimeError, match="Expected a fused Conv3XC with a plain convolution, but got ConvLoRA"):
+        net.block_1.c1_r.unfuse()
+    torch.testing.assert_close(net.fuse()(x), out, rtol=1e-11, atol=0)
+    torch.testing.assert_close(net.unfuse()(x), out, rtol=1e-8, atol=0)  # solved with pseudo-inverses
+    assert not lora_layers(net)
+
+
+@pytest.mark.slow
+def test_two_steps_in_two_processes_of_ddp_are_those_of_one(run_python, tmp_path):
+    (tmp_path / "work.py").write_text(DDP_SCRIPT)
+    done = run_python("work.py", check=True)
+    assert "equal" in done.stdout
+
+
+DDP_SCRIPT = """
+import copy, torch, torch.distributed as dist, torch.multiprocessing as mp
+from torch import nn
+from dscsr_arch.conv_lora import inject
+
+def build():
+    torch.manual_seed(0)
+    return inject(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).double(), {"*": (2, 4)})
+
+def steps(call, net, pictures):
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    for x in pictures:
+        optimizer.zero_grad()
+        (call(x) + call(x / 2)).square().mean().backward()
+        optimizer.step()
+    return net.state_dict()
+
+def work(rank, pictures):
+    dist.init_process_group("gloo", init_method="file:///" + FILE, rank=rank, world_size=2)
+    net = build()
+    state = steps(nn.parallel.DistributedDataParallel(net), net, [x[rank::2] for x in pictures])
+    alone = build()
+    for name, tensor in steps(alone, alone, pictures).items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12, msg=name)
+    dist.destroy_process_group()
+
+import os
+FILE = os.path.abspath("store").lstrip("/")
+if __name__ == "__main__":
+    pictures = [torch.rand(4, 3, 6, 6, dtype=torch.float64) for _ in range(2)]
+    mp.start_processes(work, (pictures,), nprocs=2, start_method="fork")
+    print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "dropout", "message"),
+    [
+        ({}, 0, r"Expected patterns of layer names with their \(rank, alpha\), but got \{\}"),
+        ([("head", 2, 4)], 0, r"Expected patterns of layer names .*, but got \[\("),
+        ({"head": (2, 4), "boddy": (2, 4)}, 0, "the pattern 'boddy' to meet a convolution, but it meets none of head"),
+        ({"linear": (2, 4)}, 0, "the pattern 'linear' to meet a convolution, but it meets none"),
+        ({"*": (2, 4), "head": (3, 4)}, 0, r"'head' to meet a convolution of its own, but .* \(head\)\. .* move it"),
+        ({"head": 2}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got 2"),
+        ({"head": "24"}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got '24'"),
+        ({"head": (1, 2, 3)}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got \(1, 2, 3\)"),
+        ({"tail": (2, 4), "head": (4, 4)}, 0, "rank of layer 'head' to be an integer from 1 to 3 .*, but got 4"),
+        ({"tail": (2, 4), "head": (2, -4)}, 0, "alpha of layer 'head' to be a positive number, but got -4"),
+        ({"tail": (2, 4), "head": (2, None)}, 0, "alpha of layer 'head' to be a positive number, but got None"),
+        ({"head": (2, 4)}, 1, r"dropout of layer 'head' to be a number in \[0, 1\), but got 1"),
+    ],
+)
+def test_a_bad_pattern_or_setting_leaves_the_network_untouched(net, ranks, dropout, message):
+    modules = list(net.modules())
+    with pytest.raises(LoRAError, match=message):
+        inject(net, ranks, dropout=dropout)
+    assert [id(module) for module in net.modules()] == [id(module) for module in modules]
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_layers_that_cannot_carry_it_leave_the_network_untouched(net):
+    net.extra = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 1))
+    with pytest.raises(LoRAError, match=r"Expected layer 'extra' to be a plain nn\.Conv2d, but got ParametrizedConv2d"):
+        inject(net, {"*": (1, 4)})
+    net.extra = nn.LazyConv2d(2, 1)
+    with pytest.raises(LoRAError, match="Expected layer 'extra' .*, but got LazyConv2d"):
+        inject(net, {"*": (1, 4)})
+    assert not lora_layers(net)
+    inject(net, {"head": (2, 4)})
+    message = "'head' to be without LoRA or of rank 3, alpha 4, dropout 0, but it has rank 2, alpha 4, dropout 0. Fuse"
+    with pytest.raises(LoRAError, match=message):
+        inject(net, {"tail": (1, 4), "head": (3, 4)})
+    assert set(lora_layers(net)) == {"head"}
+
+
+def test_a_span_that_is_not_fused_is_refused():
+    net = SPAN(feature_channels=4)
+    with pytest.raises(LoRAError, match=r"'conv_1.sk' to be a convolution .* a branch of a Conv3XC.* fuse\(\) first"):
+        inject(net, {"*": (1, 4)})
+    assert all(p.requires_grad for p in net.parameters())
+    assert set(lora_layers(inject(net, {"conv_cat": (1, 4)}))) == {"conv_cat"}
+
+
+def test_adapters_that_do_not_fit_leave_the_network_untouched(net):
+    base = copy.deepcopy(net)
+    state = lora_state_dict(trained(inject(net, {"head": (2, 4), "tail": (2, 4)})))
+    narrow = {**state, "head.lora_A": state["head.lora_A"][:, :6]}
+    odd = {**state, "head.lora_A": state["head.lora_A"][:5], "head.lora_B": state["head.lora_B"][:, :5]}
+    moved = {name.replace("head", "neck"): tensor for name, tensor in state.items()}
+    linear = {name.replace("head", "linear"): tensor for name, tensor in state.items()}
+    for wrong, message in (
+        (narrow, r"fit a weight \(6, 3, 3, 3\) of layer 'head', but got lora_A \(6, 6\) and lora_B \(18, 6\)"),
+        (odd, r"fit a weight \(6, 3, 3, 3\) of layer 'head', but got lora_A \(5, 9\) and lora_B \(18, 5\)"),
+        (moved, r"Expected adapters of convolutions of the network \(head, .*\), but got one of 'neck'\. Take"),
+        (linear, r"Expected adapters of convolutions of the network .*, but got one of 'linear'"),
+        ({**state, "head.weight": base.head.weight}, r"Expected LoRA entries only .*, but got head\.weight"),
+    ):
+        with pytest.raises(LoRAError, match=message):
+            load_lora_state_dict(base, wrong)
+        assert not lora_layers(base)
+        assert base.head.weight.requires_grad
+    other = inject(copy.deepcopy(base), {"head": (1, 4), "tail": (2, 4)})
+    with pytest.raises(LoRAError, match=r"'head' to be without LoRA or of rank 2, .* but it has rank 1"):
+        load_lora_state_dict(other, state)
+    assert not other.tail.lora_B.any()
+    with pytest.raises(LoRAError, match=r"of every ConvLoRA layer of the network, but got none of body\.0\.conv1"):
+        load_lora_state_dict(inject(copy.deepcopy(base), {"*": (2, 4)}), state)
+    with pytest.raises(LoRAError, match="Expected a network with ConvLoRA layers, but got one without"):
+        lora_state_dict(base)

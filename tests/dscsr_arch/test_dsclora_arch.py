@@ -1,0 +1,215 @@
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dscsr_arch import SPAN, DSCLoRA
+from dscsr_arch.checkpoint import mismatch, read_state_dict
+from dscsr_arch.conv_lora import ConvLoRA, LoRAError, load_lora_state_dict, lora_layers, lora_state_dict
+from dscsr_arch.dsclora_arch import SConvLB
+
+SMALL = {"feature_channels": 8, "upscale": 2}
+BLOCK_LAYERS = [f"block_{n}.c{m}_r.eval_conv" for n in range(1, 7) for m in range(1, 4)]
+
+
+def trained(network):
+    """The network with updates that are not zero, but small: outputs are of the order of 10 before training."""
+    for layer in lora_layers(network).values():
+        nn.init.normal_(layer.lora_B, std=0.05)
+    return network
+
+
+@pytest.fixture
+def net():
+    return trained(DSCLoRA(**SMALL).double().eval())
+
+
+def picture():
+    return torch.rand(1, 3, 7, 5, dtype=torch.float64)
+
+
+def largest(one, two):
+    return float((one - two).detach().abs().max())
+
+
+def test_the_layers_and_ranks_are_the_published_ones():
+    layers = lora_layers(DSCLoRA())
+    assert {name: (layer.rank, layer.alpha) for name, layer in layers.items()} == {
+        **dict.fromkeys(BLOCK_LAYERS, (2, 4)), "conv_2.eval_conv": (8, 16), "upsampler.0": (8, 16)
+    }  # fmt: skip
+    assert layers["upsampler.0"].lora_A.shape == (24, 78)
+    assert layers["upsampler.0"].lora_B.shape == (144, 24)
+    assert all(type(block) is SConvLB for block in DSCLoRA(**SMALL).blocks())
+
+
+def test_the_released_weights_are_its_base_and_have_the_published_number_of_parameters(assets):
+    state = read_state_dict(assets / "weights" / "dscf_ch26_x4_fused.pth")
+    net = DSCLoRA().eval()
+    net.load_state_dict(state, strict=True)
+    x = torch.rand(1, 3, 9, 7)
+    base = SPAN(feature_channels=26).fuse().eval()
+    base.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(net(x), base(x))
+    assert sum(p.numel() for p in net.fuse().parameters()) == 130_828
+
+
+@pytest.mark.parametrize("form", ["expanded", "fused", "DSCLoRA"])
+def test_it_loads_every_form_strictly(net, form):
+    source = trained(DSCLoRA(**SMALL).double()) if form == "DSCLoRA" else SPAN(**SMALL).double()
+    x = picture()
+    expected = source(x)
+    if form == "fused":
+        source.fuse()
+    assert mismatch(net, source.state_dict()) is None
+    net.load_state_dict(source.state_dict(), strict=True)
+    torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-10)
+
+
+def test_fused_it_is_a_plain_fused_span_with_the_official_names(net):
+    x = picture()
+    out = net(x)
+    assert net.fuse() is net
+    assert net.fuse() is net
+    span = SPAN(**SMALL).double().fuse().eval()
+    assert list(net.state_dict()) == list(span.state_dict())
+    span.load_state_dict(net.state_dict(), strict=True)
+    torch.testing.assert_close(span(x), out, rtol=0, atol=1e-10)
+    assert {type(module) for module in net.modules() if not list(module.children())} == {nn.Conv2d, nn.PixelShuffle}
+    torch.testing.assert_close(net.unfuse()(x), out, rtol=0, atol=1e-8)
+
+
+def test_merging_changes_neither_output_nor_files(net):
+    x = picture()
+    out, state = net(x), copy.deepcopy(net.state_dict())
+    for _ in range(10):
+        torch.testing.assert_close(net.merge().merge()(x), out, rtol=0, atol=1e-10)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+        net.train().eval()
+        assert all(layer.merged for layer in lora_layers(net).values())
+        assert torch.equal(net.unmerge().unmerge()(x), out)
+
+
+def test_the_update_matters(net):
+    x = picture()
+    out = net(x)
+    base = copy.deepcopy(net)
+    for layer in lora_layers(base).values():
+        nn.init.zeros_(layer.lora_B)
+    assert largest(base(x), out) > 1e-3
+    assert largest(net.merge()(x), base(x)) > 1e-3
+
+
+def test_only_lora_is_trained_and_every_part_of_it(net):
+    trainable = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trainable == {f"{layer}.lora_{factor}" for layer in lora_layers(net) for factor in "AB"}
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-2)
+    net.train()(picture()).square().mean().backward()
+    optimizer.step()
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name not in trainable), name
+    assert len(optimizer.state) == len(trainable) == 40
+
+
+def test_adapters_alone_make_the_student_of_a_plain_span(net):
+    base = SPAN(**SMALL).double().fuse().eval()
+    base.load_state_dict(
+        {name: tensor for name, tensor in net.state_dict().items() if name.rpartition(".")[2] in ("weight", "bias")}
+    )
+    x = picture()
+    load_lora_state_dict(base, lora_state_dict(net))
+    torch.testing.assert_close(base(x), net(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_it_is_copied_pickled_compiled_and_moved(net, merged):
+    if merged:
+        net.merge()
+    x = picture()
+    out = net(x)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other(x), out)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), out, rtol=0, atol=1e-10)
+    assert copy.deepcopy(net).to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_block_is_a_spab_with_updated_convolutions():
+    block = trained(SConvLB(6, 3, 6).double())
+    x = torch.rand(1, 6, 5, 4, dtype=torch.float64)
+
+    def convolve(layer, x):
+        conv = layer.eval_conv
+        weight = conv.weight + 2 * (conv.lora_B @ conv.lora_A).view(6, 6, 3, 3)
+        return F.conv2d(x, weight, conv.bias, padding=1)
+
+    o1 = F.silu(convolve(block.c1_r, x))
+    o3 = convolve(block.c3_r, F.silu(convolve(block.c2_r, o1)))
+    result, activation = block(x)
+    torch.testing.assert_close(activation, o1, rtol=0, atol=1e-12)
+    torch.testing.assert_close(result, (o3 + x) * (torch.sigmoid(o3) - 0.5), rtol=0, atol=1e-12)
+    assert sum(p.requires_grad for p in block.parameters()) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"lora_rank": 3, "lora_alpha": 9}, {BLOCK_LAYERS[0]: (3, 9), "conv_2.eval_conv": (8, 16)}),
+        ({"feature_channels": 5}, {BLOCK_LAYERS[0]: (2, 4), "conv_2.eval_conv": (5, 10), "upsampler.0": (5, 10)}),
+        ({"upscale": 1}, {"conv_2.eval_conv": (8, 16), "upsampler.0": (3, 6)}),
+        ({"lora_ranks": {"conv_1": (1, 2), "conv_cat": [4, 8]}}, {"conv_1.eval_conv": (1, 2), "conv_cat": (4, 8)}),
+    ],
+)
+def test_ranks_follow_the_arguments_and_narrow_layers(arguments, expected):
+    layers = {name: (each.rank, each.alpha) for name, each in lora_layers(DSCLoRA(**{**SMALL, **arguments})).items()}
+    assert expected.items() <= layers.items()
+    assert len(layers) == (2 if "lora_ranks" in arguments else 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lora_rank": 9}, r"rank of layer 'block_1.c1_r.eval_conv' to be an integer from 1 to 8 .*, but got 9"),
+        ({"lora_rank": 0}, "to be an integer from 1 to 8 .*, but got 0"),
+        ({"lora_alpha": None}, r"alpha of layer 'block_1.c1_r.eval_conv' to be a positive number, but got None"),
+        (
+            {"lora_ranks": {"block_7": (2, 4)}},
+            "the pattern 'block_7' to meet a convolution, but it meets none of conv_1",
+        ),
+        ({"lora_ranks": {"conv_1": (4, 4)}}, "rank of layer 'conv_1.eval_conv' .* from 1 to 3 .*, but got 4"),
+        ({"upscale": 5}, "Expected `upscale` to be one of"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DSCLoRA(**{**SMALL, **arguments})
+
+
+def test_with_updates_it_cannot_be_unfused(net):
+    with pytest.raises(LoRAError, match=r"Expected a network without ConvLoRA to unfuse\. Call fuse\(\) first"):
+        net.unfuse()
+    assert isinstance(net.conv_2.eval_conv, ConvLoRA)
+    assert net.conv_1.fused
+
+
+def test_a_span_does_not_load_its_files_and_lose_the_updates(net):
+    state = DSCLoRA(**SMALL, lora_ranks={"block_1": (2, 4)}).state_dict()
+    for span in (SPAN(**SMALL), SPAN(**SMALL).fuse()):
+        with pytest.raises(RuntimeError, match=r"Unexpected key\(s\).*block_1\.c1_r\.eval_conv\.lora_A"):
+            span.load_state_dict(state)
+
+
+def test_official_code_and_spandrel_read_what_it_becomes(net, spandrel):
+    x = picture().float()
+    expanded = net.float().fuse().unfuse()
+    file = io.BytesIO()
+    torch.save({"params": expanded.state_dict()}, file)
+    file.seek(0)
+    loaded = spandrel.ModelLoader().load_from_state_dict(torch.load(file, weights_only=True))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model.eval()(x), expanded(x), rtol=1e-4, atol=1e-3)  # float32

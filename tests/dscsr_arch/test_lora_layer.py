@@ -1,0 +1,350 @@
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from dscsr_arch.lora_layer import ConvLoRA
+from dscsr_arch.low_rank import LoRAError
+
+EXACT = {"rtol": 0, "atol": 1e-12}  # float64, values of the order of 1
+
+GEOMETRIES = {
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "1x1": {"kernel_size": 1},
+    "even": {"kernel_size": 2, "stride": 2},
+    "stride": {"kernel_size": 3, "stride": (2, 1), "padding": (0, 1)},
+    "dilation": {"kernel_size": 3, "dilation": 2, "padding": 2},
+    "same": {"kernel_size": 3, "padding": "same"},
+    "reflect": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+    "replicate": {"kernel_size": 5, "padding": 2, "padding_mode": "replicate"},
+    "circular": {"kernel_size": 3, "padding": (2, 1), "padding_mode": "circular"},
+    "non-square": {"kernel_size": (1, 5), "padding": (0, 2)},
+    "common divisor": {"kernel_size": (2, 4), "padding": 1},
+    "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "no bias": {"kernel_size": 3, "bias": False},
+}
+
+
+def make(geometry="3x3", rank=2, alpha=3.0, dropout=0.0):
+    """A convolution of random bias, and the same with an update that is not zero."""
+    conv = nn.Conv2d(4, 6, **GEOMETRIES[geometry], dtype=torch.float64)
+    layer = ConvLoRA.from_conv(copy.deepcopy(conv), rank, alpha, dropout)
+    nn.init.normal_(layer.lora_B)
+    return conv, layer
+
+
+def picture(*size):
+    return torch.rand(*(size or (2, 4, 9, 7)), dtype=torch.float64) - 0.5
+
+
+def formula(conv, layer, x, alpha=3.0, rank=2):
+    """The layer as published: the picture through the base, and through the update, by the plain convolution."""
+    update = copy.deepcopy(conv)
+    with torch.no_grad():
+        update.weight.copy_(alpha / rank * (layer.lora_B @ layer.lora_A).view(conv.weight.shape))
+        if update.bias is not None:
+            update.bias.zero_()
+    return conv(x) + update(x)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_layer_is_its_formula_before_and_after_merging_and_loading(geometry):
+    conv, layer = make(geometry)
+    x = picture()
+    expected = formula(conv, layer, x)
+    assert (expected - conv(x)).abs().max() > 1e-3
+    torch.testing.assert_close(layer(x), expected, **EXACT)
+    for _ in range(10):
+        layer.merge()
+        torch.testing.assert_close(layer(x), expected, **EXACT)
+        layer.unmerge()
+    assert torch.equal(layer.weight, conv.weight)
+    torch.testing.assert_close(layer(x), expected, **EXACT)
+    other = make(geometry)[1]
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(x), expected, **EXACT)
+    fused = layer.fuse()
+    assert type(fused) is nn.Conv2d
+    assert repr(fused) == repr(conv)
+    torch.testing.assert_close(fused(x), expected, **EXACT)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_gradients_are_those_of_the_formula_and_the_base_has_none(geometry):
+    conv, layer = make(geometry)
+    x = picture().requires_grad_()
+    layer(x).square().sum().backward()
+    grads = x.grad, layer.lora_A.grad, layer.lora_B.grad
+    assert layer.weight.grad is None
+    assert layer.bias is None or layer.bias.grad is None
+
+    given = x.detach().requires_grad_(), *(p.detach().requires_grad_() for p in (layer.lora_A, layer.lora_B))
+    weight = conv.weight.detach() + 1.5 * (given[2] @ given[1]).view(conv.weight.shape)
+    bias = None if conv.bias is None else conv.bias.detach()
+    conv._conv_forward(given[0], weight, bias).square().sum().backward()
+    for grad, tensor in zip(grads, given, strict=True):
+        torch.testing.assert_close(grad, tensor.grad, rtol=1e-12, atol=1e-11)  # sums of hundreds of products
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(1, 4)] * 4),
+    groups=st.integers(1, 3),
+    alpha=st.floats(0.1, 50),
+    data=st.data(),
+)
+def test_any_weight_takes_any_rank_up_to_its_limit(size, groups, alpha, data):
+    out, inp, height, width = size
+    conv = nn.Conv2d(inp * groups, out * groups, (height, width), groups=groups, dtype=torch.float64)
+    limit = min(out * groups * height, inp * width) // math.gcd(height, width)
+    rank = data.draw(st.integers(1, limit))
+    layer = ConvLoRA.from_conv(copy.deepcopy(conv), rank, alpha)
+    nn.init.normal_(layer.lora_B)
+    assert (layer.rank, layer.alpha, layer.scaling) == (rank, alpha, alpha / rank)
+    x = picture(1, inp * groups, 5, 6)
+    torch.testing.assert_close(layer(x), formula(conv, layer, x, alpha, rank), rtol=1e-12, atol=1e-11)
+    with pytest.raises(LoRAError, match=f"to be an integer from 1 to {limit} "):
+        ConvLoRA.from_conv(conv, limit + 1, alpha)
+
+
+def test_the_factors_have_the_published_shapes_and_start():
+    layer = ConvLoRA.from_conv(nn.Conv2d(26, 48, 3), 8, 16)
+    assert (layer.lora_A.shape, layer.lora_B.shape) == ((24, 78), (144, 24))
+    assert not layer.lora_B.any()
+    bound = 1 / 78**0.5  # Kaiming-uniform with a = √5
+    assert 0.9 * bound < layer.lora_A.abs().max() <= bound
+    assert {name for name, p in layer.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+    assert set(layer.state_dict()) == {"weight", "bias", "lora_A", "lora_B", "lora_alpha"}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_without_an_update_the_layer_is_exactly_its_base(merged):
+    conv = nn.Conv2d(4, 6, 3)
+    layer = ConvLoRA.from_conv(copy.deepcopy(conv), 2, 4)
+    if merged:
+        layer.merge()
+    x = torch.rand(1, 4, 5, 6)
+    assert torch.equal(layer(x), conv(x))
+
+
+def test_train_and_eval_never_merge():
+    conv, layer = make()
+    for change in (layer.eval, layer.train, layer.merge, layer.eval, layer.train, layer.unmerge, layer.eval):
+        merged = layer.merged
+        change()
+        assert layer.merged == (True if change == layer.merge else False if change == layer.unmerge else merged)
+        assert torch.equal(layer.state_dict()["weight"], conv.weight)
+
+
+def test_repeats_do_nothing():
+    conv, layer = make()
+    merged = layer.merge().weight.clone()
+    assert torch.equal(layer.merge().merge().weight, merged)
+    assert torch.equal(layer.unmerge().unmerge().weight, conv.weight)
+
+
+def test_fusing_leaves_the_layer_alone_and_shares_no_weight_with_it():
+    for merge in (False, True):
+        conv, layer = make()
+        if merge:
+            layer.merge()
+        fused = layer.fuse()
+        assert layer.merged == merge
+        with torch.no_grad():
+            fused.weight.zero_()
+        assert torch.equal(layer.unmerge().weight, conv.weight)
+
+
+def test_a_state_dict_is_the_unmerged_form_also_while_merged():
+    conv, layer = make()
+    before = copy.deepcopy(layer.state_dict())
+    layer.merge()
+    assert not torch.equal(layer.weight, conv.weight)
+    after = layer.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_merged_layer_that_loads_is_merged_anew():
+    _, layer = make()
+    _, other = make()
+    x = picture()
+    expected = other(x)
+    layer.merge().load_state_dict(other.state_dict())
+    assert layer.merged
+    torch.testing.assert_close(layer(x), expected, **EXACT)
+    torch.testing.assert_close(layer.unmerge()(x), expected, **EXACT)
+    assert torch.equal(layer.weight, other.weight)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_file_of_the_base_loads_strictly_and_gives_exactly_the_base(merged):
+    _, layer = make()
+    if merged:
+        layer.merge()
+    base = nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64)
+    layer.load_state_dict(base.state_dict(), strict=True)
+    x = picture()
+    assert torch.equal(layer(x), base(x))
+    assert layer.alpha == 3.0
+
+
+def test_half_an_adapter_is_missing_not_ignored():
+    _, layer = make()
+    state = layer.state_dict()
+    del state["lora_B"]
+    with pytest.raises(RuntimeError, match=r'Missing key.*"lora_B"'):
+        layer.load_state_dict(state)
+
+
+def test_alpha_comes_with_the_file():
+    _, layer = make()
+    other = ConvLoRA.from_conv(nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64), 2, 1.0)
+    other.load_state_dict(layer.state_dict())
+    assert other.scaling == 1.5
+
+
+def test_dropout_meets_the_update_only_and_only_in_training():
+    conv, layer = make(dropout=0.4)
+    x = picture(1, 4, 64, 64)
+    plain = formula(conv, layer, x)
+    torch.testing.assert_close(layer.eval()(x), plain, **EXACT)
+    layer.train()
+    torch.manual_seed(5)
+    out = layer(x)
+    torch.manual_seed(5)
+    dropped = F.dropout(x, 0.4)
+    torch.testing.assert_close(out - conv(x), formula(conv, layer, dropped) - conv(dropped), **EXACT)
+    assert (out - plain).abs().max() > 0.1
+    torch.testing.assert_close(layer.merge()(x), plain, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_rounded_network_forms_its_weight_in_float32(dtype):
+    conv, layer = make()
+    layer.to(dtype)
+    wanted = conv.weight.to(dtype).float() + 1.5 * (layer.lora_B.float() @ layer.lora_A.float()).view(6, 4, 3, 3)
+    assert torch.equal(layer.effective_weight(), wanted.to(dtype))
+    assert layer.delta().dtype == dtype
+    assert layer(picture().to(dtype)).dtype == dtype
+    assert torch.equal(layer.merge().weight, wanted.to(dtype))
+    assert torch.equal(layer.unmerge().weight, conv.weight.to(dtype))
+
+
+def test_under_autocast_the_weight_is_formed_in_float32():
+    _, layer = make()
+    layer.float()
+    x = picture().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = layer.effective_weight()
+        out = layer(x)
+        expected = F.conv2d(x, weight, layer.bias, padding=1)
+        layer.merge()
+    assert (weight.dtype, out.dtype, layer.weight.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+    assert torch.equal(out, expected)
+    assert torch.equal(weight, layer.weight)
+    torch.testing.assert_close(weight, layer.unmerge().effective_weight(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_copies_pickles_and_moves(merged):
+    _, layer = make()
+    if merged:
+        layer.merge()
+    x = picture()
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)]
+    for other in [*copies, copy.deepcopy(layer).to(memory_format=torch.channels_last)]:
+        assert other.merged == merged
+        torch.testing.assert_close(other(x), layer(x), **EXACT)
+        torch.testing.assert_close(other.unmerge()(x), layer(x), **EXACT)
+        assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in layer.parameters()]
+    shapes_only = copy.deepcopy(layer).to("meta")
+    assert shapes_only.unmerge()(x.to("meta")).shape == layer(x).shape
+    assert "rank=2" in repr(shapes_only)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_compiled_in_one_graph(dropout):
+    _, layer = make(dropout=dropout)
+    layer.eval()
+    x = picture()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x), **EXACT)
+    layer.train()
+    compiled(x).sum().backward()
+    assert layer.lora_A.grad.abs().max() > 0
+
+
+def test_buffers_written_between_forward_and_backward_do_no_harm():
+    """DistributedDataParallel writes every buffer at each forward; two forwards may come before one backward."""
+    _, layer = make()
+    first = layer(picture())
+    with torch.no_grad():
+        layer.lora_alpha.copy_(layer.lora_alpha.clone())
+    (first + layer(picture())).sum().backward()
+    assert layer.lora_B.grad.abs().max() > 0
+
+
+def test_the_given_convolution_keeps_its_tensors_and_mode():
+    conv = nn.Conv2d(4, 6, 3).eval()
+    layer = ConvLoRA.from_conv(conv, 2, 4)
+    assert layer.weight is conv.weight
+    assert layer.bias is conv.bias
+    assert not layer.training
+    assert not conv.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank": 0}, r"Expected the LoRA rank of this convolution to be an integer from 1 to 4 .* but got 0"),
+        ({"rank": 5}, r"from 1 to 4 \(what its weight \(6, 4, 3, 3\) allows\), but got 5. Give a smaller"),
+        ({"rank": 2.0}, "to be an integer from 1 to 4 .* but got 2.0"),
+        ({"rank": True}, "but got True"),
+        ({"alpha": 0}, "Expected the LoRA alpha of this convolution to be a positive number, but got 0"),
+        ({"alpha": "4"}, "alpha .* but got '4'"),
+        ({"alpha": math.inf}, "alpha .* but got inf"),
+        ({"dropout": 1.0}, r"Expected the LoRA dropout of this convolution to be a number in \[0, 1\), but got 1.0"),
+        ({"dropout": -0.1}, r"dropout .* but got -0.1"),
+        ({"dropout": None}, r"dropout .* but got None"),
+    ],
+)
+def test_values_out_of_range_are_refused(values, message):
+    values = {"rank": 2, "alpha": 4.0, "dropout": 0.0, **values}
+    conv = nn.Conv2d(4, 6, 3)
+    with pytest.raises(LoRAError, match=message):
+        ConvLoRA.from_conv(conv, **values)
+    with pytest.raises(ValueError, match=message):
+        ConvLoRA(4, 6, 3, **values)
+    assert conv.weight.requires_grad
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        Standardised(4, 6, 3),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)),
+        nn.LazyConv2d(6, 3),
+        ConvLoRA(4, 6, 3),
+    ],
+    ids=["own forward", "weight_norm", "spectral_norm", "lazy", "ConvLoRA"],
+)
+def test_convolutions_that_do_more_are_refused(conv):
+    with pytest.raises(LoRAError, match=r"Expected this convolution to be a plain nn.Conv2d, but got \w+, which forms"):
+        ConvLoRA.from_conv(conv, 1, 4)
