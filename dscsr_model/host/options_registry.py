@@ -70,11 +70,13 @@ def check_registered(run: Run, registries: Registries) -> None:
     basicsr_builds = run.known_model is not None or options.get("model_type") in schema.OTHER_BASICSR_MODELS
     for key, section in options.items():
         if str(key).startswith("network_") and isinstance(section, dict):
+            section = run.constructors((str(key),), section)
             _typed((str(key),), section, registries.networks, "network", report, basicsr_builds)
     if run.is_train:
         for key, section in run.section("train").items():
             if str(key).endswith("_opt") and isinstance(section, dict) and "type" in section:
                 where = ("train", str(key))
+                section = run.constructors(where, section)
                 loss = _typed(where, section, registries.losses, "loss", report, basicsr_builds)
                 if loss is not None and section["type"] in _PLAIN_LOSSES:
                     _try(where, section["type"], report, functools.partial(loss, **_arguments(section)))

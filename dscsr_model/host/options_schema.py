@@ -78,6 +78,10 @@ WARMUP = Kind("a whole number of iterations, or -1 for none", lambda v: _is_whol
 RATIO = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
 DECAY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
 NUMBER = Kind("a number", _is_number)
+FILES = Kind(
+    "a path or a list of paths",
+    lambda v: (isinstance(v, str) and v != "") or (isinstance(v, list) and v != [] and all(map(PATH.accepts, v))),
+)
 NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(_is_number(n) for n in v))
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 COMPILE = Kind(
@@ -209,34 +213,55 @@ IO_BACKEND: dict[str, Option] = {
 
 # --- who is known ---
 
+# What EfficientSRModel and its children know beyond SRModel, by section ("" is the top level).
+_EFFICIENT: dict[str, Mapping[str, Option]] = {
+    "train": {
+        "precision": Option(_one_of("fp32", "bf16", "fp16"), "numbers the network computes in; weights stay fp32"),
+        "channels_last": Option(BOOL, "memory order that convolutions are often faster in"),
+        "compile": Option(COMPILE, "run the network through torch.compile"),
+        "accumulate_steps": Option(COUNT, "parts in which a batch is processed, for the memory of one"),
+        "grad_clip_norm": Option(RATIO, "longest gradient; a longer one is shortened to it", null=True),
+        "max_bad_steps": Option(COUNT, "so many steps in a row without finite loss and gradients stop the run"),
+    },
+    "val": {
+        "tile": Option(COUNT, "side of the tiles in LQ pixels; `~`: whole images", null=True),
+        "tile_overlap": Option(NATURAL, "margin around a tile in LQ pixels; the network's receptive field or more"),
+        "self_ensemble": Option(BOOL, "average over the eight orientations of each image"),
+        "best_metric": Option(TEXT, "metric that chooses net_g_best.pth; the first one by default", null=True),
+    },
+    "logger": {
+        "keep_checkpoints": Option(COUNT, "how many numbered checkpoints to keep; `~`: all", null=True),
+    },
+}
+_DISTILLING = {**_EFFICIENT, "": {"teacher": Option(SECTION, "a trained network, or several, to learn from")}}
+TEACHER: dict[str, Option] = {
+    "network": Option(SECTION, "the teacher's type and arguments; left out, the weight file tells them", null=True),
+    "weights": Option(FILES, "weight file, or a list: outputs are averaged", required="always"),
+    "param_key": Option(TEXT, "which weights of the file: params, params_ema; `~` takes the averaged ones", null=True),
+    "self_ensemble": Option(BOOL, "average the teacher's output over the eight orientations"),
+}
+LORA: dict[str, Option] = {
+    "layers": Option(SECTION, "patterns of layer names, each with [rank, alpha]", null=True),
+    "dropout": Option(DECAY, "share of a layer's input that its update does not see in training"),
+    "weights": Option(PATH, "adapters to start from, as lora_g_*.pth holds them", null=True),
+}
+
 # Keys of a model type beyond SRModel's, by section ("" is the top level).
 MODEL_OPTIONS: dict[str, Mapping[str, Mapping[str, Option]]] = {
     "SRModel": {},
     "SwinIRModel": {},
-    "EfficientSRModel": {
-        "train": {
-            "precision": Option(_one_of("fp32", "bf16", "fp16"), "numbers the network computes in; weights stay fp32"),
-            "channels_last": Option(BOOL, "memory order that convolutions are often faster in"),
-            "compile": Option(COMPILE, "run the network through torch.compile"),
-            "accumulate_steps": Option(COUNT, "parts in which a batch is processed, for the memory of one"),
-            "grad_clip_norm": Option(RATIO, "longest gradient; a longer one is shortened to it", null=True),
-            "max_bad_steps": Option(COUNT, "so many steps in a row without finite loss and gradients stop the run"),
-        },
-        "val": {
-            "tile": Option(COUNT, "side of the tiles in LQ pixels; `~`: whole images", null=True),
-            "tile_overlap": Option(NATURAL, "margin around a tile in LQ pixels; the network's receptive field or more"),
-            "self_ensemble": Option(BOOL, "average over the eight orientations of each image"),
-            "best_metric": Option(TEXT, "metric that chooses net_g_best.pth; the first one by default", null=True),
-        },
-        "logger": {
-            "keep_checkpoints": Option(COUNT, "how many numbered checkpoints to keep; `~`: all", null=True),
-        },
-    },
+    "EfficientSRModel": _EFFICIENT,
+    "DistillationModel": _DISTILLING,
+    "DSCLoRAModel": _DISTILLING,
 }
 # Models that take any number of losses, as sections `<name>_opt` of `train:`.
-ANY_LOSSES = frozenset({"EfficientSRModel"})
+ANY_LOSSES = frozenset({"EfficientSRModel", "DistillationModel", "DSCLoRAModel"})
 # Models that make batches of uint8 float, and turn crops, themselves.
-ON_DEVICE = frozenset({"EfficientSRModel"})
+ON_DEVICE = ANY_LOSSES
+# Models with a section `teacher:`, and with `target`, `layers` and `teacher_layers` in their losses.
+DISTILLING = frozenset({"DistillationModel", "DSCLoRAModel"})
+# Models that put `network_g: lora:` into the network.
+LORA_MODELS = ANY_LOSSES
 # BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair.
 OTHER_BASICSR_MODELS = frozenset({
     "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",

@@ -11,6 +11,7 @@ from typing import Any
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
 from dscsr_model.host.options_schema import Option
+from dscsr_model.training import aims
 
 # Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
 _NUMBER_AS_TEXT = re.compile(r"([-+]?)(\d+)(?:\.(\d*))?[eE]([-+]?)(\d+)")
@@ -65,6 +66,15 @@ class Run:
         for name in key:
             value = value.get(name) if isinstance(value, dict) else None
         return value if isinstance(value, dict) else {}
+
+    def constructors(self, key: Key, section: Mapping[Any, Any]) -> dict[Any, Any]:
+        """A network's or loss's section without the keys that the model reads itself."""
+        own: tuple[str, ...] = ()
+        if key == ("network_g",) and self.known_model in schema.LORA_MODELS:
+            own = ("lora",)
+        elif key[0] == "train" and self.known_model in schema.DISTILLING:
+            own = aims.KEYS
+        return {name: value for name, value in section.items() if name not in own}
 
 
 def check_structure(run: Run) -> None:

@@ -33,6 +33,7 @@ ENTRIES = (
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.spatial_affinity_loss:SpatialAffinityLoss"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
+    Entry("MODEL_REGISTRY", "dscsr_model.models.distillation_model:DistillationModel"),
 )
 
 SUFFIX = "dscsr"

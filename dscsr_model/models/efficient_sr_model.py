@@ -118,10 +118,15 @@ class EfficientSRModel(ValidatingSRModel):
             ValueError: There is none.
         """
         sections = {key[: -len("_opt")]: value for key, value in self.opt["train"].items() if key.endswith("_opt")}
-        criteria = {name: build_loss(section).to(self.device) for name, section in sections.items() if section}
+        criteria = {name: self.build_criterion(name, section) for name, section in sections.items() if section}
         if not criteria:
             raise ValueError("Expected at least one loss, such as `train: pixel_opt:`, but got none. Add a section.")
         return criteria
+
+    def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
+        """The loss of the section ``<name>_opt``."""
+        criterion: nn.Module = build_loss(section).to(self.device)
+        return criterion
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """Any optimizer of torch."""
@@ -198,17 +203,26 @@ class EfficientSRModel(ValidatingSRModel):
             gt: (B, C, H·s, W·s) in [0, 1].
         """
         with self.precision.autocast():
-            output = self.forward(lq)
+            output = self.run_network(lq)
         self.output = output.float()
         losses: dict[str, Tensor] = OrderedDict()
-        for name, criterion in self.criteria.items():
-            loss = criterion(self.output, gt)
+        for name in self.criteria:
+            loss = self.compute_loss(name, self.output, gt)
             if isinstance(loss, tuple):  # BasicSR's PerceptualLoss: (perceptual, style), each may be None
                 pair = zip((name, "style"), loss, strict=True)
                 losses |= {f"l_{key}": part for key, part in pair if part is not None}
             else:
                 losses[f"l_{name}"] = loss
         return losses
+
+    def run_network(self, lq: Tensor) -> Tensor:
+        """The one forward of a part of a batch, under autocast."""
+        output: Tensor = self.forward(lq)
+        return output
+
+    def compute_loss(self, name: str, output: Tensor, gt: Tensor) -> Any:
+        """The loss of this name: a scalar, or BasicSR's pair (perceptual, style)."""
+        return self.criteria[name](output, gt)
 
     def _ranks_wait_unless(self, more_to_come: bool) -> AbstractContextManager[Any]:
         if isinstance(self.net_g, DistributedDataParallel) and more_to_come:

@@ -1,0 +1,99 @@
+"""DistillationModel: a student learns from pictures and from a frozen teacher, by any losses on outputs and layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from dscsr_model.models.efficient_sr_model import EfficientSRModel
+from dscsr_model.training import aims
+from dscsr_model.training.feature_taps import Features, FeatureTaps
+from dscsr_model.training.teacher import Lesson, Teacher, TeacherError, build_teachers
+
+
+class DistillationModel(EfficientSRModel):
+    """Trains a student with the help of a teacher; tests and validates the student alone.
+
+    Options beside EfficientSRModel's:
+
+    - ``teacher:`` ``weights`` (a file or a list: outputs are averaged, features are the first one's), ``network``
+      (left out: built from the file by `dscsr_arch.load_model`), ``param_key``, ``self_ensemble`` (outputs are
+      averaged over the eight flips and rotations). It is fused and frozen, runs in the precision and memory format of
+      the training, and belongs to no checkpoint: a resumed run reads the same files again.
+    - in each section ``train: <name>_opt:`` either ``target: gt | teacher`` (gt by default), or ``layers``, names of
+      the student's layers, and ``teacher_layers``, the teacher's (the same by default): then the loss compares
+      feature maps, summed over the layers.
+    """
+
+    def init_training_settings(self) -> None:
+        """Also the teacher, and taps on the layers that losses compare; before anything can be compiled."""
+        self.aims: dict[str, aims.Aim] = {}
+        super().init_training_settings()
+        self.taps = FeatureTaps(self.get_bare_model(self.net_g), _all("layers", self.aims))
+        self.teacher = self.build_teacher()
+        self.lesson = Lesson(None, {})
+        self.features: Features = {}
+
+    def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
+        """Build a loss, and remember what it aims at."""
+        self.aims[name], arguments = aims.split(section, f"{name}_opt")
+        return super().build_criterion(name, arguments)
+
+    def build_teacher(self) -> Teacher | None:
+        """The teacher of the option file; None if no loss needs one.
+
+        Raises:
+            TeacherError: A loss needs one, and there is none.
+        """
+        needing = [name for name, aim in self.aims.items() if aim.needs_teacher]
+        if not needing:
+            return None
+        if not self.opt.get("teacher"):
+            raise TeacherError(
+                f"Expected a section `teacher:`, since `{needing[0]}_opt` compares with one, but got none. Add it at "
+                "the top level, with `weights:`."
+            )
+        section = self.opt["teacher"]
+        networks = build_teachers(section, build_network)
+        get_root_logger().info(
+            "Teacher: "
+            + ", ".join(
+                f"{type(net).__name__} of {sum(p.numel() for p in net.parameters()):,} parameters" for net in networks
+            )
+        )
+        return Teacher(
+            networks,
+            _all("teacher_layers", self.aims),
+            output=any(aim.target == "teacher" and not aim.layers for aim in self.aims.values()),
+            ensemble=bool(section.get("self_ensemble", False)),
+            precision=self.precision,
+            memory_format=self.memory_format,
+        )
+
+    def run_network(self, lq: Tensor) -> Tensor:
+        """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
+        if self.teacher is not None:
+            self.lesson = self.teacher(lq)
+        output, self.features = self.taps.watch(super().run_network, lq)
+        return output
+
+    def compute_loss(self, name: str, output: Tensor, gt: Tensor) -> Any:
+        """The loss of this name, on what it aims at."""
+        aim = self.aims[name]
+        if not aim.layers:
+            wanted = self.lesson.output if aim.target == "teacher" else gt
+            return super().compute_loss(name, output, gt if wanted is None else wanted)
+        pairs = zip(aim.layers, aim.teacher_layers, strict=True)
+        losses = [
+            self.criteria[name](self.features[ours].float(), self.lesson.features[theirs].float())
+            for ours, theirs in pairs
+        ]
+        return torch.stack(losses).sum()
+
+
+def _all(attribute: str, of: dict[str, aims.Aim]) -> list[str]:
+    return [layer for aim in of.values() for layer in getattr(aim, attribute)]

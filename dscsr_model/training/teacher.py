@@ -1,0 +1,149 @@
+"""A teacher: networks that are frozen, fused, and asked for their outputs and features, never trained or saved."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch import conv_lora
+from dscsr_arch.checkpoint import WeightsError, load_model, mismatch, read_state_dict
+from dscsr_arch.errors import DscsrError
+from dscsr_model.training.feature_taps import Features, FeatureTaps
+from dscsr_model.training.precision import Precision
+from dscsr_model.training.tiling import self_ensemble
+
+
+class TeacherError(DscsrError):
+    """A ``teacher:`` section that says nothing usable."""
+
+
+class Lesson(NamedTuple):
+    """What a teacher says to a batch.
+
+    Attributes:
+        output: Super-resolved pictures (B, C, H·s, W·s) in float32; None if nobody asked for them.
+        features: Layer name to feature map (B, C', h, w).
+    """
+
+    output: Tensor | None
+    features: Features
+
+
+class Teacher:
+    """Answers batches with outputs and features, without gradients.
+
+    Args:
+        networks: Built and loaded, at least one; they get fused and frozen, in place. Outputs are averaged over all
+            of them; features are the first one's.
+        layers: Layers whose features are wanted.
+        output: Whether outputs are wanted; without them, and without layers, nothing runs.
+        ensemble: Average the outputs over the eight flips and rotations. Features are those of the picture as it is.
+        precision: In which numbers the networks run; their weights keep their own.
+        memory_format: Of the pictures that go in.
+
+    Raises:
+        FeatureError: The first network has no such layer.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        layers: Sequence[str] = (),
+        *,
+        output: bool = True,
+        ensemble: bool = False,
+        precision: Precision,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.networks = [frozen(network).to(precision.device) for network in networks]
+        self.taps = FeatureTaps(self.networks[0], layers)
+        self.wants_output = output
+        self.ensemble = ensemble
+        self.precision = precision
+        self.memory_format = memory_format
+
+    @torch.no_grad()
+    def __call__(self, lq: Tensor) -> Lesson:
+        """Answer pictures (B, C, H, W) in [0, 1]."""
+        plain, features = None, {}
+        if self.taps.layers:
+            plain, features = self.taps.watch(partial(self._run, self.networks[0]), lq)
+        return Lesson(self._output(lq, plain) if self.wants_output else None, features)
+
+    def _output(self, lq: Tensor, plain: Tensor | None) -> Tensor:
+        """Mean over networks and, if asked for, orientations; ``plain`` is what the first network has said already."""
+        if self.ensemble:
+            outputs = [self_ensemble(partial(self._run, network), lq) for network in self.networks]
+        else:
+            first = self._run(self.networks[0], lq) if plain is None else plain
+            outputs = [first, *(self._run(network, lq) for network in self.networks[1:])]
+        return torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0]
+
+    def _run(self, network: nn.Module, lq: Tensor) -> Tensor:
+        with self.precision.autocast():
+            output: Tensor = network(lq.contiguous(memory_format=self.memory_format))
+        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """``network`` itself: fused as far as it can be, in eval mode, without any parameter that trains."""
+    return fused(network).eval().requires_grad_(False)
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """``network`` itself, in place: its own ``fuse()``, if it has one, and plain convolutions instead of ConvLoRA."""
+    own = getattr(network, "fuse", None)
+    if callable(own):
+        own()
+    return conv_lora.fuse(network)
+
+
+def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]], nn.Module]) -> list[nn.Module]:
+    """The networks of a ``teacher:`` section, with their weights, on the CPU.
+
+    Args:
+        section: ``weights``, a path or a list of them; ``network``, a network section for all of them, or none: then
+            each is built from its weight file alone; ``param_key``, as for `read_state_dict`.
+        build: Builds a network from its section.
+
+    Raises:
+        TeacherError: No weights are named.
+        WeightsError: A file cannot be read, or does not fit.
+    """
+    files = weight_files(section)
+    if section.get("network") is None:
+        return [load_model(file, param_key=section.get("param_key")) for file in files]
+    network = build(dict(section["network"]))
+    networks = [copy.deepcopy(network) for _ in files]
+    for one, file in zip(networks, files, strict=True):
+        state = read_state_dict(file, section.get("param_key"))
+        if fault := mismatch(one, state):
+            raise WeightsError(
+                f"Expected weights of the teacher's {type(one).__name__}, but got {file}, whose layers differ:\n{fault}\n"
+                "Correct `teacher: network:`, or leave it out if load_model knows the network."
+            )
+        one.load_state_dict(state)
+    return networks
+
+
+def weight_files(section: Mapping[str, Any]) -> list[Path]:
+    """The files of ``teacher: weights:``.
+
+    Raises:
+        TeacherError: There are none.
+    """
+    weights = section.get("weights")
+    named = [weights] if isinstance(weights, str | os.PathLike) else weights
+    if not isinstance(named, list | tuple) or not named or not all(isinstance(one, str | os.PathLike) for one in named):
+        raise TeacherError(
+            f"Expected `teacher: weights:` to be a weight file or a list of them, but got {weights!r}. Name the file "
+            "that the teacher was saved in."
+        )
+    return [Path(one).expanduser() for one in named]
