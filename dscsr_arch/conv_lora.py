@@ -226,7 +226,7 @@ def _install(network: Network, planned: Mapping[nn.Conv2d, tuple[str, int, float
     trained = {id(p) for layer in lora_layers(network).values() for p in (layer.lora_A, layer.lora_B)}
     for parameter in network.parameters():
         if id(parameter) not in trained:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
     return network
 
 

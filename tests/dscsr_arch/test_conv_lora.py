@@ -290,7 +290,7 @@ def test_layers_that_cannot_carry_it_leave_the_network_untouched(net):
     with pytest.raises(LoRAError, match=r"Expected layer 'extra' to be a plain nn\.Conv2d, but got ParametrizedConv2d"):
         inject(net, {"*": (1, 4)})
     net.extra = nn.LazyConv2d(2, 1)
-    with pytest.raises(LoRAError, match="Expected layer 'extra' .*, but got LazyConv2d"):
+    with pytest.raises(LoRAError, match=r"Expected layer 'extra' .*, but got LazyConv2d"):
         inject(net, {"*": (1, 4)})
     assert not lora_layers(net)
     inject(net, {"head": (2, 4)})
