@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 
+from dscsr_arch.precision import precisely
 from dscsr_arch.reparameterization import Branches, Kernel, merge_branches, unfuse_kernel
 
 _BRANCHES = ("conv.0", "conv.1", "conv.2", "sk")
@@ -183,9 +182,9 @@ def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
 
 
 def _merge_precisely(branches: Branches) -> tuple[Tensor, Tensor | None]:
-    """``merge_branches``, never in less than float32: a product of three rounded matrices would lose too much."""
-    dtype, device = branches.w2.dtype, branches.w2.device.type
-    with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
+    """``merge_branches``, never in less than float32."""
+    dtype = branches.w2.dtype
+    with precisely(branches.w2.device):
         weight, bias = merge_branches(branches.to(torch.promote_types(dtype, torch.float32)))
     return weight.to(dtype), None if bias is None else bias.to(dtype)
 

@@ -149,8 +149,8 @@ def load_lora_state_dict(network: Network, state: Mapping[str, Tensor]) -> Netwo
         _check_layer(network, conv, name, rank, *own)
         planned[conv] = (name, rank, alpha)
     network = _install(network, planned, dropout=0.0)
-    for name, layer in lora_layers(network).items():
-        layer.take(given[name])
+    for name, adapter in given.items():
+        cast(ConvLoRA, network.get_submodule(name)).take(adapter)
     return network
 
 

@@ -27,10 +27,10 @@ from dscsr_arch.low_rank import (
     LoRAError,
     check_setting,
     factor_shapes,
-    precisely,
     rank_unit,
     weight_update,
 )
+from dscsr_arch.precision import precisely
 
 
 class ConvLoRA(nn.Conv2d):
@@ -132,7 +132,7 @@ class ConvLoRA(nn.Conv2d):
         return (self.weight.to(delta.dtype) + delta).to(self.weight.dtype)
 
     def _precise_delta(self) -> Tensor:
-        """The update in float32 at least, also under autocast: a product of rounded factors would lose too much."""
+        """The update in float32 at least, also under autocast."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         with precisely(self.weight.device):
             # A new tensor, not the buffer, goes into the graph: DistributedDataParallel writes buffers at each forward.

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 
 from dscsr_arch.errors import DscsrError
 
@@ -58,11 +56,6 @@ def factor_shapes(shape: Sequence[int], rank: int) -> tuple[tuple[int, int], tup
 def weight_update(a: Tensor, b: Tensor, scaling: Tensor | float, shape: Sequence[int]) -> Tensor:
     """``scaling · (b @ a)`` as a weight of ``shape`` (out, in/groups, kh, kw). Differentiable."""
     return (b @ a).view(*shape) * scaling
-
-
-def precisely(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast inside: weights are formed in full precision, and rounded once."""
-    return torch.autocast(device.type, enabled=False) if is_autocast_available(device.type) else nullcontext()
 
 
 def check_setting(shape: Sequence[int], rank: object, alpha: object, dropout: object, layer: str) -> None:

@@ -181,6 +181,14 @@ def test_adapters_are_saved_alone_and_loaded_onto_their_base(net):
     assert not base.head.weight.requires_grad
 
 
+def test_adapters_find_a_shared_layer_by_any_of_its_names(net):
+    base = copy.deepcopy(net)
+    state = lora_state_dict(trained(inject(net, {"tail": (2, 4)})))
+    x = picture()
+    load_lora_state_dict(base, {name.replace("tail", "again"): tensor for name, tensor in state.items()})
+    torch.testing.assert_close(base(x), net(x), **EXACT)
+
+
 def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
     first = trained(inject(net, {"*": (2, 4)}))
     second = trained(copy.deepcopy(first))
