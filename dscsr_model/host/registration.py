@@ -31,6 +31,7 @@ ENTRIES = (
     Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),
     Entry("ARCH_REGISTRY", "dscsr_arch.dsclora_arch:DSCLoRA"),
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
+    Entry("LOSS_REGISTRY", "dscsr_model.losses.contrastive_loss:ContrastiveLoss"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.spatial_affinity_loss:SpatialAffinityLoss"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.distillation_model:DistillationModel"),

@@ -1,0 +1,176 @@
+"""ContrastiveLoss: L_C of contrastive self-distillation (CSD, arXiv 2105.11683)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscsr_model.losses.functional.contrastive import LAYER_WEIGHTS, check_distance, contrastive_loss
+from dscsr_model.losses.vgg import LAYERS, VGG19Features, check_input_range
+
+FEATURES = ("vgg19", "teacher")
+
+
+class ContrastiveLoss(nn.Module):
+    """Pulls features of the student's pictures to the teacher's, and away from enlarged LR pictures of the batch.
+
+    The maths is `functional.contrastive_loss`. Different from the official code: pictures are normalised for VGG as
+    it was trained (``imagenet_norm: false, input_range: 255`` is the official way), teacher and negatives never
+    carry a graph, and the negatives are drawn at random from the batch.
+
+    Args:
+        loss_weight: Factor of the loss; the paper has 200.
+        num_negatives: K, how many LR pictures of the batch every sample meets.
+        exclude_self: Leave a sample and its own LR picture out.
+        layer_weights: c_i, one per layer. None: the paper's for VGG-19, 1 for each layer of the teacher.
+        features: ``vgg19``, or ``teacher``: then the model taps the layers and calls `compare`.
+        vgg_weights: ``imagenet``, a path, or ``random``; see `find_vgg_weights`. Nothing is downloaded.
+        imagenet_norm: Normalise colours as VGG-19 was trained.
+        input_range: What pictures are multiplied by without ``imagenet_norm``.
+        distance: ``l1`` or ``cosine``.
+
+    Raises:
+        ValueError: A value that does not exist or does not fit another one.
+        VGGWeightsError: There is no file of VGG-19's weights.
+        WeightsError: The file is damaged, or of another network.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        num_negatives: int = 10,
+        exclude_self: bool = False,
+        layer_weights: Sequence[float] | None = None,
+        features: str = "vgg19",
+        vgg_weights: str = "imagenet",
+        imagenet_norm: bool = True,
+        input_range: float = 1.0,
+        distance: str = "l1",
+    ) -> None:
+        super().__init__()
+        check_distance(distance)
+        check_input_range(imagenet_norm, input_range)
+        _check_negatives(num_negatives)
+        if features not in FEATURES:
+            raise ValueError(f"Expected `features` to be one of {FEATURES}, but got {features!r}.")
+        if layer_weights is None and features == "vgg19":
+            layer_weights = LAYER_WEIGHTS
+        if layer_weights is not None:
+            _check_layer_weights(layer_weights, features)
+        self.loss_weight = loss_weight
+        self.num_negatives = num_negatives
+        self.exclude_self = exclude_self
+        self.layer_weights = layer_weights
+        self.distance = distance
+        self.vgg: VGG19Features | None = None
+        if features == "vgg19":
+            self.vgg = VGG19Features(vgg_weights, imagenet_norm=imagenet_norm, input_range=input_range)
+
+    def forward(self, student: Tensor, teacher: Tensor, lq: Tensor) -> Tensor:
+        """Compare pictures by VGG-19, with negatives drawn from the batch.
+
+        Args:
+            student: (B, 3, H, W) in [0, 1], RGB; it alone gets a gradient.
+            teacher: (B, 3, H, W).
+            lq: (B, 3, h, w), what both were made from.
+
+        Returns:
+            A scalar; the layers are weighted and so is the whole.
+
+        Raises:
+            ValueError: Other shapes, fewer samples than negatives, or no VGG-19 (``features: teacher``).
+        """
+        if self.vgg is None:
+            raise ValueError(
+                "Expected `features: vgg19` to compare pictures, but got `features: teacher`. "
+                "Tap layers of the teacher and call `compare`."
+            )
+        if student.shape != teacher.shape or len(lq) != len(student):
+            raise ValueError(
+                "Expected pictures of one shape of student and teacher, and the LR pictures they were made from, "
+                f"but got {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(lq.shape)}."
+            )
+        negatives, sources = self.draw_negatives(lq, student.shape[-2:])
+        with torch.no_grad():  # one run for both
+            others = self.vgg(torch.cat((teacher.to(student.dtype), negatives.to(student.dtype))))
+        batch = len(student)
+        return self.compare(
+            self.vgg(student), [layer[:batch] for layer in others], [layer[batch:] for layer in others], sources
+        )
+
+    def compare(
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        negatives: Sequence[Tensor],
+        sources: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Compare features that are there already, layer by layer; see `functional.contrastive_loss`.
+
+        Args:
+            student: (B, …) per layer.
+            teacher: (B, …) per layer.
+            negatives: (K, …) per layer.
+            sources: The sample that each negative was made from; needed for ``exclude_self``, unused without.
+        """
+        if self.exclude_self and sources is None:
+            raise ValueError("Expected `sources` of the negatives, as `exclude_self: true`, but got None.")
+        return self.loss_weight * contrastive_loss(
+            student,
+            teacher,
+            negatives,
+            layer_weights=(1.0,) * len(student) if self.layer_weights is None else self.layer_weights,
+            sources=sources if self.exclude_self else None,
+            distance=self.distance,
+        )
+
+    @torch.no_grad()
+    def draw_negatives(self, lq: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Draw LR pictures of the batch, by the global generator, and enlarge them.
+
+        Args:
+            lq: (B, C, h, w).
+            size: Height and width of the negatives.
+
+        Returns:
+            (K, C, height, width), bicubic and not clipped, and the K different indices of the pictures in ``lq``.
+
+        Raises:
+            ValueError: Fewer pictures than negatives.
+        """
+        if len(lq) < self.num_negatives:
+            raise ValueError(
+                f"Expected a batch of at least {self.num_negatives} (`num_negatives`), but got {len(lq)}. "
+                "Take a larger batch on each GPU, fewer `accumulate_steps`, or fewer negatives."
+            )
+        sources = torch.randperm(len(lq))[: self.num_negatives].tolist()
+        enlarged = F.interpolate(lq[sources], size=tuple(size), mode="bicubic", align_corners=False)
+        return enlarged, sources
+
+    def extra_repr(self) -> str:
+        """The arguments, but for those of VGG-19."""
+        return (
+            f"loss_weight={self.loss_weight}, num_negatives={self.num_negatives}, exclude_self={self.exclude_self}, "
+            f"layer_weights={self.layer_weights}, distance={self.distance!r}"
+        )
+
+
+def _check_negatives(num_negatives: int) -> None:
+    if isinstance(num_negatives, bool) or not isinstance(num_negatives, int) or num_negatives < 1:
+        raise ValueError(f"Expected `num_negatives` to be a whole number of at least 1, but got {num_negatives!r}.")
+
+
+def _check_layer_weights(layer_weights: Sequence[float], features: str) -> None:
+    numbers = isinstance(layer_weights, (list, tuple)) and all(
+        isinstance(weight, (int, float)) and math.isfinite(weight) for weight in layer_weights
+    )
+    if not numbers:
+        raise ValueError(f"Expected `layer_weights` to be a list of numbers, but got {layer_weights!r}.")
+    if features == "vgg19" and len(layer_weights) != len(LAYERS):
+        raise ValueError(
+            f"Expected {len(LAYERS)} `layer_weights`, for {', '.join(LAYERS)}, but got {len(layer_weights)}."
+        )

@@ -1,0 +1,134 @@
+"""VGG-19 up to relu5_1, as a measure of how alike two pictures look (Simonyan and Zisserman, arXiv 1409.1556).
+
+Built by hand, with the names of torchvision's layers, so that its file loads and torchvision is not imported.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
+from dscsr_model.losses.functional.one_pass import in_full_precision
+from dscsr_model.losses.vgg_weights import find_vgg_weights
+
+LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+_POOL = 0
+_CHANNELS = (64, 64, _POOL, 128, 128, _POOL, *[256] * 4, _POOL, *[512] * 4, _POOL, 512)
+_TAPPED = (1, 6, 11, 20, 29)  # where LAYERS are in `features`
+_SMALLEST = 16  # pixels; four poolings make one of them
+
+
+class VGG19Features(nn.Module):
+    """Features of pictures at relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1; frozen.
+
+    Args:
+        weights: ``imagenet`` (torchvision's file, see `find_vgg_weights`), the path of one, or ``random``: drawn
+            once and for all, the same in every process.
+        imagenet_norm: Subtract ImageNet's mean of each colour and divide by its deviation.
+        input_range: What pictures in [0, 1] are multiplied by instead; the official code of CSD has 255.
+
+    Raises:
+        VGGWeightsError: No such file.
+        WeightsError: The file is damaged, or of another network.
+        ValueError: An ``input_range`` that is not above 0, or beside ``imagenet_norm``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: str = "imagenet", *, imagenet_norm: bool = True, input_range: float = 1.0) -> None:
+        super().__init__()
+        check_input_range(imagenet_norm, input_range)
+        file = find_vgg_weights(weights)
+        self.imagenet_norm = imagenet_norm
+        self.input_range = float(input_range)
+        self.features = _on_meta().to_empty(device="cpu")
+        if file is None:
+            _draw(self.features)
+        else:
+            self.features.load_state_dict(read_vgg_weights(file))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Features of RGB pictures (B, 3, H, W) in [0, 1], in the dtype of the weights, under autocast too.
+
+        Returns:
+            Five maps (B, C, H', W'): C = 64, 128, 256, 512, 512; each half as high and wide as the one before.
+
+        Raises:
+            ValueError: Pictures of another shape, or too small.
+        """
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < _SMALLEST:
+            raise ValueError(
+                f"Expected RGB pictures (B, 3, H, W) of at least {_SMALLEST}×{_SMALLEST} pixels, "
+                f"but got {tuple(pictures.shape)}. Take larger patches (`gt_size`)."
+            )
+        with in_full_precision(pictures):
+            pictures = pictures.to(self.mean.dtype)
+            x = (pictures - self.mean) / self.std if self.imagenet_norm else pictures * self.input_range
+            x = x.contiguous(memory_format=torch.channels_last)
+            found = []
+            for index, layer in enumerate(self.features):
+                x = layer(x)
+                if index in _TAPPED:
+                    found.append(x)
+        return found
+
+
+def check_input_range(imagenet_norm: bool, input_range: float) -> None:
+    """Raise a ValueError for a range that is not above 0, or beside ``imagenet_norm``."""
+    if isinstance(input_range, bool) or not isinstance(input_range, (int, float)) or not 0 < input_range < math.inf:
+        raise ValueError(f"Expected `input_range` to be a number above 0, but got {input_range!r}.")
+    if imagenet_norm and input_range != 1:
+        raise ValueError(
+            f"Expected `input_range` to be 1 beside `imagenet_norm: true`, but got {input_range}. Its mean and "
+            "deviation are those of pictures in [0, 1]: remove one of the two."
+        )
+
+
+def read_vgg_weights(file: Path) -> dict[str, Tensor]:
+    """Weights of the layers up to relu5_1, named as in ``VGG19Features.features``, out of torchvision's file.
+
+    Raises:
+        WeightsError: The file is damaged, or of another network.
+    """
+    prefix = "features."
+    given = {name.removeprefix(prefix): tensor for name, tensor in read_state_dict(file).items()}
+    network = _on_meta()
+    state = {name: given[name] for name in network.state_dict() if name in given}
+    if fault := mismatch(network, state):
+        raise WeightsError(
+            f"Expected weights of VGG-19 as torchvision names them, but got '{file}', whose layers differ:\n{fault}\n"
+            "Take torchvision's vgg19-dcbb9e9d.pth."
+        )
+    return state
+
+
+def _on_meta() -> nn.Sequential:
+    """The layers, without memory for their weights."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in _CHANNELS:
+        if width == _POOL:
+            layers.append(nn.MaxPool2d(2, 2))
+        else:
+            layers += [nn.Conv2d(channels, width, 3, padding=1, device="meta"), nn.ReLU(inplace=True)]
+            channels = width
+    return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def _draw(network: nn.Sequential) -> None:
+    """He's initialization, which keeps the size of what passes through; it leaves the global generator as it is."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network:
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            layer.weight.normal_(0, math.sqrt(2 / layer.weight[0].numel()), generator=generator)
+            layer.bias.zero_()

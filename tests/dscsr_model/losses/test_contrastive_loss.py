@@ -1,0 +1,114 @@
+"""ContrastiveLoss, the class that option files name; its maths is tested in functional/."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import dscsr_model
+from dscsr_model.losses.contrastive_loss import ContrastiveLoss
+from dscsr_model.losses.functional import contrastive_loss
+from dscsr_model.losses.vgg_weights import VGGWeightsError
+
+
+@pytest.fixture(scope="module")
+def loss() -> ContrastiveLoss:
+    return ContrastiveLoss(loss_weight=200, num_negatives=2, exclude_self=True, vgg_weights="random").double()
+
+
+def pictures(batch: int = 3) -> list[torch.Tensor]:
+    """Of student and teacher, and what they were made from."""
+    return [torch.rand(batch, 3, size, size, dtype=torch.float64) for size in (16, 16, 8)]
+
+
+def test_it_equals_the_published_formula_on_vgg_features(loss):
+    student, teacher, lq = pictures()
+    student.requires_grad_(), teacher.requires_grad_()
+    torch.manual_seed(5)
+    value = loss(student, teacher, lq)
+    (gradient,) = torch.autograd.grad(value, student)
+    torch.manual_seed(5)
+    chosen = torch.randperm(3)[:2].tolist()
+    negatives = F.interpolate(lq[chosen], scale_factor=2, mode="bicubic")
+    expected = 0
+    layers = zip((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), *map(loss.vgg, (student, teacher, negatives)), strict=True)
+    for weight, s, t, n in layers:
+        far = sum((n[k] - s[b]).abs().mean() / 2 for k in range(2) for b in range(3) if b != chosen[k])
+        expected = expected + 200 * weight * (t.detach() - s).abs().mean() / (far + 1e-7)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-10)
+    (wanted,) = torch.autograd.grad(expected, student)
+    assert (gradient - wanted).abs().max() <= 1e-10 * wanted.abs().max()
+    assert gradient.abs().max() > 0
+    assert teacher.grad is None
+
+
+def test_negatives_are_different_pictures_of_the_batch_enlarged(loss):
+    lq = pictures(5)[2].requires_grad_()
+    drawn = [loss.draw_negatives(lq, (16, 24)) for _ in range(20)]
+    assert {source for _, sources in drawn for source in sources} == set(range(5))
+    for negatives, sources in drawn:
+        assert len(set(sources)) == 2
+        assert not negatives.requires_grad
+        expected = F.interpolate(lq[sources], (16, 24), mode="bicubic", align_corners=False)
+        assert torch.equal(negatives, expected.detach())
+
+
+def test_features_of_the_teacher_need_no_vgg_and_any_number_of_layers():
+    loss = ContrastiveLoss(loss_weight=3, features="teacher", vgg_weights="/nowhere")
+    assert not list(loss.parameters())
+    student, teacher, negatives = ([torch.rand(n, 2, 4, 4), torch.rand(n, 5)] for n in (2, 2, 4))
+    value = loss.compare(student, teacher, negatives)
+    assert value == 3 * contrastive_loss(student, teacher, negatives, layer_weights=(1, 1))
+    with pytest.raises(ValueError, match="Expected `features: vgg19` to compare pictures, but got `features: teacher`"):
+        loss(*pictures())
+
+
+def test_leaving_the_own_sample_out_needs_to_know_it():
+    loss = ContrastiveLoss(features="teacher", exclude_self=True)
+    parts = [[torch.rand(n, 2, 4, 4)] for n in (2, 2, 2)]
+    with pytest.raises(ValueError, match="Expected `sources` of the negatives, as `exclude_self: true`, but got None"):
+        loss.compare(*parts)
+    assert loss.compare(*parts, sources=[0, 1]) != ContrastiveLoss(features="teacher").compare(*parts)
+
+
+def test_a_batch_smaller_than_the_negatives(loss):
+    with pytest.raises(ValueError, match=r"Expected a batch of at least 2 \(`num_negatives`\), but got 1\. Take"):
+        loss(*pictures(1))
+
+
+def test_pictures_of_another_shape(loss):
+    student, teacher, lq = pictures()
+    for wrong in ((student, teacher[..., 1:], lq), (student, teacher[:1], lq), (student, teacher, lq[:2])):
+        with pytest.raises(ValueError, match="Expected pictures of one shape of student and teacher"):
+            loss(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"features": "resnet"}, r"Expected `features` to be one of \('vgg19', 'teacher'\), but got 'resnet'"),
+        ({"num_negatives": 0}, "Expected `num_negatives` to be a whole number of at least 1, but got 0"),
+        ({"layer_weights": [1, 1]}, "Expected 5 `layer_weights`, for relu1_1, .*, but got 2"),
+        ({"layer_weights": "1"}, "Expected `layer_weights` to be a list of numbers, but got '1'"),
+        ({"layer_weights": [1, float("nan"), 1, 1, 1]}, "Expected `layer_weights` to be a list of numbers"),
+        ({"distance": "l2"}, "Expected `distance` to be one of"),
+        ({"input_range": 255}, "Expected `input_range` to be 1 beside `imagenet_norm: true`, but got 255"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ContrastiveLoss(vgg_weights="random", **arguments)
+
+
+def test_without_weights_it_says_where_to_get_them():
+    with pytest.raises(VGGWeightsError, match=r"https://download\.pytorch\.org/models/vgg19-dcbb9e9d\.pth"):
+        ContrastiveLoss(vgg_weights="/nowhere/vgg.pth")
+
+
+def test_an_option_file_can_name_it():
+    dscsr_model.register()
+    from basicsr.losses import build_loss
+
+    section = {"type": "ContrastiveLoss", "loss_weight": 200, "num_negatives": 4, "features": "teacher"}
+    assert repr(build_loss(section)) == (
+        "ContrastiveLoss(loss_weight=200, num_negatives=4, exclude_self=False, layer_weights=None, distance='l1')"
+    )
