@@ -30,11 +30,14 @@ class Entry(NamedTuple):
 ENTRIES = (
     Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),
     Entry("ARCH_REGISTRY", "dscsr_arch.dsclora_arch:DSCLoRA"),
+    Entry("ARCH_REGISTRY", "dscsr_arch.carn_arch:CARN"),
+    Entry("ARCH_REGISTRY", "dscsr_arch.cssr_arch:CSSRNet"),
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.contrastive_loss:ContrastiveLoss"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.spatial_affinity_loss:SpatialAffinityLoss"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.distillation_model:DistillationModel"),
+    Entry("MODEL_REGISTRY", "dscsr_model.models.dsclora_model:DSCLoRAModel"),
 )
 
 SUFFIX = "dscsr"

@@ -10,7 +10,7 @@ from basicsr.utils import get_root_logger
 from torch import distributed, nn
 
 from dscsr_arch.checkpoint import save_state_dict
-from dscsr_model.training import checkpoints
+from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import WarmUp
 from dscsr_model.training.precision import Precision
@@ -42,8 +42,7 @@ class CheckpointingSRModel(SRModel):
             )
             return
         models, states = (Path(self.opt["path"][name]) for name in ("models", "training_states"))
-        path = models / f"net_g_{'latest' if current_iter == -1 else current_iter}.pth"
-        save_state_dict(networks, path)
+        path = self.save_networks(networks, "latest" if current_iter == -1 else str(current_iter))
         if current_iter != -1:
             state = self.training_state(epoch, current_iter) | {"random_states": random_states}
             save_state_dict(state, states / f"{current_iter}.state")
@@ -58,6 +57,18 @@ class CheckpointingSRModel(SRModel):
             named["params_ema"] = self.net_g_ema
         networks = {key: _on_cpu(self.get_bare_model(net)) for key, net in named.items()}
         return networks if all(all_finite(state) for state in networks.values()) else None
+
+    def save_networks(self, content: dict[str, Any], label: str) -> Path:
+        """Save ``net_g_<label>.pth``; before it, for a network with LoRA, its parts (see `lora.parts`).
+
+        The parts are those of the average, if there is one. Returns the path of the network.
+        """
+        models = Path(self.opt["path"]["models"])
+        network = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
+        for kind, state in lora.parts(network).items():
+            save_state_dict({"params": state}, models / f"{kind}_g_{label}.pth")
+        save_state_dict(content, models / f"net_g_{label}.pth")
+        return models / f"net_g_{label}.pth"
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
         """What a training state holds, in types that ``weights_only`` loads; BasicSR's own keys first."""

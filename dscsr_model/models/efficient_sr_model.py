@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
+from dscsr_arch.low_rank import lora_ranks
 from dscsr_model.models.validating_sr_model import ValidatingSRModel
-from dscsr_model.training import log
+from dscsr_model.training import log, lora
 from dscsr_model.training.ema import update_average
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
@@ -37,7 +38,8 @@ class EfficientSRModel(ValidatingSRModel):
     - ``grad_clip_norm``, ``max_bad_steps`` (100);
     - any number of losses in sections ``<name>_opt``, logged as ``l_<name>``;
     - ``val: tile``, ``tile_overlap`` (32, in LQ pixels), ``self_ensemble``, ``best_metric``;
-    - ``logger: keep_checkpoints`` n.
+    - ``logger: keep_checkpoints`` n;
+    - ``network_g: lora`` (see `lora.put`): only LoRA is trained then; adapters and the fused network are saved too.
 
     A batch may be uint8 (``PairedCropDataset`` with ``output: uint8``): it becomes float on the device. With a key
     ``orientation`` (see `turned`) it is turned there as well.
@@ -45,11 +47,17 @@ class EfficientSRModel(ValidatingSRModel):
 
     memory_format = torch.contiguous_format
 
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        network = dict(opt["network_g"])
+        self.lora = network.pop("lora", None)
+        super().__init__({**opt, "network_g": network})
+
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
         train_opt = self.opt["train"]
         logger = get_root_logger()
         self.net_g.train()
+        lora.freeze_statistics(self.net_g)
         self.precision = Precision(train_opt.get("precision", "fp32"), self.device)
         if train_opt.get("channels_last", False):
             # Convolutions follow their input; small kernels are turned in no time, and DistributedDataParallel keeps
@@ -73,9 +81,14 @@ class EfficientSRModel(ValidatingSRModel):
 
     # --- networks ---------------------------------------------------------------------------------------------
 
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Put LoRA into the network, if asked to, before DistributedDataParallel looks at what it trains."""
+        placed: nn.Module = super().model_to_device(lora.put(net, self.lora))
+        return placed
+
     def build_average(self) -> nn.Module:
         """The running average: as in the file training starts from, if it has one, else the network itself."""
-        average: nn.Module = build_network(self.opt["network_g"]).to(self.device)
+        average: nn.Module = lora.put(build_network(self.opt["network_g"]), self.lora).to(self.device)
         path = self.opt["path"].get("pretrain_network_g")
         try:
             state = read_state_dict(path, "params_ema") if path else {}
@@ -104,6 +117,8 @@ class EfficientSRModel(ValidatingSRModel):
         if not strict:
             self._print_different_keys_loading(net, state, strict)
         net.load_state_dict(state, strict=strict)
+        if not lora_ranks(state):  # a base; a whole state has adapters of its own
+            lora.start_from(net, self.lora)
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Update the running average, buffers included, in one call."""
@@ -127,6 +142,17 @@ class EfficientSRModel(ValidatingSRModel):
         """The loss of the section ``<name>_opt``."""
         criterion: nn.Module = build_loss(section).to(self.device)
         return criterion
+
+    def setup_optimizers(self) -> None:
+        """One optimizer for all that is trained; what is frozen is counted in one line."""
+        section = dict(self.opt["train"]["optim_g"])
+        everything = list(self.net_g.parameters())
+        trained = [parameter for parameter in everything if parameter.requires_grad]
+        if len(trained) < len(everything):
+            count, total = (sum(p.numel() for p in some) for some in (trained, everything))
+            get_root_logger().info(f"{count:,} of {total:,} parameters are trained, the others are frozen.")
+        self.optimizer_g = self.get_optimizer(section.pop("type"), trained, **section)
+        self.optimizers.append(self.optimizer_g)
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """Any optimizer of torch."""

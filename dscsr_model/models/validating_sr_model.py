@@ -11,12 +11,12 @@ import torch
 from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
+from dscsr_arch.checkpoint import WeightsError, read_pickle
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.models.scoring import finish_picture
 from dscsr_model.training.pictures import as_float
 from dscsr_model.training.tiling import self_ensemble, tiled
-from dscsr_model.training.validation import Pictures, validate
+from dscsr_model.training.validation import Pictures, evaluating, validate
 
 
 class ValidatingSRModel(CheckpointingSRModel):
@@ -38,11 +38,8 @@ class ValidatingSRModel(CheckpointingSRModel):
         whole = forward
         if val_opt.get("tile"):
             whole = partial(tiled, forward, tile=int(val_opt["tile"]), overlap=int(val_opt.get("tile_overlap", 32)))
-        training = network.training
-        network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(network):
             self.output = self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
-        network.train(training)
 
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Every rank takes its share of the pictures."""
@@ -113,8 +110,8 @@ class ValidatingSRModel(CheckpointingSRModel):
         networks = self.finite_networks() if record["iter"] == current_iter else None
         if networks is not None:
             about = {"dataset": dataset_name, "metric": metric, **record}
-            save_state_dict(networks | {"best": about}, self._best_path())
-            get_root_logger().info(f"Best {metric} on {dataset_name} so far: saved as {self._best_path().name}.")
+            path = self.save_networks(networks | {"best": about}, "best")
+            get_root_logger().info(f"Best {metric} on {dataset_name} so far: saved as {path.name}.")
 
     def _validation_sets(self) -> list[str]:
         """Names of the validation sets; the first decides which network is best."""

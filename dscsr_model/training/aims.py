@@ -55,7 +55,8 @@ def split(section: Mapping[str, Any], name: str) -> tuple[Aim, dict[str, Any]]:
         raise AimError(f"Expected `{name}: layers` beside `teacher_layers`, but got none. Name the student's layers.")
     if layers and target == "gt":
         raise AimError(
-            f"Expected `{name}: target` to be the teacher, since layers are compared, but got 'gt'. Leave one of them out."
+            f"Expected `{name}: target` to be the teacher, since layers are compared, but got 'gt'. Leave one "
+            "of them out."
         )
     if teacher_layers and len(teacher_layers) != len(layers):
         raise AimError(

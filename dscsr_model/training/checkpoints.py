@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dscsr_arch.checkpoint import WeightsError, read_pickle
+from dscsr_model.training.lora import KINDS as LORA_KINDS
 
 
 def iterations(states: Path) -> list[int]:
@@ -52,8 +53,9 @@ def prune(states: Path, models: Path, keep: int) -> None:
     for iteration in iterations(states)[:-keep]:
         # The state first: without it, nobody resumes from the network that is about to go.
         (states / f"{iteration}.state").unlink(missing_ok=True)
-        for network in models.glob(f"net_*_{iteration}.pth"):
-            network.unlink(missing_ok=True)
+        for kind in ("net", *LORA_KINDS):
+            for network in models.glob(f"{kind}_*_{iteration}.pth"):
+                network.unlink(missing_ok=True)
 
 
 def remove_unfinished(*folders: Path) -> None:

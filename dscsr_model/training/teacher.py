@@ -72,7 +72,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, lq: Tensor) -> Lesson:
         """Answer pictures (B, C, H, W) in [0, 1]."""
-        plain, features = None, {}
+        plain: Tensor | None = None
+        features: Features = {}
         if self.taps.layers:
             plain, features = self.taps.watch(partial(self._run, self.networks[0]), lq)
         return Lesson(self._output(lq, plain) if self.wants_output else None, features)
@@ -126,8 +127,8 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
         state = read_state_dict(file, section.get("param_key"))
         if fault := mismatch(one, state):
             raise WeightsError(
-                f"Expected weights of the teacher's {type(one).__name__}, but got {file}, whose layers differ:\n{fault}\n"
-                "Correct `teacher: network:`, or leave it out if load_model knows the network."
+                f"Expected weights of the teacher's {type(one).__name__}, but got {file}, whose layers differ:"
+                f"\n{fault}\nCorrect `teacher: network:`, or leave it out if load_model knows the network."
             )
         one.load_state_dict(state)
     return networks

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from torch import distributed
+from torch import distributed, nn
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
@@ -56,6 +57,18 @@ def validate(
                 scores[scored] = dict(future.result())
                 bar.update()
     return _mean(_gather(scores))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """``network`` in eval mode inside; afterwards each of its modules is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _read_ahead(dataset: Dataset[Any], indices: range, reader: ThreadPoolExecutor) -> Iterator[dict[str, Any]]:

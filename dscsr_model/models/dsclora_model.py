@@ -1,0 +1,45 @@
+"""DSCLoRAModel: the training of DSCLoRA, arXiv 2504.11271, for any network with ConvLoRA."""
+
+from __future__ import annotations
+
+from basicsr.utils import get_root_logger
+
+from dscsr_arch.conv_lora import lora_layers
+from dscsr_arch.low_rank import LoRAError
+from dscsr_model.models.distillation_model import DistillationModel
+
+
+class DSCLoRAModel(DistillationModel):
+    """Trains the LoRA of a network on a frozen base, with a teacher.
+
+    The network is ``type: DSCLoRA``, or any other with a section ``lora:``; its base is ``path: pretrain_network_g``
+    (of SPAN expanded, fused, or DSCLoRA itself). The paper's three losses are three sections of ``train:``::
+
+        pixel_opt: {type: MSELoss, loss_weight: 1.0}
+        teacher_opt: {type: L1Loss, loss_weight: 1.0, target: teacher}
+        affinity_opt: {type: SpatialAffinityLoss, loss_weight: 1.0, layers: [block_1, …, block_6]}
+
+    Beside ``net_g_*.pth`` lie ``lora_g_*.pth`` (adapters) and ``fused_g_*.pth`` (the plain network), both from the
+    averaged weights if there are some.
+    """
+
+    def init_training_settings(self) -> None:
+        """Only with something to train, on something trained.
+
+        Raises:
+            LoRAError: The network has no LoRA, or no base is named.
+        """
+        network = self.get_bare_model(self.net_g)
+        layers = lora_layers(network)
+        if not layers:
+            raise LoRAError(
+                f"Expected a network with LoRA, but got {type(network).__name__} without. Take `type: DSCLoRA`, add "
+                "`network_g: lora:`, or take `model_type: DistillationModel` to train everything."
+            )
+        if not self.opt["path"].get("pretrain_network_g"):
+            raise LoRAError(
+                "Expected the base in `path: pretrain_network_g`, but got none: LoRA trains on a frozen, trained "
+                "network. Name its weight file."
+            )
+        get_root_logger().info(f"ConvLoRA in {len(layers)} layers: {', '.join(layers)}.")
+        super().init_training_settings()
