@@ -6,6 +6,7 @@ networks are built without memory for their weights where that is possible. The 
 - `options_file`: is it there, is it YAML, ``--force_yml``;
 - `options_structure` with the tables of `options_schema`: keys and types of values;
 - `options_registry`: types that are named, and the arguments of their constructors;
+- `options_losses`: values of our losses, and the weights they need;
 - `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;
 - `options_weights`: networks, their scale, weight files, the state to resume from.
 
@@ -22,6 +23,7 @@ from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_data import check_datasets, check_gpus
 from dscsr_model.host.options_faults import Fault, OptionsError
 from dscsr_model.host.options_file import apply_force_yml, read_options
+from dscsr_model.host.options_losses import check_losses
 from dscsr_model.host.options_registry import Registries, check_registered, known_type
 from dscsr_model.host.options_structure import Run, check_structure
 from dscsr_model.host.options_weights import check_networks
@@ -69,6 +71,7 @@ def check_options(
     )
     check_structure(run)
     check_registered(run, registries)
+    check_losses(run, registries)
     check_gpus(run)
     check_datasets(run)
     check_networks(run, registries)

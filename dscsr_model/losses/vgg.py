@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
-from dscsr_model.losses.functional.one_pass import in_full_precision
+from dscsr_arch.precision import precisely
 from dscsr_model.losses.vgg_weights import find_vgg_weights
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -70,7 +70,7 @@ class VGG19Features(nn.Module):
                 f"Expected RGB pictures (B, 3, H, W) of at least {_SMALLEST}×{_SMALLEST} pixels, "
                 f"but got {tuple(pictures.shape)}. Take larger patches (`gt_size`)."
             )
-        with in_full_precision(pictures):
+        with precisely(pictures.device):
             pictures = pictures.to(self.mean.dtype)
             x = (pictures - self.mean) / self.std if self.imagenet_norm else pictures * self.input_range
             x = x.contiguous(memory_format=torch.channels_last)

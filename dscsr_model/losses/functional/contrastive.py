@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscsr_model.losses.functional.one_pass import attach_gradients, in_full_precision
+from dscsr_arch.precision import precisely
+from dscsr_model.losses.functional.one_pass import attach_gradients
 
 DISTANCES = ("l1", "cosine")
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG-19's relu1_1 … relu5_1
@@ -63,7 +64,7 @@ def contrastive_loss(
     _check_layers(student, teacher, negatives, layer_weights, sources)
     compare = _l1_ratio if distance == "l1" else _cosine_ratio
     terms = []
-    with in_full_precision(student[0]):
+    with precisely(student[0].device):
         for weight, features in zip(layer_weights, zip(student, teacher, negatives, strict=True), strict=True):
             terms.append(weight * compare(_rows(*features), sources))
         return torch.stack(terms).sum()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd import Function
 
 
@@ -28,12 +25,6 @@ def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequenc
     if not pairs:
         return value
     return _Attach.apply(name, value, *(gradient for _, gradient in pairs), *(given for given, _ in pairs))
-
-
-def in_full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Context without autocast on the device of ``tensor``."""
-    device = tensor.device.type
-    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
 
 
 class _Attach(Function):

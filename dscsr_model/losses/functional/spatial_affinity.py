@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscsr_model.losses.functional.one_pass import attach_gradients, in_full_precision
+from dscsr_arch.precision import precisely
+from dscsr_model.losses.functional.one_pass import attach_gradients
 
 REDUCTIONS = ("mean", "sum")
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
@@ -63,7 +64,7 @@ def spatial_affinity_loss(
     """
     check_affinity_arguments(reduction, pool, block)
     _check_affinity_inputs(student, teacher, pool)
-    with in_full_precision(student):
+    with precisely(student.device):
         units = _positions(student, teacher, normalize, pool)
         total = _affinity_distance(*units, block)
         batch, _, positions = units.student.shape
