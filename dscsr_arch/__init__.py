@@ -7,13 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dscsr_arch.carn_arch import CARN
     from dscsr_arch.checkpoint import load_model
+    from dscsr_arch.cssr_arch import CSSRNet
     from dscsr_arch.dsclora_arch import DSCLoRA
     from dscsr_arch.span_arch import SPAN
 
-_HOMES = {"DSCLoRA": "dsclora_arch", "SPAN": "span_arch", "load_model": "checkpoint"}
+_HOMES = {
+    "CARN": "carn_arch",
+    "CSSRNet": "cssr_arch",
+    "DSCLoRA": "dsclora_arch",
+    "SPAN": "span_arch",
+    "load_model": "checkpoint",
+}
 
-__all__ = ["SPAN", "DSCLoRA", "load_model"]
+__all__ = ["CARN", "SPAN", "CSSRNet", "DSCLoRA", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

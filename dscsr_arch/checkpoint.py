@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import inject, load_lora_state_dict, lora_layers
+from dscsr_arch.csd_names import CSDWeightsError, from_csd
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.families import FAMILIES, StateDict
 from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
@@ -38,8 +39,8 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
             or the file itself if it holds the weights unwrapped.
 
     Returns:
-        Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile) to tensors on the
-        CPU.
+        Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile, and BasicSR's or
+        our own in place of those of the official CSD code) to tensors on the CPU.
 
     Raises:
         WeightsError: The file is missing, damaged, holds no weights, or has no ``param_key``.
@@ -54,7 +55,10 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
             f"Expected a state dict (names to tensors) in {path}, but got {_describe(weights)}. "
             "Give a file of network weights, such as net_g_latest.pth (not a training state)."
         )
-    return {_bare(name): tensor for name, tensor in weights.items()}
+    try:
+        return from_csd({_bare(name): tensor for name, tensor in weights.items()})
+    except CSDWeightsError as error:
+        raise WeightsError(f"Cannot read {path}: {error}") from error
 
 
 def mismatch(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
@@ -110,25 +114,29 @@ def load_model(
         return _load_adapters(state_dict, path, base, overrides)
     family = next((family for family in FAMILIES if family.recognise(state_dict)), None)
     if family is None:
-        names = ", ".join(family.network.__name__ for family in FAMILIES)
+        names = ", ".join(family.name for family in FAMILIES)
         raise WeightsError(
             f"Expected weights of a known network ({names}) in {path}, but got layers such as "
             f"{', '.join(list(state_dict)[:4])}. Build that network yourself and load the file with its own code."
         )
-    known = inspect.signature(family.network).parameters
+    try:
+        network_class = family.network()
+    except ValueError as error:
+        raise WeightsError(f"{path} holds weights of {family.name}, which cannot be built: {error}") from error
+    known = inspect.signature(network_class).parameters
     if unknown := sorted(set(overrides) - set(known)):
         raise WeightsError(
-            f"Expected overrides among {', '.join(known)} for {family.network.__name__}, but got {', '.join(unknown)}."
+            f"Expected overrides among {', '.join(known)} for {family.name}, but got {', '.join(unknown)}."
         )
     try:
         arguments = {**family.arguments(state_dict, overrides), **overrides}
-        network = family.prepare(family.network(**arguments), state_dict)
+        network = family.prepare(network_class(**arguments), state_dict)
         if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
             inject(network, ranks)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise WeightsError(f"Cannot build {family.network.__name__} for {path}: {error}") from error
+        raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
     if fault := mismatch(network, state_dict):
-        raise WeightsError(f"{path} does not fit {family.network.__name__}({_call(arguments)}):\n{fault}")
+        raise WeightsError(f"{path} does not fit {family.name}({_call(arguments)}):\n{fault}")
     network.load_state_dict(state_dict)
     return network.eval()
 
@@ -149,7 +157,8 @@ def _load_adapters(
             f"Expected a whole network in {path}, but got LoRA adapters alone: their base is missing. Name the weight "
             "file that they were trained from, as `base`."
         )
-    network: nn.Module = load_model(base, **overrides).fuse()  # type: ignore[operator]
+    network = load_model(base, **overrides)
+    network = getattr(network, "fuse", lambda: network)()  # BasicSR's networks have nothing to fuse
     try:
         return load_lora_state_dict(network, state_dict).eval()
     except LoRAError as error:

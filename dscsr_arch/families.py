@@ -7,8 +7,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from dscsr_arch.carn_arch import CARN
+from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.dsclora_arch import DSCLoRA
 from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.residual_families import (
+    carn_arguments,
+    edsr_arguments,
+    is_carn,
+    is_edsr,
+    is_rcan,
+    rcan_arguments,
+)
 from dscsr_arch.span_arch import SPAN, UPSCALES
 
 StateDict = dict[str, Tensor]
@@ -17,11 +27,13 @@ StateDict = dict[str, Tensor]
 class Family(NamedTuple):
     """How the weights of one kind of network are recognised and read."""
 
-    network: type[nn.Module]
+    name: str
+    network: Callable[[], type[nn.Module]]
+    """The class; looked up when it is needed, since some are BasicSR's."""
     recognise: Callable[[StateDict], bool]
     arguments: Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]
     """Constructor arguments from (weights, overrides); ValueError if shapes make no sense."""
-    prepare: Callable[[nn.Module, StateDict], nn.Module]
+    prepare: Callable[[nn.Module, StateDict], nn.Module] = lambda network, _: network
     """Bring a freshly built network into the form of the file, e.g. fused."""
 
 
@@ -82,7 +94,10 @@ def _dsclora_arguments(state_dict: StateDict, overrides: Mapping[str, Any]) -> d
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family(DSCLoRA, _is_dsclora, _dsclora_arguments, lambda network, _: network),
-    Family(SPAN, _is_span, _span_arguments, _prepare_span),
+    Family("DSCLoRA", lambda: DSCLoRA, _is_dsclora, _dsclora_arguments),
+    Family("SPAN", lambda: SPAN, _is_span, _span_arguments, _prepare_span),
+    Family("CARN", lambda: CARN, is_carn, carn_arguments),
+    Family("EDSR", lambda: find_backbone("EDSR"), is_edsr, edsr_arguments),
+    Family("RCAN", lambda: find_backbone("RCAN"), is_rcan, rcan_arguments),
 )
 """Networks that ``load_model`` knows, in the order in which they are tried."""

@@ -283,6 +283,6 @@ DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
 STOCK_DATASETS = frozenset({"PairedImageDataset", "SingleImageDataset"})
 # Networks that take one image and give one: cheap to build for a check, and their `scale` is the image's.
 IMAGE_NETWORKS = frozenset({
-    "DSCLoRA", "DSCLoRA_dscsr", "ECBSR", "EDSR", "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SPAN", "SPAN_dscsr",
-    "SRVGGNetCompact", "SwinIR",
+    "CARN", "CARN_dscsr", "CSSRNet", "CSSRNet_dscsr", "DSCLoRA", "DSCLoRA_dscsr", "ECBSR", "EDSR",
+    "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SPAN", "SPAN_dscsr", "SRVGGNetCompact", "SwinIR",
 })  # fmt: skip

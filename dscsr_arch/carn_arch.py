@@ -1,0 +1,172 @@
+"""CARN: cascading residual network.
+
+From "Fast, Accurate, and Lightweight Super-Resolution with Cascading Residual Network" (arXiv 1803.08664,
+https://github.com/nmhkahn/CARN-pytorch), in the form in which contrastive self-distillation uses it (arXiv 2105.11683,
+https://github.com/Booooooooooo/CSD): residual blocks without a last ReLU, and an upsampler without ReLU.
+
+Different from both:
+
+- One network has one scale: 2, 3 or 4. The original can hold the upsamplers of all three at once.
+- Mean and range are no frozen convolutions, so state dicts hold trained weights only; the other names are CSD's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscsr_arch import conv_lora
+
+UPSCALES = (2, 3, 4)
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv2(ReLU(conv1(x)))``, (B, channels, H, W) to the same shape; a ReLU over that with ``final_relu``."""
+
+    def __init__(self, channels: int, *, final_relu: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.final_relu = final_relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x``; see the class."""
+        out = x + self.conv2(F.relu(self.conv1(x)))
+        return F.relu(out) if self.final_relu else out
+
+
+class Fusion(nn.Module):
+    """1x1 convolution and ReLU, from ``count`` concatenated features of ``channels`` each to one."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels * count, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` (B, count·channels, H, W) to (B, channels, H, W)."""
+        return F.relu(self.conv(x))
+
+
+def cascade(x: Tensor, blocks: Sequence[nn.Module], fusions: Sequence[nn.Module]) -> Tensor:
+    """Run ``blocks`` in turn, each on the fusion of all that came before it.
+
+    Formula: ``c_0 = o_0 = x``, ``c_i = [c_(i−1), block_i(o_(i−1))]``, ``o_i = fusion_i(c_i)``; the result is the last
+    ``o``.
+    """
+    out, seen = x, x
+    for block, fusion in zip(blocks, fusions, strict=True):
+        seen = torch.cat([seen, block(out)], dim=1)
+        out = fusion(seen)
+    return out
+
+
+class CascadingBlock(nn.Module):
+    """Three residual blocks in a cascade, (B, channels, H, W) to the same shape."""
+
+    def __init__(self, channels: int, *, final_relu: bool = False) -> None:
+        super().__init__()
+        self.b1 = ResidualBlock(channels, final_relu=final_relu)
+        self.b2 = ResidualBlock(channels, final_relu=final_relu)
+        self.b3 = ResidualBlock(channels, final_relu=final_relu)
+        self.c1 = Fusion(channels, 2)
+        self.c2 = Fusion(channels, 3)
+        self.c3 = Fusion(channels, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x``; see the class."""
+        return cascade(x, (self.b1, self.b2, self.b3), (self.c1, self.c2, self.c3))
+
+
+class Upsampler(nn.Module):
+    """Convolution and pixel shuffle, twice for ×4: (B, channels, H, W) to (B, channels, H·upscale, W·upscale)."""
+
+    def __init__(self, channels: int, upscale: int) -> None:
+        super().__init__()
+        steps = {2: (2,), 3: (3,), 4: (2, 2)}[upscale]
+        self.blocks = nn.ModuleList(nn.Conv2d(channels, channels * step**2, 3, padding=1) for step in steps)
+        self.shuffle = nn.PixelShuffle(steps[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x``; see the class."""
+        for conv in self.blocks:
+            x = self.shuffle(conv(x))
+        return x
+
+
+class CARN(nn.Module):
+    """CARN, from a picture (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
+
+    Args:
+        num_in_ch: Channels of the input.
+        num_out_ch: Channels of the output: as many as go in, because the mean of the input is added to the output.
+        num_feat: Width of the network.
+        upscale: One of 2, 3, 4.
+        img_range: The input is multiplied by it, after the mean is subtracted; the output is divided by it.
+        rgb_mean: Mean of each input channel, in [0, 1].
+        final_relu: End residual blocks with a ReLU, as the original does; CSD's do not.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        upscale: int = 4,
+        img_range: float = 255.0,
+        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        final_relu: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(num_in_ch, num_out_ch, num_feat, upscale, img_range, rgb_mean)
+        self.upscale = upscale
+        self.img_range = img_range
+        self.register_buffer("mean", torch.tensor(rgb_mean).view(1, -1, 1, 1), persistent=False)
+        self.entry = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
+        self.b1 = CascadingBlock(num_feat, final_relu=final_relu)
+        self.b2 = CascadingBlock(num_feat, final_relu=final_relu)
+        self.b3 = CascadingBlock(num_feat, final_relu=final_relu)
+        self.c1 = Fusion(num_feat, 2)
+        self.c2 = Fusion(num_feat, 3)
+        self.c3 = Fusion(num_feat, 4)
+        self.upsample = Upsampler(num_feat, upscale)
+        self.exit = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Super-resolve ``x`` (B, num_in_ch, H, W); see the class for range and shape."""
+        x = self.entry((x - self.mean) * self.img_range)
+        x = cascade(x, (self.b1, self.b2, self.b3), (self.c1, self.c2, self.c3))
+        return self.exit(self.upsample(x)) / self.img_range + self.mean
+
+    def fuse(self) -> CARN:
+        """Leave plain convolutions only, in place: there is nothing but ConvLoRA to fuse. Can be repeated."""
+        return conv_lora.fuse(self)
+
+
+def _check(
+    num_in_ch: int, num_out_ch: int, num_feat: int, upscale: int, img_range: float, rgb_mean: Sequence[float]
+) -> None:
+    for name, value in (("num_in_ch", num_in_ch), ("num_out_ch", num_out_ch), ("num_feat", num_feat)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"Expected `{name}` to be a whole number from 1, but got {value!r}. Give such a number.")
+    if num_out_ch != num_in_ch:
+        raise ValueError(
+            f"Expected `num_out_ch` to equal `num_in_ch` ({num_in_ch}), since the mean of the input is added to the "
+            f"output, but got {num_out_ch}. Make them equal."
+        )
+    if upscale not in UPSCALES:
+        raise ValueError(f"Expected `upscale` to be one of {UPSCALES}, but got {upscale!r}. Choose one of these.")
+    if not img_range > 0:
+        raise ValueError(f"Expected `img_range` above 0, but got {img_range!r}. Use 255 or 1.")
+    if len(rgb_mean) != num_in_ch:
+        raise ValueError(
+            f"Expected `rgb_mean` to have one value per input channel ({num_in_ch}), but got {len(rgb_mean)}. "
+            "Give the mean of each channel."
+        )

@@ -1,0 +1,137 @@
+"""A narrow network as the first channels of a wide one: prefix slices of every parameter and buffer.
+
+From "Towards Compact Single Image Super-Resolution via Contrastive Self-distillation" (arXiv 2105.11683,
+https://github.com/Booooooooooo/CSD).
+
+Different from the original, which rewrites every layer: the narrow network's own ``forward`` runs on slices of the
+wide one's tensors, ``p_student = p_teacher[:s0, :s1, …]`` with ``s`` the student's own shape. So its own constructor
+attributes hold, and concatenated channels are sliced as prefixes of the concatenation, as in the official code.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+
+WIDTH_ARGS: Mapping[str, tuple[str, ...]] = {
+    "CARN": ("num_feat",),
+    "ECBSR": ("num_channel",),
+    "EDSR": ("num_feat",),
+    "MSRResNet": ("num_feat",),
+    "RCAN": ("num_feat",),
+    "RIDNet": ("mid_channels",),
+    "RRDBNet": ("num_feat", "num_grow_ch"),
+    "SPAN": ("feature_channels",),
+    "SRVGGNetCompact": ("num_feat",),
+    "SwinIR": ("embed_dim",),
+}
+"""Constructor arguments that are a network's width, for networks that are known."""
+
+
+def prefix(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first entries of ``tensor`` in every dimension: a view of ``shape``, or ``tensor`` itself if it has it."""
+    if tensor.shape == torch.Size(shape):
+        return tensor
+    return tensor[tuple(slice(size) for size in shape)]
+
+
+def scaled_arguments(arguments: Mapping[str, Any], names: Sequence[str], width: float) -> dict[str, Any]:
+    """Constructor arguments of the student: those under ``names`` times ``width``.
+
+    Raises:
+        ValueError: A name is not among ``arguments`` or no whole number, or the width leaves no whole channel of it.
+    """
+    scaled = dict(arguments)
+    for name in names:
+        value = arguments.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(
+                f"Expected `{name}` to be a whole number in the backbone, since it is its width, but got {value!r}. "
+                f"Give it there, or name other `width_args`."
+            )
+        channels = round(value * width)
+        if channels < 1 or not math.isclose(channels, value * width, rel_tol=1e-6):
+            raise ValueError(
+                f"Expected width {width:g} to leave a whole number of channels, from 1, but got {value * width:g} of "
+                f"`{name}: {value}`. Choose a multiple of 1/{value} such as {max(1, channels) / value:g}."
+            )
+        scaled[name] = channels
+    return scaled
+
+
+def check_split(teacher: nn.Module, student: nn.Module, width: float) -> None:
+    """Check that every tensor of ``student`` is a prefix of the one that ``teacher`` has under its name.
+
+    Raises:
+        ValueError: Names differ, a shape does not fit, a layer of the student has no channel left, or a batch
+            normalisation keeps statistics, which teacher and student would overwrite in turn.
+    """
+    for name, module in teacher.named_modules():
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            raise ValueError(
+                f"Expected a backbone without running statistics, but got {type(module).__name__} at {name!r}: "
+                "teacher and student would overwrite each other's. Use a backbone with another normalisation."
+            )
+    wide, narrow = tensors(teacher), tensors(student)
+    if differing := sorted(wide.keys() ^ narrow.keys()):
+        raise ValueError(
+            f"Expected the same layers at width {width:g} as at width 1, but got a difference in "
+            f"{', '.join(differing[:4])}. This network cannot be split by these `width_args`."
+        )
+    for name, tensor in narrow.items():
+        large, small = tuple(wide[name].shape), tuple(tensor.shape)
+        if len(large) != len(small) or any(s > t for s, t in zip(small, large, strict=True)):
+            raise ValueError(
+                f"Expected {name} at width {width:g} to be a part of its shape {large} at width 1, but got {small}. "
+                "This network cannot be split by these `width_args`."
+            )
+        if 0 in small and 0 not in large:
+            raise ValueError(
+                f"Expected width {width:g} to leave at least one channel in every layer, but got {small} for {name} "
+                f"of {large}. Choose a larger width, or a wider backbone."
+            )
+    if all(tensor.shape == wide[name].shape for name, tensor in narrow.items()):
+        raise ValueError(
+            f"Expected width {width:g} to make layers narrower, but got the same shapes as at width 1. Name the "
+            "arguments that set the channels of the network as `width_args`."
+        )
+
+
+def tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, non-persistent ones too, by name; one that is used twice has each of its names."""
+    return {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
+
+
+def skeleton(network: nn.Module) -> nn.Module:
+    """``network`` without its weights: a copy whose parameters and buffers are shapes on the meta device only."""
+    bare = copy.deepcopy(network)
+    for module in bare.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to("meta")
+    return bare
+
+
+def split_tensors(teacher: nn.Module, student: nn.Module) -> dict[str, Tensor]:
+    """The student's tensors as views of the teacher's, through which gradients flow back to the teacher's."""
+    wide = tensors(teacher)
+    narrow = {**dict(student.named_parameters()), **dict(student.named_buffers())}  # one that is shared once only
+    return {name: prefix(wide[name], tensor.shape) for name, tensor in narrow.items()}
+
+
+def split_forward(teacher: nn.Module, student: nn.Module, x: Tensor) -> Any:
+    """Run ``student`` (a `skeleton` will do) on the first channels of ``teacher``."""
+    return functional_call(student, split_tensors(teacher, student), (x,))

@@ -1,0 +1,260 @@
+"""CSSR-Net: a teacher network whose first channels are its students, in one set of weights.
+
+From "Towards Compact Single Image Super-Resolution via Contrastive Self-distillation" (arXiv 2105.11683,
+https://github.com/Booooooooooo/CSD).
+
+Different from the original: any network whose width is a constructor argument is a backbone, as it is
+(`channel_split`); several students at once; state dicts are those of the plain backbone.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch import conv_lora
+from dscsr_arch.carn_arch import CARN
+from dscsr_arch.channel_split import WIDTH_ARGS, check_split, prefix, scaled_arguments, skeleton, split_forward
+from dscsr_arch.span_arch import SPAN
+
+_OWN: Mapping[str, type[nn.Module]] = {"CARN": CARN, "SPAN": SPAN}
+_PREFIX = "backbone."
+_STUDENTS = "students."
+
+
+def find_backbone(name: str) -> type[nn.Module]:
+    """The network class that option files call ``name``: ours, or one of BasicSR's registry.
+
+    Raises:
+        ValueError: There is none, or it would take BasicSR, which is not installed.
+    """
+    own = _OWN.get(name.removesuffix("_dscsr"))
+    if own is not None:
+        return own
+    try:
+        importlib.import_module("basicsr.archs")
+        registry = importlib.import_module("basicsr.utils.registry").ARCH_REGISTRY
+    except ImportError as error:
+        raise ValueError(
+            f"Expected a network of dscsr ({', '.join(_OWN)}), or BasicSR to look {name!r} up in, but BasicSR cannot "
+            f"be imported ({error}). Install it: pip install --no-build-isolation basicsr==1.4.2."
+        ) from error
+    known: dict[str, type[nn.Module]] = {**dict(iter(registry)), **_OWN}
+    if f"{name}_basicsr" in known and name not in known:
+        name = f"{name}_basicsr"  # where BasicSR's own registry looks, too
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3) or sorted(WIDTH_ARGS)
+        raise ValueError(
+            f"Expected the type of a registered network, but got {name!r}, which does not exist. "
+            f"Did you mean: {', '.join(close)}?"
+        )
+    return known[name]
+
+
+class CSSRNet(nn.Module):
+    """A backbone that also runs at smaller widths, on its first channels.
+
+    ``net(x, width=w)`` maps a picture (B, C, H, W) as the backbone of width ``w`` does. ``net(x)`` in eval mode uses
+    the smallest width; in training mode it returns the outputs of all widths, ``{1.0: …, 0.25: …}``, so that
+    DistributedDataParallel sees teacher and students in one forward.
+
+    State dicts have the backbone's own names: they load in the plain backbone, and its files load here, strictly.
+
+    Args:
+        backbone: A network section of an option file: ``{type: EDSR, num_feat: 256, …}``.
+        widths: Widths of the students as parts of the backbone's, each in (0, 1).
+        width_args: Names of the constructor arguments that are the backbone's width; None infers them for networks
+            that are known (`WIDTH_ARGS`).
+
+    Raises:
+        ValueError: The backbone does not exist or does not take its arguments; its width arguments are not known; it
+            cannot be split; a width is out of range, or leaves no channel or a fraction of one.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        widths: Sequence[float] = (0.25,),
+        width_args: str | Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        kind, network, arguments = _read_backbone(backbone)
+        self.widths = _check_widths(widths)
+        names = _width_arguments(kind, arguments, width_args)
+        self._network = network
+        self._arguments = {width: scaled_arguments(arguments, names, width) for width in self.widths}
+        for scaled in self._arguments.values():
+            _check_heads(scaled, names)
+        self.backbone = _build(network, arguments)
+        self.students = nn.ModuleDict()  # filled by fuse() only: until then students have no weights of their own
+        self._skeletons: dict[float, nn.Module] = {}  # not modules of this one: they hold shapes, no weights
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers without a channel, which are refused below
+            for width, scaled in self._arguments.items():
+                student = _build(network, scaled)
+                check_split(self.backbone, student, width)
+                self._skeletons[width] = skeleton(student)
+
+    def forward(self, x: Tensor, width: float | None = None) -> Any:
+        """Super-resolve ``x`` at ``width``; see the class for what is returned without one.
+
+        Raises:
+            ValueError: This network has no student of that width.
+        """
+        if width is not None:
+            return self._run(x, self._checked(width))
+        if self.training:
+            return {each: self._run(x, each) for each in (1.0, *self.widths)}
+        return self._run(x, min(self.widths))
+
+    def student(self, width: float) -> nn.Module:
+        """A plain backbone of ``width`` with a copy of its weights, on their device, in eval mode if this one is.
+
+        Raises:
+            ValueError: This network has no student of that width.
+        """
+        width = self._checked(width)
+        if width == 1.0:
+            return copy.deepcopy(self.backbone)
+        if self.students:
+            return copy.deepcopy(self.students[_key(width)])
+        with torch.random.fork_rng(devices=[]):
+            student = _build(self._network, self._arguments[width])
+        example = next(self.backbone.parameters())
+        student = student.to(example.device, example.dtype).train(self.training)
+        wide = {**dict(self.backbone.named_parameters()), **dict(self.backbone.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in (*student.named_parameters(), *student.named_buffers()):
+                tensor.copy_(prefix(wide[name], tensor.shape))
+        return student
+
+    def fuse(self) -> CSSRNet:
+        """Leave plain convolutions only, in place. Cannot be undone; a second call does nothing.
+
+        Fused kernels of a student are no slices of its teacher's, so students then have weights of their own, which
+        state dicts hold as ``students.<width>.*``. Backbones without anything to fuse stay as they are.
+        """
+        backbone_fuse = getattr(self.backbone, "fuse", None)
+        if self.students or backbone_fuse is None:
+            return self
+        students = {_key(width): self.student(width) for width in self.widths}
+        names = [name for name, _ in self.backbone.named_parameters()]
+        backbone_fuse()
+        if names != [name for name, _ in self.backbone.named_parameters()]:
+            self.students.update({key: student.fuse() for key, student in students.items()})  # type: ignore[operator]
+        return self
+
+    def train(self, mode: bool = True) -> CSSRNet:
+        """Set training mode, of the students as well."""
+        super().train(mode)
+        for student in self._skeletons.values():
+            student.train(mode)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain backbone's state dict, and ``students.*`` once fused."""
+        prefix_ = kwargs.get("prefix", "")
+        state = super().state_dict(*args, **kwargs)
+        start = prefix_ + _PREFIX
+        for name in [name for name in state if name.startswith(start)]:
+            state[prefix_ + name.removeprefix(start)] = state.pop(name)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Give the names of a plain backbone the place that the backbone has here."""
+        own = self.backbone.state_dict().keys()  # a backbone may itself have names that begin with ours
+        given = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
+        for name, tensor in given.items():
+            bare = name.removeprefix(prefix)
+            placed = bare.startswith(_PREFIX) or (bool(self.students) and bare.startswith(_STUDENTS))
+            state_dict[name if placed and bare not in own else prefix + _PREFIX + bare] = tensor
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _run(self, x: Tensor, width: float) -> Any:
+        if width == 1.0:
+            return self.backbone(x)
+        if self.students:
+            return self.students[_key(width)](x)
+        return split_forward(self.backbone, self._skeletons[width], x)
+
+    def _checked(self, width: float) -> float:
+        if width not in (1.0, *self.widths):
+            raise ValueError(
+                f"Expected a width among {(1.0, *self.widths)}, but got {width!r}. Add it to `widths` of this network."
+            )
+        return float(width)
+
+
+def _key(width: float) -> str:
+    return f"{width:g}".replace(".", "_")  # names of modules have no dots
+
+
+def _read_backbone(backbone: object) -> tuple[str, type[nn.Module], dict[str, Any]]:
+    """Name, class and all arguments, defaults too, of an option file's network section."""
+    if not isinstance(backbone, Mapping) or not isinstance(backbone.get("type"), str):
+        raise ValueError(
+            f"Expected `backbone` to be a network section such as {{type: EDSR, num_feat: 256}}, but got {backbone!r}. "
+            "Write one."
+        )
+    kind = backbone["type"]
+    network = find_backbone(kind)
+    given = {str(name): value for name, value in backbone.items() if name != "type"}
+    parameters = inspect.signature(network).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    return kind.removesuffix("_dscsr"), network, {**defaults, **given}
+
+
+def _build(network: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        built = network(**arguments)
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
+        raise ValueError(
+            f"Expected arguments that {network.__name__} takes as a backbone, but got an error of it: {error}"
+        ) from error
+    if conv_lora.lora_layers(built):
+        raise ValueError(
+            f"Expected a backbone without ConvLoRA, but got {network.__name__}: slices of low-rank factors are not the "
+            "factors of a slice. Split its base network."
+        )
+    return built
+
+
+def _check_widths(widths: object) -> tuple[float, ...]:
+    values = [widths] if isinstance(widths, int | float) else list(widths) if isinstance(widths, Sequence) else []
+    numbers = all(isinstance(width, int | float) and 0 < width < 1 for width in values)
+    if not values or not numbers or isinstance(widths, str) or len(set(values)) < len(values):
+        raise ValueError(
+            f"Expected `widths` to be different numbers between 0 and 1, at least one, but got {widths!r}. "
+            "Write such as [0.25]; the teacher's 1.0 is always there."
+        )
+    return tuple(float(width) for width in values)
+
+
+def _width_arguments(kind: str, arguments: Mapping[str, Any], given: str | Sequence[str] | None) -> tuple[str, ...]:
+    names = WIDTH_ARGS.get(kind, ()) if given is None else (given,) if isinstance(given, str) else tuple(given)
+    if not names:
+        raise ValueError(
+            f"Expected `width_args` for {kind}, since its width arguments are not known here, but got {given!r}. Name "
+            f"those of its arguments that are its channels; it has: {', '.join(map(str, arguments))}."
+        )
+    return names
+
+
+def _check_heads(arguments: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Attention splits its channels among heads, whose number stays."""
+    heads = arguments.get("num_heads")
+    counts = [heads] if isinstance(heads, int) else list(heads) if isinstance(heads, Sequence) else []
+    for name in names:
+        if odd := [count for count in counts if arguments[name] % count]:
+            raise ValueError(
+                f"Expected the student's `{name}` to be divisible by each of `num_heads`, but got {arguments[name]} "
+                f"and {odd[0]}: attention heads need equal shares. Choose another width or other `num_heads`."
+            )
