@@ -20,7 +20,7 @@ class ContrastiveLoss(nn.Module):
 
     The maths is `functional.contrastive_loss`. Different from the official code: pictures are normalised for VGG as
     it was trained (``imagenet_norm: false, input_range: 255`` is the official way), teacher and negatives never
-    carry a graph, and the negatives are drawn at random from the batch.
+    carry a graph, and `draw_negatives` takes them at random from the batch.
 
     Args:
         loss_weight: Factor of the loss; the paper has 200.
@@ -70,31 +70,33 @@ class ContrastiveLoss(nn.Module):
         if features == "vgg19":
             self.vgg = VGG19Features(vgg_weights, imagenet_norm=imagenet_norm, input_range=input_range)
 
-    def forward(self, student: Tensor, teacher: Tensor, lq: Tensor) -> Tensor:
-        """Compare pictures by VGG-19, with negatives drawn from the batch.
+    def forward(
+        self, student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None = None
+    ) -> Tensor:
+        """Compare pictures by VGG-19.
 
         Args:
             student: (B, 3, H, W) in [0, 1], RGB; it alone gets a gradient.
             teacher: (B, 3, H, W).
-            lq: (B, 3, h, w), what both were made from.
+            negatives: (K, 3, H, W), as `draw_negatives` makes them.
+            sources: The sample that each negative was made from; needed for ``exclude_self``, unused without.
 
         Returns:
             A scalar; the layers are weighted and so is the whole.
 
         Raises:
-            ValueError: Other shapes, fewer samples than negatives, or no VGG-19 (``features: teacher``).
+            ValueError: Other shapes, no ``sources`` though they are needed, or no VGG-19 (``features: teacher``).
         """
         if self.vgg is None:
             raise ValueError(
                 "Expected `features: vgg19` to compare pictures, but got `features: teacher`. "
                 "Tap layers of the teacher and call `compare`."
             )
-        if student.shape != teacher.shape or len(lq) != len(student):
+        if student.shape != teacher.shape or student.shape[1:] != negatives.shape[1:]:
             raise ValueError(
-                "Expected pictures of one shape of student and teacher, and the LR pictures they were made from, "
-                f"but got {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(lq.shape)}."
+                "Expected pictures of one size of student, teacher and negatives, "
+                f"but got {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(negatives.shape)}."
             )
-        negatives, sources = self.draw_negatives(lq, student.shape[-2:])
         with torch.no_grad():  # one run for both
             others = self.vgg(torch.cat((teacher.to(student.dtype), negatives.to(student.dtype))))
         batch = len(student)
@@ -116,6 +118,9 @@ class ContrastiveLoss(nn.Module):
             teacher: (B, …) per layer.
             negatives: (K, …) per layer.
             sources: The sample that each negative was made from; needed for ``exclude_self``, unused without.
+
+        Raises:
+            ValueError: No ``sources`` though they are needed, or what `functional.contrastive_loss` says.
         """
         if self.exclude_self and sources is None:
             raise ValueError("Expected `sources` of the negatives, as `exclude_self: true`, but got None.")

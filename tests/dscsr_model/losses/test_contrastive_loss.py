@@ -16,33 +16,43 @@ def loss() -> ContrastiveLoss:
 
 
 def pictures(batch: int = 3) -> list[torch.Tensor]:
-    """Of student and teacher, and what they were made from."""
-    return [torch.rand(batch, 3, size, size, dtype=torch.float64) for size in (16, 16, 8)]
+    """Of student and teacher, and two negatives."""
+    return [torch.rand(n, 3, 16, 16, dtype=torch.float64) for n in (batch, batch, 2)]
 
 
 def test_it_equals_the_published_formula_on_vgg_features(loss):
-    student, teacher, lq = pictures()
-    student.requires_grad_(), teacher.requires_grad_()
-    torch.manual_seed(5)
-    value = loss(student, teacher, lq)
+    student, teacher, negatives = (picture.requires_grad_() for picture in pictures())
+    value = loss(student, teacher, negatives, sources=[2, 0])
     (gradient,) = torch.autograd.grad(value, student)
-    torch.manual_seed(5)
-    chosen = torch.randperm(3)[:2].tolist()
-    negatives = F.interpolate(lq[chosen], scale_factor=2, mode="bicubic")
     expected = 0
     layers = zip((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), *map(loss.vgg, (student, teacher, negatives)), strict=True)
     for weight, s, t, n in layers:
-        far = sum((n[k] - s[b]).abs().mean() / 2 for k in range(2) for b in range(3) if b != chosen[k])
+        far = sum((n[k] - s[b]).abs().mean() / 2 for k, own in ((0, 2), (1, 0)) for b in range(3) if b != own)
         expected = expected + 200 * weight * (t.detach() - s).abs().mean() / (far + 1e-7)
     assert value.item() == pytest.approx(expected.item(), rel=1e-10)
     (wanted,) = torch.autograd.grad(expected, student)
     assert (gradient - wanted).abs().max() <= 1e-10 * wanted.abs().max()
     assert gradient.abs().max() > 0
+
+
+def test_teacher_and_negatives_carry_no_graph(loss):
+    student, teacher, negatives = (picture.requires_grad_() for picture in pictures())
+    loss(student, teacher, negatives, sources=[2, 0]).backward()
+    assert student.grad is not None
     assert teacher.grad is None
+    assert negatives.grad is None
+
+
+def test_vgg_runs_twice_once_for_all_that_needs_no_gradient(loss):
+    runs = []
+    hook = loss.vgg.register_forward_pre_hook(lambda _, given: runs.append((len(given[0]), torch.is_grad_enabled())))
+    loss(*pictures(), sources=[0, 1])
+    hook.remove()
+    assert sorted(runs) == [(3, True), (5, False)]
 
 
 def test_negatives_are_different_pictures_of_the_batch_enlarged(loss):
-    lq = pictures(5)[2].requires_grad_()
+    lq = torch.rand(5, 3, 8, 8, requires_grad=True)
     drawn = [loss.draw_negatives(lq, (16, 24)) for _ in range(20)]
     assert {source for _, sources in drawn for source in sources} == set(range(5))
     for negatives, sources in drawn:
@@ -72,14 +82,16 @@ def test_leaving_the_own_sample_out_needs_to_know_it():
 
 def test_a_batch_smaller_than_the_negatives(loss):
     with pytest.raises(ValueError, match=r"Expected a batch of at least 2 \(`num_negatives`\), but got 1\. Take"):
-        loss(*pictures(1))
+        loss.draw_negatives(torch.rand(1, 3, 8, 8), (16, 16))
 
 
 def test_pictures_of_another_shape(loss):
-    student, teacher, lq = pictures()
-    for wrong in ((student, teacher[..., 1:], lq), (student, teacher[:1], lq), (student, teacher, lq[:2])):
-        with pytest.raises(ValueError, match="Expected pictures of one shape of student and teacher"):
-            loss(*wrong)
+    student, teacher, negatives = pictures()
+    for wrong in ((student, teacher[..., 1:], negatives), (student, teacher[:1], negatives)):
+        with pytest.raises(ValueError, match="Expected pictures of one size of student, teacher and negatives"):
+            loss(*wrong, sources=[0, 1])
+    with pytest.raises(ValueError, match=r"16, 16\) and \(2, 3, 8, 8\)"):
+        loss(student, teacher, negatives[..., :8, :8], sources=[0, 1])
 
 
 @pytest.mark.parametrize(
