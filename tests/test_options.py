@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import dscsr_model
+from dscsr_arch import SPAN
 
 OPTIONS = Path(__file__).resolve().parents[1] / "options"
 FILES = sorted(OPTIONS.rglob("*.yml"))
@@ -63,10 +64,9 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch):
     network = build(options["network_g"])
     for name, dataset in options["datasets"].items():
         make_dataset(tmp_path / name, dataset, options["scale"])
-    weights = options["path"].get("pretrain_network_g")
-    if weights is not None:
-        (tmp_path / weights).parent.mkdir(parents=True)
-        torch.save({"params": network.state_dict(), "params_ema": network.state_dict()}, tmp_path / weights)
+    make_weights(tmp_path, options["path"].get("pretrain_network_g"), options["path"].get("param_key_g"), network)
+    if teacher := options.get("teacher"):
+        make_weights(tmp_path, teacher["weights"], teacher["param_key"], SPAN(feature_channels=28))
     monkeypatch.chdir(tmp_path)
     checked = option_files.write_options(tmp_path / file.name, options)
     faults = option_files.faults_of(checked, is_train=phase_of(file) == "train")
@@ -81,14 +81,23 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch):
 def test_the_numbers_of_the_file_are_numbers(file):
     """The file itself, not what a YAML writer made of it: 1e-4 would be text here."""
     faults = option_files.faults_of(file, is_train=phase_of(file) == "train")
-    assert all("dataroot" in fault.key or "pretrain_network" in fault.key for fault in faults), list(map(str, faults))
+    files = ("dataroot", "pretrain_network", "teacher: weights")
+    assert all(any(name in fault.key for name in files) for fault in faults), list(map(str, faults))
 
 
 def build(section: dict[str, Any]) -> torch.nn.Module:
     dscsr_model.register()
     from basicsr.archs import build_network
 
-    return build_network(section)
+    return build_network({key: value for key, value in section.items() if key != "lora"})
+
+
+def make_weights(root: Path, weights: str | None, param_key: str | None, network: torch.nn.Module) -> None:
+    """The file that an option names, unless it is there already (a base may be its own teacher)."""
+    if weights is not None and not (root / weights).exists():
+        (root / weights).parent.mkdir(parents=True, exist_ok=True)
+        state = network.state_dict()
+        torch.save(state if param_key is None else {param_key: state}, root / weights)
 
 
 def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:

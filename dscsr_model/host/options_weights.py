@@ -16,13 +16,19 @@ from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_structure import Run
+from dscsr_model.host.options_teacher import put_lora
 from dscsr_model.training.checkpoints import iterations, newest_whole
 
 _STATE_KEYS = ("epoch", "iter", "optimizers", "schedulers")
 
 
-def check_networks(run: Run, registries: Registries) -> None:
-    """Report networks that cannot be built, a scale that is not the data's, and weights that are not theirs."""
+def check_networks(run: Run, registries: Registries) -> nn.Module | None:
+    """Report networks that cannot be built, a scale that is not the data's, and weights that are not theirs.
+
+    Returns:
+        ``network_g`` with its LoRA, perhaps without memory for its weights; None where it is faulty or not known.
+    """
+    network_g = None
     resumed = _check_resume(run) if run.is_train else None
     for name, section in run.options.items():
         key = (str(name),)
@@ -36,12 +42,16 @@ def check_networks(run: Run, registries: Registries) -> None:
         weights = run.section("path").get(f"pretrain_{name}")
         label = str(name).removeprefix("network_")
         network = None
-        if not run.report.has(*key) and (kind in schema.IMAGE_NETWORKS or weights is not None):
-            network = _build(key, section, network_class, run.report)
+        learns = run.known_model in schema.DISTILLING or "lora" in section
+        if not run.report.has(*key) and (kind in schema.IMAGE_NETWORKS or weights is not None or learns):
+            network = _build(key, run.constructors(key, section), network_class, run.report)
+            if network is not None and name == "network_g":
+                network = network_g = put_lora(network, run)
         if resumed is not None and network is not None:
             _check_resumed_weights(label, resumed, network, run)
         if isinstance(weights, str) and resumed is None and not run.report.has("path", f"pretrain_{name}"):
             _check_weights(Path(weights).expanduser(), label, network, run)
+    return network_g
 
 
 def _check_scale(key: Key, section: Mapping[str, Any], network_class: Any, run: Run) -> None:
@@ -97,7 +107,10 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
     strict, wanted = path.get(f"strict_load_{label}", True), path.get(f"param_key_{label}", "params")
     try:
         content_keys = _wrapper_keys(file)
-        param_key = _stock_param_key(file, label, wanted, content_keys, run)
+        if run.known_model in schema.ON_DEVICE:  # they read every dialect, as EfficientSRModel.load_network does
+            param_key = wanted if wanted in content_keys else None
+        else:
+            param_key = _stock_param_key(file, label, wanted, content_keys, run)
         if report.has("path", f"param_key_{label}") or report.has(*key):
             return
         state_dict = read_state_dict(file, param_key)

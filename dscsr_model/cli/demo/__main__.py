@@ -28,7 +28,10 @@ class Network(NamedTuple):
     test: str
 
 
-NETWORKS = (Network("SPAN-26", "options/demo_span_x4.yml", "options/demo_test_span_x4.yml"),)
+NETWORKS = (
+    Network("SPAN-26", "options/demo_span_x4.yml", "options/demo_test_span_x4.yml"),
+    Network("DSCLoRA-26", "options/demo_dsclora_x4.yml", "options/demo_test_dsclora_x4.yml"),  # starts from SPAN-26
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -176,3 +176,15 @@ def test_resumed_weights_of_another_network(check, weights):
     assert_fault(
         fault, "path: resume_state", "net_g_5.pth' of another network", "missing in the file", "another `name`"
     )
+
+
+def test_our_models_read_every_wrapping_also_with_an_average(check, weights):
+    from safetensors.torch import save_file
+
+    torch.save(weights, "bare.pth")
+    save_file({name: value.contiguous() for name, value in weights.items()}, "net.safetensors")
+    ours = {"model_type": "EfficientSRModel"}
+    assert check(ours | pretrained("bare.pth", param_key_g=None)) is None
+    assert check(ours | pretrained("bare.pth", param_key_g="params")) is None
+    assert check(ours | pretrained("net.safetensors")) is None
+    assert check(pretrained("bare.pth", param_key_g=None)) is not None  # BasicSR's own stops at params_ema

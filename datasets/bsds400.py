@@ -1,0 +1,93 @@
+"""Data of the experiments in docs/results.md: 360 photographs to train on, 40 held out, Set5, and the released weights.
+
+    python datasets/bsds400.py ASSETS
+
+ASSETS holds ``bsds400/*.jpg`` (the photographs of BSDS500's train and test parts), ``set5/HR``, ``set5/LRbicx4`` and
+``weights/*.pth``. Written, in the working directory:
+
+    datasets/bsds400/GT.lmdb, LQ_X4.lmdb   training pairs x4, raw; every photograph whole and at half its size, since
+                                           the noise of JPEG is averaged away in the halves
+    datasets/bsds400/held_out/GT, LQ       every tenth photograph, for validation
+    datasets/Set5/HR, LRbicx4              copies
+    datasets/weights/                      copies
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli import main as dscsr
+from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.images import read_rgb
+
+SCALE = 4
+HOLD_OUT_EVERY = 10
+DATA = Path("datasets/bsds400")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Collect everything below the working directory; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("assets", type=Path, metavar="ASSETS", help="the folder with bsds400, set5 and weights")
+    try:
+        return collect(parser.parse_args(argv).assets)
+    except DscsrError as error:
+        print(f"bsds400: error: {error}", file=sys.stderr)
+        return 1
+
+
+def collect(assets: Path) -> int:
+    """Everything that the module's docstring lists, from ``assets``; returns the exit code of ``dscsr prepare``."""
+    photographs = sorted((assets / "bsds400").glob("*.jpg"))
+    if len(photographs) < HOLD_OUT_EVERY:
+        raise DscsrError(
+            f"Expected at least {HOLD_OUT_EVERY} photographs in {assets / 'bsds400'}, but got {len(photographs)}. "
+            "Give the folder that has bsds400, set5 and weights in it."
+        )
+    training = DATA / "photographs"
+    for folder in (training, DATA / "held_out/GT", DATA / "held_out/LQ"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for number, path in enumerate(photographs, start=1):
+        picture = read_rgb(path)
+        if number % HOLD_OUT_EVERY == 0:
+            picture = cropped(picture, SCALE)
+            write(DATA / f"held_out/GT/{path.stem}.png", picture)
+            write(DATA / f"held_out/LQ/{path.stem}.png", downscale(picture, SCALE))
+        else:
+            write(training / f"{path.stem}.png", cropped(picture, SCALE))
+            write(training / f"{path.stem}_half.png", cropped(downscale(cropped(picture, 2), 2), SCALE))
+    for source, target in (("set5/HR", "Set5/HR"), ("set5/LRbicx4", "Set5/LRbicx4"), ("weights", "weights")):
+        copy(assets / source, Path("datasets") / target)
+    command = ["prepare", "--gt", training, "--out", DATA, "--scale", SCALE, "--crop-size", 0, "--force"]
+    return dscsr([str(part) for part in command])
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy the files of one folder, not its permissions: assets may be read-only."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in filter(Path.is_file, source.iterdir()):
+        shutil.copyfile(file, target / file.name)
+
+
+def cropped(picture: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    """The upper left part of (H, W, 3) whose sides ``multiple`` divides."""
+    height, width = (side // multiple * multiple for side in picture.shape[:2])
+    return picture[:height, :width]
+
+
+def write(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write (H, W, 3) RGB uint8 as a PNG."""
+    cv2.imwrite(str(path), picture[:, :, ::-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""datasets/bsds400.py: what is trained on and what is held out never meet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dscsr_model.data.bicubic import downscale
+
+SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "bsds400.py"
+
+
+def run(root: Path, assets: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, assets], cwd=root, capture_output=True, text=True, timeout=120)
+
+
+def make_assets(folder: Path, photographs: int) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("bsds400", "set5/HR", "set5/LRbicx4", "weights"):
+        (folder / name).mkdir(parents=True)
+    for number in range(photographs):
+        picture = random.integers(0, 256, (49, 66, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"bsds400/{number:03d}.jpg"), picture)
+    cv2.imwrite(str(folder / "set5/HR/a.png"), picture)
+    cv2.imwrite(str(folder / "set5/LRbicx4/a.png"), picture[::4, ::4])
+    (folder / "weights/net.pth").write_bytes(b"weights")
+    (folder / "weights").chmod(0o555)
+    return folder
+
+
+def test_every_tenth_photograph_is_held_out(tmp_path):
+    result = run(tmp_path, make_assets(tmp_path / "assets", 20))
+    assert result.returncode == 0, result.stderr
+    data = tmp_path / "datasets/bsds400"
+    assert sorted(path.stem for path in (data / "held_out/GT").iterdir()) == ["009", "019"]
+    gt, lq = (cv2.imread(str(data / f"held_out/{side}/009.png")) for side in ("GT", "LQ"))
+    assert gt.shape == (48, 64, 3)
+    assert np.array_equal(lq, downscale(gt, 4))
+
+    keys = [line.split(".")[0] for line in (data / "GT.lmdb/meta_info.txt").read_text().splitlines()]
+    stems = {f"{number:03d}" for number in range(20)} - {"009", "019"}
+    assert set(keys) == stems | {f"{stem}_half" for stem in stems}
+    assert (tmp_path / "datasets/weights/net.pth").read_bytes() == b"weights"
+    assert (tmp_path / "datasets/Set5/LRbicx4/a.png").is_file()
+
+
+def test_a_folder_without_photographs_is_named(tmp_path):
+    (tmp_path / "assets").mkdir()
+    result = run(tmp_path, tmp_path / "assets")
+    assert result.returncode == 1
+    assert "Expected at least 10 photographs in" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "datasets").exists()
