@@ -8,7 +8,8 @@ networks are built without memory for their weights where that is possible. The 
 - `options_registry`: types that are named, and the arguments of their constructors;
 - `options_losses`: values of our losses, and the weights they need;
 - `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;
-- `options_weights`: networks, their scale, weight files, the state to resume from.
+- `options_weights`: networks, their scale, weight files, the state to resume from;
+- `options_teacher`: teachers, LoRA, and what losses compare.
 
 Only what is unreadable stops the check early. Types of other plugins are met with `options_schema`'s rule: what only
 they know is not rejected.
@@ -26,6 +27,7 @@ from dscsr_model.host.options_file import apply_force_yml, read_options
 from dscsr_model.host.options_losses import check_losses
 from dscsr_model.host.options_registry import Registries, check_registered, known_type
 from dscsr_model.host.options_structure import Run, check_structure
+from dscsr_model.host.options_teacher import check_learning, check_learning_sections
 from dscsr_model.host.options_weights import check_networks
 
 __all__ = ["Fault", "OptionsError", "check_options"]
@@ -69,10 +71,12 @@ def check_options(
             if isinstance(section, dict)
         },
     )
+    check_learning_sections(run, registries)
     check_structure(run)
     check_registered(run, registries)
     check_losses(run, registries)
     check_gpus(run)
     check_datasets(run)
-    check_networks(run, registries)
+    network = check_networks(run, registries)
+    check_learning(run, registries, network)
     report.raise_if_any()

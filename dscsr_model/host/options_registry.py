@@ -72,6 +72,8 @@ def check_registered(run: Run, registries: Registries) -> None:
         if str(key).startswith("network_") and isinstance(section, dict):
             section = run.constructors((str(key),), section)
             _typed((str(key),), section, registries.networks, "network", report, basicsr_builds)
+    if run.known_model in schema.DISTILLING and run.section("teacher", "network"):
+        _typed(("teacher", "network"), run.section("teacher", "network"), registries.networks, "network", report, True)
     if run.is_train:
         for key, section in run.section("train").items():
             if str(key).endswith("_opt") and isinstance(section, dict) and "type" in section:

@@ -260,6 +260,8 @@ ANY_LOSSES = frozenset({"EfficientSRModel", "DistillationModel", "DSCLoRAModel"}
 ON_DEVICE = ANY_LOSSES
 # Models with a section `teacher:`, and with `target`, `layers` and `teacher_layers` in their losses.
 DISTILLING = frozenset({"DistillationModel", "DSCLoRAModel"})
+# Losses that may compare features and cost nothing to build.
+FEATURE_LOSSES = frozenset({"SpatialAffinityLoss", "L1Loss", "MSELoss", "CharbonnierLoss"})
 # Models that put `network_g: lora:` into the network.
 LORA_MODELS = ANY_LOSSES
 # BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair.
