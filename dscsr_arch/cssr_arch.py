@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from dscsr_arch import conv_lora
 from dscsr_arch.carn_arch import CARN
-from dscsr_arch.channel_split import WIDTH_ARGS, check_split, prefix, scaled_arguments, skeleton, split_forward
+from dscsr_arch.channel_split import (
+    WIDTH_ARGS,
+    check_split,
+    prefix,
+    scaled_arguments,
+    skeleton,
+    split_forward,
+    tensors,
+)
 from dscsr_arch.span_arch import SPAN
 
 _OWN: Mapping[str, type[nn.Module]] = {"CARN": CARN, "SPAN": SPAN}
@@ -103,12 +111,14 @@ class CSSRNet(nn.Module):
                 check_split(self.backbone, student, width)
                 self._skeletons[width] = skeleton(student)
 
-    def forward(self, x: Tensor, width: float | None = None) -> Any:
-        """Super-resolve ``x`` at ``width``; see the class for what is returned without one.
+    def forward(self, x: Tensor, width: float | Sequence[float] | None = None) -> Any:
+        """Super-resolve ``x`` at ``width``; at several, give a dictionary; without one, see the class.
 
         Raises:
             ValueError: This network has no student of that width.
         """
+        if isinstance(width, Sequence):
+            return {each: self._run(x, self._checked(each)) for each in width}
         if width is not None:
             return self._run(x, self._checked(width))
         if self.training:
@@ -135,6 +145,24 @@ class CSSRNet(nn.Module):
             for name, tensor in (*student.named_parameters(), *student.named_buffers()):
                 tensor.copy_(prefix(wide[name], tensor.shape))
         return student
+
+    @torch.no_grad()
+    def redraw(self, width: float) -> None:
+        """Begin anew at ``width``: the first channels get what the student's own constructor draws, in place.
+
+        A slice of a wide network starts smaller than a plain network of its width, whose layers have fewer inputs.
+
+        Raises:
+            ValueError: This network has no student of that width, or is fused.
+        """
+        if self.students or width not in self._arguments:
+            raise ValueError(
+                f"Expected a width among {self.widths} of a network that is not fused, but got {width!r}. Redraw "
+                "before `fuse()`, and build the network anew for the teacher."
+            )
+        wide = tensors(self.backbone)
+        for name, tensor in tensors(_build(self._network, self._arguments[width])).items():
+            prefix(wide[name], tensor.shape).copy_(tensor)
 
     def fuse(self) -> CSSRNet:
         """Leave plain convolutions only, in place. Cannot be undone; a second call does nothing.

@@ -106,6 +106,8 @@ class EfficientSRModel(ValidatingSRModel):
     ) -> None:
         """Load weights in any dialect of `read_state_dict`; on a misfit say which layers, before anything changes."""
         net = self.get_bare_model(net)
+        if param_key is None and self.opt["path"].get("resume_state"):
+            param_key = "params"  # `~` would prefer the averaged weights of the run's own file
         try:
             state = read_state_dict(load_path, param_key)
         except WeightsError:
@@ -233,12 +235,7 @@ class EfficientSRModel(ValidatingSRModel):
         self.output = output.float()
         losses: dict[str, Tensor] = OrderedDict()
         for name in self.criteria:
-            loss = self.compute_loss(name, self.output, gt)
-            if isinstance(loss, tuple):  # BasicSR's PerceptualLoss: (perceptual, style), each may be None
-                pair = zip((name, "style"), loss, strict=True)
-                losses |= {f"l_{key}": part for key, part in pair if part is not None}
-            else:
-                losses[f"l_{name}"] = loss
+            losses |= log.named(name, self.compute_loss(name, self.output, gt))
         return losses
 
     def run_network(self, lq: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ def finish_picture(
     metrics: Mapping[str, Mapping[str, Any]],
     pictures: Pictures,
     lq_path: str,
+    label: str = "",
 ) -> dict[str, float]:
     """Save the result where BasicSR would, if asked to, and compute its metrics.
 
@@ -31,18 +32,19 @@ def finish_picture(
         metrics: Sections of ``val: metrics``.
         pictures: The result and, for metrics that need it, the ground truth.
         lq_path: Path of the LQ picture, after which the result is named.
+        label: Goes into the file name, behind that of the picture.
 
     Returns:
         Metric to value.
     """
     if save_img:
-        imwrite(pictures["img"], str(picture_path(opt, dataset_name, Path(lq_path).stem, current_iter)))
+        imwrite(pictures["img"], str(picture_path(opt, dataset_name, Path(lq_path).stem, current_iter, label)))
     return {name: float(calculate_metric(dict(pictures), dict(section))) for name, section in metrics.items()}
 
 
-def picture_path(opt: Mapping[str, Any], dataset_name: str, name: str, current_iter: Any) -> Path:
+def picture_path(opt: Mapping[str, Any], dataset_name: str, name: str, current_iter: Any, label: str = "") -> Path:
     """Where BasicSR saves a result: by picture while training, by data set when testing."""
     folder = Path(opt["path"]["visualization"])
     if opt["is_train"]:
-        return folder / name / f"{name}_{current_iter}.png"
-    return folder / dataset_name / f"{name}_{opt['val'].get('suffix') or opt['name']}.png"
+        return folder / name / f"{name}{label}_{current_iter}.png"
+    return folder / dataset_name / f"{name}{label}_{opt['val'].get('suffix') or opt['name']}.png"

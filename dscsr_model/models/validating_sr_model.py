@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,27 @@ class ValidatingSRModel(CheckpointingSRModel):
     best_metric_results: dict[str, dict[str, dict[str, Any]]]
 
     def test(self) -> None:
-        """Super-resolve the current batch with the average, if there is one; in tiles and orientations as asked."""
+        """Super-resolve the current batch."""
+        self.output = self.super_resolve()
+
+    def super_resolve(self, **arguments: Any) -> Tensor:
+        """The current batch super-resolved with the average, if there is one; in tiles and orientations as asked.
+
+        Args:
+            **arguments: Further ones of the network's ``forward``.
+        """
         network: nn.Module = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
         val_opt = self.opt.get("val") or {}
 
         def forward(x: Tensor) -> Tensor:
-            return network(x).float()
+            output: Tensor = network(x, **arguments)
+            return output.float()
 
         whole = forward
         if val_opt.get("tile"):
             whole = partial(tiled, forward, tile=int(val_opt["tile"]), overlap=int(val_opt.get("tile_overlap", 32)))
         with torch.no_grad(), evaluating(network):
-            self.output = self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
+            return self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
 
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Every rank takes its share of the pictures."""
@@ -53,7 +62,7 @@ class ValidatingSRModel(CheckpointingSRModel):
         self.metric_results = validate(
             dataset,
             self._super_resolve,
-            partial(finish_picture, self.opt, name, current_iter, save_img, metrics),
+            self.finisher(name, current_iter, save_img),
             rank=self.opt["rank"],
             world_size=self.opt["world_size"],
             progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
@@ -75,11 +84,22 @@ class ValidatingSRModel(CheckpointingSRModel):
         # The ground truth, the largest picture of all, never needs the device.
         self.feed_data({name: value for name, value in batch.items() if name != "gt"})
         self.test()
-        pictures = {"img": tensor2img([self.output.detach().cpu()])}
+        pictures = {name: tensor2img([output.detach().cpu()]) for name, output in self.results().items()}
         if "gt" in batch:
             pictures["img2"] = tensor2img([as_float(batch["gt"])])
-        del self.lq, self.output
+        del self.lq
         return pictures
+
+    def results(self) -> dict[str, Tensor]:
+        """The current batch super-resolved, in each way that is validated: what `finisher` is given."""
+        self.test()
+        output: Tensor = vars(self).pop("output")
+        return {"img": output}
+
+    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Pictures, str], Any]:
+        """What saves and scores the pictures of `results`, with the ground truth as ``img2``; see `validate`."""
+        metrics = self.opt["val"].get("metrics") or {}
+        return partial(finish_picture, self.opt, dataset_name, current_iter, save_img, metrics)
 
     # --- the best network -------------------------------------------------------------------------------------
 

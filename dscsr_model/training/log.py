@@ -6,9 +6,23 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+
+def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
+    """Terms of a loss as they are logged.
+
+    Args:
+        name: Of the loss.
+        loss: A scalar, logged as ``l_<name>``; or BasicSR's PerceptualLoss's pair (perceptual, style), of which each
+            may be None, logged as ``l_<name>`` and ``l_style``.
+        suffix: Ends the names.
+    """
+    pair = zip((name, "style"), loss, strict=True) if isinstance(loss, tuple) else ((name, loss),)
+    return {f"l_{key}{suffix}": part for key, part in pair if part is not None}
 
 
 def reduced(losses: Mapping[str, Tensor]) -> dict[str, float]:

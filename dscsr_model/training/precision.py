@@ -54,15 +54,15 @@ class CompiledForward:
         self._mode = "default" if mode is True else mode or None
         self._compiled: Any = None
 
-    def __call__(self, x: Tensor) -> Any:
-        """Run the network."""
+    def __call__(self, x: Tensor, **arguments: Any) -> Any:
+        """Run the network; ``arguments`` are further ones of its ``forward``."""
         if self._mode is None:
-            return self.network(x)
+            return self.network(x, **arguments)
         if self._compiled is not None:
-            return self._compiled(x)
+            return self._compiled(x, **arguments)
         compiled = torch.compile(self.network, mode=self._mode)
         try:
-            output = compiled(x)
+            output = compiled(x, **arguments)
         except Exception as error:  # whatever keeps the compiler from working: no C++ compiler, an old GPU, a graph
             self._logger.warning(
                 "torch.compile(mode=%r) does not work here, so training goes on without it. (%s: %s)",
@@ -71,6 +71,6 @@ class CompiledForward:
                 str(error).strip().split("\n")[0][:200],
             )
             self._mode = None
-            return self.network(x)
+            return self.network(x, **arguments)
         self._compiled = compiled
         return output

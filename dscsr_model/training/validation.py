@@ -67,6 +67,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        network.train(modes[0][1])  # also what follows it without being a module of it, such as CSSRNet's students
         for module, training in modes:
             module.training = training
 
