@@ -1,0 +1,130 @@
+"""DistillationModel: what its losses compare, one forward of the student, nothing of the teacher in checkpoints."""
+
+import copy
+
+import pytest
+import small_models
+import torch
+from small_models import batch, build, train
+from torch.nn import functional as F
+
+from dscsr_arch import SPAN
+from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
+from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
+from dscsr_model.training.feature_taps import FeatureError
+from dscsr_model.training.teacher import TeacherError
+
+LOSSES = {
+    "train:teacher_opt": {"type": "MSELoss", "target": "teacher", "loss_weight": 0.5},
+    "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["body.0", "conv_first"], "loss_weight": 2.0,
+                           "teacher_layers": ["block_1", "block_6"]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def options(tmp_path):
+    """A teacher of another kind, width and naming than the student."""
+    torch.manual_seed(1)
+    save_state_dict({"params": SPAN(feature_channels=6, upscale=2).state_dict()}, tmp_path / "teacher.pth")
+    teacher = {"weights": str(tmp_path / "teacher.pth")}
+
+    def options(**changes):
+        return small_models.options(
+            tmp_path, "DistillationModel", **copy.deepcopy({"teacher": teacher, **LOSSES, **changes})
+        )
+
+    return options
+
+
+def test_losses_are_those_of_their_formulas(options):
+    model = build(options())
+    lq, gt = batch(1)["lq"], batch(1)["gt"]
+    losses = model.compute_losses(lq, gt)
+    assert list(losses) == ["l_pixel", "l_teacher", "l_affinity"]
+    student, teacher = model.net_g, model.teacher.networks[0]
+    output, affinity = student(lq), SpatialAffinityLoss()
+    wanted = teacher(lq)
+    first = student.conv_first((lq - student.mean) * student.img_range)
+    block_1 = teacher.block_1(teacher.conv_1((lq - teacher.mean) * teacher.img_range))[0]
+    features = model.teacher(lq).features
+    torch.testing.assert_close(features["block_1"], block_1)
+    expected = {
+        "l_pixel": F.l1_loss(output, gt),
+        "l_teacher": 0.5 * F.mse_loss(output, wanted),
+        "l_affinity": 2 * (affinity(student.body[0](first), block_1) + affinity(first, features["block_6"])),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+
+
+def test_one_forward_gives_output_and_features_and_validation_taps_nothing(options):
+    model = build(options())
+    calls = []
+    model.net_g.register_forward_hook(lambda *_: calls.append(model.taps._features is not None))
+    train(model, [1])
+    assert calls == [True]
+    del model.net_g_ema  # the network in training itself is validated then
+    model.test()
+    assert calls == [True, False]
+
+
+def test_parts_of_a_batch_amount_to_the_batch(options):
+    whole, parts = (build(options(**{"train:accumulate_steps": n, "train:grad_clip_norm": 0.1})) for n in (1, 2))
+    for model in (whole, parts):
+        train(model, range(1, 4))
+    # per picture, positions are compared within the picture: parts of a batch average exactly
+    assert small_models.distance(small_models.weights(whole), small_models.weights(parts)) < 1e-5
+
+
+@pytest.mark.parametrize("changes", [{"train:precision": "bf16"}, {"train:channels_last": True}])
+def test_other_precisions_and_memory_formats(options, changes):
+    model = train(build(options(**changes, **{"teacher:self_ensemble": True})), range(1, 4))
+    reference = train(build(options(**{"teacher:self_ensemble": True})), range(1, 4))
+    figures, expected = model.get_current_log(), reference.get_current_log()
+    for name in ("l_pixel", "l_teacher", "l_affinity"):
+        assert figures[name] == pytest.approx(expected[name], rel=0.05)
+    assert model.guard.total == 0
+
+
+def test_nothing_of_the_teacher_is_saved_or_trained(options, tmp_path):
+    model = build(options())
+    before = {name: tensor.clone() for name, tensor in model.teacher.networks[0].state_dict().items()}
+    train(model, range(1, 4))
+    model.save(0, 3)
+    after = model.teacher.networks[0].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert set(read_pickle(tmp_path / "models/net_g_3.pth")["params"]) == set(model.net_g.state_dict())
+    state = read_pickle(tmp_path / "training_states/3.state")
+    assert len(state["optimizers"][0]["state"]) == len(list(model.net_g.parameters()))
+    assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net_g_3.pth"]
+
+
+def test_without_losses_on_it_no_teacher_is_built(options):
+    model = build(options(**{"train:teacher_opt": None, "train:affinity_opt": None, "teacher:weights": "nowhere"}))
+    assert model.teacher is None
+    assert train(model, [1]).get_current_log()["l_pixel"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"teacher": None}, TeacherError, "Expected a section `teacher:`, since `teacher_opt` compares with one"),
+        ({"teacher:weights": "nowhere.pth"}, WeightsError, "Expected a weight file at nowhere.pth"),
+        ({"train:affinity_opt:layers": ["body.0", "body.9"]}, FeatureError, "layer of EDSR, but got 'body.9'"),
+        ({"train:affinity_opt:teacher_layers": ["x", "y"]}, FeatureError, "Expected a layer of SPAN, but got 'x'"),
+    ],
+)
+def test_without_the_option_check_faults_are_as_clear(options, changes, error, text):
+    with pytest.raises(error, match=text):
+        build(options(**changes))
+
+
+def test_resumed_with_its_teacher_it_ends_where_it_would_have(options, tmp_path):
+    whole = train(build(options()), range(1, 7))
+    model = train(build(options()), range(1, 4))
+    model.save(0, 3)
+    again = {"path:pretrain_network_g": str(tmp_path / "models/net_g_3.pth"), "path:param_key_g": None}
+    resumed = build(options(**again, **{"path:resume_state": "3.state"}))
+    resumed.resume_training(read_pickle(tmp_path / "training_states/3.state"))
+    train(resumed, range(4, 7))
+    assert small_models.distance(small_models.weights(whole), small_models.weights(resumed)) == 0

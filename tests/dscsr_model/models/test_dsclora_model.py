@@ -1,0 +1,166 @@
+"""DSCLoRAModel and `lora:`: only LoRA is trained, whatever else happens; what is saved fits together."""
+
+import copy
+
+import pytest
+import small_models
+import torch
+from small_models import batch, build, train
+from torch import nn
+
+from dscsr_arch import SPAN, load_model
+from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
+from dscsr_arch.low_rank import LoRAError
+
+AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
+SPAN_LORA = {**small_models.SPAN, "lora": {"layers": {"block_*": [2, 4]}, "dropout": 0}}
+EDSR_LORA = {**small_models.EDSR, "lora": {"layers": {"body.*": [2, 4], "upsample.0": [1, 1]}}}
+DSCLORA = {**small_models.SPAN, "type": "DSCLoRA"}
+NETWORKS = {"DSCLoRA": DSCLORA, "SPAN": SPAN_LORA, "EDSR": EDSR_LORA}
+
+
+@pytest.fixture
+def options(tmp_path):
+    from basicsr.archs.edsr_arch import EDSR
+
+    torch.manual_seed(1)
+    save_state_dict({"params": SPAN(feature_channels=6, upscale=2).state_dict()}, tmp_path / "teacher.pth")
+    save_state_dict({"params": SPAN(feature_channels=8, upscale=2).state_dict()}, tmp_path / "SPAN.pth")
+    edsr = EDSR(**{name: value for name, value in small_models.EDSR.items() if name != "type"})
+    save_state_dict({"params": edsr.state_dict()}, tmp_path / "EDSR.pth")
+
+    def options(name="DSCLoRA", model_type="DSCLoRAModel", **changes):
+        base = tmp_path / ("EDSR.pth" if name == "EDSR" else "SPAN.pth")
+        layers = ["body.0", "body.1"] if name == "EDSR" else AFFINITY["layers"]
+        ours = {
+            "network_g": NETWORKS[name],
+            "teacher": {"weights": str(tmp_path / "teacher.pth")},
+            "path:pretrain_network_g": str(base),
+            "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
+            "train:affinity_opt": {**AFFINITY, "layers": layers, "teacher_layers": AFFINITY["layers"]},
+        }
+        return small_models.options(tmp_path, model_type, **copy.deepcopy({**ours, **changes}))
+
+    return options
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_only_lora_changes_bit_by_bit(options, name, tmp_path):
+    more = {"train:accumulate_steps": 2, "train:grad_clip_norm": 1.0}
+    model = build(options(name, **more, **{"train:optim_g": {"type": "AdamW", "lr": 1e-2, "weight_decay": 0.1}}))
+    before = small_models.weights(model)
+    train(model, range(1, 6))
+    after = small_models.weights(model)
+    factors = {key for key in before if key.endswith((".lora_A", ".lora_B"))}
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == factors
+    assert any(key.startswith("ema.") for key in factors)
+    model.save(0, 5)
+    (optimizer,) = read_pickle(tmp_path / "training_states/5.state")["optimizers"]
+    assert len(optimizer["state"]) == len(optimizer["param_groups"][0]["params"]) == len(factors) / 2
+    assert not any(p.requires_grad for key, p in model.net_g.named_parameters() if key not in factors)
+
+
+def test_batch_statistics_of_the_base_stay_also_after_a_validation(options):
+    class Normed(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.PixelShuffle(2))
+
+    import dscsr_model
+
+    dscsr_model.register()
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    if "Normed" not in ARCH_REGISTRY:
+        ARCH_REGISTRY.register(Normed)
+    network = {"type": "Normed", "lora": {"layers": {"0": [1, 1]}}}
+    losses = {"train:teacher_opt": None, "train:affinity_opt": None, "path:pretrain_network_g": None}
+    model = build(options("EDSR", "EfficientSRModel", network_g=network, **losses, **{"train:ema_decay": 0}))
+    before = small_models.weights(model)
+    train(model, range(1, 3))
+    model.test()
+    train(model, range(3, 5))
+    after = small_models.weights(model)
+    assert model.net_g.training
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {"0.lora_A", "0.lora_B"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_saved_fits_together(options, name, tmp_path):
+    """Full state, adapters on their base, and the fused network, tested as BasicSR's test does, are one network."""
+    model = train(build(options(name)), range(1, 4))
+    model.save(0, 3)
+    model.save(-1, -1)
+    names = {f"{kind}_g_{label}.pth" for kind in ("net", "lora", "fused") for label in ("3", "latest")}
+    assert {file.name for file in (tmp_path / "models").iterdir()} == names
+    model.feed_data(batch(9))
+    model.test()
+    files = {kind: str(tmp_path / f"models/{kind}_g_3.pth") for kind in ("net", "lora", "fused")}
+    network = NETWORKS[name]
+    plain = {key: value for key, value in network.items() if key != "lora"} | {"type": name.replace("DSCLoRA", "SPAN")}
+    adapters = {**network, "lora": {"weights": files["lora"]}}
+    ways = [
+        {"path:pretrain_network_g": files["net"], "path:param_key_g": "params_ema"},
+        {"network_g": adapters},
+        {"network_g": plain, "path:pretrain_network_g": files["fused"]},
+    ]
+    for way in ways:
+        tested = build(options(name, "EfficientSRModel", is_train=False, **way))
+        tested.feed_data(batch(9))
+        tested.test()
+        torch.testing.assert_close(tested.output, model.output, rtol=1e-5, atol=1e-5)
+    if name != "EDSR":
+        assert type(load_model(files["fused"])) is SPAN
+    assert all(".lora_" in key for key in read_state_dict(files["lora"]))
+
+
+def test_parts_are_pruned_with_their_checkpoint(options, tmp_path):
+    model = build(options(**{"logger:keep_checkpoints": 1}))
+    for step in (1, 2):
+        train(model, [step])
+        model.save(0, step)
+    names = {file.name for file in (tmp_path / "models").iterdir()}
+    assert names == {"net_g_2.pth", "lora_g_2.pth", "fused_g_2.pth"}
+
+
+def test_the_best_network_has_its_parts(options, tmp_path):
+    model = train(build(options()), [1])
+    model.save_networks(model.finite_networks() | {"best": {}}, "best")
+    fused, ema = load_model(tmp_path / "models/fused_g_best.pth"), model.net_g_ema
+    torch.testing.assert_close(fused(batch(1)["lq"]), ema(batch(1)["lq"]))
+    assert not torch.equal(fused(batch(1)["lq"]), model.net_g(batch(1)["lq"]))
+
+
+def test_training_starts_from_adapters_but_resumes_from_its_own(options, tmp_path):
+    train(first := build(options("SPAN")), [1, 2]).save(0, 2)
+    section = {"weights": str(tmp_path / "models/lora_g_2.pth")}
+    network = {**small_models.SPAN, "lora": section}
+    second = build(options("SPAN", network_g=network))
+    averaged = {name: tensor for name, tensor in first.net_g_ema.state_dict().items() if "lora" in name}
+    started = second.net_g.state_dict()
+    assert all(torch.equal(started[name], tensor) for name, tensor in averaged.items())
+    train(second, [3]).save(0, 3)
+    again = {"path:pretrain_network_g": str(tmp_path / "models/net_g_3.pth"), "path:resume_state": "3.state"}
+    third = build(options("SPAN", network_g=network, **again))
+    assert small_models.distance(small_models.weights(third), small_models.weights(second)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"network_g": small_models.SPAN}, "Expected a network with LoRA, but got SPAN without"),
+        ({"path:pretrain_network_g": None}, "Expected the base in `path: pretrain_network_g`, but got none"),
+        ({"network_g": {**small_models.SPAN, "lora": {}}}, "`lora: layers` or `lora: weights`, but got neither"),
+        ({"network_g": {**DSCLORA, "lora": {"layers": {"conv_1": [1, 1]}}}}, "without LoRA for `lora: layers`"),
+        ({"network_g": {**small_models.SPAN, "lora": {"layers": {"block_1": [99, 1]}}}}, "Expected the LoRA rank of"),
+    ],
+)
+def test_without_the_option_check_faults_are_as_clear(options, changes, text):
+    with pytest.raises(LoRAError, match=text):
+        build(options(**changes))
+
+
+def test_a_whole_network_is_no_adapter(options, tmp_path):
+    network = {**SPAN_LORA, "lora": {**SPAN_LORA["lora"], "weights": str(tmp_path / "SPAN.pth")}}
+    with pytest.raises(LoRAError, match=r"Expected LoRA adapters alone in .*SPAN.pth, but got a whole network"):
+        build(options("SPAN", network_g=network))

@@ -1,0 +1,101 @@
+"""Taps: the features of the forward that is watched, on any network, however it is wrapped."""
+
+import pytest
+import torch
+from torch import nn
+
+from dscsr_arch import SPAN
+from dscsr_model.training.feature_taps import FeatureError, FeatureTaps
+
+
+@pytest.fixture
+def network():
+    return SPAN(feature_channels=4, upscale=2)
+
+
+def test_features_are_those_of_the_watched_forward(network):
+    x = torch.rand(2, 3, 7, 9)
+    taps = FeatureTaps(network, ["block_1", "conv_cat", "block_1"])
+    output, features = taps.watch(network, x)
+    assert taps.layers == ("block_1", "conv_cat")
+    expected = network.block_1(network.conv_1((x - network.mean) * 255))[0]  # a SPAB gives a pair
+    torch.testing.assert_close(features["block_1"], expected)
+    torch.testing.assert_close(network.upsampler(features["conv_cat"]), output, rtol=0, atol=0)
+    features["block_1"].sum().backward()
+    assert network.conv_1.sk.weight.grad is not None
+    assert not network.conv_2.sk.weight.grad.any()  # all kernels are merged together: none is left without
+
+
+def test_other_forwards_keep_nothing(network):
+    taps = FeatureTaps(network, ["block_1"])
+    network(torch.rand(1, 3, 5, 5))
+    assert taps._features is None
+    with pytest.raises(RuntimeError, match="must match"):
+        taps.watch(network, torch.rand(1, 4, 5, 5))
+    assert taps._features is None
+
+
+def test_taps_come_off(network):
+    with FeatureTaps(network, ["block_1", "conv_2"]) as taps:
+        assert len(network.block_1._forward_hooks) == 1
+    assert not any(module._forward_hooks for module in network.modules())
+    taps.remove()
+    with pytest.raises(FeatureError, match="Expected the layer 'block_1' to run in every forward, but it did not"):
+        taps.watch(network, torch.rand(1, 3, 5, 5))
+
+
+def test_compiled_after_the_taps_it_gives_the_same():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 3, 3))
+    x = torch.rand(1, 3, 6, 5)
+    taps = FeatureTaps(network, ["0"])
+    plain, features = taps.watch(network, x)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        output, again = taps.watch(compiled, x)
+        torch.testing.assert_close(output, plain)
+        torch.testing.assert_close(again, features)
+    again["0"].sum().backward()
+    assert network[0].weight.grad.any()
+    assert network[2].weight.grad is None or not network[2].weight.grad.any()
+    torch.testing.assert_close(compiled(x), plain)
+    assert taps._features is None
+
+
+def test_under_autocast_features_have_its_type(network):
+    taps = FeatureTaps(network, ["conv_cat"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, features = taps.watch(network, torch.rand(1, 3, 6, 5))
+    assert features["conv_cat"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("layer", ["blok_3", "", "block_3.c1_r.weight"])
+def test_a_layer_that_is_not_there(network, layer):
+    with pytest.raises(FeatureError, match=f"Expected a layer of SPAN, but got '{layer}'. Perhaps one of these: "):
+        FeatureTaps(network, ["block_1", layer])
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_nearest_names_are_suggested(network):
+    with pytest.raises(FeatureError, match=r"one of these: block_6"):
+        FeatureTaps(network, ["blck_6"])
+    with pytest.raises(FeatureError, match=r"but got 'x'. It has no layers"):
+        FeatureTaps(nn.Identity(), ["x"])
+
+
+def test_a_layer_without_a_feature_map():
+    class Shapes(nn.Module):
+        def forward(self, x):
+            return x.shape
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shapes = Shapes()
+
+        def forward(self, x):
+            self.shapes(x)
+            return x
+
+    taps = FeatureTaps(network := Network(), ["shapes"])
+    with pytest.raises(FeatureError, match=r"Expected the layer 'shapes' to put out a tensor .* but got int"):
+        taps.watch(network, torch.rand(1, 3))

@@ -1,0 +1,121 @@
+"""A teacher answers without gradients, as its networks would themselves, on average; bad files are told apart."""
+
+import pytest
+import torch
+
+from dscsr_arch import SPAN, conv_lora
+from dscsr_arch.checkpoint import WeightsError, save_state_dict
+from dscsr_model.training.feature_taps import FeatureError
+from dscsr_model.training.precision import Precision
+from dscsr_model.training.teacher import Teacher, TeacherError, build_teachers, fused, weight_files
+from dscsr_model.training.tiling import self_ensemble
+
+FP32 = Precision("fp32", torch.device("cpu"))
+
+
+def span(seed: int = 0, **arguments) -> SPAN:
+    torch.manual_seed(seed)
+    return SPAN(**{"feature_channels": 4, "upscale": 2, **arguments}).double()
+
+
+X = torch.rand(2, 3, 7, 9, dtype=torch.float64)
+
+
+def test_it_is_fused_frozen_and_without_gradients():
+    plain = span()
+    expected = plain(X)
+    teacher = Teacher([plain.train()], ["block_1"], precision=FP32)
+    answer = teacher(X)
+    assert answer.output is not None
+    torch.testing.assert_close(answer.output, expected, rtol=1e-10, atol=1e-10)
+    assert not answer.output.requires_grad
+    assert not answer.features["block_1"].requires_grad
+    assert not plain.training
+    assert not any(parameter.requires_grad for parameter in plain.parameters())
+    assert all(layer.fused for layer in plain.layers())
+
+
+@pytest.mark.parametrize("layers", [[], ["block_2"]])
+def test_several_teachers_and_orientations_are_averaged(layers):
+    networks = [span(seed).fuse() for seed in range(2)]
+    expected = torch.stack([self_ensemble(network, X) for network in networks]).mean(0)
+    answer = Teacher(networks, layers, ensemble=True, precision=FP32)(X)
+    torch.testing.assert_close(answer.output, expected.detach(), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(answer.output, networks[0](X))
+    plain = Teacher(networks, layers, precision=FP32)(X)
+    torch.testing.assert_close(plain.output, (networks[0](X) + networks[1](X)) / 2, rtol=1e-12, atol=1e-12)
+    for name in layers:  # of the first network, for the picture as it is
+        feature = Teacher([networks[0]], [name], precision=FP32)(X).features[name]
+        torch.testing.assert_close(answer.features[name], feature, rtol=0, atol=0)
+
+
+def test_what_nobody_asks_for_is_not_computed():
+    networks = [span(), span(1)]
+    calls = []
+    for network in networks:
+        network.register_forward_hook(lambda *_: calls.append(1))
+    assert Teacher(networks, [], output=False, precision=FP32)(X) == (None, {})
+    assert not calls
+    answer = Teacher(networks, ["block_1"], output=False, ensemble=True, precision=FP32)(X)
+    assert answer.output is None
+    assert len(calls) == 1
+    Teacher(networks, ["block_1"], precision=FP32)(X)
+    assert len(calls) == 3  # features and output of the first network come from one forward
+
+
+def test_it_runs_in_the_precision_and_memory_format_of_the_training():
+    network, seen = span().float(), []
+    network.conv_cat.register_forward_hook(lambda _, x, y: seen.append((x[0], y)))
+    bf16 = Precision("bf16", torch.device("cpu"))
+    answer = Teacher([network], precision=bf16, memory_format=torch.channels_last)(X.float())
+    assert seen[0][1].dtype == torch.bfloat16
+    assert seen[0][0].is_contiguous(memory_format=torch.channels_last)
+    assert answer.output is not None
+    assert answer.output.dtype == torch.float32
+    assert network.conv_cat.weight.dtype == torch.float32
+
+
+def test_a_layer_that_it_does_not_have():
+    with pytest.raises(FeatureError, match="Expected a layer of SPAN, but got 'block_7'"):
+        Teacher([span()], ["block_7"], precision=FP32)
+
+
+def test_networks_with_lora_are_fused_too():
+    network = conv_lora.inject(span().fuse(), {"*": (1, 2)})
+    for layer in conv_lora.lora_layers(network).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    expected = network(X)
+    assert not conv_lora.lora_layers(fused(network))
+    torch.testing.assert_close(network(X), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_built_from_a_file_alone_or_with_a_network_section(tmp_path):
+    network = span().float()
+    save_state_dict({"params": network.state_dict()}, tmp_path / "t.pth")
+    built = []
+
+    def build(section):
+        built.append(section)
+        return SPAN(feature_channels=4, upscale=2)
+
+    for section in ({}, {"network": {"type": "SPAN"}}):
+        one, two = build_teachers({"weights": [str(tmp_path / "t.pth")] * 2, "param_key": "params", **section}, build)
+        assert one is not two
+        torch.testing.assert_close(one.eval()(X.float()), network(X.float()))
+        torch.testing.assert_close(two.state_dict(), network.state_dict())
+    assert built == [{"type": "SPAN"}]
+
+
+def test_files_that_do_not_fit(tmp_path):
+    save_state_dict({"params": span().state_dict()}, tmp_path / "t.pth")
+    section = {"weights": str(tmp_path / "t.pth"), "network": {"type": "SPAN"}}
+    with pytest.raises(WeightsError, match=r"Expected weights of the teacher's SPAN, but got .*t.pth, whose layers"):
+        build_teachers(section, lambda _: SPAN(feature_channels=5, upscale=2))
+    with pytest.raises(WeightsError, match="Expected a weight file at nowhere, but there is none"):
+        build_teachers({"weights": "nowhere"}, lambda _: span())
+
+
+@pytest.mark.parametrize("weights", [None, [], 5, [None]])
+def test_no_weights(weights):
+    with pytest.raises(TeacherError, match="to be a weight file or a list of them, but got"):
+        weight_files({"weights": weights})
