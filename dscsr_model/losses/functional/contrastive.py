@@ -15,8 +15,9 @@ from dscsr_model.losses.functional.one_pass import attach_gradients
 DISTANCES = ("l1", "cosine")
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG-19's relu1_1 … relu5_1
 _EPS = 1e-7  # of the original, against a division by zero
-# Elements compared at a time: on a CPU they stay in the cache (512 KiB in float32), elsewhere they fill the device.
-_ELEMENTS_ON_CPU, _ELEMENTS_ELSEWHERE = 2**17, 2**25
+# Elements compared at a time: on a CPU about what its cache holds (4 MiB in float32; with fewer, threads would wait for
+# each other on a busy machine), elsewhere what fills the device.
+_ELEMENTS_ON_CPU, _ELEMENTS_ELSEWHERE = 2**20, 2**25
 
 
 def contrastive_loss(

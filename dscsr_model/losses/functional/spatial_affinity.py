@@ -15,9 +15,10 @@ from dscsr_model.losses.functional.one_pass import attach_gradients
 
 REDUCTIONS = ("mean", "sum")
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
-AFFINITY_BLOCK = 256
-# Elements of one tile: on a CPU it stays in the cache (2 MiB in float32), elsewhere it fills the device (128 MiB).
-_TILE_ON_CPU, _TILE_ELSEWHERE = 2**19, 2**25
+AFFINITY_BLOCK = 512
+# Elements of one tile: on a CPU about what its cache holds (4 MiB in float32; many small tiles would be as fast, but
+# their threads would wait for each other on a busy machine), elsewhere what fills the device (128 MiB).
+_TILE_ON_CPU, _TILE_ELSEWHERE = 2**20, 2**25
 
 
 def spatial_affinity_loss(
