@@ -9,7 +9,8 @@ networks are built without memory for their weights where that is possible. The 
 - `options_losses`: values of our losses, and the weights they need;
 - `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;
 - `options_weights`: networks, their scale, weight files, the state to resume from;
-- `options_teacher`: teachers, LoRA, and what losses compare.
+- `options_teacher`: teachers, LoRA, and what losses compare;
+- `options_csd`: backbone, widths and losses of CSDModel.
 
 Only what is unreadable stops the check early. Types of other plugins are met with `options_schema`'s rule: what only
 they know is not rejected.
@@ -21,6 +22,7 @@ import os
 from collections.abc import Sequence
 
 from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_csd import check_csd, check_csd_sections
 from dscsr_model.host.options_data import check_datasets, check_gpus
 from dscsr_model.host.options_faults import Fault, OptionsError
 from dscsr_model.host.options_file import apply_force_yml, read_options
@@ -72,6 +74,7 @@ def check_options(
         },
     )
     check_learning_sections(run, registries)
+    check_csd_sections(run, registries)
     check_structure(run)
     check_registered(run, registries)
     check_losses(run, registries)
@@ -79,4 +82,5 @@ def check_options(
     check_datasets(run)
     network = check_networks(run, registries)
     check_learning(run, registries, network)
+    check_csd(run, network)
     report.raise_if_any()

@@ -71,15 +71,16 @@ def check_registered(run: Run, registries: Registries) -> None:
     for key, section in options.items():
         if str(key).startswith("network_") and isinstance(section, dict):
             section = run.constructors((str(key),), section)
-            _typed((str(key),), section, registries.networks, "network", report, basicsr_builds)
+            check_typed((str(key),), section, registries.networks, "network", report, basicsr_builds)
     if run.known_model in schema.DISTILLING and run.section("teacher", "network"):
-        _typed(("teacher", "network"), run.section("teacher", "network"), registries.networks, "network", report, True)
+        section = run.section("teacher", "network")
+        check_typed(("teacher", "network"), section, registries.networks, "network", report, True)
     if run.is_train:
         for key, section in run.section("train").items():
             if str(key).endswith("_opt") and isinstance(section, dict) and "type" in section:
                 where = ("train", str(key))
                 section = run.constructors(where, section)
-                loss = _typed(where, section, registries.losses, "loss", report, basicsr_builds)
+                loss = check_typed(where, section, registries.losses, "loss", report, basicsr_builds)
                 if loss is not None and section["type"] in _PLAIN_LOSSES:
                     _try(where, section["type"], report, functools.partial(loss, **_arguments(section)))
     if run.known_model is not None:
@@ -128,7 +129,9 @@ def _known(key: Key, name: Any, registry: Any, what: str, report: Report) -> Any
     return found
 
 
-def _typed(key: Key, section: Mapping[str, Any], registry: Any, what: str, report: Report, must: bool) -> Any | None:
+def check_typed(
+    key: Key, section: Mapping[str, Any], registry: Any, what: str, report: Report, must: bool
+) -> Any | None:
     """Check a section of ``type`` and constructor arguments; give the class if all is well so far."""
     name = section.get("type")
     if not must and (not isinstance(name, str) or find(registry, name) is None):

@@ -233,12 +233,15 @@ _EFFICIENT: dict[str, Mapping[str, Option]] = {
         "keep_checkpoints": Option(COUNT, "how many numbered checkpoints to keep; `~`: all", null=True),
     },
 }
+_CSD_VAL = {"widths": Option(NUMBERS, "widths to validate; by default all that are trained", null=True)}
+_CSD = {**_EFFICIENT, "val": {**_EFFICIENT["val"], **_CSD_VAL}}
 _DISTILLING = {**_EFFICIENT, "": {"teacher": Option(SECTION, "a trained network, or several, to learn from")}}
 TEACHER: dict[str, Option] = {
     "network": Option(SECTION, "the teacher's type and arguments; left out, the weight file tells them", null=True),
     "weights": Option(FILES, "weight file, or a list: outputs are averaged", required="always"),
     "param_key": Option(TEXT, "which weights of the file: params, params_ema; `~` takes the averaged ones", null=True),
     "self_ensemble": Option(BOOL, "average the teacher's output over the eight orientations"),
+    "border": Option(NATURAL, "LQ pixels at each side of a patch in which the teacher's output is left out"),
 }
 LORA: dict[str, Option] = {
     "layers": Option(SECTION, "patterns of layer names, each with [rank, alpha]", null=True),
@@ -253,9 +256,10 @@ MODEL_OPTIONS: dict[str, Mapping[str, Mapping[str, Option]]] = {
     "EfficientSRModel": _EFFICIENT,
     "DistillationModel": _DISTILLING,
     "DSCLoRAModel": _DISTILLING,
+    "CSDModel": _CSD,
 }
 # Models that take any number of losses, as sections `<name>_opt` of `train:`.
-ANY_LOSSES = frozenset({"EfficientSRModel", "DistillationModel", "DSCLoRAModel"})
+ANY_LOSSES = frozenset({"EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel"})
 # Models that make batches of uint8 float, and turn crops, themselves.
 ON_DEVICE = ANY_LOSSES
 # Models with a section `teacher:`, and with `target`, `layers` and `teacher_layers` in their losses.
@@ -263,7 +267,9 @@ DISTILLING = frozenset({"DistillationModel", "DSCLoRAModel"})
 # Losses that may compare features and cost nothing to build.
 FEATURE_LOSSES = frozenset({"SpatialAffinityLoss", "L1Loss", "MSELoss", "CharbonnierLoss"})
 # Models that put `network_g: lora:` into the network.
-LORA_MODELS = ANY_LOSSES
+LORA_MODELS = ANY_LOSSES - {"CSDModel"}
+# Models whose network is a CSSRNet, with `output_of` and more in their losses.
+CSD_MODELS = frozenset({"CSDModel"})
 # BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair.
 OTHER_BASICSR_MODELS = frozenset({
     "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",

@@ -11,7 +11,7 @@ from typing import Any
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
 from dscsr_model.host.options_schema import Option
-from dscsr_model.training import aims
+from dscsr_model.training import aims, roles
 
 # Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
 _NUMBER_AS_TEXT = re.compile(r"([-+]?)(\d+)(?:\.(\d*))?[eE]([-+]?)(\d+)")
@@ -74,6 +74,8 @@ class Run:
             own = ("lora",)
         elif key[0] == "train" and self.known_model in schema.DISTILLING:
             own = aims.KEYS
+        elif key[0] == "train" and self.known_model in schema.CSD_MODELS:
+            own = roles.KEYS
         return {name: value for name, value in section.items() if name not in own}
 
 
@@ -220,7 +222,8 @@ def _model_sections(run: Run) -> None:
         else:
             report.add(key, schema.SECTION.words, describe(metric), "Write `{type: calculate_psnr, crop_border: 4}`.")
     best, metrics = val.get("best_metric"), run.section("val", "metrics")
-    if best is not None and not report.has("val", "best_metric") and best not in metrics:
+    named_by_width = run.known_model in schema.CSD_MODELS  # `options_csd` knows the widths
+    if best is not None and not report.has("val", "best_metric") and best not in metrics and not named_by_width:
         remedy = did_you_mean(best, map(str, metrics), f"There are {listed(metrics)}." if metrics else "Add it there.")
         report.add(("val", "best_metric"), "a name under `val: metrics`", describe(best), remedy)
     if not run.is_train and val.get("save_img") is True and "suffix" not in val:

@@ -42,11 +42,14 @@ def check_learning_sections(run: Run, registries: Registries) -> None:
             check_section(given, key, table, run.phase, run.report, strict=True)
     if run.is_train:
         _check_aims(run, registries)
+        _check_border(run)
 
 
 def _check_aims(run: Run, registries: Registries) -> None:
     needing = []
     for key, section in _losses(run):
+        if run.known_model in schema.CSD_MODELS:
+            return  # `options_csd` reads its losses
         if run.known_model not in schema.DISTILLING:
             kind = find(registries.losses, section.get("type"))
             takes = inspect.signature(kind).parameters if kind is not None else {}
@@ -107,6 +110,17 @@ def check_learning(run: Run, registries: Registries, network: nn.Module | None) 
                     _check_layer(where, layer, of, run.report)
     if teachers:
         _compare(run, registries, network, teachers, aimed)
+
+
+def _check_border(run: Run) -> None:
+    """Something of a patch must be left between the borders."""
+    border, side, scale = run.section("teacher").get("border", 0), run.section("datasets", "train").get("gt_size"), run.options.get("scale")
+    if not all(isinstance(number, int) for number in (border, side, scale)) or run.report.has("teacher", "border"):
+        return
+    if 2 * border >= side // scale:
+        got = f"{border}, while patches have {side // scale} LQ pixels (`gt_size: {side}`)"
+        remedy = f"Take at most {(side // scale - 1) // 2}, or larger patches."
+        run.report.add(("teacher", "border"), "a border that leaves something of a patch", got, remedy)
 
 
 def _losses(run: Run) -> list[tuple[Key, Mapping[str, Any]]]:

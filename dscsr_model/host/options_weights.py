@@ -38,7 +38,7 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
         network_class = find(registries.networks, kind) if isinstance(kind, str) else None
         if network_class is None:
             continue
-        _check_scale(key, section, network_class, run)
+        check_scale(key, section, network_class, run)
         weights = run.section("path").get(f"pretrain_{name}")
         label = str(name).removeprefix("network_")
         network = None
@@ -54,10 +54,10 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
     return network_g
 
 
-def _check_scale(key: Key, section: Mapping[str, Any], network_class: Any, run: Run) -> None:
+def check_scale(key: Key, section: Mapping[str, Any], network_class: Any, run: Run) -> None:
     """A network tells its scale by an argument; of networks that we do not know, `upscale` only, and only if given."""
     scale, known = run.options.get("scale"), section["type"] in schema.IMAGE_NETWORKS
-    if key != ("network_g",) or not isinstance(scale, int) or run.report.has("scale"):
+    if key not in (("network_g",), ("network_g", "backbone")) or not isinstance(scale, int) or run.report.has("scale"):
         return
     for name in ("upscale", "scale") if known else ("upscale",):
         parameter = inspect.signature(network_class).parameters.get(name)

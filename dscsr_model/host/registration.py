@@ -38,6 +38,7 @@ ENTRIES = (
     Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.distillation_model:DistillationModel"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.dsclora_model:DSCLoRAModel"),
+    Entry("MODEL_REGISTRY", "dscsr_model.models.csd_model:CSDModel"),
 )
 
 SUFFIX = "dscsr"

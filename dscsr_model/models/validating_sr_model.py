@@ -93,7 +93,8 @@ class ValidatingSRModel(CheckpointingSRModel):
     def results(self) -> dict[str, Tensor]:
         """The current batch super-resolved, in each way that is validated: what `finisher` is given."""
         self.test()
-        output: Tensor = vars(self).pop("output")
+        output: Tensor = self.output
+        del self.output
         return {"img": output}
 
     def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Pictures, str], Any]:

@@ -15,6 +15,7 @@ import torch
 
 from dscsr_arch.checkpoint import WeightsError, read_pickle
 from dscsr_model.training.lora import KINDS as LORA_KINDS
+from dscsr_model.training.widths import FILE_KIND as STUDENT_KIND
 
 
 def iterations(states: Path) -> list[int]:
@@ -53,7 +54,7 @@ def prune(states: Path, models: Path, keep: int) -> None:
     for iteration in iterations(states)[:-keep]:
         # The state first: without it, nobody resumes from the network that is about to go.
         (states / f"{iteration}.state").unlink(missing_ok=True)
-        for kind in ("net", *LORA_KINDS):
+        for kind in ("net", *LORA_KINDS, STUDENT_KIND):
             for network in models.glob(f"{kind}_*_{iteration}.pth"):
                 network.unlink(missing_ok=True)
 

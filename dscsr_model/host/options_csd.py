@@ -1,0 +1,97 @@
+"""CSDModel in an option file: the backbone and its widths, whose output a loss trains and when, what is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from dscsr_arch.cssr_arch import CSSRNet, find_backbone
+from dscsr_arch.errors import DscsrError
+from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_faults import Key, listed
+from dscsr_model.host.options_registry import Registries, check_typed, find
+from dscsr_model.host.options_structure import Run, describe
+from dscsr_model.host.options_weights import check_scale
+from dscsr_model.training import roles, widths
+from dscsr_model.training.first_layers import FirstLayers
+
+
+def check_csd_sections(run: Run, registries: Registries) -> None:
+    """Report a network without students, its backbone's type, arguments and scale, and keys of losses. Builds nothing.
+
+    A backbone is checked under every model type: EfficientSRModel trains the teacher and the students of one, too.
+    """
+    section, key = run.section("network_g"), ("network_g", "backbone")
+    kind = find(registries.networks, section.get("type")) if isinstance(section.get("type"), str) else None
+    if kind is CSSRNet and isinstance(section.get("backbone"), dict):
+        check_typed(key, section["backbone"], registries.networks, "network", run.report, must=True)
+        if not run.report.has(*key):
+            check_scale(key, section["backbone"], find_backbone(section["backbone"]["type"]), run)
+    if run.known_model not in schema.CSD_MODELS:
+        return
+    if kind is not None and kind is not CSSRNet:
+        remedy = "Write `{type: CSSRNet, backbone: {…}, widths: [0.25]}`, or take `model_type: EfficientSRModel`."
+        run.report.add(("network_g", "type"), "CSSRNet, as CSDModel trains students", describe(section["type"]), remedy)
+    if run.is_train:
+        _check_roles(run)
+
+
+def check_csd(run: Run, network: nn.Module | None) -> None:
+    """Report widths and layers that the network does not have, and a teacher that is needed and not trained.
+
+    Args:
+        run: What is checked.
+        network: ``network_g``; None where it could not be built.
+    """
+    if run.known_model not in schema.CSD_MODELS or not isinstance(network, CSSRNet):
+        return
+    found = _roles(run)
+    val, teacher = run.section("val"), not run.is_train or any(role.needs_teacher for role in found.values())
+    try:
+        validated = widths.validated_widths(val.get("widths"), network.widths, teacher)
+    except widths.WidthError as error:
+        run.report.add_error(("val", "widths"), error)
+    else:
+        metrics = run.section("val", "metrics")
+        _report(run, ("val", "best_metric"), partial(widths.best_metric, val.get("best_metric"), metrics, validated))
+    for name, role in found.items():
+        key = ("train", f"{name}_opt")
+        if role.contrastive and run.section(*key).get("features") == "teacher":
+            _check_first_layers(run, key, role, network)
+
+
+def _check_roles(run: Run) -> None:
+    sections = {str(k): s for k, s in run.section("train").items() if str(k).endswith("_opt") and isinstance(s, dict)}
+    for name, section in sections.items():
+        _report(run, ("train", name), partial(roles.split, section, name))
+    total: Any = run.section("train").get("total_iter")
+    if schema.ITERATIONS.accepts(total) and sections and not any(run.report.has("train", name) for name in sections):
+        _report(run, ("train", "total_iter"), partial(roles.check_cover, _roles(run), int(total)))
+
+
+def _report(run: Run, key: Key, check: Callable[[], Any]) -> None:
+    try:
+        check()
+    except DscsrError as error:
+        run.report.add_error(key, error)
+
+
+def _roles(run: Run) -> dict[str, roles.Role]:
+    """Those of the losses without a fault so far."""
+    train: dict[str, Any] = {
+        str(key): section
+        for key, section in run.section("train").items()
+        if isinstance(section, dict) and not run.report.has("train", str(key))
+    }
+    return roles.read_roles(train) if run.is_train else {}
+
+
+def _check_first_layers(run: Run, key: Key, role: roles.Role, network: CSSRNet) -> None:
+    if run.section("path").get("pretrain_network_g") is None:
+        words = "a trained teacher, as its first layers compare the pictures (`features: teacher`)"
+        remedy = f"Name its weight file, or take other `features` of {listed(['vgg19'])}."
+        run.report.add(("path", "pretrain_network_g"), words, "none", remedy)
+    _report(run, (*key, "feature_layers"), partial(FirstLayers, network.backbone, role.feature_layers))

@@ -1,0 +1,235 @@
+"""CSDModel: contrastive self-distillation (CSD, arXiv 2105.11683), and the trainings that it is compared with."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.errors import DscsrError
+from dscsr_model.losses.contrastive_loss import ContrastiveLoss
+from dscsr_model.models.efficient_sr_model import EfficientSRModel
+from dscsr_model.models.scoring import finish_picture
+from dscsr_model.training import log, widths
+from dscsr_model.training.contrast import contrasts
+from dscsr_model.training.first_layers import FirstLayers
+from dscsr_model.training.roles import Role, RoleError, check_cover, read_roles, split
+from dscsr_model.training.validation import Pictures
+from dscsr_model.training.widths import TEACHER
+
+
+class CSDModelError(DscsrError):
+    """A network that CSDModel cannot train."""
+
+
+class CSDModel(EfficientSRModel):
+    """Trains the students of a ``type: CSSRNet``, alone or together with their teacher, which holds them.
+
+    Options beside EfficientSRModel's:
+
+    - in each section ``train: <name>_opt:`` ``output_of: student | teacher`` (student by default), ``target: gt |
+      teacher`` (gt by default; the teacher's output never gets a gradient from its students' losses), ``start_iter``
+      and ``end_iter``, the first and the last iteration in which the loss counts;
+    - ``type: ContrastiveLoss`` draws students to the teacher, away from LR pictures of the part of the batch that is
+      processed (`accumulate_steps`) on this rank, enlarged by torch's bicubic. Its ``features: teacher`` compares in
+      the layers ``feature_layers`` (see `FirstLayers`) of the teacher that the training began with;
+    - ``val: widths``, those to validate: by default every student, and the teacher if a loss needs it; in a test all.
+
+    Terms of several students are summed. Metrics are named by width (``psnr_w0.25``); the smallest decides which
+    network is best, unless ``val: best_metric`` names another. Beside ``net_g_*.pth`` (of the plain backbone's names)
+    lie ``student_w<width>_*.pth``, plain backbones, of the averaged weights if there are some.
+
+    The published step is L1 of the students, ContrastiveLoss, L1 of the teacher, and a trained teacher as
+    ``path: pretrain_network_g``. Without ContrastiveLoss it is joint training; without any loss that needs the
+    teacher, only students run: from the teacher's channels or, without ``pretrain_network_g``, from scratch. One
+    student alone then starts as a plain network of its width.
+    """
+
+    opt: dict[str, Any]
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.roles: dict[str, Role] = read_roles(opt["train"]) if opt["is_train"] else {}
+        if opt["network_g"].get("lora"):
+            raise CSDModelError(
+                "Expected `network_g` without `lora:`, since slices of a low-rank update are not the update of a "
+                "slice, but got one. Remove it, or adapt a saved student with EfficientSRModel."
+            )
+        super().__init__(opt)
+        val, teacher = self.opt.get("val") or {}, not self.is_train or self._needs_teacher()
+        metrics = val.get("metrics") or {}
+        self.validated = widths.validated_widths(val.get("widths"), self.students, teacher)
+        expanded = {
+            "metrics": widths.metric_sections(metrics, self.validated),
+            "best_metric": widths.best_metric(val.get("best_metric"), metrics, self.validated),
+        }
+        self.opt = {**self.opt, "val": {**val, **expanded}}
+        self._metrics = metrics
+
+    @property
+    def students(self) -> tuple[float, ...]:
+        """Widths of the students, in the order of the options."""
+        network: CSSRNet = self.get_bare_model(self.net_g)
+        return network.widths
+
+    # --- before the training ----------------------------------------------------------------------------------
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Also a fair start for a student alone, before DistributedDataParallel gives every rank the same weights.
+
+        Raises:
+            CSDModelError: The network has no students.
+        """
+        if not isinstance(net, CSSRNet):
+            raise CSDModelError(
+                f"Expected a network with students for CSDModel, but got {type(net).__name__}. Write `network_g: "
+                "{type: CSSRNet, backbone: {…}}`, or take `model_type: EfficientSRModel`."
+            )
+        from_scratch = self.is_train and not self.opt["path"].get("pretrain_network_g")
+        if from_scratch and len(net.widths) == 1 and not self._needs_teacher():
+            get_root_logger().info(f"The student of width {net.widths[0]} starts as a plain network of its size.")
+            net.redraw(net.widths[0])
+        return super().model_to_device(net)
+
+    def init_training_settings(self) -> None:
+        """Also the features that contrastive losses compare.
+
+        Raises:
+            RoleError: An iteration without a loss, or features of a teacher that is not trained.
+        """
+        check_cover(self.roles, int(self.opt["train"].get("total_iter", 1)))
+        super().init_training_settings()
+        self.active: Mapping[str, Role] = self.roles
+        self.features: dict[str, Callable[[Tensor], list[Tensor]]] = {
+            name: self._features_of(name, role) for name, role in self.roles.items() if role.contrastive
+        }
+
+    def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
+        """The loss with its own arguments; what it is about is in ``self.roles``."""
+        return super().build_criterion(name, split(section, f"{name}_opt")[1])
+
+    def _features_of(self, name: str, role: Role) -> Callable[[Tensor], list[Tensor]]:
+        loss = self.criteria[name]
+        if isinstance(loss, ContrastiveLoss) and loss.vgg is not None:
+            return loss.vgg
+        if not self.opt["path"].get("pretrain_network_g"):
+            raise RoleError(
+                f"Expected a trained teacher in `path: pretrain_network_g`, since `{name}_opt` has `features: "
+                "teacher`, but got none. Name its weight file."
+            )
+        return FirstLayers(self.get_bare_model(self.net_g).backbone, role.feature_layers)
+
+    def _needs_teacher(self) -> bool:
+        return any(role.needs_teacher for role in self.roles.values())
+
+    # --- a step -----------------------------------------------------------------------------------------------
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step by the losses that count in this iteration."""
+        self.active = {name: role for name, role in self.roles.items() if role.covers(current_iter)}
+        super().optimize_parameters(current_iter)
+
+    def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """Named, weighted losses of one part of a batch, one for each student; their sum is minimized.
+
+        Args:
+            lq: (B, C, H, W) in [0, 1].
+            gt: (B, C, H·s, W·s).
+        """
+        outputs = self.run_widths(lq)
+        self.output = outputs[min(outputs)]
+        losses: dict[str, Tensor] = OrderedDict()
+        for name, role in self.active.items():
+            if role.trains_teacher:
+                losses |= log.named(name, self.compute_loss(name, outputs[TEACHER], gt))
+                continue
+            students = {width: outputs[width] for width in self.students}
+            if role.contrastive:
+                terms = contrasts(self.criteria[name], self.features[name], students, outputs[TEACHER].detach(), lq)
+            else:
+                target = outputs[TEACHER].detach() if role.target == "teacher" else gt
+                terms = {width: self.compute_loss(name, output, target) for width, output in students.items()}
+            for width, term in terms.items():
+                losses |= log.named(name, term, f"_{width}" if len(terms) > 1 else "")
+        return losses
+
+    def run_widths(self, lq: Tensor) -> dict[float, Tensor]:
+        """Outputs in float32 of the widths that the active losses need.
+
+        What is trained runs in one forward, as DistributedDataParallel wants it. A teacher that is only looked at runs
+        for itself, without a graph, which saves most of the memory; and under an autocast of its own: what that casts
+        without a graph it would keep, and hand to the students.
+        """
+        roles = self.active.values()
+        trained = [width for width in self.students if any(not role.trains_teacher for role in roles)]
+        if any(role.trains_teacher for role in roles):
+            return self._run((TEACHER, *trained), lq)
+        outputs: dict[float, Tensor] = {}
+        if any(role.needs_teacher for role in roles):
+            with torch.no_grad():
+                outputs = self._run((TEACHER,), lq)
+        return outputs | self._run(trained, lq)
+
+    def _run(self, those: Sequence[float], lq: Tensor) -> dict[float, Tensor]:
+        with self.precision.autocast():
+            outputs = self.forward(lq, width=tuple(those))
+        return {width: output.float() for width, output in outputs.items()}
+
+    def get_current_log(self) -> dict[str, float]:
+        """Also, with several students, each loss summed over them."""
+        figures = super().get_current_log()
+        sums: dict[str, float] = OrderedDict()
+        for name in self.loss_terms:
+            bare = next((name.removesuffix(f"_{width}") for width in self.students if name.endswith(f"_{width}")), name)
+            sums[bare] = sums.get(bare, 0.0) + figures[name]
+        return sums | figures
+
+    # --- every width ------------------------------------------------------------------------------------------
+
+    def results(self) -> dict[str, Tensor]:
+        """The current batch at every width that is validated."""
+        return {widths.label(width): self.super_resolve(width=width) for width in self.validated}
+
+    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Pictures, str], Any]:
+        """What saves and scores the pictures of every width."""
+
+        def finish(pictures: Pictures, lq_path: str) -> dict[str, float]:
+            scores: dict[str, float] = {}
+            truth = {"img2": pictures["img2"]} if "img2" in pictures else {}
+            for label in map(widths.label, self.validated):
+                own = {"img": pictures[label], **truth}
+                found = finish_picture(
+                    self.opt, dataset_name, current_iter, save_img, self._metrics, own, lq_path, f"_{label}"
+                )
+                scores |= {f"{name}_{label}": value for name, value in found.items()}
+            return {name: scores[name] for name in self.opt["val"]["metrics"]}
+
+        return finish
+
+    def save_networks(self, content: dict[str, Any], label: str) -> Path:
+        """Save every student as a plain backbone, then the network that holds them."""
+        network: CSSRNet = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
+        for width in self.students:
+            state = {name: tensor.cpu() for name, tensor in network.student(width).state_dict().items()}
+            file = f"{widths.FILE_KIND}_{widths.label(width)}_{label}.pth"
+            save_state_dict({"params": state}, Path(self.opt["path"]["models"], file))
+        return super().save_networks(content, label)
+
+    def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
+        """Also the layers of the teacher that the training began with."""
+        kept = {name: features.state() for name, features in self.features.items() if isinstance(features, FirstLayers)}
+        return super().training_state(epoch, current_iter) | {"first_layers": kept}
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Also these layers: the network itself has gone on learning."""
+        super().resume_training(resume_state)
+        for name, state in resume_state.get("first_layers", {}).items():
+            features = self.features.get(name)
+            if isinstance(features, FirstLayers):
+                features.load_state(state)
