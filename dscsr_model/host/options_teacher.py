@@ -114,7 +114,11 @@ def check_learning(run: Run, registries: Registries, network: nn.Module | None) 
 
 def _check_border(run: Run) -> None:
     """Something of a patch must be left between the borders."""
-    border, side, scale = run.section("teacher").get("border", 0), run.section("datasets", "train").get("gt_size"), run.options.get("scale")
+    border, side, scale = (
+        run.section("teacher").get("border", 0),
+        run.section("datasets", "train").get("gt_size"),
+        run.options.get("scale"),
+    )
     if not all(isinstance(number, int) for number in (border, side, scale)) or run.report.has("teacher", "border"):
         return
     if 2 * border >= side // scale:

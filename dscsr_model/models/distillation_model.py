@@ -22,8 +22,10 @@ class DistillationModel(EfficientSRModel):
 
     - ``teacher:`` ``weights`` (a file or a list: outputs are averaged, features are the first one's), ``network``
       (left out: built from the file by `dscsr_arch.load_model`), ``param_key``, ``self_ensemble`` (outputs are
-      averaged over the eight flips and rotations). It is fused and frozen, runs in the precision and memory format of
-      the training, and belongs to no checkpoint: a resumed run reads the same files again.
+      averaged over the eight flips and rotations), ``border`` (LQ pixels at each side of a patch in which the teacher's
+      output is not compared with: zeros around a patch are not what is around it in the picture). It is fused and
+      frozen, runs in the precision and memory format of the training, and belongs to no checkpoint: a resumed run
+      reads the same files again.
     - in each section ``train: <name>_opt:`` either ``target: gt | teacher`` (gt by default), or ``layers``, names of
       the student's layers, and ``teacher_layers``, the teacher's (the same by default): then the loss compares
       feature maps, summed over the layers.
@@ -85,14 +87,20 @@ class DistillationModel(EfficientSRModel):
         """The loss of this name, on what it aims at."""
         aim = self.aims[name]
         if not aim.layers:
-            wanted = self.lesson.output if aim.target == "teacher" else gt
-            return super().compute_loss(name, output, gt if wanted is None else wanted)
+            if aim.target == "teacher" and self.lesson.output is not None:
+                output, gt = self._inner(output), self._inner(self.lesson.output)
+            return super().compute_loss(name, output, gt)
         pairs = zip(aim.layers, aim.teacher_layers, strict=True)
         losses = [
             self.criteria[name](self.features[ours].float(), self.lesson.features[theirs].float())
             for ours, theirs in pairs
         ]
         return torch.stack(losses).sum()
+
+    def _inner(self, pictures: Tensor) -> Tensor:
+        """Without the border, where a patch's end, not the picture, decides what the teacher says."""
+        border = int(self.opt["teacher"].get("border", 0)) * int(self.opt["scale"])
+        return pictures[..., border:-border, border:-border] if border else pictures
 
 
 def _all(attribute: str, of: dict[str, aims.Aim]) -> list[str]:

@@ -181,3 +181,12 @@ def test_faults_are_told_together(check):
     )
     keys = {"teacher", "train: teacher_opt", *(f"train: affinity_opt: layers: blok_{n}" for n in (1, 2))}
     assert set(faults) == keys
+
+
+def test_a_border_that_leaves_nothing_of_a_patch(check):
+    assert not check(**{"teacher:border": 3})  # gt_size 32, x4: 8 pixels
+    faults = check(**{"teacher:border": 4})
+    assert list(faults) == ["teacher: border"]
+    assert "got 4, while patches have 8 LQ pixels" in faults["teacher: border"]
+    assert "Take at most 3, or larger patches." in faults["teacher: border"]
+    assert "a whole number of at least 0" in check(**{"teacher:border": -1})["teacher: border"]

@@ -57,6 +57,17 @@ def test_losses_are_those_of_their_formulas(options):
         torch.testing.assert_close(losses[name], value)
 
 
+def test_the_teachers_output_is_compared_with_inside_the_border_alone(options):
+    model = build(options(**{"teacher:border": 2}))
+    lq, gt = batch(1)["lq"], batch(1)["gt"]
+    losses = model.compute_losses(lq, gt)
+    output, wanted = model.net_g(lq), model.teacher.networks[0](lq)
+    inner = F.mse_loss(output[..., 4:-4, 4:-4], wanted[..., 4:-4, 4:-4])  # x2: 4 pixels of the output
+    torch.testing.assert_close(losses["l_teacher"], 0.5 * inner)
+    assert not torch.isclose(inner, F.mse_loss(output, wanted))
+    torch.testing.assert_close(losses["l_pixel"], F.l1_loss(output, gt))  # the ground truth holds everywhere
+
+
 def test_one_forward_gives_output_and_features_and_validation_taps_nothing(options):
     model = build(options())
     calls = []
