@@ -1,0 +1,419 @@
+"""CSDModel: the published step, the trainings it is compared with, every width validated and saved."""
+
+import copy
+import re
+
+import cv2
+import option_files
+import pytest
+import small_models
+import torch
+from small_models import EDSR, SPAN, batch, build, distance, train, weights
+from torch.nn import functional as F
+
+from dscsr_arch import load_model
+from dscsr_arch.checkpoint import WeightsError, read_pickle, read_state_dict, save_state_dict
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_model.losses.contrastive_loss import ContrastiveLoss
+from dscsr_model.models.csd_model import CSDModelError
+from dscsr_model.training.feature_taps import FeatureError
+from dscsr_model.training.roles import RoleError
+
+TEACHER = {"type": "L1Loss", "loss_weight": 0.5, "output_of": "teacher"}
+# The teacher's own layers: VGG-19 takes a second a step here.
+CONTRAST = {"type": "ContrastiveLoss", "loss_weight": 0.01, "num_negatives": 3, "features": "teacher"}
+METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 2}, "ssim": {"type": "calculate_ssim", "crop_border": 2}}
+
+
+@pytest.fixture
+def options(tmp_path):
+    """CSD of a small EDSR whose teacher is in teacher.pth; without losses but pixel_opt."""
+    section = {name: value for name, value in EDSR.items() if name != "type"}
+    torch.manual_seed(1)
+    save_state_dict({"params": find_backbone("EDSR")(**section).state_dict()}, tmp_path / "teacher.pth")
+
+    def options(*widths, **changes):
+        network = {"type": "CSSRNet", "backbone": dict(EDSR), "widths": list(widths or (0.5,))}
+        changes = {"network_g": network, "path:pretrain_network_g": str(tmp_path / "teacher.pth"), **changes}
+        return small_models.options(tmp_path, "CSDModel", **copy.deepcopy(changes))
+
+    return options
+
+
+def contrast(**changes):
+    return {"train:contrastive_opt": {**CONTRAST, **changes}}
+
+
+BOTH = {"train:teacher_opt": TEACHER, **contrast()}
+
+
+def gradients(model, **changes):
+    """Of one step's losses, by parameter."""
+    torch.manual_seed(3)
+    model.net_g.zero_grad()
+    sum(model.compute_losses(**{**batch(1), **changes}).values()).backward()
+    return {name: parameter.grad for name, parameter in model.net_g.backbone.named_parameters()}
+
+
+def test_losses_are_those_of_their_formulas(options):
+    model = build(options(0.5, 0.25, **BOTH, **{"train:kd_opt": {"type": "MSELoss", "target": "teacher"}}))
+    lq, gt = batch(1)["lq"], batch(1)["gt"]
+    torch.manual_seed(3)
+    losses = model.compute_losses(lq, gt)
+    torch.manual_seed(3)
+    net, features = model.net_g, model.features["contrastive"]
+    teacher = net.backbone(lq)
+    negatives = F.interpolate(lq[torch.randperm(4)[:3]], scale_factor=2, mode="bicubic")
+    loss = ContrastiveLoss(0.01, features="teacher")
+    expected = {"l_teacher": 0.5 * F.l1_loss(teacher, gt)}
+    for width in (0.5, 0.25):
+        student = net.student(width)(lq)
+        expected |= {
+            f"l_pixel_{width}": F.l1_loss(student, gt),
+            f"l_kd_{width}": F.mse_loss(student, teacher),
+            f"l_contrastive_{width}": loss.compare(features(student), features(teacher), features(negatives)),
+        }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+
+
+def test_vgg_by_option(options):
+    model = build(options(**contrast(features="vgg19", vgg_weights="random", num_negatives=2)))
+    pictures = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+    torch.manual_seed(3)
+    found = model.compute_losses(**pictures)["l_contrastive"]
+    torch.manual_seed(3)
+    loss = ContrastiveLoss(0.01, num_negatives=2, vgg_weights="random")
+    negatives, _ = loss.draw_negatives(pictures["lq"], (16, 16))
+    net = model.net_g
+    torch.testing.assert_close(found, loss(net.student(0.5)(pictures["lq"]), net.backbone(pictures["lq"]), negatives))
+
+
+def test_students_are_logged_together_and_apart(options):
+    figures = train(build(options(0.5, 0.25, **BOTH)), [1]).get_current_log()
+    names = [name for name in figures if name.startswith("l_")]
+    assert names[:3] == ["l_pixel", "l_teacher", "l_contrastive"]
+    assert set(names[3:]) == {f"l_{loss}_{width}" for loss in ("pixel", "contrastive") for width in (0.5, 0.25)}
+    assert figures["l_pixel"] == pytest.approx(figures["l_pixel_0.5"] + figures["l_pixel_0.25"])
+    alone = train(build(options(0.5, **BOTH)), [1]).get_current_log()
+    assert [name for name in alone if name.startswith("l_")] == ["l_pixel", "l_teacher", "l_contrastive"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "forwards"),
+    [
+        (BOTH, [((1.0, 0.5), True)]),
+        (contrast(), [((1.0,), False), ((0.5,), True)]),
+        ({}, [((0.5,), True)]),
+        ({"train:pixel_opt": None, "train:teacher_opt": TEACHER}, [((1.0,), True)]),
+    ],
+    ids=["CSD", "a teacher that is not trained", "students alone", "the teacher alone"],
+)
+def test_only_what_is_needed_runs_and_what_is_trained_in_one_forward(options, losses, forwards):
+    model, seen = build(options(**losses)), []
+
+    def remember(_module, _inputs, arguments, output):
+        seen.append((arguments["width"], any(one.requires_grad for one in output.values())))
+
+    model.net_g.register_forward_hook(remember, with_kwargs=True)
+    train(model, [1])
+    assert seen == forwards
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_students_alone_send_gradients_to_their_channels_and_the_teachers_output_none(options, precision):
+    """Also where weights are cast: what autocast casts without a graph must not reach the students."""
+    network = build(options(**contrast(), **{"train:precision": precision}))
+    found = gradients(network)
+    student = dict(network.net_g.student(0.5).named_parameters())
+    for name, gradient in found.items():
+        own = tuple(slice(size) for size in student[name].shape)
+        assert gradient[own].abs().max() > 0, name
+        rest = gradient.clone()
+        rest[own] = 0
+        assert rest.abs().max() == 0, name
+    in_one_forward = build(options(**contrast(), **{"train:precision": precision}))
+    in_one_forward.run_widths = lambda lq: in_one_forward._run((1.0, 0.5), lq)
+    expected = gradients(in_one_forward)
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in found.items())
+
+
+def test_parts_of_a_batch_have_negatives_of_their_own(options, monkeypatch):
+    sizes = []
+    draw = ContrastiveLoss.draw_negatives
+    monkeypatch.setattr(
+        ContrastiveLoss, "draw_negatives", lambda self, lq, s: sizes.append(len(lq)) or draw(self, lq, s)
+    )
+    train(build(options(**contrast(num_negatives=2), **{"train:accumulate_steps": 2})), [1])
+    assert sizes == [2, 2]
+
+
+def test_a_loss_counts_from_its_first_to_its_last_iteration(options):
+    changes = {"train:teacher_opt": {**TEACHER, "end_iter": 2}, **contrast(start_iter=2, end_iter=3)}
+    model, seen = build(options(**changes)), []
+    for step in range(1, 5):
+        train(model, [step])
+        seen.append(sorted(name for name in model.get_current_log() if name.startswith("l_")))
+    pixel, teacher, contrastive = "l_pixel", "l_teacher", "l_contrastive"
+    assert seen == [[pixel, teacher], [contrastive, pixel, teacher], [contrastive, pixel], [pixel]]
+    beyond = model.net_g.backbone.conv_first.weight[4:].clone()
+    model.optimizer_g.param_groups[0]["betas"] = (0.0, 0.0)  # no momentum of earlier steps
+    train(model, [5])
+    assert torch.equal(model.net_g.backbone.conv_first.weight[4:], beyond)
+
+
+# --- what it is compared with --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["scratch", "teacher"])
+def test_a_student_alone_trains_as_the_plain_network_of_its_size(options, tmp_path, start):
+    """20 steps of Adam: of the channels that only the teacher has, gradients are zero and nothing moves."""
+    changes = {"path:pretrain_network_g": None} if start == "scratch" else {}
+    alone = build(options(**changes))
+    begin = weights(alone)
+    save_state_dict({"params": alone.net_g.student(0.5).state_dict()}, tmp_path / "student.pth")
+    section = {**EDSR, "num_feat": 4}
+    plain = build(
+        small_models.options(
+            tmp_path / "plain", network_g=section, **{"path:pretrain_network_g": str(tmp_path / "student.pth")}
+        )
+    )
+    for model in (alone, plain):
+        train(model, range(1, 21), warmup=5)
+    found, wanted = alone.net_g.student(0.5).state_dict(), plain.net_g.state_dict()
+    assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) <= 1e-6
+    assert distance(weights(alone), begin) > 1e-3
+    averages = alone.net_g_ema.student(0.5).state_dict(), plain.net_g_ema.state_dict()
+    assert max(float((averages[0][name] - averages[1][name]).abs().max()) for name in wanted) <= 1e-6
+    assert alone.get_current_log()["l_pixel"] == pytest.approx(plain.get_current_log()["l_pixel"], rel=1e-5)
+
+
+def spread(network):
+    return float(network.conv_after_body.weight.detach().std())
+
+
+def test_where_a_training_starts(options, logged, tmp_path):
+    scratch = {"path:pretrain_network_g": None}
+    alone, joint, warm = (build(options(**c)) for c in (scratch, {**scratch, "train:teacher_opt": TEACHER}, {}))
+    assert sum("starts as a plain network" in line for line in logged()) == 1
+    # Drawn for half as many inputs: a plain network's weights are larger by about the square root of two.
+    ratio = spread(alone.net_g.student(0.5)) / spread(joint.net_g.student(0.5))
+    assert 1.2 < ratio < 1.7
+    assert distance(weights(alone), weights(build(options(**scratch)))) == 0
+    given = read_state_dict(tmp_path / "teacher.pth")
+    assert all(torch.equal(tensor, given[name]) for name, tensor in warm.net_g.state_dict().items())
+    two = build(options(0.5, 0.25, **scratch))
+    assert torch.equal(two.net_g.backbone.conv_after_body.weight, joint.net_g.backbone.conv_after_body.weight)
+
+
+def test_a_fused_teacher_is_a_warm_start(options, tmp_path):
+    span = find_backbone("SPAN")(feature_channels=8, upscale=2).fuse()
+    save_state_dict(span.state_dict(), tmp_path / "fused.pth")
+    network = {"type": "CSSRNet", "backbone": dict(SPAN), "widths": [0.5]}
+    model = build(options(network_g=network, **{"path:pretrain_network_g": str(tmp_path / "fused.pth")}))
+    x = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(model.net_g(x, width=1.0), span(x), rtol=1e-3, atol=1e-3)
+    train(model, [1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train:precision": "bf16"},
+        {"train:channels_last": True},
+        {"train:accumulate_steps": 2},
+        {"train:grad_clip_norm": 0.1},
+        pytest.param({"train:compile": True}, marks=pytest.mark.slow),
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_ways_of_training(options, logged, changes):
+    losses = {**BOTH, **contrast(num_negatives=2)}  # as many as half a batch has
+    model = train(build(options(0.5, 0.25, **losses, **changes)), range(1, 4))
+    reference = train(build(options(0.5, 0.25, **losses)), range(1, 4))
+    figures, expected = model.get_current_log(), reference.get_current_log()
+    for name in ("l_pixel", "l_teacher", "l_contrastive"):
+        assert figures[name] == pytest.approx(expected[name], rel=0.1)
+    assert model.guard.total == 0
+    assert not any("does not work here" in line for line in logged())
+
+
+# --- every width ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loader(tmp_path):
+    """Three pairs of pictures behind BasicSR's own dataset."""
+    names = [f"picture{number}.png" for number in range(3)]
+    section = {
+        "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
+        "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (38, 42))),
+        "dataroot_lq": str(option_files.write_images(tmp_path / "lq", names, (19, 21))),
+    }  # fmt: skip
+    small_models.dscsr_model.register()
+    from basicsr.data import build_dataloader, build_dataset
+
+    return build_dataloader(build_dataset(dict(section)), section)
+
+
+def scores_of(network, loader, tmp_path):
+    """What BasicSR's SRModel says of a plain network, and the pictures that it makes."""
+    kind = {**EDSR, "num_feat": network.conv_first.out_channels}
+    model = build(small_models.options(tmp_path, "SRModel", network_g=kind, **{"val:metrics": METRICS}))
+    model.net_g_ema.load_state_dict(network.state_dict())
+    model.validation(loader, 3, None, save_img=True)
+    folder = tmp_path / "visualization/picture0"
+    return model.metric_results, cv2.imread(str(folder / "picture0_3.png"))
+
+
+def test_every_width_is_validated_as_the_plain_network_would_be(options, loader, tmp_path, logged):
+    model = train(build(options(0.5, 0.25, **BOTH, **{"val:metrics": METRICS})), range(1, 4))
+    model.validation(loader, 3, None, save_img=True)
+    assert list(model.metric_results) == [f"{m}_w{w}" for m in METRICS for w in (0.25, 0.5, 1.0)]
+    for width in (0.25, 0.5, 1.0):
+        scores, picture = scores_of(model.net_g_ema.student(width), loader, tmp_path / str(width))
+        found = {name: model.metric_results[f"{name}_w{width}"] for name in METRICS}
+        assert found == pytest.approx(scores, rel=1e-5)
+        file = tmp_path / f"visualization/picture0/picture0_w{width}_3.png"
+        assert abs(cv2.imread(str(file)).astype(int) - picture).max() <= 1  # summed up in another order
+    assert len(list((tmp_path / "visualization").rglob("*.png"))) == 9
+    assert any("psnr_w0.25: " in line for line in logged())
+    assert any("Best psnr_w0.25 on Set so far: saved as net_g_best.pth" in line for line in logged())
+    assert model.net_g.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "validated", "best"),
+    [
+        (BOTH, ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], "psnr_w0.25"),
+        ({}, ["psnr_w0.25", "psnr_w0.5"], "psnr_w0.25"),
+        (contrast(), ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], "psnr_w0.25"),
+        ({"val:widths": [0.5]}, ["psnr_w0.5"], "psnr_w0.5"),
+        ({**BOTH, "val:best_metric": "psnr_w1.0"}, ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], "psnr_w1.0"),
+        ({"is_train": False, "val:suffix": None}, ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], None),
+    ],
+    ids=["CSD", "students alone", "contrast", "widths", "best_metric", "test"],
+)
+def test_which_widths_are_validated_and_which_decides(options, loader, tmp_path, changes, validated, best):
+    model = build(options(0.25, 0.5, **changes))
+    model.validation(loader, 1, None, save_img=False)
+    assert list(model.metric_results) == validated
+    file = tmp_path / "models/net_g_best.pth"
+    assert (read_pickle(file)["best"]["metric"] if file.exists() else None) == best
+
+
+def test_without_metrics_only_pictures_are_written(options, loader, tmp_path):
+    opt = options(is_train=False, **{"val:suffix": "x", "val:metrics": None})
+    build(opt).validation(loader, "run", None, save_img=True)
+    names = {file.name for file in (tmp_path / "visualization/Set").iterdir()}
+    assert names == {f"picture{number}_w{width}_x.png" for number in range(3) for width in (0.5, 1.0)}
+
+
+def test_tiles_and_orientations_at_every_width(options):
+    x = torch.rand(1, 3, 31, 27)
+
+    def super_resolved(**changes):
+        model = build(options(is_train=False, **changes))
+        model.feed_data({"lq": x})
+        return model.results()
+
+    whole, tiled, eight = (
+        super_resolved(**{f"val:{key}": value for key, value in changes.items()})
+        for changes in ({}, {"tile": 16, "tile_overlap": 12}, {"self_ensemble": True})
+    )
+    for label in ("w0.5", "w1.0"):
+        torch.testing.assert_close(tiled[label], whole[label], rtol=0, atol=1e-5)
+        assert (eight[label] - whole[label]).abs().max() > 1e-5
+    assert (whole["w0.5"] - whole["w1.0"]).abs().max() > 1e-3
+
+
+# --- what is saved -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ema_decay", [0, 0.5])
+def test_students_are_saved_as_plain_networks(options, tmp_path, ema_decay):
+    model = train(build(options(0.25, 0.5, **BOTH, **{"train:ema_decay": ema_decay})), range(1, 4))
+    model.save(0, 3)
+    source, x = model.net_g_ema if ema_decay else model.net_g, torch.rand(1, 3, 9, 8)
+    for width, channels in ((0.25, 2), (0.5, 4)):
+        file = tmp_path / f"models/student_w{width}_3.pth"
+        plain = build(
+            small_models.options(
+                tmp_path / "plain", "SRModel", network_g={**EDSR, "num_feat": channels},
+                **{"path:pretrain_network_g": str(file), "is_train": False},
+            )
+        ).net_g  # fmt: skip
+        source.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(plain(x), source(x, width=width))
+            torch.testing.assert_close(load_model(file)(x), plain(x))
+    teacher = load_model(tmp_path / "models/net_g_3.pth", param_key="params")
+    assert type(teacher) is find_backbone("EDSR")
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(x), model.net_g(x, width=1.0))
+
+
+def test_students_go_with_their_network(options, tmp_path, loader):
+    model = build(options(**{"logger:keep_checkpoints": 2}))
+    for step in (1, 2, 3):
+        train(model, [step])
+        model.save(0, step)
+    model.validation(loader, 3, None, save_img=False)
+    model.save(-1, -1)
+    names = {file.name for file in (tmp_path / "models").iterdir()}
+    assert names == {f"{kind}_{n}.pth" for kind in ("net_g", "student_w0.5") for n in ("2", "3", "best", "latest")}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def resumed(options, tmp_path, step, **changes):
+    """As BasicSR does it: the weights through the path, the rest from the state."""
+    model = build(options(**{**changes, "path:pretrain_network_g": str(tmp_path / f"models/net_g_{step}.pth")}))
+    model.resume_training(read_pickle(tmp_path / f"training_states/{step}.state"))
+    return model
+
+
+@pytest.mark.parametrize("losses", [BOTH, {"path:pretrain_network_g": None}], ids=["CSD", "student from scratch"])
+def test_resumed_it_takes_the_same_steps_and_compares_in_the_same_layers(options, tmp_path, losses):
+    whole = build(options(**losses))
+    train(whole, range(1, 4)).save(0, 3)
+    torch.rand(7)
+    again = resumed(options, tmp_path, 3, **losses)
+    if "contrastive" in whole.features:
+        ours, theirs = (model.features["contrastive"].state() for model in (whole, again))
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+        given = read_state_dict(tmp_path / "teacher.pth")
+        assert all(torch.equal(tensor, given[name]) for name, tensor in ours.items())
+        assert not torch.equal(ours["conv_first.weight"], again.net_g.backbone.conv_first.weight)
+    state = read_pickle(tmp_path / "training_states/3.state")["random_states"][0]["torch"]
+    torch.set_rng_state(state)
+    train(whole, range(4, 7))
+    train(again, range(4, 7))
+    assert distance(weights(whole), weights(again)) == 0
+
+
+# --- what it does not take -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"network_g": EDSR}, CSDModelError, "Expected a network with students for CSDModel, but got EDSR"),
+        ({"network_g:lora": {"layers": {"*": [1, 1]}}}, CSDModelError, "Expected `network_g` without `lora:`"),
+        ({**contrast(), "path:pretrain_network_g": None}, RoleError, "Expected a trained teacher in `path: pretrain"),
+        (contrast(feature_layers=["body.9"]), FeatureError, "Expected a layer of EDSR, but got 'body.9'"),
+        ({"train:pixel_opt:end_iter": 5, "train:total_iter": 9}, RoleError, "but got none in iteration 6 of 9"),
+        ({"train:pixel_opt:output_of": "us"}, RoleError, "`pixel_opt: output_of` to be one of"),
+        ({"network_g:backbone:num_feat": 4}, WeightsError, "teacher.pth does not fit CSSRNet"),
+        ({"network_g:widths": [0.3]}, ValueError, "Expected width 0.3 to leave a whole number of channels"),
+    ],
+)
+def test_without_the_option_check_faults_are_as_clear(options, changes, error, text):
+    with pytest.raises(error, match=re.escape(text)):
+        build(options(**changes))
+
+
+def test_a_batch_smaller_than_its_negatives(options):
+    model = build(options(**contrast(num_negatives=5)))
+    with pytest.raises(ValueError, match=r"Expected a batch of at least 5 \(`num_negatives`\), but got 4"):
+        train(model, [1])
