@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host.options_faults import Key
+from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_faults import Key, listed
 from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_structure import Run
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
@@ -25,7 +26,11 @@ def check_losses(run: Run, registries: Registries) -> None:
             continue
         kind = section.get("type")
         loss_class = find(registries.losses, kind) if isinstance(kind, str) else None
-        if loss_class in _OURS:
+        if loss_class is ContrastiveLoss and run.known_model not in (None, *schema.CSD_MODELS):
+            got = f"`model_type: {run.known_model}`, which has no negatives"
+            words = f"a model type that gives {kind} a teacher and negatives ({listed(sorted(schema.CSD_MODELS))})"
+            run.report.add((*key, "type"), words, got, "Take it, or remove the loss.")
+        elif loss_class in _OURS:
             arguments = {str(k): value for k, value in run.constructors(key, section).items() if k != "type"}
             loss = _build(key, loss_class, arguments, run)
             if isinstance(loss, ContrastiveLoss):

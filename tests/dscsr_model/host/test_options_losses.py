@@ -10,6 +10,7 @@ import pytest
 import torch
 from option_files import changed
 
+from dscsr_arch.cssr_arch import find_backbone
 from dscsr_model.host.options_check import Fault
 
 KEY = "train: contrastive_opt"
@@ -18,7 +19,11 @@ CONTRASTIVE = {"type": "ContrastiveLoss", "loss_weight": 200, "num_negatives": 2
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return option_files.make_data(tmp_path_factory.mktemp("data"))
+    """Images, and the weights of a teacher."""
+    root = option_files.make_data(tmp_path_factory.mktemp("data"))
+    arguments = {name: value for name, value in option_files.edsr().items() if name != "type"}
+    torch.save({"params": find_backbone("EDSR")(**arguments).state_dict()}, root / "teacher.pth")
+    return root
 
 
 @pytest.fixture
@@ -30,7 +35,9 @@ def check(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
         """The one fault of options with these losses beside the pixel loss (batch 2), or None."""
         sections = {f"train:{name}": section for name, section in losses.items()}
         options = option_files.training_options(data)
-        options = changed(options, {"model_type": "EfficientSRModel", **sections, **(changes or {})})
+        network = {"type": "CSSRNet", "backbone": option_files.edsr(), "widths": [0.5]}
+        csd = {"model_type": "CSDModel", "network_g": network, "path:pretrain_network_g": str(data / "teacher.pth")}
+        options = changed(options, {**csd, **sections, **(changes or {})})
         faults = option_files.faults_of(option_files.write_options(tmp_path / "options.yml", options))
         assert len(faults) <= 1, "\n".join(map(str, faults))
         return faults[0] if faults else None
@@ -107,3 +114,9 @@ def test_a_batch_of_one_that_excludes_itself(check):
     assert check(contrastive(num_negatives=1), one) is None
     fault = check(contrastive(num_negatives=1, exclude_self=True), one)
     assert_fault(fault, f"{KEY}: exclude_self", "another sample to compare a negative with", "a batch of one")
+
+
+def test_a_model_type_without_negatives(check):
+    plain = {"model_type": "EfficientSRModel", "network_g": option_files.edsr()}
+    fault = check(contrastive(), plain)
+    assert_fault(fault, f"{KEY}: type", "a teacher and negatives (`CSDModel`), but got `model_type: EfficientSRModel`")
