@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.conv_lora import inject, load_lora_state_dict, lora_layers
+from dscsr_arch import conv_lora
+from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.csd_names import CSDWeightsError, from_csd
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.families import FAMILIES, StateDict
@@ -99,8 +100,10 @@ def load_model(
 
     Args:
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.
-        param_key: Key of the wrapped weights; None prefers the averaged ones (``params_ema``).
-        base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused.
+        param_key: Key of the wrapped weights (with ``base``, of its weights); None prefers the averaged ones
+            (``params_ema``).
+        base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. LoRA
+            that it has itself is put aside: adapters are updates of the frozen weights.
         **overrides: Constructor arguments that replace what was read from the shapes.
 
     Returns:
@@ -109,9 +112,14 @@ def load_model(
     Raises:
         WeightsError: The file cannot be read, holds no network known here, or does not fit the overrides.
     """
+    if base is not None:
+        return _load_adapters(path, base, param_key, overrides)
     state_dict = read_state_dict(path, param_key)
-    if is_adapters(state_dict) or base is not None:
-        return _load_adapters(state_dict, path, base, overrides)
+    if is_adapters(state_dict):
+        raise WeightsError(
+            f"Expected a whole network in {path}, but got LoRA adapters alone: their base is missing. Take the whole "
+            "network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: load_model(…, base=…)."
+        )
     family = next((family for family in FAMILIES if family.recognise(state_dict)), None)
     if family is None:
         names = ", ".join(family.name for family in FAMILIES)
@@ -132,7 +140,7 @@ def load_model(
         arguments = {**family.arguments(state_dict, overrides), **overrides}
         network = family.prepare(network_class(**arguments), state_dict)
         if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
-            inject(network, ranks)
+            conv_lora.inject(network, ranks)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
     if fault := mismatch(network, state_dict):
@@ -142,25 +150,20 @@ def load_model(
 
 
 def _load_adapters(
-    state_dict: StateDict,
-    path: str | os.PathLike[str],
-    base: str | os.PathLike[str] | None,
-    overrides: Mapping[str, Any],
+    path: str | os.PathLike[str], base: str | os.PathLike[str], param_key: str | None, overrides: Mapping[str, Any]
 ) -> nn.Module:
     """The fused network of ``base`` with the adapters of ``path``."""
+    state_dict = read_state_dict(path)
     if not is_adapters(state_dict):
         raise WeightsError(
             f"Expected LoRA adapters alone in {path}, since a base is given, but got a whole network. Leave `base` out."
         )
-    if base is None:
-        raise WeightsError(
-            f"Expected a whole network in {path}, but got LoRA adapters alone: their base is missing. Name the weight "
-            "file that they were trained from, as `base`."
-        )
-    network = load_model(base, **overrides)
-    network = getattr(network, "fuse", lambda: network)()  # BasicSR's networks have nothing to fuse
+    network = load_model(base, param_key=param_key, **overrides)
+    for layer in lora_layers(network).values():
+        nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
+    network = conv_lora.fuse(getattr(network, "fuse", lambda: network)())  # BasicSR's networks fuse nothing
     try:
-        return load_lora_state_dict(network, state_dict).eval()
+        return conv_lora.load_lora_state_dict(network, state_dict).eval()
     except LoRAError as error:
         raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
 

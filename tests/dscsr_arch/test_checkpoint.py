@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dscsr_arch import SPAN, DSCLoRA, load_model
+from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict, save_state_dict
-from dscsr_arch.conv_lora import lora_layers, lora_state_dict
+from dscsr_arch.conv_lora import inject, load_lora_state_dict, lora_layers, lora_state_dict
+from dscsr_arch.cssr_arch import find_backbone
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_adapters_alone_need_their_base(net, tmp_path):
     for layer in lora_layers(saved).values():
         torch.nn.init.normal_(layer.lora_B, std=0.05)
     torch.save({"params": lora_state_dict(saved)}, tmp_path / "lora.pth")
-    with pytest.raises(WeightsError, match=r"lora\.pth, but got LoRA adapters alone: their base is missing. .* `base`"):
+    with pytest.raises(WeightsError, match=r"lora\.pth, but got LoRA adapters alone: their base is missing. .* base=…"):
         load_model(tmp_path / "lora.pth")
     loaded = load_model(tmp_path / "lora.pth", base=tmp_path / "base.pth")
     same(loaded, saved)
@@ -168,6 +169,33 @@ def test_adapters_alone_need_their_base(net, tmp_path):
     torch.save(SPAN(feature_channels=6, upscale=2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"adapters of .*lora\.pth do not fit the network of .*: Expected .* fit a"):
         load_model(tmp_path / "lora.pth", base=tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("kind", ["DSCLoRA", "CARN", "EDSR"])
+def test_adapters_are_not_added_to_those_of_a_base_that_has_lora_itself(tmp_path, kind):
+    """A training leaves both beside each other: adapters, and the whole network that has them too."""
+    if kind == "DSCLoRA":
+        saved = student()
+    else:
+        network = CARN(num_feat=4, upscale=2) if kind == "CARN" else find_backbone("EDSR")(3, 3, 4, 1, 2)
+        saved = inject(network, {"*": (1, 2)}).eval()
+        for layer in lora_layers(saved).values():
+            torch.nn.init.normal_(layer.lora_B, std=0.05)
+    torch.save({"params": lora_state_dict(saved)}, tmp_path / "lora.pth")
+    torch.save({"params": saved.state_dict()}, tmp_path / "net.pth")
+    same(load_model(tmp_path / "lora.pth", base=tmp_path / "net.pth"), saved)
+
+
+def test_param_key_chooses_the_weights_of_the_base_of_adapters(net, tmp_path):
+    saved = student()
+    torch.save({"params": lora_state_dict(saved)}, tmp_path / "lora.pth")
+    average = {name: tensor + 0.1 for name, tensor in net.state_dict().items()}
+    torch.save({"params": net.state_dict(), "params_ema": average}, tmp_path / "base.pth")
+    for key, base in (("params", net.state_dict()), ("params_ema", average), (None, average)):
+        expected = student()
+        expected.load_state_dict(base)
+        load_lora_state_dict(expected, lora_state_dict(saved))
+        same(load_model(tmp_path / "lora.pth", base=tmp_path / "base.pth", param_key=key), expected)
 
 
 def test_a_dsclora_file_whose_entries_do_not_belong_together_is_refused(tmp_path):
