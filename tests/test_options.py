@@ -14,6 +14,8 @@ import yaml
 
 import dscsr_model
 from dscsr_arch import SPAN
+from dscsr_model.losses import vgg_weights
+from dscsr_model.losses.vgg import VGG19Features
 
 OPTIONS = Path(__file__).resolve().parents[1] / "options"
 FILES = sorted(OPTIONS.rglob("*.yml"))
@@ -59,7 +61,16 @@ def test_the_header_tells_the_command_and_the_data(file):
     assert ("train" in options) == (phase == "train")
 
 
-def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def torch_home(tmp_path_factory):
+    """A cache of torch.hub that has VGG-19, or what passes for it."""
+    home = tmp_path_factory.mktemp("torch")
+    (home / "hub/checkpoints").mkdir(parents=True)
+    torch.save(VGG19Features("random").state_dict(), home / "hub/checkpoints" / vgg_weights.FILE)
+    return home
+
+
+def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, torch_home):
     options = yaml.safe_load(file.read_text(encoding="utf-8"))
     network = build(options["network_g"])
     for name, dataset in options["datasets"].items():
@@ -68,6 +79,7 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch):
     if teacher := options.get("teacher"):
         make_weights(tmp_path, teacher["weights"], teacher["param_key"], SPAN(feature_channels=28))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
     checked = option_files.write_options(tmp_path / file.name, options)
     faults = option_files.faults_of(checked, is_train=phase_of(file) == "train")
     assert not faults, "\n".join(map(str, faults))
@@ -81,7 +93,7 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch):
 def test_the_numbers_of_the_file_are_numbers(file):
     """The file itself, not what a YAML writer made of it: 1e-4 would be text here."""
     faults = option_files.faults_of(file, is_train=phase_of(file) == "train")
-    files = ("dataroot", "pretrain_network", "teacher: weights")
+    files = ("dataroot", "pretrain_network", "teacher: weights", "vgg_weights")
     assert all(any(name in fault.key for name in files) for fault in faults), list(map(str, faults))
 
 
