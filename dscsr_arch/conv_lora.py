@@ -157,12 +157,16 @@ def load_lora_state_dict(network: Network, state: Mapping[str, Tensor]) -> Netwo
 def _plan(network: nn.Module, ranks: Mapping[str, Setting]) -> dict[nn.Conv2d, tuple[str, Any, Any]]:
     """Which convolutions ``ranks`` means: to their name, rank and alpha (both unchecked)."""
     if not isinstance(ranks, Mapping) or not ranks:
-        raise LoRAError(f"Expected patterns of layer names with their (rank, alpha), but got {ranks!r}.")
+        raise LoRAError(f"Expected patterns of layer names with their (rank, alpha), but got {ranks!r}. Name some.")
     convolutions = _convolutions(network)
     planned: dict[nn.Conv2d, tuple[str, Any, Any]] = {}
     for pattern, setting in ranks.items():
+        if not isinstance(pattern, str):  # YAML reads `0:` as a number
+            raise LoRAError(f"Expected a pattern of layer names, but got the value {pattern!r}. Quote it.")
         if isinstance(setting, str) or not isinstance(setting, Sequence) or len(setting) != 2:
-            raise LoRAError(f"Expected (rank, alpha) for the pattern {pattern!r}, but got {setting!r}.")
+            raise LoRAError(
+                f"Expected (rank, alpha) for the pattern {pattern!r}, but got {setting!r}. Write two numbers."
+            )
         met = {conv: names[0] for conv, names in convolutions.items() if any(_meets(name, pattern) for name in names)}
         if not met:
             raise LoRAError(

@@ -75,9 +75,13 @@ def check_setting(shape: Sequence[int], rank: object, alpha: object, dropout: ob
             f"{tuple(shape)} allows), but got {rank!r}. Give a smaller positive integer, or leave the layer out."
         )
     if not _is_number(alpha) or alpha <= 0:  # type: ignore[operator]
-        raise LoRAError(f"Expected the LoRA alpha of {layer} to be a positive number, but got {alpha!r}.")
+        raise LoRAError(
+            f"Expected the LoRA alpha of {layer} to be a positive number, but got {alpha!r}. Twice the rank is usual."
+        )
     if not _is_number(dropout) or not 0 <= dropout < 1:  # type: ignore[operator]
-        raise LoRAError(f"Expected the LoRA dropout of {layer} to be a number in [0, 1), but got {dropout!r}.")
+        raise LoRAError(
+            f"Expected the LoRA dropout of {layer} to be a number in [0, 1), but got {dropout!r}. Take 0 for none."
+        )
 
 
 def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:

@@ -75,6 +75,8 @@ def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
     section, key = run.section("network_g").get("lora"), ("network_g", "lora")
     if run.known_model not in schema.LORA_MODELS or section is None:
         return network
+    if run.is_train:
+        _check_base(run)
     blamed: Key = key
     try:
         if section.get("layers"):
@@ -136,6 +138,11 @@ def _check_lora_student(run: Run, network: nn.Module | None) -> None:
     if network is not None and not lora_layers(network):
         remedy = "Take `type: DSCLoRA`, add `lora:`, or take `model_type: DistillationModel` to train everything."
         run.report.add(("network_g",), "a network with LoRA", f"{type(network).__name__} without", remedy)
+    if run.section("network_g").get("lora") is None:  # else `put_lora` has looked
+        _check_base(run)
+
+
+def _check_base(run: Run) -> None:
     if run.section("path").get("pretrain_network_g") is None:
         remedy = "LoRA trains on a frozen network: name the weight file of a trained one."
         run.report.add(("path", "pretrain_network_g"), "the base of the LoRA", "none", remedy)

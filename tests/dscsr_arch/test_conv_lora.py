@@ -274,6 +274,7 @@ if __name__ == "__main__":
         ({}, 0, r"Expected patterns of layer names with their \(rank, alpha\), but got \{\}"),
         ([("head", 2, 4)], 0, r"Expected patterns of layer names .*, but got \[\("),
         ({"head": (2, 4), "boddy": (2, 4)}, 0, "the pattern 'boddy' to meet a convolution, but it meets none of head"),
+        ({0: (2, 4)}, 0, r"Expected a pattern of layer names, but got .* 0\. Quote it"),
         ({"linear": (2, 4)}, 0, "the pattern 'linear' to meet a convolution, but it meets none"),
         ({"*": (2, 4), "head": (3, 4)}, 0, r"'head' to meet a convolution of its own, but .* \(head\)\. .* move it"),
         ({"head": 2}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got 2"),

@@ -10,6 +10,7 @@ from option_files import REMOVED, changed
 
 from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.cssr_arch import find_backbone
 
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
 LORA = {"layers": {"body.*": [2, 4]}}
@@ -25,6 +26,8 @@ def data(tmp_path_factory):
     for name, arguments in {"teacher": {}, "x2": {"upscale": 2}, "gray": {"num_in_ch": 1, "rgb_mean": [0.5]}}.items():
         save_state_dict({"params": SPAN(**{"feature_channels": 6, "upscale": 4, **arguments}).state_dict()},
                         root / f"{name}.pth")  # fmt: skip
+    edsr = find_backbone("EDSR")(**{key: value for key, value in option_files.edsr().items() if key != "type"})
+    save_state_dict({"params": edsr.state_dict()}, root / "edsr.pth")
     base = SPAN(feature_channels=8, upscale=4)
     save_state_dict({"params": base.state_dict()}, root / "base.pth")
     (root / "broken.pth").write_bytes((root / "teacher.pth").read_bytes()[:1000])
@@ -71,7 +74,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "DSCLoRA": {"model_type": "DSCLoRAModel", "network_g": {**BASE, "type": "DSCLoRA"},
                 "path:pretrain_network_g": "@base.pth"},
     "LoRA without a teacher": {"model_type": "EfficientSRModel", "teacher": REMOVED, "train:teacher_opt": REMOVED,
-                               "train:affinity_opt": REMOVED, "network_g": {**option_files.edsr(), "lora": LORA}},
+                               "train:affinity_opt": REMOVED, "network_g": {**option_files.edsr(), "lora": LORA},
+                               "path:pretrain_network_g": "@edsr.pth"},
 }  # fmt: skip
 
 
@@ -137,6 +141,7 @@ BAD_LORA: list[tuple[Any, str, str]] = [
     ({"layers": {"body.*": [99, 4]}}, ": layers", "LoRA rank of layer 'body.0.conv1' to be an integer from 1"),
     ({"layers": {"boddy.*": [2, 4]}}, ": layers", "Expected the pattern 'boddy.*' to meet a convolution"),
     ({"layers": {"body.*": 2}}, ": layers", "Expected (rank, alpha) for the pattern 'body.*', but got 2"),
+    ({"layers": {0: [2, 4]}}, ": layers", "Expected a pattern of layer names, but got the value 0. Quote it."),
     ({"layers": [1, 2]}, ": layers", "Expected a section"),
     ({**LORA, "dropout": 1}, ": dropout", "from 0 to below 1"),
     ({**LORA, "rank": 1}, ": rank", "Expected a known option, but got `rank`"),
@@ -151,9 +156,17 @@ BAD_LORA: list[tuple[Any, str, str]] = [
 @pytest.mark.parametrize(("section", "key", "text"), BAD_LORA)
 def test_faults_of_lora(check, section, key, text):
     network = {**option_files.edsr(), "lora": section}
-    faults = check(network_g=network, **{"train:affinity_opt": REMOVED})
+    faults = check(network_g=network, **{"train:affinity_opt": REMOVED, "path:pretrain_network_g": "@edsr.pth"})
     assert list(faults) == [f"network_g: lora{key}"]
     assert text in faults[f"network_g: lora{key}"]
+
+
+@pytest.mark.parametrize("model_type", ["EfficientSRModel", "DistillationModel", "DSCLoRAModel"])
+def test_lora_on_a_random_network_is_a_fault(check, model_type):
+    only = {"teacher": REMOVED, "train:teacher_opt": REMOVED, "train:affinity_opt": REMOVED}
+    faults = check(model_type=model_type, network_g={**option_files.edsr(), "lora": LORA}, **only)
+    assert list(faults) == ["path: pretrain_network_g"]
+    assert "Expected the base of the LoRA, but got none" in faults["path: pretrain_network_g"]
 
 
 def test_stock_models_do_not_know_lora(check):
@@ -169,7 +182,7 @@ def test_stock_models_do_not_know_lora(check):
 
 def test_dsclora_takes_its_ranks_as_arguments(check):
     network = {**BASE, "type": "DSCLoRA", "lora": {"layers": {"conv_1": [1, 1]}}}
-    faults = check(network_g=network)
+    faults = check(network_g=network, **{"path:pretrain_network_g": "@base.pth"})
     assert list(faults) == ["network_g: lora: layers"]
     assert "a network without LoRA for `lora: layers`, but got DSCLoRA" in faults["network_g: lora: layers"]
 
