@@ -116,17 +116,15 @@ def check_learning(run: Run, registries: Registries, network: nn.Module | None) 
 
 def _check_border(run: Run) -> None:
     """Something of a patch must be left between the borders."""
-    border, side, scale = (
-        run.section("teacher").get("border", 0),
-        run.section("datasets", "train").get("gt_size"),
-        run.options.get("scale"),
-    )
-    if not all(isinstance(number, int) for number in (border, side, scale)) or run.report.has("teacher", "border"):
+    border, side = run.section("teacher").get("border", 0), run.section("datasets", "train").get("gt_size")
+    scale = run.options.get("scale")
+    if run.report.has("teacher", "border") or not (isinstance(border, int) and isinstance(side, int)):
         return
-    if 2 * border >= side // scale:
-        got = f"{border}, while patches have {side // scale} LQ pixels (`gt_size: {side}`)"
-        remedy = f"Take at most {(side // scale - 1) // 2}, or larger patches."
-        run.report.add(("teacher", "border"), "a border that leaves something of a patch", got, remedy)
+    if not isinstance(scale, int) or scale < 1 or 2 * border < side // scale:
+        return
+    got = f"{border}, while patches have {side // scale} LQ pixels (`gt_size: {side}`)"
+    remedy = f"Take at most {(side // scale - 1) // 2}, or larger patches."
+    run.report.add(("teacher", "border"), "a border that leaves something of a patch", got, remedy)
 
 
 def _losses(run: Run) -> list[tuple[Key, Mapping[str, Any]]]:

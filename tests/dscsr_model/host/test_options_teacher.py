@@ -203,3 +203,9 @@ def test_a_border_that_leaves_nothing_of_a_patch(check):
     assert "got 4, while patches have 8 LQ pixels" in faults["teacher: border"]
     assert "Take at most 3, or larger patches." in faults["teacher: border"]
     assert "a whole number of at least 0" in check(**{"teacher:border": -1})["teacher: border"]
+
+
+def test_a_scale_of_zero_is_a_fault_of_its_own_beside_a_border(check):
+    faults = check(scale=0, teacher={"weights": "@teacher.pth", "border": 2})
+    assert "scale" in faults
+    assert "teacher: border" not in faults
