@@ -15,6 +15,7 @@ from dscsr_model.host.options_faults import Key, listed
 from dscsr_model.host.options_registry import Registries, check_typed, find
 from dscsr_model.host.options_structure import Run, describe
 from dscsr_model.host.options_weights import check_scale
+from dscsr_model.losses.vgg import SMALLEST
 from dscsr_model.training import roles, widths
 from dscsr_model.training.first_layers import FirstLayers
 
@@ -22,7 +23,7 @@ from dscsr_model.training.first_layers import FirstLayers
 def check_csd_sections(run: Run, registries: Registries) -> None:
     """Report a network without students, its backbone's type, arguments and scale, and keys of losses. Builds nothing.
 
-    A backbone is checked under every model type: EfficientSRModel trains the teacher and the students of one, too.
+    A backbone is checked under every model type: any of them can test its smallest student.
     """
     section, key = run.section("network_g"), ("network_g", "backbone")
     kind = find(registries.networks, section.get("type")) if isinstance(section.get("type"), str) else None
@@ -31,6 +32,9 @@ def check_csd_sections(run: Run, registries: Registries) -> None:
         if not run.report.has(*key):
             check_scale(key, section["backbone"], find_backbone(section["backbone"]["type"]), run)
     if run.known_model not in schema.CSD_MODELS:
+        if kind is CSSRNet and run.known_model is not None and run.is_train:
+            got = f"`{run.known_model}`, which trains networks of one output"
+            run.report.add(("model_type",), "CSDModel, as CSSRNet has several widths", got, "Take it.")
         return
     if kind is not None and kind is not CSSRNet:
         remedy = "Write `{type: CSSRNet, backbone: {…}, widths: [0.25]}`, or take `model_type: EfficientSRModel`."
@@ -61,6 +65,8 @@ def check_csd(run: Run, network: nn.Module | None) -> None:
         key = ("train", f"{name}_opt")
         if role.contrastive and run.section(*key).get("features") == "teacher":
             _check_first_layers(run, key, role, network)
+        elif role.contrastive:
+            _check_patch(run)
 
 
 def _check_roles(run: Run) -> None:
@@ -95,3 +101,11 @@ def _check_first_layers(run: Run, key: Key, role: roles.Role, network: CSSRNet) 
         remedy = f"Name its weight file, or take other `features` of {listed(['vgg19'])}."
         run.report.add(("path", "pretrain_network_g"), words, "none", remedy)
     _report(run, (*key, "feature_layers"), partial(FirstLayers, network.backbone, role.feature_layers))
+
+
+def _check_patch(run: Run) -> None:
+    side = run.section("datasets", "train").get("gt_size")
+    if isinstance(side, int) and side < SMALLEST:
+        words = f"patches of at least {SMALLEST}×{SMALLEST} pixels, as VGG-19 compares them"
+        remedy = "Take larger patches, or `features: teacher`."
+        run.report.add(("datasets", "train", "gt_size"), words, f"{side}", remedy)

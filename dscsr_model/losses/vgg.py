@@ -19,7 +19,7 @@ LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 _POOL = 0
 _CHANNELS = (64, 64, _POOL, 128, 128, _POOL, *[256] * 4, _POOL, *[512] * 4, _POOL, 512)
 _TAPPED = (1, 6, 11, 20, 29)  # where LAYERS are in `features`
-_SMALLEST = 16  # pixels; four poolings make one of them
+SMALLEST = 16  # pixels; four poolings make one of them
 
 
 class VGG19Features(nn.Module):
@@ -65,9 +65,9 @@ class VGG19Features(nn.Module):
         Raises:
             ValueError: Pictures of another shape, or too small.
         """
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < _SMALLEST:
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"Expected RGB pictures (B, 3, H, W) of at least {_SMALLEST}×{_SMALLEST} pixels, "
+                f"Expected RGB pictures (B, 3, H, W) of at least {SMALLEST}×{SMALLEST} pixels, "
                 f"but got {tuple(pictures.shape)}. Take larger patches (`gt_size`)."
             )
         with precisely(pictures.device):

@@ -229,7 +229,12 @@ class CSDModel(EfficientSRModel):
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Also these layers: the network itself has gone on learning."""
         super().resume_training(resume_state)
-        for name, state in resume_state.get("first_layers", {}).items():
-            features = self.features.get(name)
-            if isinstance(features, FirstLayers):
-                features.load_state(state)
+        saved = resume_state.get("first_layers", {})
+        for name, features in self.features.items():
+            if isinstance(features, FirstLayers) and name in saved:
+                features.load_state(saved[name])
+            elif isinstance(features, FirstLayers):
+                get_root_logger().warning(
+                    f"This run began without `features: teacher` in `{name}_opt`: the first layers of this "
+                    "checkpoint are taken."
+                )

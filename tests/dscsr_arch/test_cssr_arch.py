@@ -107,6 +107,48 @@ def test_width_one_is_the_backbone_and_training_gives_all_widths(kind):
         assert torch.equal(output, net(x, width=width))
 
 
+@EACH
+def test_one_forward_gives_the_widths_asked_for(kind):
+    net, x = build(kind), picture()  # in training: in eval mode ECBSR knows float32 only
+    outputs = net(x, width=(0.5, 1.0))
+    assert list(outputs) == [0.5, 1.0]
+    for width, output in outputs.items():
+        assert torch.equal(output, net(x, width=width))
+    with pytest.raises(ValueError, match=r"Expected a width among .*but got 0.6"):
+        net(x, width=[0.5, 0.6])
+
+
+@EACH
+def test_redrawn_a_student_begins_as_the_plain_network_of_its_size(kind):
+    section, width_arg = BACKBONES[kind]
+    net = build(kind)
+    before = copy.deepcopy(net)
+    torch.manual_seed(5)
+    net.redraw(0.5)
+    torch.manual_seed(5)
+    arguments = {name: value for name, value in section.items() if name != "type"}
+    plain = find_backbone(section["type"])(**{**arguments, width_arg: arguments[width_arg] // 2})
+    found = dict(net.student(0.5).named_parameters())
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(found[name], parameter.double()), name
+    old = dict(before.backbone.named_parameters())
+    for name, parameter in net.backbone.named_parameters():  # what only the teacher has is as it was
+        same = parameter == old[name]
+        same[tuple(slice(size) for size in found[name].shape)] = True
+        assert same.all(), name
+
+
+def test_what_cannot_be_redrawn():
+    net = build("SPAN")
+    for width in (1.0, 0.6):
+        with pytest.raises(
+            ValueError, match=r"Expected a width among \(0.25, 0.5, 0.75\) of a network that is not fus"
+        ):
+            net.redraw(width)
+    with pytest.raises(ValueError, match=r"but got 0.5. Redraw before `fuse"):
+        net.fuse().redraw(0.5)
+
+
 def test_eval_uses_the_smallest_width():
     net = build("CARN", widths=(0.75, 0.25, 0.5)).eval()
     x = picture()

@@ -16,6 +16,7 @@ from dscsr_arch.cssr_arch import find_backbone
 EDSR = {**option_files.edsr(), "num_feat": 8}
 NETWORK = {"type": "CSSRNet", "backbone": EDSR, "widths": [0.25, 0.5]}
 CONTRAST = {"type": "ContrastiveLoss", "loss_weight": 200, "num_negatives": 2, "features": "teacher"}
+VGG = {**CONTRAST, "features": "vgg19", "vgg_weights": "random"}
 L1 = {"type": "L1Loss", "loss_weight": 1.0}
 
 
@@ -56,7 +57,7 @@ def check(data, tmp_path, monkeypatch):
 
 GOOD: dict[str, dict[str, Any]] = {
     "CSD": {},
-    "VGG": {"train:contrastive_opt": {**CONTRAST, "features": "vgg19", "vgg_weights": "random"}},
+    "VGG": {"train:contrastive_opt": VGG},
     "layers": {"train:contrastive_opt": {**CONTRAST, "feature_layers": ["conv_first", "body.0"]}},
     "joint training": {"train:contrastive_opt": REMOVED},
     "distillation": {"train:contrastive_opt": REMOVED, "train:kd_opt": {**L1, "target": "teacher", "start_iter": 2}},
@@ -64,8 +65,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "student from scratch": {"train:contrastive_opt": REMOVED, "train:teacher_opt": REMOVED,
                              "path:pretrain_network_g": None},
     "SPAN": {"network_g": {"type": "CSSRNet", "backbone": {"type": "SPAN", "feature_channels": 8}, "widths": [0.5]},
-             "path:pretrain_network_g": None,
-             "train:contrastive_opt": {**CONTRAST, "features": "vgg19", "vgg_weights": "random"}},
+             "path:pretrain_network_g": None, "train:contrastive_opt": VGG},
     "validation": {"val:widths": [0.5, 1], "val:best_metric": "psnr_w0.5", "val:tile": 16, "val:self_ensemble": True},
     "ways": {"train:precision": "bf16", "train:compile": True, "train:accumulate_steps": 1},
     "bytes": {"datasets:train:type": "PairedCropDataset", "datasets:train:output": "uint8"},
@@ -119,6 +119,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "Expected a batch of at least 3 negatives, but got 2"),
     ({"train:accumulate_steps": 2}, "train: contrastive_opt: num_negatives", "but got 1, as `batch_size_per_gpu: 2`"),
     ({"train:contrastive_opt:features": "vgg19"}, "train: contrastive_opt: vgg_weights", "vgg19-dcbb9e9d.pth"),
+    ({"datasets:train:gt_size": 12, "train:contrastive_opt": VGG},
+     "datasets: train: gt_size", "Expected patches of at least 16×16 pixels, as VGG-19 compares them, but got 12"),
     ({"train:contrastive_opt:feature_layers": ["body.7"]}, "train: contrastive_opt: feature_layers",
      "Expected a layer of EDSR, but got 'body.7'"),
     ({"train:contrastive_opt:output_of": "teacher"}, "train: contrastive_opt", "to draw students to the teacher"),
@@ -145,9 +147,14 @@ def test_faults_are_told_together(check):
     assert set(faults) == {*keys, "train: contrastive_opt: num_negatives"}
 
 
-def test_a_backbone_is_checked_under_other_models_too(check):
+def test_other_models_test_its_smallest_student_but_do_not_train_it(check):
+    assert check(is_train=False, model_type="SRModel") == {}
+    faults = check(is_train=False, model_type="EfficientSRModel", **backbone(num_fet=8))
+    assert list(faults) == ["network_g: backbone: num_fet"]
     only = {"train:teacher_opt": REMOVED, "train:contrastive_opt": REMOVED, "model_type": "EfficientSRModel"}
-    assert list(check(**only, **backbone(num_fet=8))) == ["network_g: backbone: num_fet"]
+    faults = check(**only)
+    assert list(faults) == ["model_type"]
+    assert "Expected CSDModel, as CSSRNet has several widths, but got `EfficientSRModel`" in faults["model_type"]
 
 
 def test_keys_of_csd_under_other_models(check):

@@ -392,6 +392,14 @@ def test_resumed_it_takes_the_same_steps_and_compares_in_the_same_layers(options
     assert distance(weights(whole), weights(again)) == 0
 
 
+def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, tmp_path, logged):
+    train(build(options()), [1, 2]).save(0, 2)
+    again = resumed(options, tmp_path, 2, **contrast())
+    assert any("began without `features: teacher` in `contrastive_opt`" in line for line in logged())
+    first = again.features["contrastive"].state()["conv_first.weight"]
+    assert torch.equal(first, again.net_g.backbone.conv_first.weight)
+
+
 # --- what it does not take -----------------------------------------------------------------------------------------
 
 

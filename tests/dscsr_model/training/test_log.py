@@ -15,6 +15,13 @@ def clock(monkeypatch):
     return Clock
 
 
+def test_terms_of_a_loss_are_named():
+    assert log.named("pixel", 1) == {"l_pixel": 1}
+    assert log.named("pixel", 1, "_0.5") == {"l_pixel_0.5": 1}
+    assert log.named("perceptual", (1, 2)) == {"l_perceptual": 1, "l_style": 2}
+    assert log.named("perceptual", (None, 2), "_0.5") == {"l_style_0.5": 2}
+
+
 def test_losses_are_read_by_name():
     losses = {"l_a": torch.tensor(1.5, requires_grad=True), "l_b": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)}
     assert log.reduced(losses) == {"l_a": 1.5, "l_b": 1.5}

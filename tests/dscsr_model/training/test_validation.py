@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from dscsr_arch import CSSRNet
 from dscsr_model.training import validation
-from dscsr_model.training.validation import validate
+from dscsr_model.training.validation import evaluating, validate
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -116,3 +117,14 @@ def test_no_pictures_no_scores():
             return 0
 
     assert validate(Empty(), super_resolve, finish) == {}
+
+
+def test_afterwards_every_module_is_in_its_mode_and_so_is_what_follows_the_network():
+    network = CSSRNet({"type": "SPAN", "feature_channels": 4, "upscale": 2}, [0.5]).train()
+    network.backbone.block_2.eval()
+    before = [module.training for module in network.modules()]
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+        assert not network._skeletons[0.5].training
+    assert [module.training for module in network.modules()] == before
+    assert network._skeletons[0.5].training
