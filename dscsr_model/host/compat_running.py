@@ -89,6 +89,7 @@ def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
             arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
         ]
         opt, parsed = parse_options(*args, **kwargs)
+        _seed_as_forced(opt, parsed)
         for dataset in opt["datasets"].values():
             if dataset.get("prefetch_mode") == "cuda" and not _gpu():
                 print("dscsr: no GPU is usable, so `prefetch_mode: cuda` is taken as `~`.", file=sys.stderr)
@@ -96,6 +97,15 @@ def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
         return opt, parsed
 
     return wrapper
+
+
+def _seed_as_forced(opt: dict[str, Any], parsed: Any) -> None:
+    """BasicSR seeds before it reads ``--force_yml``: runs with other seeds would be the same run."""
+    forced = [
+        entry for entry in getattr(parsed, "force_yml", None) or () if entry.split("=")[0].strip() == "manual_seed"
+    ]
+    if forced and opt.get("manual_seed") is not None:
+        _of("basicsr.utils", "set_random_seed")(opt["manual_seed"] + opt["rank"])
 
 
 def parse_options_broken() -> bool:

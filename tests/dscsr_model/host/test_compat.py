@@ -3,10 +3,12 @@
 import importlib
 import importlib.util
 import os
+import random
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -215,6 +217,20 @@ def script(tmp_path, monkeypatch, resuming):
     namespace: dict = {"__name__": "__main__"}
     exec(SCRIPT, namespace)
     return namespace
+
+
+@pytest.mark.parametrize("forced", [["--force_yml", "name=other", "manual_seed=7"], []])
+def test_a_forced_seed_is_the_seed(script, monkeypatch, forced):
+    monkeypatch.setattr(sys, "argv", [*sys.argv, *forced])
+    file = Path(sys.argv[2])
+    file.write_text(f"{file.read_text()}\nmanual_seed: 3\n")
+    opt, _, _ = script["train_pipeline"](str(file.parent))
+    drawn = torch.initial_seed(), np.random.randint(1000), random.random()  # noqa: NPY002 - the generator that BasicSR seeds
+    seed = 7 if forced else 3
+    assert opt["manual_seed"] == drawn[0] == seed
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    assert drawn[1:] == (np.random.randint(1000), random.random())  # noqa: NPY002
 
 
 def test_a_script_run_as_main_resumes_on_the_cpu(script, tmp_path):
