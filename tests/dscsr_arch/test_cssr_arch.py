@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from dscsr_arch import CARN, SPAN, CSSRNet, load_model
 from dscsr_arch.checkpoint import mismatch
@@ -285,6 +286,20 @@ def test_a_quarter_of_the_width_has_a_sixteenth_of_the_parameters():
     net = CSSRNet({**EDSR, "num_feat": 64, "num_block": 4}, (0.25,))
     ratio = sum(p.numel() for p in net.parameters()) / sum(p.numel() for p in net.student(0.25).parameters())
     assert 14 < ratio < 16.5  # first and last layer shrink by 4 only
+
+
+def test_edsr_has_the_parameters_and_operations_of_the_paper():
+    counts = {}
+    with torch.device("meta"):
+        for features in (256, 64):
+            network = find_backbone("EDSR")(3, 3, num_feat=features, num_block=32, res_scale=0.1, upscale=4)
+            network.mean = network.mean.to("meta")
+            with FlopCounterMode(display=False) as counter:
+                network(torch.empty(1, 3, 64, 64))
+            counts[features] = sum(p.numel() for p in network.parameters()), counter.get_total_flops()
+    assert counts[256][0] == 43_089_923  # EDSR's 43 million
+    assert 15.5 < counts[256][0] / counts[64][0] < 16.5
+    assert 15.5 < counts[256][1] / counts[64][1] < 16.5
 
 
 def test_the_section_of_the_option_file_stays_as_it_is():
