@@ -30,10 +30,7 @@ class Network(NamedTuple):
 
 NETWORKS = (
     Network("SPAN-26", "options/demo_span_x4.yml", "options/demo_test_span_x4.yml"),
-    # The others start from SPAN-26.
-    Network("DSCLoRA-26", "options/demo_dsclora_x4.yml", "options/demo_test_dsclora_x4.yml"),
-    Network("half, CSD", "options/demo_csd_x4.yml", "options/demo_test_csd_x4.yml"),
-    Network("half, alone", "options/demo_slice_x4.yml", "options/demo_test_slice_x4.yml"),
+    Network("DSCLoRA-26", "options/demo_dsclora_x4.yml", "options/demo_test_dsclora_x4.yml"),  # starts from SPAN-26
 )
 
 
@@ -71,7 +68,6 @@ def run() -> None:
     comparison = picture.compare(held_out, pictures, RESULTS / "demo.png", SCALE)
     (RESULTS / "demo.json").write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     print(f"\nHeld-out photographs, x{SCALE} (Y channel, border of {SCALE} cropped):\n\n{score.table(rows)}\n")
-    print("half: a SPAN of 13 channels inside SPAN-26, trained by CSD or, as long, alone from the same channels.")
     print(f"Picture  {comparison}\nWeights  experiments/demo_*/models\nLogs     experiments/demo_*, results/demo_*")
 
 
