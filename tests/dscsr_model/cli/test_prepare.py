@@ -320,7 +320,13 @@ def test_room_is_known_beforehand(prepare, photographs, tmp_path):
 
 
 def start(tmp_path, *args):
-    return subprocess.Popen([*COMMAND, *map(str, args)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A suite in the background of a shell script is deaf to Ctrl-C, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*COMMAND, *map(str, args)], cwd=tmp_path, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for_data(tmp_path, size):
