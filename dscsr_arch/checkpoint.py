@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dscsr_arch import conv_lora
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.csd_names import CSDWeightsError, from_csd
+from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.families import FAMILIES, StateDict
 from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
@@ -91,6 +92,7 @@ def load_model(
     *,
     param_key: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    width: float | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Build the right network from a weight file alone.
@@ -104,6 +106,7 @@ def load_model(
             (``params_ema``).
         base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. LoRA
             that it has itself is put aside: adapters are updates of the frozen weights.
+        width: Of weights of a CSSR-Net, give the student of this width instead of the whole backbone.
         **overrides: Constructor arguments that replace what was read from the shapes.
 
     Returns:
@@ -146,7 +149,19 @@ def load_model(
     if fault := mismatch(network, state_dict):
         raise WeightsError(f"{path} does not fit {family.name}({_call(arguments)}):\n{fault}")
     network.load_state_dict(state_dict)
-    return network.eval()
+    return network.eval() if width is None else _student(network, family.name, arguments, width, path)
+
+
+def _student(
+    network: nn.Module, name: str, arguments: Mapping[str, Any], width: float, path: str | os.PathLike[str]
+) -> nn.Module:
+    """The student of ``width`` in the weights of the backbone ``name(**arguments)``."""
+    try:
+        shared = CSSRNet({"type": name, **arguments}, widths=(width,))
+        shared.load_state_dict(network.state_dict())
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"Expected weights of a CSSR-Net with width {width} in {path}, but: {error}") from error
+    return shared.student(width).eval()
 
 
 def _load_adapters(

@@ -9,13 +9,16 @@ import pytest
 from conftest import ROOT
 
 # cli → export, host → models → training, losses, data → dscsr_arch: a room may use itself and what stands lower.
+# Beside the models, and without BasicSR: export → profiling → inference → training, data.
 # `dscsr_model` itself is the public door, register().
 HEIGHT = {
-    "dscsr_model.cli": 4,
+    "dscsr_model.cli": 5,
     "dscsr_model": 3,
     "dscsr_model.host": 3,
-    "dscsr_model.export": 3,
+    "dscsr_model.export": 4,
+    "dscsr_model.profiling": 3,
     "dscsr_model.models": 2,
+    "dscsr_model.inference": 2,
     "dscsr_model.training": 1,
     "dscsr_model.losses": 1,
     "dscsr_model.data": 1,
@@ -123,7 +126,10 @@ print([name for name in {LIGHT[module].split()} if name in sys.modules])
 
 WITHOUT_BASICSR = [
     module
-    for module in ("data.bicubic", "data.prepare", "data.lmdb_store", "losses.functional", "export", "training")
+    for module in (
+        *("data.bicubic", "data.prepare", "data.lmdb_store", "losses.functional", "training"),
+        *("inference", "profiling", "export", "cli.export", "cli.upscale", "cli.profile", "cli.submit"),
+    )
     if importlib.util.find_spec(f"dscsr_model.{module.partition('.')[0]}")
     and importlib.util.find_spec(f"dscsr_model.{module}")
 ]
