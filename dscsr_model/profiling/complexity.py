@@ -1,0 +1,187 @@
+"""Parameters, operations, activations and convolutions of a network, counted as NTIRE's efficient-SR track does.
+
+The track's test code (https://github.com/Amazingren/NTIRE2025_ESR, ``test_demo.py``) takes the operations from fvcore,
+for one RGB picture of 256×256, and adds up the outputs of convolutions for the activations. One multiplication with
+its addition is one operation; additions, activation functions and pixel shuffles are none.
+
+Different from it: convolutions count wherever they are called, not in ``nn.Conv2d`` modules alone, and so do
+attention, batched products and convolutions with ``padding="same"``, which fvcore passes over.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch import CSSRNet, conv_lora
+from dscsr_model.profiling.errors import ProfileError
+
+
+class Complexity(NamedTuple):
+    """What a network is and does for one picture."""
+
+    parameters: int
+    flops: int
+    """Multiplications with an addition each, as fvcore counts them."""
+    activations: int
+    """Numbers that convolutions put out."""
+    convolutions: int
+
+
+class UncountedWarning(UserWarning):
+    """The network has an operator of weight that nobody here can count."""
+
+
+def fused_copy(network: nn.Module) -> nn.Module:
+    """A copy as it is shipped: fused if it can be, ConvLoRA in its weights, in eval mode, on the CPU, in float32.
+
+    Of a CSSRNet it is what that runs in eval mode, the student of the smallest width.
+    """
+    if isinstance(network, CSSRNet):
+        network = network.student(min(network.widths))
+    network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    fuse = getattr(network, "fuse", None)
+    if fuse is not None:
+        fuse()
+    return conv_lora.fuse(network)
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers were learned, of the fused network; buffers such as a mean are none."""
+    return sum(parameter.numel() for parameter in fused_copy(network).parameters())
+
+
+def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity:
+    """Count for one picture of ``height`` × ``width``, fused or not: always the fused network's figures.
+
+    Nothing is computed: the network is traced on tensors that have shapes only, unless it cannot run on those.
+
+    Raises:
+        ProfileError: fvcore is not installed, the size is none, or the network does not run at it.
+
+    Warns:
+        UncountedWarning: The network has operators, attention or the like, that are not in ``flops``.
+    """
+    check_size(height, width)
+    network = fused_copy(network)
+    learned = sum(parameter.numel() for parameter in network.parameters())
+    sums, uncounted = _trace(network, (1, input_channels(network), height, width))
+    if uncounted:
+        warnings.warn(
+            f"FLOPs are without {', '.join(uncounted)}, which cannot be counted: the true figure is larger.",
+            UncountedWarning,
+            stacklevel=2,
+        )
+    activations, convolutions = sums.pop("activations", 0), sums.pop("convolutions", 0)
+    return Complexity(learned, int(sum(sums.values())), int(activations), int(convolutions))
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise `ProfileError` unless a picture can have this size."""
+    if min(height, width) < 1:
+        raise ProfileError(
+            f"Expected a picture of at least 1×1 pixels, but got {height}×{width}. NTIRE counts at 256×256."
+        )
+
+
+def input_channels(network: nn.Module) -> int:
+    """Channels of the picture that the network takes: tried, without computing anything.
+
+    Raises:
+        ProfileError: It takes no picture of any usual number of channels.
+    """
+    first = next((weight.shape[1] for weight in network.parameters() if weight.dim() == 4), 3)
+    for channels in dict.fromkeys((first, 3, 1, 4)):
+        try:
+            _on_shapes_or_cpu(network, lambda net, x: net(x), (1, channels, 32, 32))
+        except Exception:  # a network may fail in any way
+            continue
+        return channels
+    raise ProfileError(
+        "Expected a network that takes one picture (1, C, H, W) with C of 1, 3 or 4, but it runs on none of 32×32. "
+        "Networks with several inputs or recurrent ones cannot be measured."
+    )
+
+
+def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], list[str]]:
+    """What was counted by name, and the names of operators of weight that were not."""
+    try:
+        from fvcore.nn import FlopCountAnalysis
+    except ModuleNotFoundError as error:
+        raise ProfileError(
+            f"Expected fvcore to count operations with, but {error.name} is not installed. "
+            "Run `pip install 'dscsr[profile]'`."
+        ) from error
+
+    def analyse(network: nn.Module, x: Tensor) -> Any:
+        analysis = FlopCountAnalysis(network, x).set_op_handle(**_HANDLES)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        return analysis.by_operator(), analysis.unsupported_ops()
+
+    try:
+        sums, unsupported = _on_shapes_or_cpu(network, analyse, shape)
+    except Exception as error:
+        raise ProfileError(
+            f"Expected a network that runs on pictures of {shape[2]}×{shape[3]}, but got {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}. Try a larger size, or one that its strides divide."
+        ) from error
+    return dict(sums), sorted(name for name in unsupported if any(part in name for part in _HEAVY))
+
+
+def _on_shapes_or_cpu(network: nn.Module, function: Any, shape: tuple[int, ...]) -> Any:
+    """``function(network, x)`` on the meta device, where it costs nothing; else, on the CPU, on zeros."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return function(copy.deepcopy(network).to("meta"), torch.zeros(shape, device="meta"))
+        except Exception:  # tensors that are no buffers stay behind, values are asked for, kernels are missing, …
+            return function(copy.deepcopy(network), torch.zeros(shape))
+
+
+def _shape(value: Any) -> list[int]:
+    """Of a value in a traced graph."""
+    return list(value.type().sizes())
+
+
+def _convolution(inputs: Any, outputs: Any) -> Any:
+    """``_convolution(x, weight, bias, stride, padding, dilation, transposed, …)``, fvcore's formula."""
+    transposed = bool(inputs[6].toIValue())
+    return _convolution_counts(_shape(inputs[0] if transposed else outputs[0]), inputs, outputs)
+
+
+def _convolution_mode(inputs: Any, outputs: Any) -> Any:
+    """``_convolution_mode(x, weight, bias, stride, "same" or "valid", …)``."""
+    return _convolution_counts(_shape(outputs[0]), inputs, outputs)
+
+
+def _convolution_counts(where: list[int], inputs: Any, outputs: Any) -> Any:
+    from collections import Counter
+
+    flops = where[0] * prod(_shape(inputs[1])) * prod(where[2:])
+    return Counter({"conv": flops, "activations": prod(_shape(outputs[0])), "convolutions": 1})
+
+
+def _attention(inputs: Any, outputs: Any) -> int:
+    """``scaled_dot_product_attention(q, k, v, …)``: two products, of q and k (L×E, E×S), and with v (L×S, S×D)."""
+    query, key, value = map(_shape, inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _baddbmm(inputs: Any, outputs: Any) -> int:
+    """``baddbmm(c, a, b, …)`` = c + a·b."""
+    return prod(_shape(inputs[1])) * _shape(inputs[2])[-1]
+
+
+_HANDLES = {
+    "aten::_convolution": _convolution,
+    "aten::_convolution_mode": _convolution_mode,
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::baddbmm": _baddbmm,
+}
+_HEAVY = ("conv", "mm", "mv", "dot", "attention", "linear", "lstm", "gru", "rnn", "fft", "PythonOp")
+"""Parts of the names of operators that do more than a few operations a pixel."""

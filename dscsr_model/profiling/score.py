@@ -1,0 +1,67 @@
+"""The score of NTIRE's efficient super-resolution track: the lower, the better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from dscsr_model.profiling.errors import ProfileError
+
+
+class Baseline(NamedTuple):
+    """The network that a year's score is relative to, with the published figures (FLOPs and runtime at ×4)."""
+
+    name: str
+    runtime_ms: float
+    """Mean over the challenge's test pictures on its GPU (an A6000 in 2026): not to be had on another machine."""
+    flops: int
+    parameters: int
+
+
+BASELINES: Mapping[int, Baseline] = {
+    2025: Baseline("EFDN", 16.69, 16_700_000_000, 276_000),
+    2026: Baseline("SPAN-28", 7.74, 9_830_000_000, 151_000),
+}
+
+
+def score(
+    runtime_ms: float, flops: float, parameters: float, year: int = 2026, *, baseline_ms: float | None = None
+) -> float:
+    r"""Score a network as the challenge of ``year`` does.
+
+    Formula: ``0.7·exp(2·t/t₀) + 0.15·exp(2·F/F₀) + 0.15·exp(2·P/P₀)`` with time t, FLOPs F, parameters P, and those
+    of the year's baseline. The baseline itself has e² ≈ 7.39; what exceeds float64 is inf.
+
+    Args:
+        runtime_ms: Milliseconds a picture.
+        flops: As `complexity.count` gives them, at 256×256.
+        parameters: How many numbers were learned.
+        year: One of `BASELINES`.
+        baseline_ms: Milliseconds that the baseline takes where ``runtime_ms`` was measured. None takes the published
+            time, which a time measured on another machine or on other pictures cannot be compared with.
+
+    Raises:
+        ProfileError: There is no baseline of that year, or a figure is no positive number.
+    """
+    if year not in BASELINES:
+        raise ProfileError(f"Expected a year of {', '.join(map(str, BASELINES))}, but got {year}. Choose one of these.")
+    base = BASELINES[year]
+    given = {"runtime_ms": runtime_ms, "flops": flops, "parameters": parameters}
+    if baseline_ms is not None:
+        given["baseline_ms"] = baseline_ms
+    for name, value in given.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ProfileError(f"Expected `{name}` to be a positive number, but got {value!r}. Measure it first.")
+    return (
+        0.7 * _exp(2 * runtime_ms / (baseline_ms or base.runtime_ms))
+        + 0.15 * _exp(2 * flops / base.flops)
+        + 0.15 * _exp(2 * parameters / base.parameters)
+    )
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
