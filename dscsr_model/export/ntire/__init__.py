@@ -1,0 +1,1 @@
+"""A submission to the NTIRE efficient super-resolution challenge: one file, its weights, the figures."""
