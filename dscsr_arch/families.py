@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from dscsr_arch.carn_arch import CARN
@@ -35,6 +36,8 @@ class Family(NamedTuple):
     """Constructor arguments from (weights, overrides); ValueError if shapes make no sense."""
     prepare: Callable[[nn.Module, StateDict], nn.Module] = lambda network, _: network
     """Bring a freshly built network into the form of the file, e.g. fused."""
+    hidden: Mapping[str, Callable[[Any], Any]] = {}
+    """Arguments that shapes cannot tell, or not always: how to read each off a network. Values are JSON's."""
 
 
 def _is_span(state_dict: StateDict) -> bool:
@@ -93,11 +96,31 @@ def _dsclora_arguments(state_dict: StateDict, overrides: Mapping[str, Any]) -> d
     return {**_span_arguments(state_dict, overrides), "lora_ranks": lora_ranks(state_dict)}
 
 
+def rgb_mean(network: Any) -> list[float]:
+    """The mean of each channel that ``network`` subtracts, as the short decimals that were given for it."""
+    return [float(str(value)) for value in np.atleast_1d(network.mean.detach().cpu().float().squeeze().numpy())]
+
+
+_RANGE: Mapping[str, Callable[[Any], Any]] = {"img_range": lambda network: network.img_range, "rgb_mean": rgb_mean}
+
+_SPAN: Mapping[str, Callable[[Any], Any]] = {
+    "num_out_ch": lambda network: network.upsampler[0].out_channels // network.upscale**2,
+    "upscale": lambda network: network.upscale,
+    **_RANGE,
+    "norm": lambda network: network.norm,
+}
+_CARN: Mapping[str, Callable[[Any], Any]] = {**_RANGE, "final_relu": lambda network: network.b1.b1.final_relu}
+_EDSR: Mapping[str, Callable[[Any], Any]] = {"res_scale": lambda network: network.body[0].res_scale, **_RANGE}
+_RCAN: Mapping[str, Callable[[Any], Any]] = {
+    "res_scale": lambda network: network.body[0].residual_group[0].res_scale,
+    **_RANGE,
+}
+
 FAMILIES: tuple[Family, ...] = (
-    Family("DSCLoRA", lambda: DSCLoRA, _is_dsclora, _dsclora_arguments),
-    Family("SPAN", lambda: SPAN, _is_span, _span_arguments, _prepare_span),
-    Family("CARN", lambda: CARN, is_carn, carn_arguments),
-    Family("EDSR", lambda: find_backbone("EDSR"), is_edsr, edsr_arguments),
-    Family("RCAN", lambda: find_backbone("RCAN"), is_rcan, rcan_arguments),
+    Family("DSCLoRA", lambda: DSCLoRA, _is_dsclora, _dsclora_arguments, hidden=_SPAN),
+    Family("SPAN", lambda: SPAN, _is_span, _span_arguments, _prepare_span, _SPAN),
+    Family("CARN", lambda: CARN, is_carn, carn_arguments, hidden=_CARN),
+    Family("EDSR", lambda: find_backbone("EDSR"), is_edsr, edsr_arguments, hidden=_EDSR),
+    Family("RCAN", lambda: find_backbone("RCAN"), is_rcan, rcan_arguments, hidden=_RCAN),
 )
 """Networks that ``load_model`` knows, in the order in which they are tried."""

@@ -1,0 +1,9 @@
+"""What can go wrong in shipping a network."""
+
+from __future__ import annotations
+
+from dscsr_arch.errors import DscsrError
+
+
+class ExportError(DscsrError):
+    """A network that a format cannot hold, or an output that does not do what its source does."""

@@ -1,0 +1,145 @@
+"""ONNX models: one file, any batch, height and width, checked against torch with ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch.facts import describe, to_metadata
+from dscsr_model.export.compare import difference
+from dscsr_model.export.errors import ExportError
+from dscsr_model.export.plain import HalfInside, plain
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write ``network`` as an ONNX model that maps ``input`` (batch, C, height, width) to ``output``, in [0, 1].
+
+    The model holds plain convolutions (see `plain`), its weights, and the facts of the network in ``metadata_props``.
+    Input and output are float32 also with ``half``: a cast at either end costs nothing, and every program can run it.
+
+    Args:
+        network: A network that `load_model` knows; it stays as it is.
+        path: The file; an existing one is replaced.
+        half: Compute in float16 with float16 weights. Half the size; faster on GPUs, not on CPUs.
+
+    Raises:
+        ExportError: Packages are missing, torch cannot translate the network, or the model is faulty.
+    """
+    require(*PACKAGES)
+    import onnx
+
+    shipped = plain(network)
+    facts = describe(shipped)
+    with quiet():
+        program = _translate(HalfInside(shipped) if half else shipped, facts.arguments["num_in_ch"])
+    model = program.model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, to_metadata(facts))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # ONNX has several classes, one per stage
+        raise ExportError(f"Expected a valid ONNX model, but onnx's checker says: {error}") from error
+    Path(path).write_bytes(model.SerializeToString())
+
+
+def compare(network: nn.Module, path: str | os.PathLike[str]) -> float:
+    """Run the model at ``path`` in ONNX Runtime on the CPU, on several sizes, and compare it with ``network``.
+
+    Returns:
+        The largest difference, as `difference` measures it.
+
+    Raises:
+        ExportError: The difference is beyond the tolerance of the model's precision, or the model does not run.
+    """
+    require("onnxruntime", "onnx")
+    import onnx
+
+    half = any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in onnx.load(path).graph.initializer)
+    channels = describe(network).arguments["num_in_ch"]
+    return difference(plain(network), runner(path), channels, half=half, what="the ONNX model")
+
+
+def runner(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
+    """The model at ``path`` as a function of pictures, run by ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base
+        raise ExportError(f"Expected ONNX Runtime to load the model, but it says: {error}") from error
+
+    def run(x: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+        except Exception as error:
+            raise ExportError(
+                f"Expected ONNX Runtime to run the model on a picture {tuple(x.shape)}, but it says: {error}"
+            ) from error
+
+    return run
+
+
+def require(*packages: str) -> None:
+    """Raise ExportError, with the remedy, unless all of ``packages`` can be imported."""
+    try:
+        for package in packages:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise ExportError(
+            f"Expected the packages {', '.join(packages)} for ONNX, but one cannot be imported ({error}). "
+            "Install them: pip install 'dscsr[onnx]'."
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporters of torch print, log and warn of from the user, who can do nothing about it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _translate(network: nn.Module, channels: int) -> Any:
+    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+        raise ExportError(f"Expected torch 2.6 or newer for ONNX, but got {torch.__version__}. Update it.")
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    try:
+        return torch.onnx.export(
+            network,
+            (torch.rand(2, channels, 24, 40),),
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in sizes.items()},),
+            dynamo=True,
+            verbose=False,
+        )
+    except Exception as error:  # anything in torch's exporter, which has many classes of its own
+        first = str(error).strip().partition("\n")[0]
+        raise ExportError(f"Expected torch to translate the network to ONNX, but it says: {first}") from error
+
+
+def _strip(model: Any) -> None:
+    """Take out what torch notes for its developers: names of source files on this machine, for every node."""
+    graph = model.graph
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
