@@ -1,0 +1,225 @@
+"""Engines: a network made ready to run, behind one call, in PyTorch or ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch import conv_lora
+from dscsr_arch.errors import DscsrError
+from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class EngineError(DscsrError):
+    """A network that cannot run as asked, or a device that is not there."""
+
+
+class Engine(Protocol):
+    """From pictures (B, channels, H, W), float32, [0, 1], to (B, channels, H·scale, W·scale), float32, not clamped.
+
+    The picture may come on any device; the result lies on the engine's.
+    """
+
+    scale: int
+    channels: int
+    footprint: Footprint
+    device: torch.device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Super-resolve ``x``; see the class."""
+
+
+class TorchEngine:
+    """A network in PyTorch; made by `torch_engine`."""
+
+    def __init__(
+        self, network: nn.Module, scale: int, channels: int, seen: Footprint, device: torch.device, channels_last: bool
+    ) -> None:
+        self.network = network
+        self.scale = scale
+        self.channels = channels
+        self.footprint = seen
+        self.device = device
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Super-resolve ``x``; see `Engine`."""
+        x = x.to(self.device, torch.float32).contiguous(memory_format=self._layout)
+        with _exact_convolutions(self.device):
+            result: Tensor = self.network(x).float()
+        return result
+
+
+class OnnxEngine:
+    """A file in ONNX Runtime; made by `onnx_engine`."""
+
+    def __init__(self, session: Any, scale: int, channels: int, seen: Footprint, half: bool) -> None:
+        self.scale = scale
+        self.channels = channels
+        self.footprint = seen
+        self.device = torch.device("cpu")  # where pictures come from and go to; the session may compute elsewhere
+        self._session = session
+        self._half = half
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Super-resolve ``x``; see `Engine`."""
+        return torch.from_numpy(_run(self._session, x, self._half)).float()
+
+
+def torch_engine(
+    network: nn.Module,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    channels_last: bool = True,
+    compile: bool = False,  # noqa: A002 - as the option is called
+) -> TorchEngine:
+    """A fused copy of ``network`` on a device; the network itself stays as it is.
+
+    Args:
+        network: From (B, C, H, W) in [0, 1] to (B, C, H·s, W·s).
+        device: ``auto`` (the GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: Of weights and features, ``fp32``, ``bf16`` or ``fp16``. The picture enters in float32, and the first
+            convolution computes so: less than float32 has no room for 256 levels.
+        channels_last: Keep the channels of a pixel together, which is faster nearly everywhere.
+        compile: Let ``torch.compile`` translate it at the first call, which takes a minute.
+
+    Raises:
+        EngineError: No such device or precision; or the network is of another kind than described.
+    """
+    place = find_device(device)
+    if precision not in PRECISIONS:
+        raise EngineError(f"Expected a precision among {', '.join(PRECISIONS)}, but got {precision!r}. Choose one.")
+    fused = _fused_copy(network)
+    scale, channels = _kind(fused)
+    seen = footprint(fused, channels)
+    dtype = PRECISIONS[precision]
+    if dtype != torch.float32:
+        _lower(fused, dtype)
+        seen = seen._replace(bytes_per_pixel=seen.bytes_per_pixel * 0.6)  # half, but for the ends of the network
+    fused.to(place)
+    if channels_last:
+        fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compile:
+        fused.compile(dynamic=True)
+    return TorchEngine(fused, scale, channels, seen, place, channels_last)
+
+
+def onnx_engine(
+    path: str | Path, *, device: str = "auto", threads: int | None = None, seen: Footprint | None = None
+) -> OnnxEngine:
+    """A network in an ONNX file, run by ONNX Runtime.
+
+    Args:
+        path: A file with one input (B, C, H, W) of float32 or float16 and one such output.
+        device: As for `torch_engine`; a GPU needs the package onnxruntime-gpu.
+        threads: On the CPU; None: as many as PyTorch uses.
+        seen: The footprint of the network in the file, where it is known; None: it is read from the file.
+
+    Raises:
+        EngineError: The file cannot be read, is of another kind, or the device cannot be had; or a package is missing.
+    """
+    from dscsr_model.inference.onnx_file import open_session, read_footprint
+
+    session, half, channels = open_session(Path(path), device, threads or torch.get_num_threads())
+    probe = torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE)
+    try:
+        shape = _run(session, probe, half).shape
+    except Exception as error:
+        raise EngineError(
+            f"Expected an ONNX network that takes pictures of any size in {path}, but a picture of {PROBE_SIDE}x"
+            f"{PROBE_SIDE} pixels fails: {error}. Export it again with dynamic height and width."
+        ) from error
+    scale = _scale_of(shape, channels, str(path))
+    return OnnxEngine(session, scale, channels, seen or read_footprint(Path(path), session, channels, half), half)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is the first GPU, or else the CPU.
+
+    Raises:
+        EngineError: There is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type not in ("cpu", "cuda"):
+        raise EngineError(f"Expected a device among auto, cpu, cuda, cuda:1, …, but got {name!r}. Choose one.")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        found = f"PyTorch sees {count}" if count else "PyTorch sees none on this machine"
+        raise EngineError(f"Expected a GPU for --device {name}, but {found}. Choose another, or --device cpu.")
+    return device
+
+
+def _fused_copy(network: nn.Module) -> nn.Module:
+    """A deep copy on the CPU in eval mode and float32, of plain convolutions."""
+    fused = copy.deepcopy(network).cpu().float().eval()
+    fuse = getattr(fused, "fuse", None)
+    fused = conv_lora.fuse(fuse() if callable(fuse) else fused)
+    return fused.requires_grad_(False)
+
+
+def _kind(network: nn.Module) -> tuple[int, int]:
+    """Scale and channels, found by trying: the channels of the first convolution, or else colours, or gray."""
+    first = next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
+    fault = ""
+    for channels in dict.fromkeys((first, 3, 1)):
+        try:
+            with torch.no_grad():
+                shape = network(torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE)).shape
+        except (RuntimeError, ValueError) as error:
+            fault = fault or str(error)
+            continue
+        return _scale_of(tuple(shape), channels, type(network).__name__), channels
+    raise EngineError(
+        f"Expected a network from pictures to pictures, but {type(network).__name__} takes no (1, {first}, "
+        f"{PROBE_SIDE}, {PROBE_SIDE}): {fault}. Give another network."
+    )
+
+
+def _scale_of(shape: tuple[int, ...], channels: int, what: str) -> int:
+    scale = shape[-1] // PROBE_SIDE if shape else 0
+    if scale < 1 or shape != (1, channels, PROBE_SIDE * scale, PROBE_SIDE * scale):
+        raise EngineError(
+            f"Expected a network that makes pictures a whole number of times larger and keeps their channels, but "
+            f"{what} makes {tuple(shape)} of {(1, channels, PROBE_SIDE, PROBE_SIDE)}. Give another network."
+        )
+    return scale
+
+
+def _lower(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give all layers but the first convolution weights of ``dtype``, and every one the input that it can take.
+
+    Buffers, such as the mean of the colours, stay in float32: what is done to the picture itself is done in float32.
+    """
+    layers = [layer for layer in network.modules() if layer._parameters]
+    first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
+    for layer in layers:
+        if layer is not first:
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+            layer.register_forward_pre_hook(lambda _, args: (args[0].to(dtype), *args[1:]))
+    if first is not None:
+        first.register_forward_hook(lambda _, __, result: result.to(dtype))
+
+
+def _exact_convolutions(device: torch.device) -> Any:
+    """Float32 is float32: cuDNN would use TF32, of ten bits, for convolutions."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
+
+
+def _run(session: Any, x: Tensor, half: bool) -> Any:
+    pictures = x.to("cpu", torch.float16 if half else torch.float32).contiguous().numpy()
+    return session.run(None, {session.get_inputs()[0].name: pictures})[0]

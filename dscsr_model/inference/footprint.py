@@ -1,0 +1,164 @@
+"""What a network needs around a pixel, and of memory: seen in one run on a small picture, whatever its code is."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+PROBE_SIDE = 32
+_LOCAL = frozenset(
+    f"aten::{name}"
+    for name in (
+        *(
+            "abs",
+            "add",
+            "add_",
+            "addcmul",
+            "alias",
+            "cat",
+            "chunk",
+            "clamp",
+            "clamp_",
+            "clamp_max",
+            "clamp_min",
+            "clone",
+        ),
+        *(
+            "constant_pad_nd",
+            "contiguous",
+            "convolution",
+            "copy_",
+            "detach",
+            "div",
+            "div_",
+            "elu",
+            "empty",
+            "empty_like",
+        ),
+        *(
+            "eq",
+            "exp",
+            "expand",
+            "fill_",
+            "full",
+            "full_like",
+            "ge",
+            "gelu",
+            "gt",
+            "hardsigmoid",
+            "hardswish",
+            "hardtanh",
+        ),
+        *(
+            "le",
+            "leaky_relu",
+            "leaky_relu_",
+            "lift_fresh",
+            "log",
+            "lt",
+            "maximum",
+            "minimum",
+            "mul",
+            "mul_",
+            "neg",
+            "ones",
+        ),
+        *("new_empty", "new_zeros", "permute", "pixel_shuffle", "pow", "_prelu_kernel", "reciprocal", "relu", "relu_"),
+        *(
+            "repeat",
+            "reshape",
+            "rsub",
+            "scalar_tensor",
+            "select",
+            "sigmoid",
+            "sigmoid_",
+            "silu",
+            "silu_",
+            "slice",
+            "split",
+        ),
+        *("softplus", "split_with_sizes", "sqrt", "squeeze", "stack", "sub", "sub_", "t", "tanh", "tanh_", "_to_copy"),
+        *("transpose", "type_as", "unbind", "unsafe_split", "unsqueeze", "view", "_unsafe_view", "where", "zeros"),
+    )
+)
+"""Operations of ATen that see one pixel only, or (convolution, padding) a neighbourhood that is counted."""
+
+
+class Footprint(NamedTuple):
+    """What a network needs around a pixel and of memory."""
+
+    radius: int
+    """Pixels of the input beside a pixel, in every direction, that can change its result."""
+    local: bool
+    """Whether nothing farther away can (no attention over the whole picture); else tiles are no exact cut."""
+    bytes_per_pixel: float
+    """Peak memory of a run per pixel of the input, without the weights."""
+
+
+class _Watch(TorchDispatchMode):
+    """Notes, while a network runs, how far its convolutions reach and how much its tensors hold."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.radius = 0.0
+        self.local = True
+        self.peak = 0
+        self._held = 0
+        self._users: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if name == "aten::convolution":
+            self._convolution(*args)
+        elif name not in _LOCAL:
+            self.local = False
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor)
+        return result
+
+    def _convolution(self, x: Tensor, weight: Tensor, _: Any, stride: Any, pad: Any, dilation: Any, *rest: Any) -> None:
+        if max(stride) > 1 or rest[0]:  # tiles would have to begin at multiples of the stride
+            self.local = False
+        reach = max((side - 1) * gap / 2 for side, gap in zip(weight.shape[2:], dilation, strict=True))
+        self.radius += reach * self.width / x.shape[-1]
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place not in self._users:
+            self._held += size
+            self.peak = max(self.peak, self._held)
+        self._users[place] = self._users.get(place, 0) + 1
+        weakref.finalize(tensor, self._release, place, size)
+
+    def _release(self, place: int, size: int) -> None:
+        self._users[place] -= 1
+        if not self._users[place]:
+            del self._users[place]
+            self._held -= size
+
+
+@torch.no_grad()
+def footprint(network: nn.Module, channels: int) -> Footprint:
+    """Look at a run of a float32 network on the CPU.
+
+    Args:
+        network: From (1, channels, H, W) to (1, C, H·s, W·s).
+        channels: Of its input.
+
+    Returns:
+        The radius is the sum of what all convolutions reach, each at its resolution: exact where they follow one
+        another, as in SPAN and EDSR, and never too small for a network that is `local`.
+    """
+    x = torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE)
+    with _Watch(PROBE_SIDE) as watch:
+        network(x)
+    return Footprint(math.ceil(watch.radius - 1e-6), watch.local, watch.peak / PROBE_SIDE**2)

@@ -1,0 +1,130 @@
+"""ONNX files as ONNX Runtime opens them, and how far their convolutions reach."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dscsr_model.inference.engines import EngineError, find_device
+from dscsr_model.inference.footprint import Footprint
+from dscsr_model.inference.memory import resident
+
+_LOCAL = frozenset(
+    (
+        *("Add", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Div", "Elu", "Equal", "Erf"),
+        *("Exp", "Expand", "Gather", "Gelu", "Greater", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less"),
+        *(
+            "Max",
+            "Min",
+            "Mul",
+            "Neg",
+            "PRelu",
+            "Pad",
+            "Pow",
+            "Reciprocal",
+            "Relu",
+            "Reshape",
+            "Shape",
+            "Sigmoid",
+            "Slice",
+        ),
+        *("Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Where"),
+    )
+)
+_TYPES = {"tensor(float)": False, "tensor(float16)": True}
+_SIDE = 192
+
+
+def open_session(path: Path, device: str, threads: int) -> tuple[Any, bool, int]:
+    """Open a file.
+
+    Returns:
+        The session, whether it computes in float16, and the channels of its pictures.
+
+    Raises:
+        EngineError: See `onnx_engine`.
+    """
+    runtime = _import_onnxruntime()
+    if not path.is_file():
+        raise EngineError(f"Expected an ONNX file at {path}, but there is none. Check the path.")
+    providers = _providers(runtime, device)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its exceptions have no common base but this one
+        raise EngineError(
+            f"Expected a whole ONNX file at {path}, but ONNX Runtime cannot open it: {_first_line(error)}. "
+            "Export it again (dscsr export --format onnx)."
+        ) from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    given = inputs[0] if len(inputs) == 1 and len(outputs) == 1 else None
+    channels = given.shape[1] if given is not None and len(given.shape) == 4 else None
+    if given is None or given.type not in _TYPES or not isinstance(channels, int):
+        described = "; ".join(f"{each.name}: {each.type} {each.shape}" for each in (*inputs, *outputs))
+        raise EngineError(
+            f"Expected one input (batch, channels, height, width) of float32 or float16 and one output in {path}, but "
+            f"got {described}. Export it again (dscsr export --format onnx)."
+        )
+    return session, _TYPES[given.type], channels
+
+
+def read_footprint(path: Path, session: Any, channels: int, half: bool) -> Footprint:
+    """How far the convolutions of a file reach together, and the memory of a run as the process grows by it."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    kernels = {item.name: list(item.dims) for item in graph.initializer}
+    radius, local = 0, True
+    for node in graph.node:
+        if node.op_type == "Conv":
+            attributes = {item.name: list(item.ints) for item in node.attribute}
+            shape = attributes.get("kernel_shape") or kernels.get(node.input[1], [0, 0, 1, 1])[2:]
+            radius += (
+                max((side - 1) * gap for side, gap in zip(shape, attributes.get("dilations") or [1, 1], strict=True))
+                // 2
+            )
+            local &= max(attributes.get("strides", [1])) == 1
+        else:
+            local &= node.op_type in _LOCAL
+    before = resident()
+    name = session.get_inputs()[0].name
+    session.run(None, {name: np.zeros((1, channels, _SIDE, _SIDE), np.float16 if half else np.float32)})
+    # The arena of ONNX Runtime keeps what a run took. The heap may have had some to spare: never less than 4 KiB.
+    return Footprint(radius, local, max(4096.0, (resident() - before) / _SIDE**2))
+
+
+def _providers(runtime: Any, device: str) -> list[Any]:
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        if "CUDAExecutionProvider" in runtime.get_available_providers():
+            index = find_device("cuda" if device == "auto" else device).index or 0
+            return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
+        if device != "auto":
+            raise EngineError(
+                f"Expected ONNX Runtime for GPUs for --device {device}, but got that for CPUs. Run `pip install "
+                "onnxruntime-gpu` in place of onnxruntime, or choose --device cpu, or --backend torch."
+            )
+    else:
+        find_device(device)
+    return ["CPUExecutionProvider"]
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnx  # noqa: F401 - read_footprint needs it
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"Expected ONNX Runtime, but {error.name} is not installed. Run `pip install 'dscsr[onnx]'`, or choose "
+            "--backend torch."
+        ) from error
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split(os.linesep)[0][:300]
