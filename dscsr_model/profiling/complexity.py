@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dscsr_arch import CSSRNet, conv_lora
 from dscsr_model.profiling.errors import ProfileError
@@ -59,7 +60,7 @@ def parameters(network: nn.Module) -> int:
 def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity:
     """Count for one picture of ``height`` × ``width``, fused or not: always the fused network's figures.
 
-    Nothing is computed: the network is traced on tensors that have shapes only, unless it cannot run on those.
+    The network is traced on the CPU, where it runs once.
 
     Raises:
         ProfileError: fvcore is not installed, the size is none, or the network does not run at it.
@@ -98,7 +99,7 @@ def input_channels(network: nn.Module) -> int:
     first = next((weight.shape[1] for weight in network.parameters() if weight.dim() == 4), 3)
     for channels in dict.fromkeys((first, 3, 1, 4)):
         try:
-            _on_shapes_or_cpu(network, lambda net, x: net(x), (1, channels, 32, 32))
+            _try(network, (1, channels, 32, 32))
         except Exception:  # a network may fail in any way
             continue
         return channels
@@ -118,13 +119,11 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
             "Run `pip install 'dscsr[profile]'`."
         ) from error
 
-    def analyse(network: nn.Module, x: Tensor) -> Any:
-        analysis = FlopCountAnalysis(network, x).set_op_handle(**_HANDLES)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        return analysis.by_operator(), analysis.unsupported_ops()
-
+    analysis = FlopCountAnalysis(network, torch.zeros(shape)).set_op_handle(**_HANDLES)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     try:
-        sums, unsupported = _on_shapes_or_cpu(network, analyse, shape)
+        with torch.no_grad():
+            sums, unsupported = analysis.by_operator(), analysis.unsupported_ops()
     except Exception as error:
         raise ProfileError(
             f"Expected a network that runs on pictures of {shape[2]}×{shape[3]}, but got {type(error).__name__}: "
@@ -133,14 +132,15 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
     return dict(sums), sorted(name for name in unsupported if any(part in name for part in _HEAVY))
 
 
-def _on_shapes_or_cpu(network: nn.Module, function: Any, shape: tuple[int, ...]) -> Any:
-    """``function(network, x)`` on the meta device, where it costs nothing; else, on the CPU, on zeros."""
-    with torch.no_grad(), warnings.catch_warnings():
+@torch.no_grad()
+def _try(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Run it on the meta device, where that costs nothing; on the CPU if it has tensors that stay behind."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return function(copy.deepcopy(network).to("meta"), torch.zeros(shape, device="meta"))
-        except Exception:  # tensors that are no buffers stay behind, values are asked for, kernels are missing, …
-            return function(copy.deepcopy(network), torch.zeros(shape))
+            copy.deepcopy(network).to("meta")(torch.zeros(shape, device="meta"))
+        except Exception:
+            copy.deepcopy(network)(torch.zeros(shape))
 
 
 def _shape(value: Any) -> list[int]:
@@ -160,8 +160,6 @@ def _convolution_mode(inputs: Any, outputs: Any) -> Any:
 
 
 def _convolution_counts(where: list[int], inputs: Any, outputs: Any) -> Any:
-    from collections import Counter
-
     flops = where[0] * prod(_shape(inputs[1])) * prod(where[2:])
     return Counter({"conv": flops, "activations": prod(_shape(outputs[0])), "convolutions": 1})
 
