@@ -21,16 +21,21 @@ RESULTS = Path("results/demo")
 
 
 class Network(NamedTuple):
-    """One row of the demo: how it is called, and the option files that train and test it."""
+    """One row of the demo: how it is called, the option files that train and test it, and whether it is pictured."""
 
     label: str
     train: str
     test: str
+    pictured: bool = True
 
 
 NETWORKS = (
     Network("SPAN-26", "options/demo_span_x4.yml", "options/demo_test_span_x4.yml"),
     Network("DSCLoRA-26", "options/demo_dsclora_x4.yml", "options/demo_test_dsclora_x4.yml"),  # starts from SPAN-26
+    Network("EDSR-32", "options/demo_edsr_x4.yml", "options/demo_test_edsr_x4.yml", pictured=False),
+    # Half of EDSR-32's channels, from its weights: by CSD, and alone, which is CSD's baseline.
+    Network("EDSR-16 CSD", "options/demo_csd_x4.yml", "options/demo_test_csd_x4.yml"),
+    Network("EDSR-16 alone", "options/demo_slice_x4.yml", "options/demo_test_slice_x4.yml", pictured=False),
 )
 
 
@@ -62,8 +67,10 @@ def run() -> None:
             f"\n{number}. {network.label}: train by BasicSR's loop, then test on the held-out photographs.", flush=True
         )
         training = commands.train(network.train)
-        weights, pictures[network.label] = commands.test(network.test)
-        rows.append(score.network(network.label, weights, pictures[network.label], held_out, SCALE, training))
+        weights, made = commands.test(network.test)
+        rows.append(score.network(network.label, weights, made, held_out, SCALE, training))
+        if network.pictured:
+            pictures[network.label] = made
 
     comparison = picture.compare(held_out, pictures, RESULTS / "demo.png", SCALE)
     (RESULTS / "demo.json").write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")

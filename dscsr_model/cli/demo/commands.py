@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from dscsr_arch.errors import DscsrError
 
-_PROGRESS = re.compile(r"iter: *([\d,]+).*?l_pix: (\S+)")
-_METRIC = re.compile(r"# (\w+): (\S+)")
+_PROGRESS = re.compile(r"iter: *([\d,]+).*?l_pix(?:el)?: (\S+)")  # as SRModel and as our models call the loss
+_METRIC = re.compile(r"# ([\w.]+): (\S+)")  # of a network with several widths: psnr_w0.5
 
 
 def show(*words: object) -> None:
@@ -85,5 +85,7 @@ def _report(line: str, bar: tqdm | None) -> None:
         bar.update(int(found[1].replace(",", "")) - bar.n)
     elif found := _METRIC.search(line):
         at = f"at iteration {bar.n:,}: " if bar is not None else ""
-        tqdm.write(f"  held-out photographs {at}{found[1].upper()} {found[2]}", file=sys.stdout)
+        metric, _, width = found[1].upper().partition("_W")
+        of = f" at width {width}" if width else ""
+        tqdm.write(f"  held-out photographs {at}{metric} {found[2]}{of}", file=sys.stdout)
         sys.stdout.flush()

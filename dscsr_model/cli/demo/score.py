@@ -15,6 +15,7 @@ import torch
 from dscsr_arch import load_model
 from dscsr_model.cli.demo.photographs import load
 from dscsr_model.data.bicubic import resize
+from dscsr_model.export.plain import plain
 from dscsr_model.host.metrics import psnr_y, ssim_y
 
 
@@ -44,7 +45,7 @@ def bicubic(held_out: Path, out: Path, scale: int) -> Row:
 
 def network(label: str, weights: Path, pictures: Path, held_out: Path, scale: int, training: float) -> Row:
     """Score the ``pictures`` that BasicSR's test loop made with ``weights``; the network is timed fused."""
-    fused = load_model(weights).fuse()  # type: ignore[operator]
+    fused = plain(load_model(weights))
     parameters = sum(parameter.numel() for parameter in fused.parameters())
     times = [_seconds(fused, path) for path in _images(held_out / "LQ")]
     return Row(label, *_quality(pictures, held_out, scale), parameters, training, median(times))
