@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dscsr_arch import conv_lora
 from dscsr_arch.errors import DscsrError
 from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint
+from dscsr_model.inference.in_place import work_in_place
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -99,6 +100,8 @@ def torch_engine(
     if precision not in PRECISIONS:
         raise EngineError(f"Expected a precision among {', '.join(PRECISIONS)}, but got {precision!r}. Choose one.")
     fused = _fused_copy(network)
+    if not compile:  # which finds that out by itself
+        work_in_place(fused)
     scale, channels = _kind(fused)
     seen = footprint(fused, channels)
     dtype = PRECISIONS[precision]
