@@ -1,6 +1,6 @@
-"""Weight files: read every dialect of them, build the right network from one, write them whole.
+"""From a weight file to the right network: recognise it, build it, check that it fits, load it.
 
-Nothing here ever runs code from a file: pickles are read with ``weights_only``.
+Files are opened by `weight_files`, which see for what is refused there.
 """
 
 from __future__ import annotations
@@ -8,59 +8,41 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dscsr_arch import conv_lora
+from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
-from dscsr_arch.csd_names import CSDWeightsError, from_csd
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.errors import DscsrError
-from dscsr_arch.families import FAMILIES, StateDict
+from dscsr_arch.facts import FactsError, from_metadata, hidden_arguments, recognise
+from dscsr_arch.families import FAMILIES, Family, StateDict
 from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
+from dscsr_arch.weight_files import (
+    WRAPPERS,
+    WeightFile,
+    WeightsError,
+    read_pickle,
+    read_state_dict,
+    read_weight_file,
+    save_state_dict,
+)
 
-WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
-"""Keys under which files hold their weights, the preferred one first: BasicSR's, CSD's, and the common one."""
+__all__ = [
+    "WRAPPERS",
+    "WeightsError",
+    "load_model",
+    "mismatch",
+    "read_pickle",
+    "read_state_dict",
+    "save_state_dict",
+]
 
-
-class WeightsError(DscsrError):
-    """A weight file that cannot be read, or does not fit."""
-
-
-def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) -> StateDict:
-    """Read the weights out of a ``.pth`` or ``.safetensors`` file, whatever they are wrapped in.
-
-    Args:
-        path: The file.
-        param_key: Key of the wrapped weights, e.g. ``params``. None takes the first that is there of ``WRAPPERS``,
-            or the file itself if it holds the weights unwrapped.
-
-    Returns:
-        Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile, and BasicSR's or
-        our own in place of those of the official CSD code) to tensors on the CPU.
-
-    Raises:
-        WeightsError: The file is missing, damaged, holds no weights, or has no ``param_key``.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_pickle(path)
-    weights = _unwrap(content, param_key, path)
-    if not _is_state_dict(weights):
-        raise WeightsError(
-            f"Expected a state dict (names to tensors) in {path}, but got {_describe(weights)}. "
-            "Give a file of network weights, such as net_g_latest.pth (not a training state)."
-        )
-    try:
-        return from_csd({_bare(name): tensor for name, tensor in weights.items()})
-    except CSDWeightsError as error:
-        raise WeightsError(f"Cannot read {path}: {error}") from error
+_STUDENTS = "students."
+"""Before the names of the students that a fused CSSR-Net has beside its backbone."""
 
 
 def mismatch(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
@@ -98,7 +80,8 @@ def load_model(
     """Build the right network from a weight file alone.
 
     Width, scale and channels are read from the shapes of the weights. What shapes cannot tell (``img_range``,
-    ``rgb_mean``) has the network's default, unless overridden. A fused file gives a fused network.
+    ``rgb_mean``, ``res_scale``) is read from the metadata of files that `dscsr export` wrote; of other files it has
+    the network's default. Overrides win. A fused file gives a fused network.
 
     Args:
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.
@@ -107,55 +90,127 @@ def load_model(
         base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. LoRA
             that it has itself is put aside: adapters are updates of the frozen weights.
         width: Of weights of a CSSR-Net, give the student of this width instead of the whole backbone.
-        **overrides: Constructor arguments that replace what was read from the shapes.
+        **overrides: Constructor arguments that replace what was read from the file.
 
     Returns:
         The network in eval mode, on the CPU, in float32.
 
     Raises:
-        WeightsError: The file cannot be read, holds no network known here, or does not fit the overrides.
+        WeightsError: The file cannot be read, holds no network known here, does not fit the overrides, has weights
+            that are no finite numbers, or has no student of ``width``.
     """
     if base is not None:
+        if width is not None:
+            raise WeightsError("Expected either a base of LoRA adapters or a width, but got both. Leave one out.")
         return _load_adapters(path, base, param_key, overrides)
-    state_dict = read_state_dict(path, param_key)
-    if is_adapters(state_dict):
+    file = read_weight_file(path, param_key)
+    if is_adapters(file.weights):
         raise WeightsError(
             f"Expected a whole network in {path}, but got LoRA adapters alone: their base is missing. Take the whole "
             "network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: load_model(…, base=…)."
         )
-    family = next((family for family in FAMILIES if family.recognise(state_dict)), None)
+    state_dict, width = _of_width(file.weights, width, path)
+    family = recognise(state_dict)
     if family is None:
         names = ", ".join(family.name for family in FAMILIES)
         raise WeightsError(
             f"Expected weights of a known network ({names}) in {path}, but got layers such as "
-            f"{', '.join(list(state_dict)[:4])}. Build that network yourself and load the file with its own code."
+            f"{', '.join(name[:60] for name in list(state_dict)[:4])}. Build that network yourself and load the file "
+            "with its own code."
         )
+    arguments = _arguments(family, WeightFile(state_dict, file.metadata), overrides, path)
+    network = _build(family, arguments, state_dict, path)
+    return network if width is None else _student(network, family.name, arguments, width, path)
+
+
+def _arguments(
+    family: Family, file: WeightFile, overrides: Mapping[str, Any], path: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """What to build the network of ``file`` with: overrides, before its metadata, before its shapes."""
     try:
-        network_class = family.network()
+        known = inspect.signature(family.network()).parameters
     except ValueError as error:
         raise WeightsError(f"{path} holds weights of {family.name}, which cannot be built: {error}") from error
-    known = inspect.signature(network_class).parameters
     if unknown := sorted(set(overrides) - set(known)):
         raise WeightsError(
             f"Expected overrides among {', '.join(known)} for {family.name}, but got {', '.join(unknown)}."
         )
     try:
-        arguments = {**family.arguments(state_dict, overrides), **overrides}
-        network = family.prepare(network_class(**arguments), state_dict)
-        if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
-            conv_lora.inject(network, ranks)
+        facts = from_metadata(file.metadata)
+        given = {} if facts is None else hidden_arguments(facts, family, besides=overrides)
+        chosen = {**given, **overrides}
+        return {**family.arguments(file.weights, chosen), **chosen}
+    except FactsError as error:
+        raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
-    if fault := mismatch(network, state_dict):
+
+
+def _build(
+    family: Family, arguments: Mapping[str, Any], state_dict: StateDict, path: str | os.PathLike[str]
+) -> nn.Module:
+    """The network with its weights, in eval mode. Memory is taken only when all shapes are known to fit the file."""
+    try:
+        with torch.device("meta"):
+            shapes = _bare_network(family, arguments, state_dict)
+    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
+    if fault := mismatch(shapes, state_dict):
         raise WeightsError(f"{path} does not fit {family.name}({_call(arguments)}):\n{fault}")
+    network = _bare_network(family, arguments, state_dict)
     network.load_state_dict(state_dict)
-    return network.eval() if width is None else _student(network, family.name, arguments, width, path)
+    return _finite(network, path).eval()
+
+
+def _bare_network(family: Family, arguments: Mapping[str, Any], state_dict: StateDict) -> nn.Module:
+    """The network in the form that the file has it: fused or not, with LoRA or not; its weights are random."""
+    network = family.prepare(family.network()(**arguments), state_dict)
+    if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
+        conv_lora.inject(network, ranks)
+    return network
+
+
+def _finite(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """``network``, unless it has weights that make every picture black."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.isfinite().all():
+            raise WeightsError(
+                f"Expected finite weights in {path}, but {name} has {int((~tensor.isfinite()).sum())} of "
+                f"{tensor.numel()} that are infinite or no number: a training diverged. Take an earlier checkpoint."
+            )
+    return network
+
+
+def _of_width(
+    state_dict: StateDict, width: float | None, path: str | os.PathLike[str]
+) -> tuple[StateDict, float | None]:
+    """The weights to build from, and the width that is still to be cut out of them.
+
+    A fused CSSR-Net keeps its students beside its backbone, since they are no slices of it.
+    """
+    students = {name for name in state_dict if name.startswith(_STUDENTS)}
+    if width is None or width == 1:
+        return {name: tensor for name, tensor in state_dict.items() if name not in students}, None
+    if not students:
+        return state_dict, width
+    start = f"{_STUDENTS}{f'{width:g}'.replace('.', '_')}."
+    chosen = {name.removeprefix(start): state_dict[name] for name in students if name.startswith(start)}
+    if not chosen:
+        there = sorted({name.split(".")[1].replace("_", ".") for name in students})
+        raise WeightsError(f"Expected a width among {', '.join(there)} in {path}, but got {width:g}. Choose one.")
+    return chosen, None
 
 
 def _student(
     network: nn.Module, name: str, arguments: Mapping[str, Any], width: float, path: str | os.PathLike[str]
 ) -> nn.Module:
     """The student of ``width`` in the weights of the backbone ``name(**arguments)``."""
+    if any(isinstance(layer, Conv3XC) and layer.fused for layer in network.modules()):
+        raise WeightsError(
+            f"Expected weights with their branches in {path}, to cut the student of width {width:g} out of them, but "
+            "got fused ones: the fused kernels of a student are no slices of its teacher's. Take the checkpoint of the "
+            "training (net_g_*.pth), or the student that was saved beside it."
+        )
     try:
         shared = CSSRNet({"type": name, **arguments}, widths=(width,))
         shared.load_state_dict(network.state_dict())
@@ -178,97 +233,9 @@ def _load_adapters(
         nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
     network = conv_lora.fuse(getattr(network, "fuse", lambda: network)())  # BasicSR's networks fuse nothing
     try:
-        return conv_lora.load_lora_state_dict(network, state_dict).eval()
+        return _finite(conv_lora.load_lora_state_dict(network, state_dict), path).eval()
     except LoRAError as error:
         raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
-
-
-def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a ``.pth`` file so that ``path`` is, at every moment, either the old file or the whole new one.
-
-    Args:
-        state_dict: Anything that ``torch.save`` takes, e.g. ``{"params": network.state_dict()}``.
-        path: The file; its folder must exist. An existing file is replaced.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state_dict, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(_damaged(path, error)) from error
-
-
-def read_pickle(path: Path) -> Any:
-    """Open a file of ``torch.save`` on the CPU, without ever running code from it.
-
-    Raises:
-        WeightsError: The file is damaged or holds Python objects.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"Expected plain weights in {path}, but got a damaged file or one that holds Python objects, which are "
-            "never loaded because that would run code from the file. Ask for a file of weights only."
-        ) from error
-    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
-        raise WeightsError(_damaged(path, error)) from error
-
-
-def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
-    if not isinstance(content, Mapping):
-        return content
-    if param_key is not None:
-        if not isinstance(content.get(param_key), Mapping):
-            there = [key for key, value in content.items() if isinstance(value, Mapping)]
-            raise WeightsError(
-                f"Expected weights under the key '{param_key}' in {path}, but got "
-                f"{'the keys ' + ', '.join(map(repr, there)) if there else 'unwrapped weights (param_key: ~)'}."
-            )
-        return content[param_key]
-    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return (
-        f"Expected a whole weight file at {path}, but it cannot be read: it is truncated or of another kind "
-        f"({path.stat().st_size:,} bytes; {type(error).__name__}). Copy or download it again."
-    )
-
-
-def _describe(content: Any) -> str:
-    if not isinstance(content, Mapping):
-        return f"an object of type {type(content).__name__}"
-    return f"a mapping with the keys {', '.join(map(str, list(content)[:6]))}" if content else "an empty mapping"
-
-
-def _bare(name: str) -> str:
-    for wrapper in ("module.", "_orig_mod."):
-        name = name.removeprefix(wrapper)
-    return name
 
 
 def _call(arguments: Mapping[str, Any]) -> str:

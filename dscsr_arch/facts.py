@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -95,27 +95,36 @@ def from_metadata(metadata: object) -> Facts | None:
     try:
         arguments = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FactsError(f"Expected JSON in `arguments` of dscsr's metadata, but got {_short(text)}.") from error
+        raise FactsError(
+            f"Expected JSON in `arguments` of dscsr's metadata, but got {_short(text)}. Ask for a whole file."
+        ) from error
     if not isinstance(arguments, dict):
-        raise FactsError(f"Expected names and values in `arguments` of dscsr's metadata, but got {_short(text)}.")
+        raise FactsError(
+            f"Expected names and values in `arguments` of dscsr's metadata, but got {_short(text)}. "
+            "Ask for a whole file."
+        )
     return Facts(network, arguments)
 
 
-def hidden_arguments(facts: Facts, family: Family) -> dict[str, Any]:
-    """Of the arguments, those that shapes cannot tell; for all others the weights themselves speak.
+def hidden_arguments(facts: Facts, family: Family, besides: Container[str] = ()) -> dict[str, Any]:
+    """Of the arguments, those that shapes cannot tell, but ``besides``; of all others the weights themselves speak.
 
     Raises:
         FactsError: A value is of the wrong kind, or the facts are of another network.
     """
     if facts.network != family.name:
         raise FactsError(
-            f"Expected metadata of {family.name}, since the weights are of it, but got {_short(facts.network)}."
+            f"Expected metadata of {family.name}, since the weights are of it, but got {_short(facts.network)}. "
+            "Ask for a whole file."
         )
-    found = {name: facts.arguments[name] for name in family.hidden if name in facts.arguments}
+    found = {name: facts.arguments[name] for name in family.hidden if name in facts.arguments and name not in besides}
     for name, value in found.items():
         what, check = _CHECKS[name]
         if not check(value):
-            raise FactsError(f"Expected `{name}` in dscsr's metadata to be {what}, but got {_short(value)}.")
+            raise FactsError(
+                f"Expected `{name}` in dscsr's metadata to be {what}, but got {_short(value)}. "
+                "Give it yourself, as an override."
+            )
     return found
 
 

@@ -69,8 +69,15 @@ def _common(state_dict: StateDict) -> dict[str, Any]:
 
 
 def _count(state_dict: StateDict, pattern: str) -> int:
-    """How many layers there are: one more than the highest number in ``pattern``."""
-    return 1 + max((int(found[1]) for name in state_dict if (found := re.match(pattern, name))), default=-1)
+    """How many layers there are: one more than the highest number in ``pattern``.
+
+    Raises:
+        ValueError: More than there are weights: building that many layers could take any time.
+    """
+    count = 1 + max((int(found[1]) for name in state_dict if (found := re.match(pattern, name))), default=-1)
+    if count > len(state_dict):
+        raise ValueError(f"Expected as many layers as the file has weights for, but their numbers go up to {count}.")
+    return count
 
 
 def _scale(state_dict: StateDict, pattern: str) -> int:

@@ -232,7 +232,7 @@ def write_scalars(path):
     ("write", "message"),
     [
         (lambda path: None, "Expected a weight file at .*, but there is none"),
-        (lambda path: path.mkdir(), "Expected a weight file at .*, but there is none"),
+        (lambda path: path.mkdir(), "Expected a weight file at .*, but got a folder"),
         (lambda path: path.write_bytes(b""), "Expected a whole weight file"),
         (lambda path: path.write_bytes(b"broken"), "Expected a whole weight file .* truncated or of another kind"),
         (lambda path: path.write_text("<html>404</html>"), "but got a damaged file or one that holds Python objects"),

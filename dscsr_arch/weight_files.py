@@ -1,0 +1,241 @@
+"""Weight files: open every dialect of them safely, and write them whole.
+
+Nothing here ever runs code from a file, whatever it claims to be: pickles are read with ``weights_only``. Nothing here
+takes much more memory than the file has bytes either: archives that unpack to more, and tensors that claim more
+numbers than are there, are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dscsr_arch.csd_names import CSDWeightsError, from_csd
+from dscsr_arch.errors import DscsrError
+
+StateDict = dict[str, Tensor]
+
+WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
+"""Keys under which files hold their weights, the preferred one first: BasicSR's, CSD's, and the common one."""
+
+METADATA = "metadata"
+"""Key under which a ``.pth`` file of dscsr holds what a ``.safetensors`` file has in its header (see `facts`)."""
+
+_SHARED = 4
+"""How many times over the numbers in a file may be used: layers can share theirs."""
+
+
+class WeightsError(DscsrError):
+    """A weight file that cannot be read, or does not fit."""
+
+
+class WeightFile(NamedTuple):
+    """What a file holds."""
+
+    weights: StateDict
+    metadata: Mapping[str, Any]
+    """As they are in the file: anything."""
+
+
+def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) -> StateDict:
+    """Read the weights out of a ``.pth`` or ``.safetensors`` file, whatever they are wrapped in.
+
+    Args:
+        path: The file.
+        param_key: Key of the wrapped weights, e.g. ``params``. None takes the first that is there of ``WRAPPERS``,
+            or the file itself if it holds the weights unwrapped.
+
+    Returns:
+        Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile, and BasicSR's or
+        our own in place of those of the official CSD code) to tensors on the CPU.
+
+    Raises:
+        WeightsError: The file is missing, damaged, holds no weights, or has no ``param_key``.
+    """
+    return read_weight_file(path, param_key).weights
+
+
+def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None) -> WeightFile:
+    """As `read_state_dict`, with the metadata beside the weights."""
+    path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"Expected a weight file at {path}, but got a folder. Name a file in it, such as *.pth.")
+    if not path.is_file():
+        raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
+    content: Any
+    metadata: Any
+    if path.suffix.lower() == ".safetensors":
+        content, metadata = _read_safetensors(path)
+    else:
+        content = read_pickle(path)
+        metadata = content.get(METADATA) if isinstance(content, Mapping) else None
+    weights = _unwrap(content, param_key, path)
+    if not _is_state_dict(weights):
+        raise WeightsError(
+            f"Expected a state dict (names to tensors) in {path}, but got {_describe(weights)}. "
+            "Give a file of network weights, such as net_g_latest.pth (not a training state)."
+        )
+    _check_tensors(weights, path)
+    try:
+        weights = from_csd({_bare(name): tensor for name, tensor in weights.items()})
+    except CSDWeightsError as error:
+        raise WeightsError(f"Cannot read {path}: {error}") from error
+    return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})
+
+
+def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a ``.pth`` file so that ``path`` is, at every moment, either the old file or the whole new one.
+
+    Args:
+        state_dict: Anything that ``torch.save`` takes, e.g. ``{"params": network.state_dict()}``.
+        path: The file; its folder must exist. An existing file is replaced.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state_dict, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
+    except Exception as error:  # SafetensorError, and whatever torch says of sizes and kinds of numbers
+        if zipfile.is_zipfile(path):
+            raise WeightsError(
+                f"Expected a safetensors file at {path}, but got one of torch.save. Rename it to "
+                f"{path.with_suffix('.pth').name}."
+            ) from error
+        raise WeightsError(_damaged(path, error)) from error
+
+
+def read_pickle(path: Path) -> Any:
+    """Open a file of ``torch.save`` on the CPU, without ever running code from it.
+
+    Raises:
+        WeightsError: The file is damaged, holds Python objects, or unpacks to more than it has bytes.
+    """
+    _check_archive(path)
+    try:
+        with warnings.catch_warnings():  # torch tells its own users how files should be made; ours get one message
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _is_safetensors(path):
+            raise WeightsError(
+                f"Expected a file of torch.save at {path}, but got a safetensors file. Rename it to "
+                f"{path.with_suffix('.safetensors').name}."
+            ) from error
+        raise WeightsError(
+            f"Expected plain weights in {path}, but got a damaged file or one that holds Python objects, which are "
+            "never loaded because that would run code from the file. Ask for a file of weights only."
+        ) from error
+    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
+        raise WeightsError(_damaged(path, error)) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that holds more than its size: torch.save compresses nothing, an attacker would."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # no archive, or a damaged one: torch tells
+        return
+    if unpacked > path.stat().st_size:
+        raise WeightsError(
+            f"Expected weights as torch.save writes them in {path}, but got an archive of {path.stat().st_size:,} "
+            f"bytes that would unpack to {unpacked:,}. If you trust it, load and save it anew with torch."
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors whose numbers are not in the file: a network of their shapes could take any amount of memory."""
+    for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+            kind = f"{tensor.dtype}, {tensor.layout}" + (", a shape without numbers" if tensor.is_meta else "")
+            raise WeightsError(
+                f"Expected plain dense tensors in {path}, but got {kind} for {_short(name)}. "
+                "Save the network's state_dict() in float32 or float16."
+            )
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    if claimed > _SHARED * path.stat().st_size:
+        largest = max(weights, key=lambda name: weights[name].numel())
+        raise WeightsError(
+            f"Expected weights that are in the file, but the tensors of {path} claim {claimed:,} bytes (such as "
+            f"{_short(largest)} of {tuple(weights[largest].shape)}) in a file of {path.stat().st_size:,}. "
+            "Do not use it: it is damaged, or made to fill your memory."
+        )
+
+
+def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    if param_key is not None:
+        if not isinstance(content.get(param_key), Mapping):
+            there = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
+            raise WeightsError(
+                f"Expected weights under the key '{param_key}' in {path}, but got "
+                f"{'the keys ' + ', '.join(map(repr, there)) if there else 'unwrapped weights (param_key: ~)'}."
+            )
+        return content[param_key]
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+        and all(map(str.isprintable, content))  # messages show names on a terminal
+    )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"Expected a whole weight file at {path}, but it cannot be read: it is truncated or of another kind "
+        f"({path.stat().st_size:,} bytes; {type(error).__name__}). Copy or download it again."
+    )
+
+
+def _describe(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"an object of type {type(content).__name__}"
+    return (
+        f"a mapping with the keys {', '.join(_short(str(key)) for key in list(content)[:6])}"
+        if content
+        else "an empty mapping"
+    )
+
+
+def _bare(name: str) -> str:
+    for wrapper in ("module.", "_orig_mod."):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _short(name: str) -> str:
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
