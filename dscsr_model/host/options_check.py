@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_csd import check_csd, check_csd_sections
-from dscsr_model.host.options_data import check_datasets, check_gpus
+from dscsr_model.host.options_data import check_datasets, check_gpus, check_place
 from dscsr_model.host.options_faults import Fault, OptionsError
 from dscsr_model.host.options_file import apply_force_yml, read_options
 from dscsr_model.host.options_losses import check_losses
@@ -79,6 +79,7 @@ def check_options(
     check_registered(run, registries)
     check_losses(run, registries)
     check_gpus(run)
+    check_place(run)
     check_datasets(run)
     network = check_networks(run, registries)
     check_learning(run, registries, network)

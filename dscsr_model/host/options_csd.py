@@ -14,7 +14,7 @@ from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, listed
 from dscsr_model.host.options_registry import Registries, check_typed, find
 from dscsr_model.host.options_structure import Run, describe
-from dscsr_model.host.options_weights import check_scale
+from dscsr_model.host.options_weights import check_channels, check_scale
 from dscsr_model.losses.vgg import SMALLEST
 from dscsr_model.training import roles, widths
 from dscsr_model.training.first_layers import FirstLayers
@@ -30,7 +30,9 @@ def check_csd_sections(run: Run, registries: Registries) -> None:
     if kind is CSSRNet and isinstance(section.get("backbone"), dict):
         check_typed(key, section["backbone"], registries.networks, "network", run.report, must=True)
         if not run.report.has(*key):
-            check_scale(key, section["backbone"], find_backbone(section["backbone"]["type"]), run)
+            backbone = find_backbone(section["backbone"]["type"])
+            check_scale(key, section["backbone"], backbone, run)
+            check_channels(key, section["backbone"], backbone, run)
     if run.known_model not in schema.CSD_MODELS:
         if kind is CSSRNet and run.known_model is not None and run.is_train:
             got = f"`{run.known_model}`, which trains networks of one output"

@@ -30,6 +30,14 @@ def check_gpus(run: Run) -> None:
         run.report.add(("num_gpu",), f"at most {there}, the GPUs of this machine", str(wanted), "Set `num_gpu: auto`.")
 
 
+def check_place(run: Run) -> None:
+    """Report that what BasicSR writes has no place: it makes the folder before it opens its log."""
+    folder = Path("experiments" if run.is_train else "results")
+    if folder.exists() and not folder.is_dir():
+        got = f"a file `{folder}` in {Path.cwd()}"
+        run.report.add(("name",), f"a folder `{folder}`, or none yet", got, "Move it away.")
+
+
 def check_datasets(run: Run) -> None:
     """Report missing data, pairs that do not match, sizes that do not fit, and epochs without a batch."""
     in_use: dict[Path, str] = {}
@@ -125,6 +133,8 @@ def _check_images(key: Key, dataset: Mapping[Any, Any], found: Images, run: Run)
         run.report.add((*key, "dataroot_lq"), f"GT {scale} times as large as LQ (`scale: {scale}`)", got, remedy)
     if train:
         _check_patch(key, dataset.get("gt_size"), scale, found.gt, run)
+    else:
+        _check_borders(found.gt, run)
 
 
 def _fits(gt: Size, lq: Size, scale: int, train: bool) -> bool:
@@ -145,6 +155,20 @@ def _check_patch(key: Key, gt_size: Any, scale: int, gt: Mapping[str, Size], run
         expected = f"at most {smallest}, the smallest side of the GT images"
         remedy = f"{few} of {len(gt)} are smaller than {gt_size}, such as `{name}`: lower `gt_size`, or remove them."
         run.report.add(where, expected, str(gt_size), remedy)
+
+
+def _check_borders(gt: Mapping[str, Size], run: Run) -> None:
+    """A metric needs pixels inside the border that it leaves out."""
+    name = min(gt, key=lambda name: min(gt[name]))
+    smallest = min(gt[name])
+    for metric, section in run.section("val", "metrics").items():
+        border = section.get("crop_border") if isinstance(section, dict) else None
+        key = ("val", "metrics", str(metric), "crop_border")
+        if isinstance(border, int) and 2 * border >= smallest and not run.report.has(*key):
+            got = f"{border}, and `{name}` is {smallest} pixels at its smallest side"
+            run.report.add(
+                key, "a border that leaves something of every picture", got, "Write the scale, as papers do."
+            )
 
 
 def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -> None:

@@ -181,6 +181,9 @@ SCHEDULER: dict[str, Option] = {
     "restart_weights": Option(NUMBERS, "factor of the learning rate after each restart"),
     "eta_min": Option(NUMBER, "where a cosine ends"),
 }
+LOSS: dict[str, Option] = {
+    "loss_weight": Option(NUMBER, "factor of the loss"),
+}
 METRIC: dict[str, Option] = {
     "type": Option(TEXT, "metric function, for example calculate_psnr", required="always"),
     "better": Option(_one_of("higher", "lower"), "which direction is better"),

@@ -212,6 +212,9 @@ def _model_sections(run: Run) -> None:
             if isinstance(train.get(name), dict):
                 check_section(train[name], ("train", name), table, "train", report, strict=False)
         given = [name for name in ("pixel_opt", "perceptual_opt", *_losses(run)) if train.get(name)]
+        for name in dict.fromkeys(given):
+            if isinstance(train[name], dict):
+                check_section(train[name], ("train", name), schema.LOSS, "train", report, strict=False)
         if not given and run.known_model in ("SRModel", *schema.ANY_LOSSES):
             remedy = "Add for example `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
             report.add(("train", "pixel_opt"), "a loss (`pixel_opt` or `perceptual_opt`)", "none", remedy)
@@ -247,9 +250,19 @@ def _datasets(run: Run) -> None:
             report.add(("datasets", str(name)), schema.SECTION.words, describe(dataset), "Indent its keys below it.")
         else:
             _dataset(run, str(name), phase, dataset)
+            _name_once(datasets, str(name), report)
     if run.is_train and "train" not in datasets:
         remedy = did_you_mean("train", map(str, datasets), "Add a section `train:`.")
         report.add(("datasets", "train"), "a dataset to train on", "no such key", remedy)
+
+
+def _name_once(datasets: Mapping[Any, Any], name: str, report: Report) -> None:
+    """Results and metrics of a set go by its name: a second set of that name would overwrite them."""
+    called, before = datasets[name].get("name"), list(datasets)[: list(datasets).index(name)]
+    for other in before if name != "train" and called is not None else ():
+        if other != "train" and isinstance(datasets[other], dict) and datasets[other].get("name") == called:
+            got = f"`{called}`, which is `{other}`"
+            report.add(("datasets", name, "name"), "a name of its own for each set", got, "Rename one of them.")
 
 
 def _dataset(run: Run, name: str, phase: str, dataset: Mapping[Any, Any]) -> None:

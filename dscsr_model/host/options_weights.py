@@ -39,6 +39,7 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
         if network_class is None:
             continue
         check_scale(key, section, network_class, run)
+        check_channels(key, section, network_class, run)
         weights = run.section("path").get(f"pretrain_{name}")
         label = str(name).removeprefix("network_")
         network = None
@@ -66,6 +67,23 @@ def check_scale(key: Key, section: Mapping[str, Any], network_class: Any, run: R
             got = f"{value}" if name in section else f"{value}, its default"
             remedy = f"Write `{name}: {scale}`, or change `scale:` and the data to {value}."
             run.report.add((*key, name), f"{scale}, as `scale: {scale}` at the top says", got, remedy)
+
+
+def check_channels(key: Key, section: Mapping[str, Any], network_class: Any, run: Run) -> None:
+    """Channels in and out must be those of the pictures: three, or one of datasets with ``color: y``."""
+    sets = [section for section in run.section("datasets").values() if isinstance(section, dict)]
+    pictured = {1 if dataset.get("color") == "y" else 3 for dataset in sets}
+    known = section["type"] in schema.IMAGE_NETWORKS and all(run.known_datasets.values())
+    if key not in (("network_g",), ("network_g", "backbone")) or not known or len(pictured) != 1:
+        return
+    channels = pictured.pop()
+    for name in ("num_in_ch", "num_out_ch"):
+        parameter = inspect.signature(network_class).parameters.get(name)
+        value = section.get(name, parameter.default if parameter is not None else None)
+        if isinstance(value, int) and not isinstance(value, bool) and value != channels:
+            expected = f"{channels}, the channels of the datasets' pictures"
+            remedy = "Write it so, or change `color` of the datasets (`y`: one channel)."
+            run.report.add((*key, name), expected, f"{value}" if name in section else f"{value}, its default", remedy)
 
 
 def _build(key: Key, section: Mapping[str, Any], network_class: Any, report: Report) -> nn.Module | None:

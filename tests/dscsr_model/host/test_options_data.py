@@ -281,3 +281,43 @@ def test_training_data_in_a_test(check, data):
 def test_extra_arguments_of_the_disk(check, training):
     fault = check(changed(training, {"datasets:val:io_backend:readonly": True}))
     assert_fault(fault, "datasets: val: io_backend: readonly", "`type: disk` alone")
+
+
+# --- what fits together ---
+
+
+def test_a_border_that_leaves_nothing(check, training):
+    fault = check(changed(training, {"val:metrics:psnr:crop_border": 500}))
+    assert_fault(fault, "val: metrics: psnr: crop_border", "leaves something of every picture", "smallest side")
+
+
+def test_two_sets_of_one_name(check, training):
+    second = dict(training["datasets"]["val"])
+    fault = check(changed(training, {"datasets:val_2": second}))
+    assert_fault(fault, "datasets: val_2: name", "which is `val`", "Rename")
+    assert check(changed(training, {"datasets:val_2": {**second, "name": "another"}})) is None
+
+
+@pytest.mark.parametrize("name", ["num_in_ch", "num_out_ch"])
+def test_channels_that_the_pictures_do_not_have(check, training, name):
+    fault = check(changed(training, {f"network_g:{name}": 1}))
+    assert_fault(fault, f"network_g: {name}", "Expected 3, the channels", "got 1", "`color`")
+
+
+def test_one_channel_for_luma(check, training):
+    luma = {f"datasets:{name}:color": "y" for name in training["datasets"]}
+    network = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "num_block": 1, "upscale": 4}
+    assert check(changed(training, {**luma, "network_g": network})) is None
+    fault = check(changed(training, {**luma, "network_g": {**network, "num_in_ch": 3}}))
+    assert_fault(fault, "network_g: num_in_ch", "Expected 1, the channels")
+
+
+def test_a_weight_of_a_loss_that_is_text(check, training):
+    fault = check(changed(training, {"train:pixel_opt:loss_weight": "one"}))
+    assert_fault(fault, "train: pixel_opt: loss_weight", "Expected a number", "'one'")
+
+
+def test_a_file_where_the_results_go(check, training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("experiments").write_text("")
+    assert_fault(check(training), "name", "a file `experiments`", "Move it away")
