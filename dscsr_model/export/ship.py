@@ -1,0 +1,116 @@
+"""Write a network aside, load it again, compare it with its source, and only then give it its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from dscsr_arch.facts import Facts, FactsError, describe
+from dscsr_model.export.compare import difference
+from dscsr_model.export.errors import ExportError
+from dscsr_model.export.formats import Format
+from dscsr_model.export.plain import plain
+
+
+class Shipped(NamedTuple):
+    """What was written."""
+
+    path: Path
+    facts: Facts
+    parameters: int
+    """Of the fused network."""
+    bytes: int
+    differences: dict[str, float]
+    """By what read the file: the largest difference of its pictures from the source's."""
+
+
+def ship(
+    network: nn.Module,
+    path: Path,
+    form: Format,
+    *,
+    half: bool = False,
+    force: bool = False,
+    sources: Sequence[str | os.PathLike[str]] = (),
+) -> Shipped:
+    """Write ``network`` to ``path``, checked; see `compare.difference` for what that means.
+
+    Until everything is right the file has another name in the same folder, and when anything is wrong it is removed.
+
+    Args:
+        network: A network as `load_model` gives it; it stays as it is.
+        path: The file. Its folder is made if it is missing.
+        form: What to write.
+        half: In float16.
+        force: Replace ``path`` if it is there.
+        sources: Files that are never overwritten, ``force`` or not.
+
+    Raises:
+        ExportError: ``path`` is taken, cannot be written, or what was written is not what it should be.
+    """
+    try:
+        facts = describe(shipped := plain(network))
+    except FactsError as error:
+        raise ExportError(str(error)) from error
+    _check_free(path, force, sources)
+    with _aside(path) as temporary:
+        form.write(network, temporary, half)
+        found = {
+            check.by: difference(network, check.run, facts.arguments["num_in_ch"], half=half, what=f"{check.by}")
+            for check in form.checks(temporary, facts.network)
+        }
+        size = _sync(temporary)
+        _check_free(path, force, sources)  # somebody may have come while we wrote
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    return Shipped(path, facts, sum(p.numel() for p in shipped.parameters()), size, found)
+
+
+def _check_free(path: Path, force: bool, sources: Sequence[str | os.PathLike[str]]) -> None:
+    if path.is_dir():
+        raise ExportError(f"Expected a file name, but {path} is a folder. Choose another name.")
+    if any(path.exists() and os.path.exists(source) and path.samefile(source) for source in sources):
+        raise ExportError(
+            f"Expected an output beside the source, but got the source itself: {path}. Choose another name."
+        )
+    if (path.exists() or path.is_symlink()) and not force:
+        raise ExportError(
+            f"Expected to write something new, but {path} exists. Pass --force to replace it, or choose another name."
+        )
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; what is left there in the end is removed."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    new_folder = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        raise ExportError(f"Expected to write {path}, but got: {error}. Choose another folder.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            if new_folder:
+                path.parent.rmdir()
+
+
+def _sync(path: Path) -> int:
+    """Wait until the file is on the disk; returns its size in bytes."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

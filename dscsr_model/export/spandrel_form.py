@@ -1,0 +1,149 @@
+"""Networks in the form in which spandrel (and so chaiNNer) knows them.
+
+spandrel takes from shapes what they tell, and the networks' defaults for the rest. So what differs from the defaults
+is worked into the weights where that is exact, and refused where it is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch import SPAN, conv_lora
+from dscsr_arch.facts import Facts, describe
+from dscsr_model.export.errors import ExportError
+from dscsr_model.export.plain import plain
+
+RANGE = 255.0
+MEAN = [0.4488, 0.4371, 0.4040]
+"""What spandrel's SPAN, and those of `spandrel_support`, have and cannot be told otherwise."""
+
+KNOWN = ("SPAN",)
+"""Networks here that spandrel knows by itself."""
+
+OURS = ("CARN", "EDSR")
+"""Networks that `spandrel_support.register` makes known to it."""
+
+
+def to_spandrel_form(network: nn.Module) -> nn.Module:
+    """Copy ``network`` so that spandrel, given its state dict, builds one that does the same.
+
+    A SPAN gets its branches: those it has, or, if it is fused or has LoRA, new ones that merge to its kernels.
+
+    Args:
+        network: SPAN, DSCLoRA, CARN, EDSR, with or without LoRA; it stays as it is.
+
+    Returns:
+        A network of the same kind with the default range, in eval mode, in float32, on the CPU.
+
+    Raises:
+        ExportError: spandrel cannot do what this network does.
+    """
+    facts = describe(plain(network))
+    _check(facts)
+    form = _expanded(network) if isinstance(network, SPAN) else plain(network)
+    factor = facts.arguments["img_range"] / RANGE if facts.arguments.get("norm", True) else 1.0
+    _FORMS[facts.network](form, factor)
+    return form
+
+
+def run_spandrel(path: Any, name: str) -> Callable[[Tensor], Tensor] | None:
+    """The file at ``path`` as spandrel loads it, as a function of pictures; None where spandrel cannot be imported.
+
+    Args:
+        path: The file.
+        name: The network's. One of `OURS` is made known for this call alone.
+
+    Raises:
+        ExportError: spandrel does not load it.
+    """
+    try:
+        spandrel = importlib.import_module("spandrel")
+    except Exception:  # also RuntimeError: torchvision, which it needs, may not fit torch
+        return None
+    from dscsr_model.export.spandrel_support import register
+
+    registry = spandrel.MAIN_REGISTRY.copy()
+    if name in OURS:
+        register(registry)
+    try:
+        model = spandrel.ModelLoader(device="cpu", registry=registry).load_from_file(path).model
+    except Exception as error:  # it raises anything for a file that it does not know
+        raise ExportError(f"Expected spandrel to load the file, but it says: {error}") from error
+    run: Callable[[Tensor], Tensor] = model.float().eval()
+    return run
+
+
+def _check(facts: Facts) -> None:
+    arguments = facts.arguments
+    if facts.network not in _FORMS:
+        raise ExportError(
+            f"Expected {', '.join(_FORMS)} for spandrel, but got {facts.network}, whose layers have other names there. "
+            "Export it to another format."
+        )
+    if arguments.get("norm", True) and arguments["rgb_mean"] != MEAN:
+        raise ExportError(
+            f"Expected rgb_mean {MEAN} for spandrel, which cannot be told another, but got {arguments['rgb_mean']}. "
+            "Export to another format: a mean cannot be worked into the weights, because of the borders."
+        )
+    if not arguments.get("bias", True):
+        raise ExportError(
+            "Expected a SPAN with biases for spandrel, which knows no other, but got bias=False. "
+            "Export it to another format."
+        )
+    if arguments.get("final_relu"):
+        raise ExportError(
+            "Expected a CARN with final_relu=False for spandrel, since shapes do not tell of it, but got true. "
+            "Export it to another format."
+        )
+
+
+@torch.no_grad()
+def _expanded(network: SPAN) -> nn.Module:
+    """A SPAN with branches, its own where it has them. Drawn from a fixed seed: one source gives one file."""
+    if any(name.endswith(".sk.weight") for name in network.state_dict()):
+        return conv_lora.fuse(copy.deepcopy(network).cpu().float()).eval().requires_grad_(False)
+    facts = describe(fused := plain(network))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        form = SPAN(**facts.arguments).double()
+        form.load_state_dict(fused.double().state_dict())
+    return form.float().eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _scale_span(form: Any, factor: float) -> None:
+    """Work ``factor`` on the input into the first convolution: into the weights that meet it, not the biases."""
+    for weight in (form.conv_1.conv[0].weight, form.conv_1.sk.weight):
+        weight.mul_(factor)
+    form.img_range = RANGE if form.norm else form.img_range
+
+
+@torch.no_grad()
+def _scale_ends(form: Any, first: nn.Conv2d, last: nn.Conv2d, factor: float) -> None:
+    """Work ``factor`` on the input into ``first``, and its inverse on the output into ``last``."""
+    first.weight.mul_(factor)
+    for tensor in last.parameters():
+        tensor.div_(factor)
+    form.img_range = RANGE
+
+
+@torch.no_grad()
+def _scale_edsr(form: Any, factor: float) -> None:
+    for block in form.body:
+        for tensor in block.conv2.parameters():
+            tensor.mul_(block.res_scale)
+        block.res_scale = 1.0
+    _scale_ends(form, form.conv_first, form.conv_last, factor)
+
+
+_FORMS: dict[str, Callable[[Any, float], None]] = {
+    "SPAN": _scale_span,
+    "CARN": lambda form, factor: _scale_ends(form, form.entry, form.exit, factor),
+    "EDSR": _scale_edsr,
+}
