@@ -1,0 +1,70 @@
+"""``dscsr submit``: a weight file becomes a submission to the NTIRE efficient super-resolution challenge."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """examples:
+  dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit
+  the same with the challenge's PSNR on its validation pictures:
+    dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit \\
+      --data DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR
+  checked in the challenge's own environment (Python 3.9, torch 1.13):
+    dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit --python ntire/bin/python
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command and its arguments."""
+    from dscsr_model.cli import weights
+
+    parser = subparsers.add_parser(
+        "submit",
+        help="make a submission to NTIRE's efficient super-resolution challenge",
+        description="Make a folder with what the challenge asks for: the network as one file that needs torch alone, "
+        "its weights, the lines for test_demo.py, and a README with the figures. It gets its name only after the file "
+        "did what the trained network does, in a process that has neither dscsr nor BasicSR.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="any weight file of SPAN, DSCLoRA, CARN or EDSR")
+    parser.add_argument("--team", required=True, metavar="NN", help="your team's number, such as 07")
+    parser.add_argument("--name", required=True, metavar="NAME", help="of the network: letters, digits and _")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument(
+        "--data", nargs=2, type=Path, metavar=("HR", "LR"), help="folders of pictures for the challenge's PSNR"
+    )
+    parser.add_argument(
+        "--fold",
+        nargs="?",
+        const="all",
+        choices=("exact", "all"),
+        help="of SPAN: make one convolution of two that follow each other. exact: conv_2 and conv_cat, which changes "
+        "nothing; all (the default of --fold): conv_1 and block_1 too, which changes the border of the picture",
+    )
+    parser.add_argument("--python", type=Path, metavar="FILE", help="interpreter of the check (default: this one)")
+    parser.add_argument("--force", action="store_true", help="replace a kit that is there")
+    weights.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the kit and print its figures; returns the exit code."""
+    from dscsr_model.cli.prepare import show_progress
+    from dscsr_model.cli.weights import load_network
+    from dscsr_model.export.ntire import kit as kits
+    from dscsr_model.export.ntire import texts
+
+    data = None if args.data is None else tuple(args.data)
+    kit = kits.Kit(kits.read_team(args.team), args.name, args.out, args.fold, data, args.force, args.python)
+    kits.check_name(kit.name)
+    kits.check_place(kit.out, kit.force)
+    made = kits.make(load_network(args), kit, show_progress)
+    rows = texts.table(*made)
+    longest = max(len(what) for what, _ in rows)
+    print("\n".join(f"{what:{longest}}  {value}" for what, value in rows))
+    print(f"{'Checked alone':{longest}}  {texts.checked(made.form, made.figures)}")
+    print(f"\n{kit.out}: models/{kit.stem}.py, model_zoo/{kit.stem}.pth, test_demo_branch.txt; README.md says the rest")
+    return 0

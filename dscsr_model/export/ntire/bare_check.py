@@ -1,0 +1,159 @@
+"""Check a submission's file where there is nothing but Python and torch: run as a script, never imported by dscsr.
+
+    python -I -S bare_check.py JOB.json
+
+Like what it checks, it is for Python 3.9 and torch 1.13. It refuses to import dscsr and BasicSR, imports the file,
+loads the weights strictly, compares with what the trained network gave, counts, and takes the time. The answer is
+the file that the job names under ``result``.
+"""
+
+import ast
+import copy
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+FORBIDDEN = ("basicsr", "dscsr_arch", "dscsr_model", "dscsr_autoload")
+
+
+class Refuse:
+    """Let nothing of dscsr or BasicSR be imported, wherever it is installed."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Refuse ``name``, or leave it to the next finder."""
+        if name.partition(".")[0] in FORBIDDEN:
+            raise ImportError(f"{name} is not there when the challenge runs this file")
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job; returns the answer as JSON's types."""
+    sys.meta_path.insert(0, Refuse())
+    sys.path += job["packages"]
+    hidden = [name for name in FORBIDDEN if not importable(name)]
+    import torch
+
+    torch.manual_seed(0)
+    with open(job["file"], encoding="utf-8") as file:
+        ast.parse(file.read(), feature_version=(3, 9))
+    network = load(job["file"], job["class_name"], job["weights"])
+    answer: dict[str, Any] = {"hidden": hidden, "python": platform.python_version(), "torch": torch.__version__}
+    with torch.no_grad():
+        answer.update(compare(network, torch.load(job["examples"], weights_only=True), job["border"]))
+        answer.update(count(network, job["size"]))
+        if job["seconds"] > 0:
+            answer.update(take_time(network, load(job["baseline"], "Baseline"), job["size"], job["seconds"]))
+    return answer
+
+
+def importable(name: str) -> bool:
+    """Whether a module can be imported here."""
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True
+
+
+def load(path: str, class_name: str, weights: str = "") -> Any:
+    """Import the file alone, build its network without arguments, load its weights strictly."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location(class_name.lower() + "_file", path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    network = getattr(module, class_name)()
+    if weights:
+        network.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    return network.eval()
+
+
+def compare(network: Any, examples: list[Any], border: int) -> dict[str, Any]:
+    """The largest differences from what the trained network gave, inside and at the border, and the largest value.
+
+    In float64, where equal networks are equal: rounding does not hide a difference, nor make one.
+    """
+    network = copy.deepcopy(network).double()
+    inside, at_border, largest = [0.0], [0.0], [0.0]
+    for x, expected in examples:
+        difference = (network(x) - expected).abs()
+        height, width = difference.shape[-2:]
+        inside.append(difference[..., border : height - border, border : width - border].max().item())
+        at_border.append(difference.max().item())
+        largest.append(expected.abs().max().item())
+    return {
+        "inside": max_or_nan(inside),
+        "at_border": max_or_nan(at_border),
+        "largest": max_or_nan(largest),
+        "sizes": [list(x.shape[-2:]) for x, _ in examples],
+    }
+
+
+def max_or_nan(values: list[float]) -> float:
+    """The largest; NaN if one is NaN, which ``max`` may miss."""
+    broken = [value for value in values if value != value]
+    return broken[0] if broken else max(values)
+
+
+def count(network: Any, size: list[int]) -> dict[str, int]:
+    """Parameters, operations (a multiplication with its addition), activations, convolutions, as the challenge does."""
+    import torch
+
+    found = {"flops": 0, "activations": 0, "convolutions": 0}
+
+    def add(module: Any, _: Any, output: Any) -> None:
+        found["flops"] += output[0, 0].numel() * module.weight.numel()
+        found["activations"] += output.numel()
+        found["convolutions"] += 1
+
+    shapes = copy.deepcopy(network).to("meta")  # no picture is computed
+    for module in shapes.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(add)
+    shapes(torch.zeros(1, 3, *size, device="meta"))
+    return {"parameters": sum(parameter.numel() for parameter in network.parameters()), **found}
+
+
+def take_time(network: Any, baseline: Any, size: list[int], seconds: float) -> dict[str, Any]:
+    """Median milliseconds of a picture, of the network and of the baseline, measured in turns."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.rand(1, 3, *size, device=device)
+    networks = [network.to(device), baseline.to(device)]
+    times: list[list[float]] = [[], []]
+    end = 0.0
+    while time.perf_counter() < end or not times[0]:
+        for each, own in zip(networks, times):  # noqa: B905 - `strict` came with Python 3.10
+            start = time.perf_counter()
+            each(x)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if end:  # the first round warms up
+                own.append(1000 * (time.perf_counter() - start))
+        end = end or time.perf_counter() + seconds
+    name = torch.cuda.get_device_name() if device == "cuda" else processor(torch.get_num_threads())
+    runtime, baseline_runtime = map(statistics.median, times)
+    return {"runtime_ms": runtime, "baseline_ms": baseline_runtime, "runs": len(times[0]), "machine": name}
+
+
+def processor(threads: int) -> str:
+    """The name of the processor, as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    name = names[0] if names else platform.processor() or platform.machine()
+    return "{}, {} thread{}".format(name, threads, "" if threads == 1 else "s")
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as opened:
+        given = json.load(opened)
+    answered = main(given)
+    with open(given["result"], "w", encoding="utf-8") as opened:
+        json.dump(answered, opened)

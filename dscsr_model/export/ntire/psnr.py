@@ -1,0 +1,99 @@
+"""The challenge's PSNR: RGB of 8 bits, 4 pixels cut off each side, the mean over all pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dscsr_model.data.images import ImageError, read_header, read_rgb
+from dscsr_model.data.pairing import find_images, listed
+from dscsr_model.export.errors import ExportError
+
+SCALE = 4
+BORDER = 4
+THRESHOLD = 26.90
+"""dB on DIV2K_LSDIR_valid: a submission below it is not ranked."""
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+class Pair(NamedTuple):
+    """Files of one picture."""
+
+    hr: Path
+    lr: Path
+
+
+def find_pairs(hr_folder: Path, lr_folder: Path) -> list[Pair]:
+    """Pair the pictures of two folders as the challenge does: ``0001.png`` with ``0001x4.png``, or ``0001.png``.
+
+    Only the files' heads are read; whatever does not fit is told at once.
+
+    Raises:
+        DscsrError: A folder is none, or empty; an HR picture has no LR picture of a quarter of its size.
+    """
+    lr_names = {str(Path(name).with_suffix("")): lr_folder / name for name in find_images(lr_folder)}
+    pairs, faults = [], []
+    for name in find_images(hr_folder):
+        stem, hr = str(Path(name).with_suffix("")), hr_folder / name
+        lr = lr_names.get(f"{stem}x{SCALE}", lr_names.get(stem))
+        if lr is None:
+            faults.append(f"{name}: no {stem}x{SCALE} or {stem} among the LR pictures")
+        elif fault := _size_fault(hr, lr):
+            faults.append(fault)
+        else:
+            pairs.append(Pair(hr, lr))
+    if faults:
+        raise ExportError(
+            f"Expected an LR picture of a quarter of the size for every picture in {hr_folder}, but got: "
+            f"{listed(faults, 'fault')}. Give --data HR LR, such as DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR."
+        )
+    return pairs
+
+
+def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> float:
+    """The mean PSNR in dB of ``network`` over ``pairs``, on the GPU if there is one.
+
+    Raises:
+        ImageError: A picture is broken.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to(device).eval()
+    values = []
+    for pair in progress(pairs, "PSNR", len(pairs)):
+        x = torch.from_numpy(read_rgb(pair.lr).copy()).to(device).permute(2, 0, 1)[None] / 255
+        with torch.inference_mode():
+            y = network(x)
+        values.append(psnr(_to_picture(y), read_rgb(pair.hr)))
+    return sum(values) / len(values)
+
+
+def psnr(picture: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """PSNR in dB of (H, W, 3) against a picture that may be up to 3 pixels larger each way; inf if they are equal."""
+    truth = truth[: truth.shape[0] // SCALE * SCALE, : truth.shape[1] // SCALE * SCALE]
+    difference = picture.astype(np.float64) - truth.astype(np.float64)
+    error = float(np.mean(difference[BORDER:-BORDER, BORDER:-BORDER] ** 2))
+    return 20 * math.log10(255 / math.sqrt(error)) if error else math.inf
+
+
+def _to_picture(y: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (y[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def _size_fault(hr: Path, lr: Path) -> str | None:
+    try:
+        large, small = read_header(hr), read_header(lr)
+    except ImageError as error:
+        return str(error)
+    expected = large.height // SCALE, large.width // SCALE
+    if (small.height, small.width) != expected or min(expected) * SCALE <= 2 * BORDER:
+        return f"{lr.name}: {small.height}x{small.width} to {hr.name} of {large.height}x{large.width}"
+    return None

@@ -1,0 +1,151 @@
+"""Run `bare_check` on a submission's file in a bare process, and judge its answer."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscsr_arch.checkpoint import save_state_dict
+from dscsr_model.export.errors import ExportError
+from dscsr_model.export.ntire import bare_check
+from dscsr_model.export.ntire.source import rewrite
+from dscsr_model.export.ntire.standalone import Standalone, standalone
+
+SIZE = (256, 256)
+"""Of the input for which the challenge counts operations."""
+
+TOLERANCE = 1e-5
+"""Largest difference from the trained network, both in float64, as part of the largest value (at least 1): weights that
+were merged from training branches, or folded, are rounded to float32 once. A step of 8 bits is 400 times as much."""
+
+
+class Figures(NamedTuple):
+    """What the bare process found."""
+
+    parameters: int
+    flops: int
+    activations: int
+    convolutions: int
+    inside: float
+    """Largest difference from the trained network, in float64."""
+    at_border: float
+    """The same where the file may differ from it by design (`folding.BORDER`)."""
+    sizes: list[list[int]]
+    python: str
+    torch: str
+    runtime_ms: float | None = None
+    baseline_ms: float | None = None
+    """Of SPAN with 28 channels, the baseline of 2026, in the same process."""
+    runs: int = 0
+    machine: str = ""
+
+
+def self_check(
+    file: Path, weights: Path, class_name: str, network: nn.Module, form: Standalone, folder: Path, **settings: Any
+) -> Figures:
+    """Check a file and its weights against the trained network.
+
+    Args:
+        file: The submission's Python file.
+        weights: Its state dict.
+        class_name: The network's class in the file.
+        network: As it was trained.
+        form: What the file was made of.
+        folder: An empty one for what the two processes tell each other.
+        **settings: ``python``: interpreter of the bare process (default: this one); ``seconds``: how long to take the
+            time (default 2; 0: not at all).
+
+    Raises:
+        ExportError: The file does not do what the trained network does, or not alone.
+    """
+    python, seconds = settings.get("python"), settings.get("seconds", 2.0)
+    border = form.border * form.arguments["upscale"]
+    save_state_dict(_examples(network, form.border), folder / "examples.pth")  # type: ignore[arg-type]
+    (folder / "baseline.py").write_text(_baseline(), encoding="utf-8")
+    job = {
+        "file": str(file),
+        "weights": str(weights),
+        "class_name": class_name,
+        "examples": str(folder / "examples.pth"),
+        "baseline": str(folder / "baseline.py"),
+        "border": border,
+        "size": SIZE,
+        "seconds": seconds,
+        "packages": _packages(python),
+        "result": str(folder / "result.json"),
+    }
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    command = [str(python or sys.executable), "-I", "-S", "-W", "ignore", bare_check.__file__, str(folder / "job.json")]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise ExportError(
+            f"Expected the file to run alone in a bare process, but got: {last} (from {' '.join(command[:3])} …). "
+            "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this."
+        )
+    return _judge(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+
+def _judge(answer: dict[str, Any]) -> Figures:
+    seen = sorted(set(bare_check.FORBIDDEN) - set(answer.pop("hidden")))
+    if seen:
+        raise ExportError(
+            f"Expected a bare process that has no {', '.join(seen)}, but it could import them, so that the check says "
+            "nothing. Please report this."
+        )
+    largest, inside = answer.pop("largest"), answer["inside"]
+    if not inside <= TOLERANCE * max(1.0, largest):  # NaN is no pass
+        raise ExportError(
+            f"Expected the file to give the trained network's pictures up to {TOLERANCE:g}, but they differ by "
+            f"{inside:.2e} (of at most {largest:.2e}). Nothing was kept. Weights that are broken (NaN) do this; if "
+            "yours are not, please report it."
+        )
+    return Figures(**answer)
+
+
+@torch.no_grad()
+def _examples(network: nn.Module, border: int) -> list[tuple[Tensor, Tensor]]:
+    """Pictures of random sizes, larger than two borders, and what the trained network makes of them, in float64."""
+    trained = copy.deepcopy(network).cpu().double().eval()
+    draw = torch.Generator().manual_seed(0)
+    sizes = torch.randint(2 * border + 16, 2 * border + 48, (3, 2), generator=draw).tolist()
+    pictures = [_picture(size, draw) for size in sizes]
+    return [(picture, trained(picture)) for picture in pictures]
+
+
+def _picture(size: list[int], draw: torch.Generator) -> Tensor:
+    """A random picture (1, 3, H, W) in [0, 1], smooth with some noise, as photographs are; float64."""
+    coarse = torch.rand(1, 3, *(side // 6 + 2 for side in size), generator=draw).double()
+    smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+    return 0.9 * smooth + 0.1 * torch.rand(1, 3, *size, generator=draw).double()
+
+
+def _baseline() -> str:
+    """The file of SPAN with 28 channels; its weights do not matter for its time."""
+    from dscsr_arch import SPAN
+
+    form = standalone(SPAN(feature_channels=28).fuse())
+    return rewrite(form.source, form.class_name, "Baseline", form.arguments, "The baseline of 2026.")
+
+
+def _packages(python: Path | None) -> list[str]:
+    """Folders of installed packages of an interpreter, which a bare one does not look into by itself."""
+    if python is None:
+        return [str(Path(torch.__file__).parents[1]), *(path for path in sys.path if path.endswith("-packages"))]
+    code = "import json, sys; print(json.dumps([p for p in sys.path if p.endswith('-packages')]))"
+    try:
+        ended = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
+        folders: list[str] = json.loads(ended.stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise ExportError(
+            f"Expected a Python interpreter at {python}, but it does not run ({error}). Name one that has torch."
+        ) from error
+    return folders

@@ -1,0 +1,161 @@
+"""What a kit says in words: the branch for the challenge's script, the README, the file's own docstring."""
+
+from __future__ import annotations
+
+import ast
+import math
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+from dscsr_model.export.ntire.psnr import THRESHOLD
+from dscsr_model.export.ntire.self_check import TOLERANCE, Figures
+from dscsr_model.export.ntire.standalone import Standalone
+from dscsr_model.profiling.score import BASELINES, score
+
+
+class Quality(NamedTuple):
+    """What ``--data`` gave."""
+
+    psnr: float
+    pictures: int
+    folder: str
+
+
+def docstring(team: int, name: str, form: Standalone) -> str:
+    """The first lines of the submission's file."""
+    described = ast.get_docstring(ast.parse(form.source)) or ""
+    return (
+        f"{name}, the network of team {team:02} for the NTIRE efficient super-resolution challenge.\n\n{described}\n\n"
+        f"``{name}()`` fits model_zoo/team{team:02}_{name}.pth and takes RGB in [0, 1] (data_range 1.0).\n"
+        f"Written by dscsr {dscsr_version()}.\n"
+    )
+
+
+def branch(team: int, name: str) -> str:
+    """Lines for ``select_model`` of the challenge's test_demo.py, indented as they stand there."""
+    stem = f"team{team:02}_{name}"
+    lines = (
+        f"elif model_id == {team}:",
+        f"    from models.{stem} import {name}",
+        f'    name, data_range = f"{{model_id:02}}_{name}", 1.0',
+        f"    model_path = os.path.join('model_zoo', '{stem}.pth')",
+        f"    model = {name}()",
+        "    model.load_state_dict(torch.load(model_path), strict=True)",
+    )
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def table(form: Standalone, figures: Figures, quality: Quality | None) -> list[tuple[str, str]]:
+    """The figures of a kit, as rows of what and how much."""
+    rows = [
+        ("Network", describe(form)),
+        ("Parameters", f"{figures.parameters / 1e6:.3f} M ({figures.parameters:,})"),
+        ("FLOPs at 256x256", f"{figures.flops / 1e9:.2f} G"),
+        ("Activations at 256x256", f"{figures.activations / 1e6:.2f} M"),
+        ("Convolutions", str(figures.convolutions)),
+    ]
+    if figures.runtime_ms is not None and figures.baseline_ms is not None:
+        base = BASELINES[2026]
+        value = score(figures.runtime_ms, figures.flops, figures.parameters, 2026, baseline_ms=figures.baseline_ms)
+        rows += [
+            ("Runtime at 256x256, here", f"{figures.runtime_ms:.1f} ms (median of {figures.runs}; {figures.machine})"),
+            (f"Runtime of {base.name}, here", f"{figures.baseline_ms:.1f} ms (in turns with it)"),
+            ("Score of 2026 with these times", f"{value:.2f} ({base.name}: {math.e**2:.2f}; the lower, the better)"),
+        ]
+    if quality is not None:
+        verdict = "at least" if quality.psnr >= THRESHOLD else "BELOW"
+        rows.append(
+            (
+                "PSNR (RGB, 8 bits, border 4)",
+                f"{quality.psnr:.2f} dB, mean of {quality.pictures} pictures in {quality.folder}; {verdict} the "
+                f"{THRESHOLD:.2f} dB that the challenge asks for on DIV2K_LSDIR_valid",
+            )
+        )
+    return rows
+
+
+def describe(form: Standalone) -> str:
+    """The network in a few words."""
+    arguments = form.arguments
+    width = arguments.get("feature_channels", arguments.get("num_feat"))
+    blocks = f", {arguments['num_block']} blocks" if "num_block" in arguments else ""
+    folds = {"span_folded": ", conv_2 folded into conv_cat"}.get(form.module, "")
+    folds += ", conv_1 folded into block_1" if arguments.get("fold_conv_1") else ""
+    return f"{form.class_name}, {width} channels{blocks}, x{arguments['upscale']}{folds}"
+
+
+def readme(team: int, name: str, form: Standalone, figures: Figures, quality: Quality | None) -> str:
+    """The kit's README.md."""
+    stem = f"team{team:02}_{name}"
+    rows = "\n".join(f"| {what} | {value} |" for what, value in table(form, figures, quality))
+    sizes = ", ".join(f"{height}x{width}" for height, width in figures.sizes)
+    border = _BORDER.format(border=form.border, inside=figures.inside, at=figures.at_border) if form.border else ""
+    return _README.format(
+        team=team,
+        name=name,
+        stem=stem,
+        rows=rows,
+        branch=branch(team, name).rstrip(),
+        python=figures.python,
+        torch=figures.torch,
+        sizes=sizes,
+        inside=figures.inside,
+        tolerance=TOLERANCE,
+        border=border,
+        version=dscsr_version(),
+    )
+
+
+def checked(form: Standalone, figures: Figures) -> str:
+    """One line about the self-check."""
+    where = f" ({figures.at_border:.1e} at the border)" if form.border else ""
+    return (
+        f"Python {figures.python}, torch {figures.torch}: differs from the trained network by at most "
+        f"{figures.inside:.1e}{where}"
+    )
+
+
+def dscsr_version() -> str:
+    """Of the package that writes the kit."""
+    try:
+        return version("dscsr")
+    except PackageNotFoundError:  # run from a checkout
+        return "(not installed)"
+
+
+_BORDER = """
+`conv_1` is folded into `block_1`, which changes the picture near its border: within {border} pixels of the input from
+each side, by up to {at:.2g} for the check's random pictures, and by {inside:.1e} inside. `--data` says what that costs:
+compare the PSNR with and without `--fold all`.
+"""
+
+_README = """# {name}, team {team:02}
+
+A submission to the NTIRE efficient super-resolution challenge, written by dscsr {version}.
+
+| | |
+|---|---|
+{rows}
+
+FLOPs are multiplications with an addition each, of convolutions, as fvcore counts them. Runtime on another machine than
+the challenge's says little; the comparison with the baseline on the same machine says more.
+
+## Hand it in
+
+1. Copy `models/{stem}.py` and `model_zoo/{stem}.pth` into the folders of these names of the challenge's
+   repository, https://github.com/Amazingren/NTIRE2026_ESR for 2026.
+2. Put these lines, which are in `test_demo_branch.txt` too, into `select_model` of its `test_demo.py`, before `else:`:
+
+```python
+{branch}
+```
+
+3. Try it: `python test_demo.py --data_dir DATA --save_dir RESULTS --model_id {team}`
+
+## Checked
+
+In a process with Python {python} and torch {torch}, where neither dscsr nor BasicSR can be imported, the file was
+imported alone, the weights were loaded with `strict=True`, and the pictures compared with the trained network's, in
+float64, on random sizes ({sizes}). The largest difference was {inside:.1e}; allowed is {tolerance:g} of the
+largest value.
+{border}"""
