@@ -46,7 +46,7 @@ def read_header(file: str | Path) -> Header:
     Raises:
         ImageError: It cannot be read, is no image, or has neither 8 nor 16 bits a channel.
     """
-    with _faults(file), Image.open(file) as image:
+    with picture_faults(file), Image.open(file) as image:
         return _header(image)
 
 
@@ -59,14 +59,14 @@ def read_rgb(file: str | Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: As `read_header`, or the pixels are broken or incomplete.
     """
-    with _faults(file):
+    with picture_faults(file):
         return decode_rgb(Path(file).read_bytes())
 
 
 def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
     """`read_rgb` of a file's content; raises what Pillow raises."""
     with Image.open(io.BytesIO(data)) as image:
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         sixteen_bit = _header(image).sixteen_bit
         image.load()
         if image.format == "TIFF":  # which Pillow has turned upright while loading
@@ -100,13 +100,13 @@ def _header(image: Image.Image) -> Header:
         sixteen_bit = 16 in np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))
     else:
         sixteen_bit = image.mode.startswith("I;16") or (image.format == "PNG" and _png_chunk(image, b"IHDR")[8] == 16)
-    if _orientation(image) in (5, 6, 7, 8):
+    if orientation_of(image) in (5, 6, 7, 8):
         width, height = height, width
     alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     return Header(height, width, alpha, sixteen_bit)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The number in an image's EXIF, found without decoding it."""
     if image.format == "PNG" and "exif" not in image.info and (exif := _png_chunk(image, b"eXIf")):
         image.info["exif"] = exif  # it stands behind the pixels, where Pillow would find it after decoding them
@@ -142,7 +142,7 @@ def _to_eight_bits(pixels: NDArray) -> NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def _faults(file: str | Path) -> Iterator[None]:
+def picture_faults(file: str | Path) -> Iterator[None]:
     """Turn whatever a decoder raises into one message, and keep its warnings (of odd metadata) to ourselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

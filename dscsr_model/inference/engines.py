@@ -72,7 +72,10 @@ class OnnxEngine:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Super-resolve ``x``; see `Engine`."""
-        return torch.from_numpy(_run(self._session, x, self._half)).float()
+        try:
+            return torch.from_numpy(_run(self._session, x, self._half)).float()
+        except Exception as error:  # ONNX Runtime's have no other common base
+            raise RuntimeError(f"ONNX Runtime: {error}") from error
 
 
 def torch_engine(

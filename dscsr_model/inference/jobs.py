@@ -1,0 +1,166 @@
+"""Which pictures are to be made of which, under names that nobody needs to fear for."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data.images import SUFFIXES
+from dscsr_model.data.pairing import find_images, listed
+from dscsr_model.inference.saving import FORMATS, format_of
+
+
+class PlanError(DscsrError):
+    """Nothing to read, no place to write to, or a file that would be lost."""
+
+
+class Job(NamedTuple):
+    """One picture."""
+
+    source: Path
+    target: Path
+    form: str
+
+
+class Plan(NamedTuple):
+    """All pictures."""
+
+    jobs: list[Job]
+    there: list[Path]
+    """Results that exist and stay."""
+    renamed: list[Path]
+    """Results that have their source's suffix in their name, because another source has the same name without it."""
+
+
+def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: bool = False) -> Plan:
+    """Find the pictures and name the results: ``a/photo.jpg`` gives ``out/a/photo_x4.png``.
+
+    Results of an earlier run are not taken for sources: what lies in ``out``, if that is a folder inside of
+    ``source``, and what has the name of another picture's result, if ``out`` is ``source`` itself.
+
+    Args:
+        source: A picture, or a folder, which is searched with all folders inside.
+        out: A folder; need not exist.
+        scale: For the names.
+        form: One of `FORMATS`, or ``same``.
+        replace: Make results anew that exist; else those of a folder stay, and that of a single picture is an error.
+
+    Raises:
+        PlanError: There is no picture; ``out`` is a file; a source would be overwritten; a result exists.
+        PairingError: ``source`` is a folder without pictures.
+    """
+    check_out(out)
+    if source.is_file():
+        if source.suffix.lower() not in SUFFIXES:
+            raise PlanError(f"Expected a picture ({', '.join(SUFFIXES)}) as -i, but got {source}. Choose another.")
+        folder, names = source.parent, [source.name]
+    elif source.is_dir():
+        check_readable(source)
+        folder, names = source, _without(find_images(source), source, out)
+    else:
+        raise PlanError(f"Expected a picture or a folder as -i, but there is no {source}. Correct the path.")
+    targets = name_targets(names, scale, form)
+    if source.is_dir() and _same(source, out):
+        results = set(targets.values())
+        targets = {name: target for name, target in targets.items() if name not in results}
+    jobs = [Job(folder / name, out / target, format_of(name, form)) for name, target in targets.items()]
+    there = [job.target for job in jobs if os.path.lexists(job.target)]
+    if there and source.is_file() and not replace:
+        raise PlanError(f"Expected to make something new, but {there[0]} exists. Add --force, or choose another -o.")
+    if replace:
+        _check_sources_stay(jobs, (folder / name for name in names))
+        there = []
+    stay = set(there)
+    plain = {name: _target(name, scale, form, False) for name in targets}
+    renamed = [out / target for name, target in targets.items() if target != plain[name]]
+    return Plan([job for job in jobs if job.target not in stay], there, renamed)
+
+
+def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
+    """Names of the results, no two of them equal, also where upper and lower case are.
+
+    Sources that differ in the suffix alone keep it: ``a.jpg`` and ``a.png`` give ``a_jpg_x4.png`` and ``a_png_x4.png``.
+
+    Raises:
+        PlanError: Even so two are equal.
+    """
+    plain = {name: _target(name, scale, form, False) for name in names}
+    count = Counter(target.casefold() for target in plain.values())
+    targets = {
+        name: target if count[target.casefold()] == 1 else _target(name, scale, form, True)
+        for name, target in plain.items()
+    }
+    again = Counter(target.casefold() for target in targets.values())
+    if clash := sorted(name for name, target in targets.items() if again[target.casefold()] > 1):
+        raise PlanError(
+            f"Expected a name of its own for every result, but {listed(clash, 'picture')} would have that of another. "
+            "Rename one of them."
+        )
+    return targets
+
+
+def check_out(out: Path) -> None:
+    """Raise `PlanError` unless ``out`` is a folder, or can become one."""
+    kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
+    if not out.is_dir() and (os.path.lexists(out) or out.suffix.lower() in kinds):
+        what = "is a file" if out.exists() else "is a broken link" if out.is_symlink() else "looks like the name of one"
+        raise PlanError(f"Expected a folder as -o, but {out} {what}. Names of results follow those of the pictures.")
+
+
+def check_readable(folder: Path) -> None:
+    """Raise `PlanError` if a folder may not be looked into; those inside are passed over by the search otherwise."""
+
+    def fail(error: OSError) -> None:
+        raise PlanError(
+            f"Expected folders that can be read, but got: {error}. Change its permissions, or name another folder."
+        )
+
+    for _ in os.walk(folder, onerror=fail):
+        pass
+
+
+def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:
+    """The pictures that do not lie in ``out``, if that is a folder inside of ``source``."""
+    inside = Path(os.path.realpath(out))
+    root = Path(os.path.realpath(source))
+    if not inside.is_relative_to(root) or inside == root:
+        return list(names)
+    hidden = inside.relative_to(root)
+    left = [name for name in names if not Path(name).is_relative_to(hidden)]
+    if not left:
+        raise PlanError(f"Expected pictures in {source}, but all that there are lie in -o {out}. Correct the paths.")
+    return left
+
+
+def _check_sources_stay(jobs: Sequence[Job], sources: Iterable[Path]) -> None:
+    """Also through links, and where a source looks like the result of another one."""
+    known = {(stat.st_dev, stat.st_ino): path for path in sources if (stat := _stat(path))}
+    lost = sorted(
+        {str(job.target) for job in jobs if (stat := _stat(job.target)) and (stat.st_dev, stat.st_ino) in known}
+    )
+    if lost:
+        raise PlanError(
+            f"Expected to replace results only, but --force would replace {listed(lost, 'picture')}, which -i reads. "
+            "Remove what is an old result by hand, or choose another -o."
+        )
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _same(source: Path, out: Path) -> bool:
+    return out.exists() and source.samefile(out)
+
+
+def _target(name: str, scale: int, form: str, with_suffix: bool) -> str:
+    stem, suffix = os.path.splitext(name)
+    kept = f"_{suffix[1:].lower()}" if with_suffix else ""
+    return f"{stem}{kept}_x{scale}{FORMATS[format_of(name, form)].suffix}"

@@ -1,0 +1,182 @@
+"""Picture files out: what each format can hold, and writing so that a file with a final name is always whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dscsr_model.data.aside import BusyError, disk_errors
+from dscsr_model.data.images import ImageError
+from dscsr_model.inference.pictures import Picture
+from dscsr_model.inference.png_file import write_png
+from dscsr_model.inference.tiff_file import write_tiff
+
+
+class Format(NamedTuple):
+    """What a file format can hold."""
+
+    name: str
+    suffix: str
+    longest: int
+    """Pixels of a side."""
+    alpha: bool
+    sixteen_bit: bool
+
+
+FORMATS = {
+    "png": Format("PNG", ".png", 2**31 - 1, True, True),
+    "jpg": Format("JPEG", ".jpg", 65500, False, False),
+    "webp": Format("WebP", ".webp", 16383, True, False),
+    "tiff": Format("TIFF", ".tiff", 2**31 - 1, True, True),
+}
+_OF_SUFFIX = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
+
+
+class Stopped(Exception):  # noqa: N818 - no fault: what a thread meets when all is to end
+    """Work was given up because everything ends."""
+
+
+def format_of(source: str | Path, wanted: str) -> str:
+    """The output's format: ``wanted``, or, if that is ``same``, the one of the source (of BMP, PNG)."""
+    return _OF_SUFFIX.get(Path(source).suffix.lower(), "png") if wanted == "same" else wanted
+
+
+def check_fits(height: int, width: int, alpha: bool, form: str) -> None:
+    """Raise `ImageError` if a format cannot hold a picture of this size, or its alpha."""
+    kind = FORMATS[form]
+    if max(height, width) > kind.longest:
+        raise ImageError(
+            f"the result of {width}x{height} pixels is too large for {kind.name} ({kind.longest} a side): use "
+            "--format png"
+        )
+    if alpha and not kind.alpha:
+        raise ImageError(f"its transparency has no place in {kind.name}: use --format png, webp or tiff")
+
+
+class Saver:
+    """Writes pictures beside their final names and renames them when they are whole.
+
+    Args:
+        quality: Of JPEG and WebP, 1 to 100.
+    """
+
+    def __init__(self, quality: int) -> None:
+        self.quality = quality
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._parts: set[Path] = set()
+
+    def save(self, picture: Picture, target: Path, form: str, replace: bool) -> None:
+        """Write one file. Several threads may do so at once.
+
+        Raises:
+            ImageError: The format does not take the picture; or, unless ``replace``, there is a file by now.
+            DiskError: The file cannot be written.
+            BusyError: Another process is writing it.
+            Stopped: See `stop`.
+        """
+        part = target.with_name(f".{target.name}.part")
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock:
+                self._check()
+                stream = _claim(part)
+                self._parts.add(part)
+        try:
+            with disk_errors(target):
+                _encode(stream, picture, form, self.quality, self._check)
+                stream.flush()
+                os.fsync(stream.fileno())
+                self._publish(part, target, replace)
+        finally:
+            with self._lock:
+                if part in self._parts:
+                    self._parts.remove(part)
+                    part.unlink(missing_ok=True)
+            stream.close()
+
+    def stop(self) -> None:
+        """Let no file appear from now on, and remove what is half-written."""
+        with self._lock:
+            self._stopped = True
+            for part in self._parts:
+                with suppress(OSError):
+                    part.unlink()
+            self._parts.clear()
+
+    def _publish(self, part: Path, target: Path, replace: bool) -> None:
+        with self._lock:
+            if self._stopped:
+                raise Stopped
+            if not replace and os.path.lexists(target):
+                raise ImageError(f"{target}: has appeared meanwhile, and stays as it is")
+            os.replace(part, target)
+            self._parts.remove(part)
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise Stopped
+
+
+def _claim(part: Path) -> BinaryIO:
+    """An empty file that no other process writes to; what a killed one left is used again."""
+    stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise BusyError(f"{part}: another process is writing this picture. Wait for it.") from None
+    except OSError:
+        pass  # some network file systems have no locks
+    stream.truncate()
+    return stream
+
+
+def _encode(stream: BinaryIO, picture: Picture, form: str, quality: int, between: Callable[[], None]) -> None:
+    try:
+        if form == "png":
+            write_png(stream, picture, between)
+        elif form == "tiff":
+            gray_alpha = picture.pixels.shape[2] == 2 and picture.pixels.dtype == np.uint16
+            write_tiff(stream, as_colours(picture) if gray_alpha else picture, between)  # which nobody reads
+        else:
+            _encode_with_pillow(stream, as_eight_bits(picture), form, quality)
+    except (ValueError, MemoryError, SystemError) as error:
+        raise ImageError(f"cannot be written as {FORMATS[form].name}: {error or 'out of memory'}") from error
+
+
+def _encode_with_pillow(stream: BinaryIO, picture: Picture, form: str, quality: int) -> None:
+    if form == "webp" and picture.pixels.shape[2] < 3:
+        picture = as_colours(picture)  # WebP has no gray
+    pixels = picture.pixels[:, :, 0] if picture.pixels.shape[2] == 1 else picture.pixels
+    options = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi, "quality": quality}
+    if form == "jpg":
+        options["subsampling"] = 0  # colours as sharp as brightness: they were made so
+        if picture.exif:
+            options["exif"] = b"Exif\0\0" + picture.exif
+    Image.fromarray(pixels).save(
+        stream, FORMATS[form].name, **{name: value for name, value in options.items() if value}
+    )
+
+
+def as_eight_bits(picture: Picture) -> Picture:
+    """The nearest of 256 levels; 65535 / 255 = 257."""
+    if picture.pixels.dtype == np.uint8:
+        return picture
+    return picture._replace(pixels=((picture.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def as_colours(picture: Picture) -> Picture:
+    """Gray as three equal channels. A profile of grays does not describe these: it is left out."""
+    if picture.pixels.shape[2] > 2:
+        return picture
+    channels = [0, 0, 0, 1] if picture.alpha else [0, 0, 0]
+    return picture._replace(pixels=picture.pixels[:, :, channels], icc=b"")

@@ -1,0 +1,220 @@
+"""A picture of any size through an engine, in pieces that fit into memory, rounded to levels piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.inference.engines import Engine, EngineError
+from dscsr_model.inference.memory import free_memory
+from dscsr_model.training.tiling import self_ensemble
+
+LARGEST = {"cpu": 768, "cuda": 2048}
+"""Sides of tiles beyond which nothing is gained."""
+SMALLEST = 16
+_SHARE, _MARGIN = 0.5, 1.25  # of the free memory; for what convolutions take for themselves
+
+
+class UpscaleError(DscsrError):
+    """A picture that the network cannot enlarge."""
+
+
+class Tiling(NamedTuple):
+    """How pictures are cut."""
+
+    tile: int | None = None
+    """Side of a tile; 0: never cut; None: from the free memory."""
+    overlap: int | None = None
+    """Margin of a tile, of pixels that are seen but not made; None: as much as the network sees."""
+
+
+class Window(NamedTuple):
+    """A part of a picture, in pixels of the input."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+class Upscaler:
+    """Enlarges pictures with an engine.
+
+    Args:
+        engine: With pictures of 3 channels or 1. One of 3 is given gray (and alpha) as three equal channels, whose
+            mean it is that comes out; one of 1 is given each channel by itself.
+        tiling: How pictures are cut.
+        ensemble: Mean of the results of all eight orientations: slightly better, eight times the work.
+
+    Raises:
+        EngineError: The engine takes neither 1 nor 3 channels.
+    """
+
+    def __init__(self, engine: Engine, tiling: Tiling = Tiling(), ensemble: bool = False) -> None:  # noqa: B008
+        if engine.channels not in (1, 3):
+            raise EngineError(
+                f"Expected a network for pictures of 1 or 3 channels, but got one for {engine.channels}. "
+                "Choose other weights."
+            )
+        self.engine = engine
+        self.tiling = tiling
+        self.ensemble = ensemble
+        self.overlap = engine.footprint.radius if tiling.overlap is None else tiling.overlap
+        self._limit = 2**31  # side of the largest tile that is known not to be too large
+
+    def __call__(self, pixels: NDArray, done: Callable[[int], None] = lambda _: None) -> NDArray:
+        """Enlarge a picture.
+
+        Args:
+            pixels: (H, W, C), uint8 or uint16; C of 2 and 4 has alpha as its last channel.
+            done: Told how many pixels of the input have been made, after each tile.
+
+        Returns:
+            (H·s, W·s, C) of the same type.
+
+        Raises:
+            UpscaleError: The network gives no numbers, or memory ends at the smallest tile.
+        """
+        height, width, channels = pixels.shape
+        scale = self.engine.scale
+        result = np.empty((height * scale, width * scale, channels), pixels.dtype)
+        if channels in (2, 4) and (pixels[:, :, -1] == pixels[0, 0, -1]).all():
+            result[:, :, -1] = pixels[0, 0, -1]  # no work for the network
+            self._enlarge(pixels[:, :, :-1], result[:, :, :-1], done)
+        else:
+            self._enlarge(fill_hidden(pixels) if channels in (2, 4) else pixels, result, done)
+        return result
+
+    def _enlarge(self, pixels: NDArray, result: NDArray, done: Callable[[int], None]) -> None:
+        height, width, _ = pixels.shape
+        for window in split(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)):
+            for part in self._windows(window):
+                self._write(pixels, part, result)
+                done((part.bottom - part.top) * (part.right - part.left))
+
+    def side(self, shape: tuple[int, ...], spoken_for: int = 0) -> int:
+        """Side of the tiles for a picture (H, W, C), when ``spoken_for`` bytes of RAM are not free any more."""
+        height, width, channels = shape
+        if self.tiling.tile == 0:
+            return max(height, width)
+        if self.tiling.tile is not None:
+            return self.tiling.tile
+        free = free_memory(self.engine.device) - (spoken_for if self.engine.device.type == "cpu" else 0)
+        batch = len(_batch(torch.zeros(1, 1, channels), self.engine.channels))
+        fitting = max(0.0, free) * _SHARE / (self.engine.footprint.bytes_per_pixel * batch * _MARGIN)
+        largest = LARGEST.get(self.engine.device.type, 768)
+        if height * width <= min(fitting, largest**2):
+            return max(height, width)
+        return max(SMALLEST, min(largest, math.isqrt(int(fitting)) - 2 * self.overlap))
+
+    def _windows(self, window: Window) -> Iterator[Window]:
+        """The window, or smaller ones once a large one has turned out to be too large."""
+        if max(window.bottom - window.top, window.right - window.left) <= self._limit:
+            yield window
+        else:
+            for part in split(window, self._limit):
+                yield from self._windows(part)
+
+    def _write(self, pixels: NDArray, window: Window, result: NDArray) -> None:
+        try:
+            self._make(pixels, window, result)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            fault = str(error).splitlines()[0]
+        else:
+            return
+        # Outside of the handler, whose traceback holds what was made until then.
+        side = max(window.bottom - window.top, window.right - window.left)
+        if side <= SMALLEST:
+            raise UpscaleError(f"not enough memory even for a tile of {side} pixels: {fault}")
+        self._limit = max(SMALLEST, side // 2)
+        if self.engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for part in self._windows(window):
+            self._write(pixels, part, result)
+
+    def _make(self, pixels: NDArray, window: Window, result: NDArray) -> None:
+        height, width, channels = pixels.shape
+        top, bottom = max(0, window.top - self.overlap), min(height, window.bottom + self.overlap)
+        left, right = max(0, window.left - self.overlap), min(width, window.right + self.overlap)
+        most = np.iinfo(pixels.dtype).max
+        seen = torch.from_numpy(pixels[top:bottom, left:right].astype(np.float32)) / most
+        batch = _batch(seen, self.engine.channels)
+        made = self_ensemble(self.engine, batch) if self.ensemble else self.engine(batch)
+        scale = self.engine.scale
+        rows = slice((window.top - top) * scale, (window.bottom - top) * scale)
+        columns = slice((window.left - left) * scale, (window.right - left) * scale)
+        levels = _joined(made[..., rows, columns], channels).clamp(0, 1).mul(most).round()
+        if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
+            raise UpscaleError("the network gives values that are no numbers: use --precision fp32 or bf16")
+        target = result[window.top * scale : window.bottom * scale, window.left * scale : window.right * scale]
+        target[...] = levels.permute(1, 2, 0).cpu().numpy()
+
+
+def split(window: Window, side: int) -> Iterator[Window]:
+    """Cut a window into a grid of nearly equal parts, none longer than ``side``."""
+    for top, bottom in _spans(window.top, window.bottom, side):
+        for left, right in _spans(window.left, window.right, side):
+            yield Window(top, bottom, left, right)
+
+
+def fill_hidden(pixels: NDArray) -> NDArray:
+    """Give pixels of alpha 0 the colour of the nearest pixel that can be seen.
+
+    What they have is often black or white, and a network would smear it over the visible edge.
+
+    Args:
+        pixels: (H, W, C) with alpha as the last channel; stays as it is.
+    """
+    hidden = pixels[:, :, -1] == 0
+    if not hidden.any() or hidden.all():
+        return pixels
+    _, nearest = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    visible = ~hidden
+    colours = np.zeros((nearest.max() + 1, pixels.shape[2] - 1), pixels.dtype)
+    colours[nearest[visible]] = pixels[:, :, :-1][visible]
+    filled = pixels.copy()
+    filled[:, :, :-1][hidden] = colours[nearest[hidden]]
+    return filled
+
+
+def _spans(start: int, end: int, side: int) -> Iterator[tuple[int, int]]:
+    length = end - start
+    count = -(-length // side)
+    for index in range(count):
+        yield start + index * length // count, start + (index + 1) * length // count
+
+
+def _batch(pixels: Tensor, channels: int) -> Tensor:
+    """(H, W, C) as (B, channels, H, W): colours, and alpha after them, each as one picture."""
+    planes = pixels.permute(2, 0, 1)
+    if channels == 1:
+        return planes[:, None]
+    groups = [planes[:3]] if len(planes) > 2 else [planes[:1].expand(3, -1, -1)]
+    if len(planes) in (2, 4):
+        groups.append(planes[-1:].expand(3, -1, -1))
+    return torch.stack(groups)
+
+
+def _joined(made: Tensor, channels: int) -> Tensor:
+    """(B, channels of the network, H, W) as (channels, H, W)."""
+    if made.shape[1] == 1:
+        return made[:, 0]
+    colours = made[0] if channels > 2 else made[0].mean(dim=0, keepdim=True)
+    return torch.cat([colours, made[1].mean(dim=0, keepdim=True)]) if channels in (2, 4) else colours
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    words = ("out of memory", "can't allocate memory", "failed to allocate", "std::bad_alloc", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
