@@ -1,6 +1,5 @@
 """CSD in real processes: killed and resumed; a step shared by two ranks; a test of every width."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,11 @@ import option_files
 import pytest
 import torch
 import yaml
+from rank_steps import one_and_two
 from small_models import distance
 from training_runs import COMMAND, ENV, experiment, train, train_until_killed, weights_on_disk, write_options
 
-from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.cssr_arch import find_backbone
 
 LOSSES = {
@@ -73,21 +73,11 @@ def test_killed_and_resumed_it_ends_where_it_would_have_and_every_width_is_teste
 
 
 RANKS = """
-import gc, sys, torch, yaml
-import small_models
-from basicsr.utils.dist_util import get_dist_info, init_dist
-from dscsr_arch.checkpoint import save_state_dict
-from pathlib import Path
+import os
+import rank_steps, small_models, torch
 
-launcher, folder = sys.argv[1], Path(sys.argv[2])
-if launcher != 'none':
-    init_dist(launcher)
-rank, world = get_dist_info()
-torch.set_default_dtype(torch.float64)
-options = small_models.options(folder, 'CSDModel', **yaml.safe_load(open('changes.yml')))
-options['train']['accumulate_steps'] = 2 // world
-options.update(dist=world > 1, rank=rank, world_size=world)
-model = small_models.build(options)
+world = int(os.environ.get('WORLD_SIZE', 1))
+model, rank, world = rank_steps.begin(model_type='CSDModel', **{'train:accumulate_steps': 2 // world})
 torch.manual_seed(rank)  # as BasicSR does
 losses = []
 for step in range(1, 6):  # the teacher's own loss ends, then contrast: other widths run then
@@ -96,13 +86,9 @@ for step in range(1, 6):  # the teacher's own loss ends, then contrast: other wi
     model.optimize_parameters(step)
     losses.append({name: value for name, value in model.get_current_log().items() if name.startswith('l_')})
 model.save(0, 5)
-if rank == 0:
-    save_state_dict({'weights': small_models.weights(model), 'losses': losses}, folder / 'result.pth')
-if world > 1:  # with the network gone, and together: else torch 2.13 with gloo aborts now and then while it ends
-    del model
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+found = {'weights': small_models.weights(model), 'losses': losses}
+del model
+rank_steps.end(rank, world, found)
 """
 
 
@@ -125,23 +111,7 @@ def test_two_ranks_step_as_one_process_does(tmp_path, monkeypatch, start):
         }
     else:
         changes["network_g"] = {**network, "widths": [0.5]}
-    (tmp_path / "changes.yml").write_text(yaml.safe_dump(changes))
-    (tmp_path / "ranks.py").write_text(RANKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ranks.py", "none", "one"])
-    try:
-        runpy.run_path("ranks.py")
-    finally:
-        torch.set_default_dtype(torch.float32)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [*torchrun, "ranks.py", "pytorch", "two"],
-        env={**ENV, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    one, two = (read_pickle(tmp_path / folder / "result.pth") for folder in ("one", "two"))
+    one, two = one_and_two(tmp_path, monkeypatch, RANKS, changes)
     # float64, but for the losses, which are formed in float32
     assert distance(one["weights"], two["weights"]) <= 1e-6
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):

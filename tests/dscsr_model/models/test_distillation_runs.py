@@ -1,19 +1,16 @@
 """Distillation in real processes: killed and resumed with its teacher; a step shared by two ranks."""
 
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from rank_steps import one_and_two
 from small_models import distance
-from training_runs import COMMAND, ENV, experiment, train, train_until_killed, weights_on_disk, write_options
+from training_runs import COMMAND, experiment, train, train_until_killed, weights_on_disk, write_options
 
 from dscsr_arch import SPAN
-from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_arch.checkpoint import save_state_dict
 
 LEARNING = {
     "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
@@ -56,20 +53,9 @@ def test_killed_and_resumed_with_its_teacher_it_ends_where_it_would_have(tmp_pat
 
 
 RANKS = """
-import gc, sys, torch, yaml
-import small_models
-from basicsr.utils.dist_util import get_dist_info, init_dist
-from dscsr_arch.checkpoint import save_state_dict
-from pathlib import Path
+import rank_steps, small_models
 
-launcher, folder = sys.argv[1], Path(sys.argv[2])
-if launcher != 'none':
-    init_dist(launcher)
-rank, world = get_dist_info()
-torch.set_default_dtype(torch.float64)
-options = small_models.options(folder, **yaml.safe_load(open('changes.yml')))
-options.update(dist=world > 1, rank=rank, world_size=world)
-model = small_models.build(options)
+model, rank, world = rank_steps.begin()
 for teacher in model.teacher.networks:
     teacher.double()
 losses = []
@@ -80,35 +66,16 @@ for step in range(1, 4):
     log = model.get_current_log()
     losses.append([log[name] for name in ('l_pixel', 'l_teacher', 'l_affinity')])
 model.save(0, 3)
-if rank == 0:
-    save_state_dict({'weights': small_models.weights(model), 'losses': losses}, folder / 'result.pth')
-if world > 1:  # with the network gone, and together: else torch 2.13 with gloo aborts now and then while it ends
-    del model
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+found = {'weights': small_models.weights(model), 'losses': losses}
+del model
+rank_steps.end(rank, world, found)
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_step_as_one_process_does(tmp_path, monkeypatch):
     changes = prepare(tmp_path, 2) | {"train:accumulate_steps": 2, "train:grad_clip_norm": 1.0}
-    (tmp_path / "changes.yml").write_text(yaml.safe_dump(changes))
-    (tmp_path / "ranks.py").write_text(RANKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ranks.py", "none", "one"])
-    try:
-        runpy.run_path("ranks.py")
-    finally:
-        torch.set_default_dtype(torch.float32)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [*torchrun, "ranks.py", "pytorch", "two"],
-        env={**ENV, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    one, two = (read_pickle(tmp_path / folder / "result.pth") for folder in ("one", "two"))
+    one, two = one_and_two(tmp_path, monkeypatch, RANKS, changes)
     assert distance(one["weights"], two["weights"]) <= 1e-6
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)

@@ -1,7 +1,6 @@
 """Whole runs of `dscsr train` with EfficientSRModel, in real processes: seen, killed, poisoned, shared by two ranks."""
 
 import random
-import runpy
 import shutil
 import subprocess
 import sys
@@ -10,8 +9,9 @@ from pathlib import Path
 import option_files
 import pytest
 import torch
+from rank_steps import one_and_two
 from small_models import distance
-from training_runs import COMMAND, ENV, experiment, train, train_until_killed, weights_on_disk, write_options
+from training_runs import COMMAND, experiment, train, train_until_killed, weights_on_disk, write_options
 
 from dscsr_arch.checkpoint import read_pickle
 from dscsr_model.training import checkpoints
@@ -131,22 +131,10 @@ def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrup
 
 
 RANKS = """
-import gc
-import sys
-import torch
-import small_models, option_files, yaml
-from basicsr.utils.dist_util import get_dist_info, init_dist
-from dscsr_arch.checkpoint import save_state_dict
-from pathlib import Path
+import rank_steps, small_models, torch, yaml
+from basicsr.data import build_dataloader, build_dataset
 
-launcher, folder = sys.argv[1], Path(sys.argv[2])
-if launcher != 'none':
-    init_dist(launcher)
-rank, world = get_dist_info()
-torch.set_default_dtype(torch.float64)
-options = small_models.options(folder, **yaml.safe_load(open('changes.yml')))
-options.update(dist=world > 1, rank=rank, world_size=world)
-model = small_models.build(options)
+model, rank, world = rank_steps.begin()
 step_losses = []
 for step in range(1, 6):
     whole = {name: tensor.double() for name, tensor in small_models.batch(step).items()}
@@ -158,7 +146,6 @@ for step in range(1, 6):
 weights = small_models.weights(model)
 torch.set_default_dtype(torch.float32)
 model.net_g.float(), model.net_g_ema.float()
-from basicsr.data import build_dataloader, build_dataset
 section = yaml.safe_load(open('val.yml'))
 model.validation(build_dataloader(build_dataset(section), section), 5, None, save_img=True)
 if rank == 1:
@@ -166,15 +153,10 @@ if rank == 1:
 gathered = [model.metric_results] * world
 if world > 1:
     torch.distributed.all_gather_object(gathered, model.metric_results)
-if rank == 0:
-    content = {'weights': weights, 'losses': step_losses, 'scores': gathered}
-    save_state_dict(content | {'skipped': model.guard.total}, folder / 'result.pth')
 model.save(0, 5)
-if world > 1:  # with the network gone, and together: else torch 2.13 with gloo aborts now and then while it ends
-    del model
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+found = {'weights': weights, 'losses': step_losses, 'scores': gathered, 'skipped': model.guard.total}
+del model
+rank_steps.end(rank, world, found)
 """
 
 
@@ -193,24 +175,7 @@ def test_two_ranks_step_and_validate_as_one_process_does(tmp_path, monkeypatch):
     network = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
     changes = {"val:metrics:ssim": ssim, "network_g": network}
     changes.update({"train:accumulate_steps": 2, "train:channels_last": True})
-    (tmp_path / "changes.yml").write_text(yaml.safe_dump(changes))
-    (tmp_path / "ranks.py").write_text(RANKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ranks.py", "none", "one"])
-    try:
-        runpy.run_path("ranks.py")
-    finally:
-        torch.set_default_dtype(torch.float32)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "ranks.py", "pytorch", "two"],
-        env={**ENV, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    results = [read_pickle(tmp_path / folder / "result.pth") for folder in ("one", "two")]
-    one, two = results
+    one, two = one_and_two(tmp_path, monkeypatch, RANKS, changes)
     assert distance(one["weights"], two["weights"]) <= 1e-8
     assert one["losses"] == pytest.approx(two["losses"], rel=1e-6)
     assert one["skipped"] == two["skipped"] == 1
