@@ -1,0 +1,196 @@
+"""``dscsr upscale``: enlarge a picture, or all pictures of a folder, with a network from a weight file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli import weights
+
+if TYPE_CHECKING:
+    from dscsr_model.inference.engines import Engine
+    from dscsr_model.inference.jobs import Job, Plan
+    from dscsr_model.inference.pipeline import Outcome
+
+_EXAMPLES = """examples:
+  a folder, with all folders inside; results/photo_x4.png and so on:
+    dscsr upscale -i photos -o results -w span_x4.pth
+  one picture, as well as the network can:
+    dscsr upscale -i photo.jpg -o results -w span_x4.pth --self-ensemble
+  fast on a GPU (fp16) or a CPU of today (bf16), JPEG stays JPEG:
+    dscsr upscale -i photos -o results -w span_x4.pth --precision bf16 --format same
+
+Results that are there stay, so an interrupted run goes on where it was; --force makes them anew.
+A picture that fails is named, the others are made, and the exit code is 1."""
+
+
+class UpscaleArgumentsError(DscsrError):
+    """Arguments that make no sense, or not together."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command and its arguments."""
+    parser = subparsers.add_parser(
+        "upscale",
+        help="enlarge pictures with a network",
+        description="Enlarge a picture, or all pictures of a folder (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bit; gray, "
+        "RGB, with alpha). Depth, grayness, alpha, colour profile and EXIF are kept; pictures are turned upright.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-i", "--input", type=Path, required=True, metavar="FILE|FOLDER", help="a picture, or a folder of pictures")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results go: photo_x4.png")
+    add("-w", "--weights", type=Path, required=True, metavar="WEIGHTS", help=".pth, .safetensors, or .onnx")
+    add("--format", default="png", choices=("png", "jpg", "webp", "tiff", "same"), help="of results (default png)")
+    add("--quality", type=int, default=95, metavar="1..100", help="of JPEG and WebP (default 95)")
+    add("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network's numbers (default fp32)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add("--backend", choices=("torch", "onnx"), help="what runs the network (default torch; onnx for .onnx)")
+    add("--tile", type=int, metavar="N", help="side of tiles, in input pixels; 0: none (default: by free memory)")
+    add("--tile-overlap", type=int, metavar="N", help="margin of tiles (default: what the network sees, no seams)")
+    add("--self-ensemble", action="store_true", help="mean of all eight orientations: a little better, 8 times slower")
+    add("--compile", action="store_true", help="torch.compile: a slow start, then faster; for large folders")
+    add("--force", action="store_true", help="replace results that are there")
+    weights.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Enlarge; returns the exit code."""
+    check(args)
+    from PIL import Image
+
+    from dscsr_model.inference import jobs, pipeline
+    from dscsr_model.inference.saving import Saver
+    from dscsr_model.inference.tiles import Tiling, Upscaler
+
+    Image.MAX_IMAGE_PIXELS = None  # pictures may be large; whether the result fits into memory is checked
+    jobs.check_out(args.output)
+    if not args.input.exists():
+        raise UpscaleArgumentsError(f"Expected a picture or a folder as -i, but there is no {args.input}. Correct it.")
+    engine = make_engine(args)
+    upscaler = Upscaler(engine, Tiling(args.tile, args.tile_overlap), args.self_ensemble)
+    plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
+    with reporting(plan.jobs) as report:
+        if upscaler.overlap < engine.footprint.radius and args.tile != 0:
+            report.note(
+                f"--tile-overlap {upscaler.overlap} is less than the {engine.footprint.radius} pixels that this "
+                "network sees: seams may show"
+            )
+        outcome = pipeline.run(plan.jobs, upscaler, Saver(args.quality), report, replace=args.force)
+    print(describe(plan, outcome, engine.scale, args.output))
+    return 1 if outcome.failed else 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `UpscaleArgumentsError` for arguments that make no sense, or not together."""
+    if not 1 <= args.quality <= 100:
+        raise UpscaleArgumentsError(f"Expected --quality from 1 to 100, but got {args.quality}. 95 is usual.")
+    if args.tile is not None and args.tile < 0:
+        raise UpscaleArgumentsError(f"Expected --tile from 0 (no tiles), but got {args.tile}. Leave it out.")
+    if args.tile_overlap is not None and args.tile_overlap < 0:
+        raise UpscaleArgumentsError(f"Expected --tile-overlap from 0, but got {args.tile_overlap}. Leave it out.")
+    is_onnx = args.weights.suffix.lower() == ".onnx"
+    backend = args.backend or ("onnx" if is_onnx else "torch")
+    if is_onnx and backend == "torch":
+        raise UpscaleArgumentsError(
+            f"Expected weights of PyTorch for --backend torch, but got {args.weights}. Leave --backend out."
+        )
+    if is_onnx and (args.precision != "fp32" or args.base or args.width or args.param_key or args.overrides):
+        raise UpscaleArgumentsError(
+            "Expected no --precision, --base, --width, --param-key or --set with an ONNX file, which has all that "
+            "fixed, but got one. Leave it out, or export another file (dscsr export --format onnx)."
+        )
+    if backend == "onnx" and (args.precision == "bf16" or args.compile):
+        raise UpscaleArgumentsError(
+            "Expected --precision fp32 or fp16, and no --compile, with ONNX Runtime, but got another. "
+            "Leave it out, or choose --backend torch."
+        )
+
+
+def make_engine(args: argparse.Namespace) -> Engine:
+    """The engine that the arguments name.
+
+    Raises:
+        DscsrError: The weights cannot be read, or not run as asked.
+    """
+    from dscsr_model.inference.engines import find_device, onnx_engine, torch_engine
+
+    if args.weights.suffix.lower() == ".onnx":
+        return onnx_engine(args.weights, device=args.device)
+    if args.backend != "onnx":
+        find_device(args.device)  # before the weights are read
+        network = weights.load_network(args)
+        return torch_engine(network, device=args.device, precision=args.precision, compile=args.compile)
+    from dscsr_model.export.onnx import to_onnx
+
+    network = weights.load_network(args)
+    seen = torch_engine(network, device="cpu").footprint
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.onnx")
+        to_onnx(network, file, half=args.precision == "fp16")
+        # Its footprint in PyTorch tells how far it sees; how much memory it takes, only a run of the file.
+        engine = onnx_engine(file, device=args.device)
+    engine.footprint = engine.footprint._replace(radius=seen.radius, local=seen.local)
+    return engine
+
+
+@contextmanager
+def reporting(jobs: list[Job]) -> Iterator[Bar]:
+    """A bar over all pixels, with the time that is left; in a log file, a line now and then."""
+    from tqdm import tqdm
+
+    from dscsr_model.data.images import ImageError, read_header
+
+    total = 0
+    for job in jobs:
+        with suppress(ImageError):  # which comes again when the picture is read
+            header = read_header(job.source)
+            total += header.height * header.width
+    on_screen = sys.stderr.isatty()
+    with tqdm(
+        desc="upscaling", total=total, unit="px", unit_scale=True, dynamic_ncols=on_screen, disable=not jobs,
+        mininterval=0.1 if on_screen else 10,
+    ) as bar:  # fmt: skip
+        yield Bar(bar.update, lambda text: tqdm.write(text, file=sys.stderr))
+
+
+class Bar:
+    """Shows what happens (`pipeline.Reporter`); tqdm has a lock of its own."""
+
+    def __init__(self, advance: Callable[[int], Any], write: Callable[[str], None]) -> None:
+        self.pixels = advance
+        self.note = write
+
+    def failed(self, job: Job, fault: str) -> None:
+        """Name a picture that failed."""
+        source = str(job.source)
+        self.note(f"failed: {fault if fault.startswith(source) else f'{source}: {fault}'}")
+
+
+def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
+    """The summary as text."""
+    minutes, seconds = divmod(round(outcome.seconds), 60)
+    took = f"{minutes} min {seconds} s" if minutes else f"{outcome.seconds:.1f} s"
+    failed = f", {outcome.failed} failed (named above)" if outcome.failed else ""
+    lines = [
+        f"{_count(outcome.made, 'picture')} x{scale} -> {output}{failed}; "
+        f"{outcome.input_pixels / 1e6:.1f} million pixels in {took}"
+    ]
+    if plan.there:
+        lines.append(f"  {_count(len(plan.there), 'result')} there already, left as found; --force makes them anew")
+    if plan.renamed:
+        names = ", ".join(path.name for path in plan.renamed[:4])
+        lines.append(f"  named with their old suffix, because pictures differ in it alone: {names}")
+    return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
