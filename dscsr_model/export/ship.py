@@ -61,7 +61,7 @@ def ship(
     with _aside(path) as temporary:
         form.write(network, temporary, half)
         found = {
-            check.by: difference(network, check.run, facts.arguments["num_in_ch"], half=half, what=f"{check.by}")
+            check.by: difference(network, check.run, facts.arguments["num_in_ch"], half=half, what=f"the file, read by {check.by},")
             for check in form.checks(temporary, facts.network)
         }
         size = _sync(temporary)

@@ -25,8 +25,8 @@ def to_weights(network: nn.Module, path: str | os.PathLike[str], *, half: bool =
     dtype = torch.float16 if half else torch.float32
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(weights, path, metadata)
+        path.write_bytes(save(weights, metadata))  # its save_file would let nobody else read the file
     else:
         save_state_dict({"params": weights, METADATA: metadata}, path)

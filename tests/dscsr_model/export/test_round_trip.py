@@ -1,0 +1,171 @@
+"""Every (source, format) pair makes the same picture, read by the program that the format is for."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
+from dscsr_arch.conv_lora import lora_layers, lora_state_dict
+from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.facts import describe
+from dscsr_model.cli import main
+
+
+def span(folder, channels):
+    network = SPAN(feature_channels=channels, upscale=4)
+    return folder / "net_g_latest.pth", {"params": network.state_dict()}, [], network
+
+
+def dsclora(folder):
+    network = DSCLoRA(upscale=4)
+    for layer in lora_layers(network).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.05)
+    return folder / "net_g_latest.pth", {"params_ema": network.state_dict()}, [], network
+
+
+def adapters(folder):
+    path, _, _, network = dsclora(folder)
+    base = copy.deepcopy(network)
+    for layer in lora_layers(base).values():
+        torch.nn.init.zeros_(layer.lora_B)
+    torch.save({"params": base.fuse().state_dict()}, folder / "base.pth")
+    return path, {"params": lora_state_dict(network)}, ["--base", str(folder / "base.pth")], network
+
+
+def student(folder, backbone):
+    shared = CSSRNet(backbone, widths=(0.5,)).eval()
+    facts = {"res_scale": 0.3} if backbone["type"] == "EDSR" else {}
+    words = [f"{name}={value}" for name, value in facts.items()]
+    options = ["--width", "0.5", *(["--set", *words] if words else [])]
+    return folder / "net_g_latest.pth", {"params": shared.state_dict()}, options, shared.student(0.5)
+
+
+SOURCES = {
+    "span26": lambda folder: span(folder, 26),
+    "span28": lambda folder: span(folder, 28),
+    "span48": lambda folder: span(folder, 48),
+    "dsclora": dsclora,
+    "adapters": adapters,
+    "carn": lambda folder: student(folder, {"type": "CARN", "num_feat": 32, "upscale": 3}),
+    "edsr": lambda folder: student(
+        folder,
+        {
+            "type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 32, "num_block": 4, "upscale": 2,
+            "res_scale": 0.3,
+        },
+    ),
+}  # fmt: skip
+
+
+def run_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return lambda x: torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
+
+
+FORMATS = {
+    "pth": ("out.pth", [], load_model),
+    "safetensors": ("out.safetensors", [], load_model),
+    "safetensors-fp16": ("out.safetensors", ["--fp16"], load_model),
+    "spandrel": ("out.pth", ["--format", "spandrel"], None),
+    "spandrel-safetensors": ("out.safetensors", ["--format", "spandrel"], None),
+    "onnx": ("out.onnx", [], run_onnx),
+    "onnx-fp16": ("out.onnx", ["--fp16"], run_onnx),
+    "torch-export": ("out.pt2", [], lambda path: torch.export.load(path).module()),
+    "torch-export-fp16": ("out.pt2", ["--fp16"], lambda path: torch.export.load(path).module()),
+    "torchscript": ("out.pt", [], torch.jit.load),
+    "torchscript-fp16": ("out.pt", ["--fp16"], torch.jit.load),
+}
+QUICK = {
+    ("pth", "dsclora"), ("pth", "edsr"), ("safetensors", "span48"), ("safetensors-fp16", "carn"),
+    ("torchscript", "carn"), ("torchscript-fp16", "span26"), ("torch-export", "adapters"),
+    ("onnx", "dsclora"), ("onnx-fp16", "edsr"),
+}  # fmt: skip
+"""Beside all that spandrel loads; every other pair is a slow test."""
+
+PAIRS = [
+    pytest.param(source, name, marks=() if name == "spandrel" or (name, source) in QUICK else pytest.mark.slow)
+    for name in FORMATS
+    for source in SOURCES
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("source", "name"), PAIRS)
+@torch.no_grad()
+def test_every_source_in_every_format(source, name, tmp_path, spandrel, capsys):
+    path, content, options, network = SOURCES[source](tmp_path)
+    torch.save(content, path)
+    file, words, read = FORMATS[name]
+    out = tmp_path / file
+    assert main(["export", str(path), "-o", str(out), *words, *options]) == 0
+    if read is None:
+        from dscsr_model.export.spandrel_support import register
+
+        register()
+        descriptor = spandrel.ModelLoader(device="cpu").load_from_file(out)
+        assert descriptor.scale == {"carn": 3, "edsr": 2}.get(source, 4)
+        run = descriptor.model
+    else:
+        run = read(out)
+    half = name.endswith("fp16")
+    for shape in ((1, 3, 19, 14), (3, 3, 1, 2)):  # none of those that export itself looks at
+        x = torch.rand(shape)
+        wanted = network.eval()(x)
+        # float16 has 11 bits; noise is the worst picture of all. float32 at outputs of up to 10, untrained.
+        scale = wanted.abs().max().clamp(min=1)
+        torch.testing.assert_close(run(x) / scale, wanted / scale, rtol=0, atol=1e-2 if half else 2e-5)
+    assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, out.name, "base.pth"}
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "largest difference from the source" in printed.out
+
+
+def test_files_hold_plain_convolutions_and_no_trace_of_this_machine(tmp_path):
+    import onnx
+
+    torch.save(SPAN(feature_channels=6, upscale=2).state_dict(), tmp_path / "w.pth")
+    for file in ("out.pth", "out.onnx"):
+        assert main(["export", str(tmp_path / "w.pth"), "-o", str(tmp_path / file)]) == 0
+    names = set(torch.load(tmp_path / "out.pth")["params"])
+    assert all(".sk." not in name and ".conv." not in name for name in names)
+    assert {"conv_1.eval_conv.weight", "conv_cat.weight", "upsampler.0.bias"} <= names
+    model = onnx.load(tmp_path / "out.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 22
+    assert kinds.count("DepthToSpace") == 1
+    assert not {"Reshape", "Transpose"} & set(kinds)
+    sizes = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in model.graph.input]
+    assert sizes == [["batch", 3, "height", "width"]]
+    assert [each.name for each in (*model.graph.input, *model.graph.output)] == ["input", "output"]
+    assert b"span_arch" not in (tmp_path / "out.onnx").read_bytes()
+    facts = {prop.key: prop.value for prop in model.metadata_props}
+    assert (facts["network"], facts["scale"]) == ("SPAN", "2")
+    assert json.loads(facts["arguments"]) == describe(load_model(tmp_path / "out.pth")).arguments
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_what_shapes_cannot_tell_survives(tmp_path, suffix):
+    """Out of a file that does not say it, with --set, into one that does."""
+    mean = [0.1, 0.25, 0.5]
+    networks = {
+        "span": SPAN(feature_channels=4, upscale=1, img_range=1.0, rgb_mean=mean),
+        "plain": SPAN(feature_channels=4, upscale=2, num_in_ch=1, num_out_ch=1, norm=False),
+        "wide": SPAN(feature_channels=4, upscale=4, num_in_ch=1, num_out_ch=3, norm=False),
+        "carn": CARN(num_feat=4, upscale=2, img_range=1.0, rgb_mean=mean, final_relu=True),
+    }
+    for name, network in networks.items():
+        arguments = describe(network).arguments
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+        hidden = ("img_range", "rgb_mean", "norm", "final_relu", "upscale", "num_out_ch")
+        words = [f"{key}={json.dumps(arguments[key])}" for key in hidden if key in arguments]
+        out = tmp_path / f"{name}_shipped.{suffix}"
+        assert main(["export", str(tmp_path / f"{name}.pth"), "-o", str(out), "--set", *words]) == 0
+        loaded = load_model(out)
+        assert describe(loaded).arguments == arguments
+        x = torch.rand(1, arguments["num_in_ch"], 5, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(x), network.eval()(x), rtol=1e-5, atol=1e-5)
