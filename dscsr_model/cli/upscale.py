@@ -179,11 +179,10 @@ def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
     """The summary as text."""
     minutes, seconds = divmod(round(outcome.seconds), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{outcome.seconds:.1f} s"
+    pixels = outcome.input_pixels
+    amount = f"{pixels / 1e6:.1f} million" if pixels >= 1e6 else f"{pixels:,}"
     failed = f", {outcome.failed} failed (named above)" if outcome.failed else ""
-    lines = [
-        f"{_count(outcome.made, 'picture')} x{scale} -> {output}{failed}; "
-        f"{outcome.input_pixels / 1e6:.1f} million pixels in {took}"
-    ]
+    lines = [f"{_count(outcome.made, 'picture')} x{scale} -> {output}{failed}; {amount} pixels in {took}"]
     if plan.there:
         lines.append(f"  {_count(len(plan.there), 'result')} there already, left as found; --force makes them anew")
     if plan.renamed:

@@ -77,8 +77,13 @@ def read_picture(file: str | Path) -> Picture:
 
 
 def kept_exif(image: Image.Image) -> bytes:
-    """When, where, with what and by whom a picture was taken, as a TIFF structure; not its orientation and sizes."""
+    """When, where, with what and by whom a picture was taken, without its orientation and its sizes.
+
+    Returns:
+        A little-endian TIFF structure, or nothing.
+    """
     kept = Image.Exif()
+    kept.endian = "<"
     with suppress(Exception):  # of damaged EXIF what could be read is kept
         source = Image.Image.getexif(image)
         for tag in _KEPT_TAGS:
@@ -132,6 +137,6 @@ def _pixels_of_cmyk(image: Image.Image, icc: bytes) -> tuple[NDArray[np.uint8], 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     with suppress(Exception):
         x, y = (float(value) for value in image.info["dpi"])
-        if 0 < x < 1e6 and 0 < y < 1e6:
+        if 1 < x < 1e6 and 1 < y < 1e6:  # Pillow makes 1 of a TIFF that does not say
             return x, y
     return None
