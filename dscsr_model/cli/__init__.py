@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dscsr_arch.errors import DscsrError
 
 # One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
-COMMANDS = ("train", "test", "prepare", "export", "upscale", "submit", "report", "doctor")
+COMMANDS = ("train", "test", "prepare", "export", "upscale", "submit", "profile", "report", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,305 @@
+"""``dscsr profile``: parameters, FLOPs, memory, latency and NTIRE scores of networks, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli import weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dscsr_model.profiling.profile import Plan, Profile
+    from dscsr_model.profiling.report import Given
+
+EPILOG = """\
+examples:
+  dscsr profile span.pth dscsr.pth
+  dscsr profile span.pth -opt options/train_span_x4.yml --variants all --json figures.json
+  dscsr profile span.pth rcan.pth --data Set5/HR Set5/LRbicx4 --picture figure.png
+
+Figures are those of fused networks. Needs fvcore, for --picture matplotlib: pip install "dscsr[profile]";
+for the variant onnx: pip install "dscsr[onnx]"."""
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the ``dscsr`` parser."""
+    parser = subparsers.add_parser(
+        "profile",
+        help="count and time networks, side by side, and score them as NTIRE does",
+        description="Count parameters, FLOPs and activations of networks as NTIRE's efficient-SR track does, measure\n"
+        "latency and peak memory in several variants, and give the NTIRE scores of 2025 and 2026.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("weights", nargs="*", type=Path, metavar="WEIGHTS", help="weight files, .pth or .safetensors")
+    parser.add_argument(
+        *("-opt", "--opt"),
+        action="append",
+        default=[],
+        type=Path,
+        dest="options",
+        metavar="FILE",
+        help="network_g of an option file, without weights; can be repeated",
+    )
+    weights.add_arguments(parser)
+    group = parser.add_argument_group("what is measured")
+    group.add_argument("--size", nargs=2, type=int, default=[256, 256], metavar=("H", "W"), help="default 256 256")
+    group.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="NAME",
+        help="of eager, channels_last, bf16, fp16, compiled, compiled_bf16, compiled_fp16, onnx; or all (default: the "
+        "first three, on a GPU also fp16); the first one is scored and drawn",
+    )
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default auto)")
+    group.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: PyTorch's choice)")
+    group.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of runs per variant (default 2)")
+    group.add_argument("--images", type=Path, metavar="DIR", help="also the mean time over these pictures, as NTIRE")
+    group.add_argument("--data", nargs=2, type=Path, metavar=("HR", "LR"), help="measure PSNR on these folders")
+    group.add_argument("--no-flops", action="store_true", help="no FLOPs and no scores; fvcore is not needed then")
+    group.add_argument("--no-baseline", action="store_true", help="do not time SPAN-28, the baseline of 2026")
+    group = parser.add_argument_group("what is known already")
+    known: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "NAME=VALUE"}
+    group.add_argument("--psnr", **known, help="PSNR in dB of a network, for table and picture")
+    group.add_argument("--runtime", **known, help="milliseconds of a network on NTIRE's machine, for its score")
+    group.add_argument("--baseline-ms", **known, help="milliseconds of a year's baseline here, e.g. 2025=20.5 for EFDN")
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", metavar="FILE", help="write all figures; - prints them instead of the table")
+    group.add_argument("--picture", type=Path, metavar="FILE", help="PSNR against latency: .png, .pdf or .svg")
+    group.add_argument("--force", action="store_true", help="replace files that are there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and tell; returns the exit code."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would write to the terminal
+    _check(args)
+    from dscsr_model.profiling.profile import profile
+
+    _set_threads(args.threads)
+    trained, described = _networks(args)
+    networks = {**trained, **described}
+    psnr, given = _known(args, networks)
+    draws = _drawing(args)
+    result = profile(networks, _plan(args, frozenset(described)), _show_progress)
+    _write(args, result, psnr, given, draws)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """All that can be known before anything heavy is imported."""
+    if not args.weights and not args.options:
+        raise DscsrError("Expected weight files, or -opt FILE, but got neither. Name a network: dscsr profile net.pth.")
+    if (args.base or args.param_key) and not args.weights:
+        raise DscsrError(
+            "Expected a weight file for --base and --param-key, but got option files only. Leave them out."
+        )
+    if args.threads is not None and args.threads < 1:
+        raise DscsrError(f"Expected --threads to be at least 1, but got {args.threads}.")
+    if args.picture is not None and args.picture.suffix.lower() not in FORMATS:
+        raise DscsrError(f"Expected --picture to end in {', '.join(FORMATS)}, but got `{args.picture}`.")
+    if args.picture is not None and not (args.psnr or args.data):
+        raise DscsrError("Expected PSNR for --picture, but got none. Add --data HR LR, or --psnr NAME=VALUE.")
+    files = [args.picture, Path(args.json) if args.json not in (None, "-") else None]
+    for file in (file for file in files if file is not None):
+        if not file.parent.is_dir():
+            raise DscsrError(
+                f"Expected a folder to write {file.name} into, but `{file.parent}` is none. Make it first."
+            )
+        if file.exists() and not (args.force and file.is_file()):
+            raise DscsrError(f"Expected a new file, but `{file}` exists. Add --force to replace it, or choose another.")
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """Those of weight files and those of option files, by names that are unique.
+
+    CSSR-Nets of option files come as all their widths, unless one is asked for.
+    """
+    ending = f" at {args.width:g}" if args.width is not None else ""
+    found: list[tuple[Path, str, nn.Module]] = []
+    for file in args.weights:
+        network = weights.load_network(argparse.Namespace(**{**vars(args), "weights": file}))
+        found.append((file, ending, network))
+    for file in args.options:
+        found += [(file, end, network) for end, network in networks_of_options(file, args).items()]
+    stems = [file.stem + end for file, end, _ in found]
+    names = [
+        stem if stems.count(stem) == 1 else f"{file}{end}" for stem, (file, end, _) in zip(stems, found, strict=True)
+    ]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DscsrError(f"Expected different networks, but got `{twice[0]}` twice. Name it once.")
+    named = [(name, network) for name, (_, _, network) in zip(names, found, strict=True)]
+    return dict(named[: len(args.weights)]), dict(named[len(args.weights) :])
+
+
+def networks_of_options(file: Path, args: argparse.Namespace) -> dict[str, nn.Module]:
+    """The networks that ``network_g`` of an option file describes, by what their width adds to a name.
+
+    Raises:
+        DscsrError: The file cannot be read, has no such section, or the network cannot be built.
+    """
+    from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
+    from dscsr_arch.cssr_arch import find_backbone
+
+    section = {**read_network_section(file), **weights.read_overrides(args.overrides)}
+    kind = section.pop("type").removesuffix("_dscsr")
+    own: Mapping[str, type[nn.Module]] = {"CARN": CARN, "CSSRNet": CSSRNet, "DSCLoRA": DSCLoRA, "SPAN": SPAN}
+    try:
+        if args.width is not None and kind != "CSSRNet":
+            section = {"backbone": {"type": kind, **section}}
+        if args.width is not None:
+            return {f" at {args.width:g}": CSSRNet(**{**section, "widths": (args.width,)}).student(args.width).eval()}
+        network = (own.get(kind) or find_backbone(kind))(**section).eval()
+        if isinstance(network, CSSRNet):
+            return {f" at {width:g}": network.student(width).eval() for width in (1.0, *network.widths)}
+        return {"": network}
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
+        raise DscsrError(f"Expected network_g of {file} to describe a network, but: {error}") from error
+
+
+def read_network_section(file: Path) -> dict[str, Any]:
+    """``network_g`` of an option file.
+
+    Raises:
+        DscsrError: The file cannot be read or has no such section with a type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DscsrError(
+            f"Expected an option file (YAML) at {file}, but it cannot be read: {' '.join(str(error).split())[:200]}. "
+            "Check the path; weight files are given without -opt."
+        ) from error
+    section = content.get("network_g") if isinstance(content, dict) else None
+    if not (isinstance(section, dict) and isinstance(section.get("type"), str)):
+        raise DscsrError(
+            f"Expected a section `network_g` with a `type` in {file}, but got "
+            f"{'one without' if isinstance(section, dict) else 'none'}. Give a training or test option file."
+        )
+    return {str(name): value for name, value in section.items()}
+
+
+def read_figures(words: list[str], option: str, names: Iterable[str]) -> dict[str, float]:
+    """``["span=28.9"]`` as numbers, of known names.
+
+    Raises:
+        DscsrError: A word is not ``NAME=VALUE``, a name is unknown, or a value is no positive number.
+    """
+    figures = {}
+    for word in words:
+        name, _, value = word.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not (math.isfinite(number) and number > 0):
+            raise DscsrError(f"Expected {option} NAME=VALUE with a positive number, but got {word!r}. Write it so.")
+        if name not in names:
+            raise DscsrError(f"Expected a name among {', '.join(names)} for {option}, but got {name!r}. Name one.")
+        figures[name] = number
+    return figures
+
+
+def _known(args: argparse.Namespace, networks: Mapping[str, nn.Module]) -> tuple[dict[str, float], Given]:
+    from dscsr_model.profiling.report import Given
+    from dscsr_model.profiling.score import BASELINES
+
+    years = read_figures(args.baseline_ms, "--baseline-ms", [str(year) for year in BASELINES])
+    given = Given(
+        read_figures(args.runtime, "--runtime", list(networks)), {int(year): value for year, value in years.items()}
+    )
+    return read_figures(args.psnr, "--psnr", list(networks)), given
+
+
+def _drawing(args: argparse.Namespace) -> Any:
+    """The module that draws, if it is needed; found out before anything is measured."""
+    if args.picture is None:
+        return None
+    try:
+        from dscsr_model.profiling import picture
+    except ModuleNotFoundError as error:
+        raise DscsrError(
+            f"Expected matplotlib to draw with, but {error.name} is not installed. Run `pip install 'dscsr[profile]'`."
+        ) from error
+    return picture
+
+
+def _plan(args: argparse.Namespace, untrained: frozenset[str]) -> Plan:
+    from dscsr_model.export.onnx import to_onnx
+    from dscsr_model.inference.engines import find_device
+    from dscsr_model.profiling.profile import Plan
+    from dscsr_model.profiling.psnr import read_pictures
+    from dscsr_model.profiling.variants import check_variants
+
+    usual = ["eager", "channels_last", "bf16"]
+    usual += ["fp16"] if find_device(args.device).type == "cuda" else []
+    height, width = args.size
+    return Plan(
+        height,
+        width,
+        variants=check_variants(args.variants or usual),
+        device=args.device,
+        seconds=args.seconds,
+        flops=not args.no_flops,
+        baseline=not (args.no_baseline or args.no_flops),
+        images=read_pictures(args.images) if args.images else (),
+        data=(args.data[0], args.data[1]) if args.data else None,
+        untrained=untrained,
+        to_onnx=to_onnx,
+    )
+
+
+def _show_progress(items: Iterable[Any], label: str) -> Iterable[Any]:
+    """Hand the items on behind a bar that vanishes when they are through; silently if there is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, label, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+
+def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float], given: Given, picture: Any) -> None:
+    from dscsr_model.profiling.report import as_dict
+    from dscsr_model.profiling.table import table
+
+    text = json.dumps(as_dict(result, psnr, given), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if args.json == "-":
+        print(text, end="")
+    else:
+        print(table(result, psnr, given))
+    if args.json not in (None, "-"):
+        _write_text(Path(args.json), text)
+        print(f"\n{args.json}")
+    if picture is not None:
+        picture.save(picture.draw(result, psnr), args.picture)
+        print(f"\n{args.picture}", file=sys.stderr if args.json == "-" else sys.stdout)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise DscsrError(f"Expected to write {path}, but got: {error}. Choose another place.") from error
+    finally:
+        aside.unlink(missing_ok=True)

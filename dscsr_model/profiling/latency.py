@@ -1,0 +1,101 @@
+"""How long calls take: warmed up, waited for, in turns, with their spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+Key = TypeVar("Key", bound=Hashable)
+Call = Callable[[], object]
+
+LEAST = 3
+"""Runs that a median is made of at least, however long they take."""
+
+
+class Latency(NamedTuple):
+    """Milliseconds of one call."""
+
+    median_ms: float
+    low_ms: float
+    """First quartile: a quarter of the runs was faster."""
+    high_ms: float
+    """Third quartile."""
+    mean_ms: float
+    runs: int
+
+
+def measure(
+    calls: Mapping[Key, Call],
+    *,
+    device: torch.device,
+    seconds: float = 2.0,
+    watch: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, _: items,
+) -> dict[Key, Latency | Exception]:
+    """Time several calls in turns, so that whatever else the machine does meets all alike.
+
+    Each is warmed up for a quarter of ``seconds``, once at least; then a turn runs each call once, until each has had
+    its ``seconds`` and `LEAST` runs.
+
+    Args:
+        calls: What to time, by any key.
+        device: Where they compute. On a GPU, events are recorded on its stream around each call, as NTIRE does.
+        seconds: For each call.
+        watch: Wraps what is gone through, with a word on it, for progress bars.
+
+    Returns:
+        For each key its `Latency`, or what its warm-up raised.
+    """
+    warm = {key: _warm_up(calls[key], device, seconds / 4) for key in watch(list(calls), "warming up")}
+    times: dict[Key, list[float]] = {key: [] for key, fault in warm.items() if fault is None}
+    for _ in watch(_turns(calls, times, device, seconds), "timing"):
+        pass
+    return {key: fault or summarise(times[key]) for key, fault in warm.items()}
+
+
+def _turns(
+    calls: Mapping[Key, Call], times: Mapping[Key, list[float]], device: torch.device, seconds: float
+) -> Iterator[Key]:
+    """Fill ``times``; yields after each run."""
+    waiting = list(times)
+    while waiting:
+        for key in waiting:
+            times[key].append(milliseconds(calls[key], device))
+            yield key
+        waiting = [key for key in waiting if len(times[key]) < LEAST or sum(times[key]) < 1000 * seconds]
+
+
+def milliseconds(call: Call, device: torch.device) -> float:
+    """Run once, wait until it is done, and say how long it took."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end)
+    begin = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def summarise(times: list[float]) -> Latency:
+    """Of milliseconds, at least two."""
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Latency(middle, low, high, statistics.fmean(times), len(times))
+
+
+def _warm_up(call: Call, device: torch.device, seconds: float) -> Exception | None:
+    """What it raised: what a machine cannot do is a result, too."""
+    try:
+        call()  # may compile, and choose algorithms: its time says nothing
+        spent = 0.0
+        while spent < 1000 * seconds:
+            spent += milliseconds(call, device)
+    except Exception as error:
+        return error
+    return None

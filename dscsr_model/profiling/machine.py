@@ -1,0 +1,47 @@
+"""Where figures were measured: they mean nothing without it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import platform
+from pathlib import Path
+
+import torch
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """Processor or GPU, threads, and the versions that matter, as ``{"device": …, "threads": …, "torch": …}``."""
+    facts: dict[str, str | int] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "cpu": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+    if device.type == "cuda":
+        facts["cuda"] = str(torch.version.cuda)
+        facts["cudnn"] = str(torch.backends.cudnn.version())
+    with contextlib.suppress(ImportError):
+        facts["onnxruntime"] = str(importlib.import_module("onnxruntime").__version__)
+    return facts
+
+
+def in_words(facts: dict[str, str | int]) -> str:
+    """The same as a line for people."""
+    where = str(facts["cpu"]) if facts["device"] == "CPU" else f"{facts['device']} (host: {facts['cpu']})"
+    versions = [f"{name} {facts[name]}" for name in ("torch", "cuda", "onnxruntime", "python") if name in facts]
+    threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''}"
+    return f"{where}, {threads}; {', '.join(versions)}"
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name of the processor, as its maker writes it; the kind of machine where the system does not tell."""
+    try:
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,220 @@
+"""Measure networks side by side: what they are, how long they take in every variant, and what score that makes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch import SPAN
+from dscsr_arch.errors import DscsrError
+from dscsr_model.inference.engines import Engine, TorchEngine, find_device
+from dscsr_model.profiling import latency, machine
+from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_size, count, parameters
+from dscsr_model.profiling.errors import ProfileError
+from dscsr_model.profiling.latency import Latency
+from dscsr_model.profiling.memory import bytes_of, peak_memory
+from dscsr_model.profiling.psnr import Quality, evaluate
+from dscsr_model.profiling.variants import ToOnnx, build, check_variants
+
+BASELINE = "SPAN-28 (baseline 2026)"
+"""What the baseline is called that is measured beside the networks of the user."""
+
+Watch = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and how."""
+
+    height: int = 256
+    width: int = 256
+    variants: tuple[str, ...] = ("eager", "channels_last", "bf16")
+    """The first of them is what the score and the picture are made of."""
+    device: str = "auto"
+    seconds: float = 2.0
+    """For the runs of each variant of each network."""
+    flops: bool = True
+    baseline: bool = True
+    """Measure the baseline of 2026 beside the networks; its weights, which do not matter, are random."""
+    images: tuple[Tensor, ...] = ()
+    """Pictures (1, 3, H, W) whose mean time is taken, too, as NTIRE does on its validation pictures."""
+    data: tuple[Path, Path] | None = None
+    """Folders of HR and LR pictures to measure PSNR on."""
+    untrained: frozenset[str] = frozenset()
+    """Networks of random weights, whose PSNR would mean nothing."""
+    to_onnx: ToOnnx | None = None
+
+    def check(self) -> None:
+        """Raise a `DscsrError` if it cannot be carried out."""
+        check_size(self.height, self.width)
+        check_variants(self.variants)
+        find_device(self.device)
+        if not 0 < self.seconds < 1e6:
+            raise ProfileError(f"Expected seconds above 0 for each variant, but got {self.seconds}. Give such as 2.")
+
+
+@dataclass
+class Run:
+    """One variant of a network: figures, or why there are none."""
+
+    latency: Latency | None = None
+    memory: int | None = None
+    """Bytes at the peak of one run: weights, picture, features and result; None where it cannot be counted."""
+    images_ms: float | None = None
+    """Mean over the pictures of the plan."""
+    fault: str | None = None
+
+    @property
+    def ms(self) -> float | None:
+        """What a score takes: the mean over pictures, or else the median of the one size."""
+        return self.images_ms or (self.latency and self.latency.median_ms)
+
+
+@dataclass
+class Measured:
+    """Everything about one network."""
+
+    complexity: Complexity
+    """Only ``parameters`` if FLOPs were not wanted; the rest is then 0."""
+    flops_256: int = 0
+    """At 256×256, the size that scores are made of."""
+    runs: dict[str, Run] = field(default_factory=dict)
+    quality: Quality | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Profile:
+    """The result: networks by name, and where they were measured."""
+
+    networks: dict[str, Measured]
+    machine: dict[str, str | int]
+    plan: Plan
+    baseline: Run | None = None
+    """Of SPAN-28, the baseline of 2026, in the first variant."""
+
+
+def profile(networks: Mapping[str, nn.Module], plan: Plan | None = None, watch: Watch = lambda x, _: x) -> Profile:
+    """Measure ``networks``, fused copies of them; they stay as they are.
+
+    Args:
+        networks: By the names that the result shall have.
+        plan: What to measure.
+        watch: Wraps what is gone through, with a word on it, for progress bars.
+
+    Raises:
+        DscsrError: The plan or a network cannot be measured at all. A variant that this machine cannot do is no
+            error: its `Run` says why.
+    """
+    plan = plan or Plan()
+    plan.check()
+    result = Profile({}, machine.describe(find_device(plan.device)), plan)
+    for name in watch(list(networks), "counting"):
+        result.networks[name] = _count(networks[name], plan)
+    pairs = [(name, variant) for name in networks for variant in plan.variants]
+    sources = dict(networks)
+    if plan.baseline:
+        sources[BASELINE] = SPAN(feature_channels=28).eval()
+        pairs.append((BASELINE, plan.variants[0]))
+    runs = {pair: Run() for pair in pairs}
+    built = {pair: _build(sources[pair[0]], pair[1], plan) for pair in watch(pairs, "building")}
+    engines = {pair: engine for pair, engine in built.items() if not isinstance(engine, Exception)}
+    for pair, engine in built.items():
+        runs[pair].fault = reason(engine) if isinstance(engine, Exception) else None
+    _time(engines, runs, plan, watch)
+    result.baseline = runs.pop((BASELINE, plan.variants[0]), None)
+    for (name, variant), run in runs.items():
+        result.networks[name].runs[variant] = run
+    if plan.data is not None:
+        for name in (name for name in networks if name not in plan.untrained):
+            result.networks[name].quality = _evaluate(build(networks[name], "eager", plan.device), plan, watch)
+    return result
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be done, in one line."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "not enough memory"
+    words = " ".join(str(error).split())
+    words = words if isinstance(error, DscsrError) else f"{type(error).__name__}: {words}"
+    return words if len(words) <= 200 else f"{words[:199]}…"
+
+
+def _count(network: nn.Module, plan: Plan) -> Measured:
+    if not plan.flops:
+        return Measured(Complexity(parameters(network), 0, 0, 0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        complexity = count(network, plan.height, plan.width)
+        at_256 = complexity if (plan.height, plan.width) == (256, 256) else count(network)
+    return Measured(
+        complexity,
+        at_256.flops,
+        notes=list(dict.fromkeys(str(each.message) for each in caught if each.category is UncountedWarning)),
+    )
+
+
+def _build(network: nn.Module, variant: str, plan: Plan) -> Engine | Exception:
+    try:
+        return build(network, variant, plan.device, plan.to_onnx)
+    except Exception as error:  # what a machine cannot do is a result, too
+        return error
+
+
+def _time(
+    engines: Mapping[tuple[str, str], Engine], runs: Mapping[tuple[str, str], Run], plan: Plan, watch: Watch
+) -> None:
+    """Fill ``runs`` with latency and memory. All are timed in turns."""
+    device = find_device(plan.device)
+    calls = {pair: _call(engine, plan, device) for pair, engine in engines.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        times = latency.measure(calls, device=device, seconds=plan.seconds, watch=watch)
+    for pair, time in times.items():
+        if isinstance(time, Exception):
+            runs[pair].fault = reason(time)
+            continue
+        runs[pair].latency = time
+        engine = engines[pair]
+        if isinstance(engine, TorchEngine):
+            picture = 4 * engine.channels * plan.height * plan.width
+            runs[pair].memory = peak_memory(calls[pair], device) + bytes_of(engine.network) + picture
+    first = {pair: engines[pair] for pair in engines if pair[1] == plan.variants[0] and runs[pair].latency}
+    for pair, milliseconds in _time_images(first, plan, device, watch).items():
+        runs[pair].images_ms = milliseconds
+
+
+def _call(engine: Engine, plan: Plan, device: torch.device) -> Callable[[], Tensor]:
+    x = torch.rand(1, engine.channels, plan.height, plan.width)
+    x = x.to(device) if engine.device == device else x
+    return lambda: engine(x)
+
+
+def _time_images(
+    engines: Mapping[tuple[str, str], Engine], plan: Plan, device: torch.device, watch: Watch
+) -> dict[tuple[str, str], float]:
+    """Mean milliseconds over the pictures of the plan, each run once, after every size was run once."""
+    if not plan.images:
+        return {}
+    times: dict[tuple[str, str], list[float]] = {pair: [] for pair in engines if engines[pair].channels == 3}
+    sizes: set[tuple[int, ...]] = set()
+    for image in watch(plan.images, "pictures"):
+        for pair in times:
+            x = image.to(engines[pair].device)
+            if tuple(image.shape) not in sizes:
+                engines[pair](x)
+            times[pair].append(latency.milliseconds(lambda pair=pair, x=x: engines[pair](x), device))  # type: ignore[misc]
+        sizes.add(tuple(image.shape))
+    return {pair: fmean(values) for pair, values in times.items()}
+
+
+def _evaluate(engine: Engine, plan: Plan, watch: Watch) -> Quality:
+    hr, lr = plan.data  # type: ignore[misc]
+    return evaluate(engine, hr, lr, lambda pairs: watch(pairs, "PSNR"))

@@ -1,0 +1,99 @@
+"""PSNR as NTIRE's efficient-SR track measures it: on 8-bit RGB, without a border as wide as the scale."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dscsr_model.data.images import read_rgb
+from dscsr_model.data.pairing import find_images, pair
+from dscsr_model.inference.engines import Engine
+from dscsr_model.profiling.errors import ProfileError
+
+_LUMA = np.array([65.481, 128.553, 24.966]) / 255
+"""Of R, G, B in [0, 255], ITU-R BT.601, as MATLAB's rgb2ycbcr; papers report PSNR on this Y."""
+
+
+class Quality(NamedTuple):
+    """Means over pictures, in dB."""
+
+    psnr: float
+    """On R, G and B."""
+    psnr_y: float
+    """On the luma of BT.601."""
+    pictures: int
+
+
+def evaluate(engine: Engine, hr: Path, lr: Path, watch: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Quality:
+    """Super-resolve all pictures of a folder and compare them with the truth.
+
+    The output is clamped and rounded to 8 bits; ``scale`` pixels at every side are left out; the mean is over
+    pictures, each counted alike.
+
+    Args:
+        engine: From RGB to RGB.
+        hr: Folder of the truth.
+        lr: Folder of the pictures that go in; names as `pairing.pair` matches them.
+        watch: Wraps the pairs, for a progress bar.
+
+    Raises:
+        DscsrError: The network has other channels, pictures are missing or broken, or sizes do not fit.
+    """
+    if engine.channels != 3:
+        raise ProfileError(
+            f"Expected a network of RGB pictures, but it takes {engine.channels} channels. Leave --data."
+        )
+    pairs = pair(find_images(hr), find_images(lr), engine.scale)
+    rgb, luma = [], []
+    for hr_name, lr_name in watch(list(pairs.items())):
+        truth = read_rgb(os.path.join(hr, hr_name))
+        result = super_resolve(engine, read_rgb(os.path.join(lr, lr_name)))
+        if result.shape != truth.shape:
+            raise ProfileError(
+                f"Expected {lr_name} to become {truth.shape[1]}×{truth.shape[0]} pixels as {hr_name} has, but "
+                f"a network ×{engine.scale} makes {result.shape[1]}×{result.shape[0]}. Give LR pictures of that scale."
+            )
+        if min(truth.shape[:2]) <= 2 * engine.scale:
+            raise ProfileError(
+                f"Expected more pixels than the border of {engine.scale}, but {hr_name} has "
+                f"{truth.shape[1]}×{truth.shape[0]}. Leave it out."
+            )
+        rgb.append(psnr(result, truth, engine.scale))
+        luma.append(psnr(result @ _LUMA, truth @ _LUMA, engine.scale))
+    return Quality(fmean(rgb), fmean(luma), len(rgb))
+
+
+def read_pictures(folder: Path) -> tuple[Tensor, ...]:
+    """All pictures of a folder, each (1, 3, H, W) RGB float32 in [0, 1].
+
+    Raises:
+        DscsrError: There are none, or one is broken.
+    """
+    return tuple(_as_input(read_rgb(os.path.join(folder, name))) for name in find_images(folder))
+
+
+def _as_input(picture: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(picture.transpose(2, 0, 1).copy()).float()[None] / 255
+
+
+def super_resolve(engine: Engine, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """From (H, W, 3) to (H·s, W·s, 3), both RGB uint8."""
+    y = (engine(_as_input(picture))[0].clamp(0, 1) * 255).round().to(torch.uint8)
+    result: NDArray[np.uint8] = y.permute(1, 2, 0).cpu().numpy()
+    return result
+
+
+def psnr(one: NDArray[Any], other: NDArray[Any], border: int) -> float:
+    """``10·log10(255² / mean squared difference)`` of two pictures in [0, 255], without their borders; inf if equal."""
+    inside = (slice(border, -border or None),) * 2
+    error = np.mean((one[inside].astype(np.float64) - other[inside]) ** 2)
+    return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
