@@ -18,6 +18,8 @@ from dscsr_model.cli.demo import commands, photographs, picture, score
 SCALE = 4
 DATA = Path("datasets/demo")
 RESULTS = Path("results/demo")
+PHOTOGRAPH = "coffee"
+"""The held-out photograph that the best network enlarges in the end, whole."""
 
 
 class Network(NamedTuple):
@@ -62,6 +64,7 @@ def run() -> None:
 
     pictures = {"bicubic": RESULTS / "bicubic"}
     rows = [score.bicubic(held_out, pictures["bicubic"], SCALE)]
+    trained: dict[str, Path] = {}
     for number, network in enumerate(NETWORKS, start=2):
         print(
             f"\n{number}. {network.label}: train by BasicSR's loop, then test on the held-out photographs.", flush=True
@@ -69,13 +72,26 @@ def run() -> None:
         training = commands.train(network.train)
         weights, made = commands.test(network.test)
         rows.append(score.network(network.label, weights, made, held_out, SCALE, training))
+        trained[network.label] = weights
         if network.pictured:
             pictures[network.label] = made
 
     comparison = picture.compare(held_out, pictures, RESULTS / "demo.png", SCALE)
     (RESULTS / "demo.json").write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     print(f"\nHeld-out photographs, x{SCALE} (Y channel, border of {SCALE} cropped):\n\n{score.table(rows)}\n")
-    print(f"Picture  {comparison}\nWeights  experiments/demo_*/models\nLogs     experiments/demo_*, results/demo_*")
+    best = max(rows[1:], key=lambda row: row.psnr_y).label
+    enlarged = ship(best, trained[best], held_out / "GT" / f"{PHOTOGRAPH}.png")
+    print(f"\nPicture  {comparison}\nEnlarged {enlarged}\nWeights  experiments/demo_*/models")
+    print("Logs     experiments/demo_*, results/demo_*")
+
+
+def ship(label: str, weights: Path, photograph: Path) -> Path:
+    """Export the network of ``label`` and enlarge a whole photograph with what was exported; returns the picture."""
+    print(f"{len(NETWORKS) + 2}. The best of them, {label}, leaves training: exported, and put to use.", flush=True)
+    exported = RESULTS / f"{label.lower().replace(' ', '_')}_x{SCALE}.safetensors"
+    commands.show("export", weights, "-o", exported, "--force")
+    commands.show("upscale", "-i", photograph, "-o", RESULTS, "-w", exported, "--force")
+    return RESULTS / f"{photograph.stem}_x{SCALE}.png"
 
 
 if __name__ == "__main__":
