@@ -23,9 +23,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "submit",
         help="make a submission to NTIRE's efficient super-resolution challenge",
-        description="Make a folder with what the challenge asks for: the network as one file that needs torch alone, "
-        "its weights, the lines for test_demo.py, and a README with the figures. It gets its name only after the file "
-        "did what the trained network does, in a process that has neither dscsr nor BasicSR.",
+        description="Make a folder with what the challenge asks for: the network as one file that needs torch alone,\n"
+        "its weights, the lines for test_demo.py, and a README with the figures. It gets its name only after\n"
+        "the file did what the trained network does, in a process that has neither dscsr nor BasicSR.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -83,7 +83,8 @@ def self_check(
         "result": str(folder / "result.json"),
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [str(python or sys.executable), "-I", "-S", "-W", "ignore", bare_check.__file__, str(folder / "job.json")]
+    alone = ("-I", "-S", "-B", "-W", "ignore")  # no environment, no site, no __pycache__ in the kit
+    command = [str(python or sys.executable), *alone, bare_check.__file__, str(folder / "job.json")]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]

@@ -1,0 +1,102 @@
+"""`dscsr submit` as a user runs it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dscsr_arch import SPAN, CSSRNet
+from dscsr_model.cli import main
+from dscsr_model.export.ntire import kit as kits
+from dscsr_model.export.ntire import self_check
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A training checkpoint of a small SPAN."""
+    path = tmp_path / "net_g_latest.pth"
+    torch.save({"params": SPAN(feature_channels=6).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Those of a self-check that is left out."""
+    figures = self_check.Figures(1, 2, 3, 4, 0.0, 0.0, [[5, 6]], "3.9", "1.13")
+    monkeypatch.setattr(kits, "self_check", lambda *_args, **_settings: figures)
+    monkeypatch.setattr(kits, "_compare_counts", lambda *_: None)
+    return figures
+
+
+def submit(*args):
+    return main(["submit", *map(str, args)])
+
+
+def test_without_basicsr(run_without_basicsr, weights, tmp_path):
+    """The whole way, in real processes: figures on the screen, kit in the folder, PSNR of two pictures."""
+    for name, size in {
+        "HR/1.png": (64, 48),
+        "HR/2.png": (50, 41),
+        "LR/1x4.png": (16, 12),
+        "LR/2x4.png": (12, 10),
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((*size[::-1], 3), 99, np.uint8)).save(tmp_path / name)
+    ended = run_without_basicsr(
+        "-m", "dscsr_model.cli", "submit", weights, "--team", "7", "--name", "Tiny", "-o", "kits/tiny",
+        "--data", "HR", "LR", "--fold", "exact", check=True,
+    )  # fmt: skip
+    for line in ("SPAN, 6 channels, x4, conv_2 folded", "FLOPs at 256x256", "here  ", "mean of 2 pictures in HR"):
+        assert line in ended.stdout
+    assert "differs from the trained network by at most" in ended.stdout
+    assert "2/2" in ended.stderr
+    mark = json.loads((tmp_path / "kits" / "tiny" / "kit.json").read_text())
+    assert mark["files"] == [
+        "README.md", "model_zoo/team07_Tiny.pth", "models/team07_Tiny.py", "test_demo_branch.txt"
+    ]  # fmt: skip
+    assert mark["runtime_ms"] > 0
+    assert mark["baseline_ms"] > 0
+    assert mark["psnr"] > 0
+
+
+def test_student_of_a_width(figures, tmp_path, capsys):
+    shared = CSSRNet({"type": "SPAN", "feature_channels": 8}, widths=(0.5,))
+    torch.save({"params": shared.state_dict()}, tmp_path / "csd.pth")
+    out = tmp_path / "kit"
+    assert submit(tmp_path / "csd.pth", "--width", 0.5, "--team", "07", "--name", "Half", "-o", out) == 0
+    assert "SPAN, 4 channels, x4" in capsys.readouterr().out
+    state = torch.load(out / "model_zoo" / "team07_Half.pth", weights_only=True)
+    assert state["conv_1.weight"].shape == (4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--team": "0"}, "Expected the number of a team, 01 to 99"),
+        ({"--name": "../evil"}, "Expected a name of letters, digits and _"),
+        ({"--name": 'x"\nimport os'}, "Expected a name of letters, digits and _"),
+        ({"--name": "nn"}, "is in use in the network's file"),
+        ({"-o": "."}, "is there and is no kit"),
+        ({"--data": ("nowhere", "nowhere")}, "Expected a folder of images, but nowhere is not a folder"),
+        ({"--set": ("upscale=2", "num_out_ch=12")}, "Expected a network of scale 4 for RGB pictures"),
+    ],
+)
+def test_wrong_arguments_get_one_message(changes, message, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"--team": "07", "--name": "Tiny", "-o": "kit", **changes}
+    words = [word for name, value in arguments.items() for word in (name, *np.atleast_1d(value))]
+    assert submit(weights, *words) == 1
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == [weights.name]
+
+
+def test_an_older_kit_needs_force(figures, weights, tmp_path, capsys):
+    words = (weights, "--team", "07", "--name", "Tiny", "-o", tmp_path / "kit")
+    assert submit(*words) == 0
+    assert submit(*words) == 1
+    assert "is an older kit. Add --force to replace it." in capsys.readouterr().err
+    assert submit(*words, "--force") == 0

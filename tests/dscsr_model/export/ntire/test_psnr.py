@@ -1,0 +1,87 @@
+"""The challenge's PSNR."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.export.ntire.psnr import find_pairs, mean_psnr, psnr
+
+
+def picture(height, width):
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two pictures, one of a size that 4 does not divide, and their LR pictures."""
+    hr, lr = tmp_path / "HR", tmp_path / "LR"
+    hr.mkdir()
+    lr.mkdir()
+    for name, (height, width) in {"0801": (48, 60), "0802": (67, 46)}.items():
+        Image.fromarray(picture(height, width)).save(hr / f"{name}.png")
+        Image.fromarray(picture(height // 4, width // 4)).save(lr / f"{name}x4.png")
+    return hr, lr
+
+
+class Enlarge(torch.nn.Module):
+    def forward(self, x):
+        return x.repeat_interleave(4, -1).repeat_interleave(4, -2) * 1.5 - 0.1  # partly outside of [0, 1]
+
+
+def test_follows_the_protocol(folders):
+    """Against scikit-image, on pictures that were cut and rounded by hand."""
+    metrics = pytest.importorskip("skimage.metrics", reason="an independent PSNR")
+    pairs = find_pairs(*folders)
+    assert [(pair.hr.name, pair.lr.name) for pair in pairs] == [("0801.png", "0801x4.png"), ("0802.png", "0802x4.png")]
+    expected = []
+    for pair in pairs:
+        hr, lr = (np.asarray(Image.open(path)) for path in pair)
+        hr = hr[: len(hr) // 4 * 4, : hr.shape[1] // 4 * 4]
+        sr = np.kron(lr / 255, np.ones((4, 4, 1))) * 1.5 - 0.1
+        sr = np.round(np.clip(sr.astype(np.float32), 0, 1) * np.float32(255)).astype(np.uint8)
+        expected.append(metrics.peak_signal_noise_ratio(hr[4:-4, 4:-4], sr[4:-4, 4:-4], data_range=255))
+    assert mean_psnr(Enlarge(), pairs, lambda items, *_: items) == pytest.approx(np.mean(expected), abs=1e-3)
+
+
+def test_equal_pictures_are_infinitely_good():
+    assert psnr(picture(16, 20), picture(19, 23)[:16, :20]) < 20
+    assert psnr(picture(16, 20), picture(16, 20)) == math.inf
+
+
+def test_border_does_not_count():
+    spoiled = picture(20, 20).copy()
+    spoiled[:4] = spoiled[-4:] = spoiled[:, :4] = spoiled[:, -4:] = 0
+    assert psnr(spoiled, picture(20, 20)) == math.inf
+    spoiled[4, 4] += 1
+    assert psnr(spoiled, picture(20, 20)) < math.inf
+
+
+def test_pairs_of_one_name_are_taken_too(folders):
+    hr, lr = folders
+    (lr / "0801x4.png").rename(lr / "0801.png")
+    assert [pair.lr.name for pair in find_pairs(hr, lr)] == ["0801.png", "0802x4.png"]
+
+
+def test_all_faults_are_told_before_any_work(folders):
+    hr, lr = folders
+    (lr / "0801x4.png").rename(lr / "0801x2.png")
+    Image.fromarray(picture(33, 23)).save(lr / "0802x4.png")  # of scale 2
+    (hr / "0803.png").write_bytes(b"no picture")
+    (lr / "0803x4.png").write_bytes(b"no picture")
+    with pytest.raises(
+        DscsrError,
+        match=r"Expected an LR picture of a quarter of the size.*0801.png: no 0801x4 or 0801 among the LR pictures, "
+        r"0802x4.png: 33x23 to 0802.png of 67x46.*0803.png: no image, or a broken one.*Give --data HR LR",
+    ):
+        find_pairs(hr, lr)
+
+
+def test_folders_in_the_wrong_order_and_none(folders, tmp_path):
+    with pytest.raises(DscsrError, match=r"0801x4.png: no 0801x4x4 or 0801x4"):
+        find_pairs(*reversed(folders))
+    with pytest.raises(DscsrError, match=r"Expected a folder of images, but .*nowhere is not a folder"):
+        find_pairs(tmp_path / "nowhere", folders[1])
