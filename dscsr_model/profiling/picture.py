@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
@@ -106,7 +107,8 @@ def _scales(axes: Axes, times: list[float], decibels: list[float]) -> None:
 
 def _words(figure: Figure, axes: Axes, profile: Profile) -> None:
     plan = profile.plan
-    size = f"mean over {len(plan.images)} pictures" if plan.images else f"{plan.height}×{plan.width}: median, quartiles"
+    several = f"mean over {len(plan.images)} picture{'s' if len(plan.images) != 1 else ''}"
+    size = several if plan.images else f"{plan.height}×{plan.width}: median, quartiles"
     axes.set_xlabel(f"Latency of one picture, {plan.variants[0]} (ms; {size})")
     measured = any(each.quality for each in profile.networks.values())
     axes.set_ylabel("PSNR on RGB (dB)" if measured else "PSNR (dB)")
@@ -120,22 +122,37 @@ def _label(figure: Figure, axes: Axes, points: list[tuple[float, float]], labels
     renderer = canvas.get_renderer()
     inside = axes.get_window_extent(renderer)
     taken = [_around(bar.get_window_extent(renderer), 4 * figure.dpi / 72) for bar in (*axes.lines, *axes.collections)]
-    for point, label in zip(points, labels, strict=True):
-        notes = [_note(axes, point, label, place) for place in _PLACES]
-        boxes = [note.get_window_extent(renderer) for note in notes]
+    for index, (point, label) in enumerate(zip(points, labels, strict=True)):
+        notes = [_note(axes, point, label, place, COLOURS[index % len(COLOURS)]) for place in _PLACES]
+        boxes = [_extent(note, renderer) for note in notes]
         faults = [_faults(box, inside, taken) for box in boxes]
         best = faults.index(min(faults))
         taken.append(boxes[best])
-        for index, note in enumerate(notes):
-            if index != best:
-                note.remove()
+        for note in (*notes[:best], *notes[best + 1 :]):
+            note.remove()
 
 
-def _note(axes: Axes, point: tuple[float, float], label: str, place: tuple[float, float]) -> Any:
+def _note(axes: Axes, point: tuple[float, float], label: str, place: tuple[float, float], colour: str) -> Any:
     right = place[0]
     side = "left" if right > 0 else "right" if right < 0 else "center"
     text = label.replace("$", r"\$")  # which would start a formula
-    return axes.annotate(text, point, place, textcoords="offset points", ha=side, va="center", fontsize=7)
+    return axes.annotate(
+        text,
+        point,
+        place,
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=7,
+        color=colour,
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkB": 4},
+    )
+
+
+def _extent(note: Any, renderer: Any) -> Bbox:
+    """Of the words of a label, without its line."""
+    note.update_positions(renderer)
+    return Text.get_window_extent(note, renderer)
 
 
 def _faults(box: Bbox, inside: Bbox, taken: list[Bbox]) -> int:
