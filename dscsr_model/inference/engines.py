@@ -142,7 +142,7 @@ def onnx_engine(
     except Exception as error:
         raise EngineError(
             f"Expected an ONNX network that takes pictures of any size in {path}, but a picture of {PROBE_SIDE}x"
-            f"{PROBE_SIDE} pixels fails: {error}. Export it again with dynamic height and width."
+            f"{PROBE_SIDE} pixels fails: {str(error).splitlines()[0]}. Export it again with dynamic height and width."
         ) from error
     scale = _scale_of(shape, channels, str(path))
     return OnnxEngine(session, scale, channels, seen or read_footprint(Path(path), session, channels, half), half)

@@ -1,0 +1,207 @@
+"""Engines beside the plain network."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dscsr_arch import CARN, SPAN, DSCLoRA
+from dscsr_arch.span_arch import SPAB
+from dscsr_model.inference.engines import EngineError, find_device, onnx_engine, torch_engine
+
+
+def randomised(network):
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+@pytest.fixture
+def span():
+    return randomised(SPAN(feature_channels=6, upscale=2, img_range=1.0))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SPAN(feature_channels=6, upscale=3, img_range=1.0),
+        lambda: DSCLoRA(feature_channels=8, upscale=2, img_range=1.0),
+        lambda: CARN(num_feat=4, upscale=2, img_range=1.0),
+        lambda: SPAN(num_in_ch=1, num_out_ch=1, feature_channels=4, upscale=1, rgb_mean=(0.5,), img_range=1.0),
+    ],
+    ids=["SPAN", "DSCLoRA", "CARN", "gray"],
+)
+def test_as_the_plain_network(build, channels_last):
+    network = randomised(build())
+    engine = torch_engine(network, device="cpu", channels_last=channels_last)
+    x = torch.rand(2, engine.channels, 17, 23)
+    with torch.no_grad():
+        plain = network(x)
+    assert engine.scale == network.upscale
+    assert plain.std() > 0.01
+    # Merged kernels and another memory layout: sums in another order.
+    assert (engine(x) - plain).abs().max() < 1e-5 * plain.abs().max()
+
+
+def test_the_network_stays_as_it_is(span):
+    before = copy.deepcopy(span.state_dict())
+    for precision in ("fp32", "bf16"):
+        torch_engine(span, device="cpu", precision=precision)(torch.rand(1, 3, 8, 8))
+    assert before.keys() == span.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in span.state_dict().items())
+    assert not any(layer.fused for layer in span.layers())
+    assert all("forward" not in vars(block) for block in span.blocks())
+
+
+def test_the_picture_stays_as_it_is(span):
+    x = torch.rand(1, 3, 8, 8)
+    before = x.clone()
+    torch_engine(span, device="cpu", channels_last=False)(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.03), ("fp16", 0.004)])
+def test_lower_precision(span, precision, tolerance):
+    x = torch.rand(1, 3, 16, 16)
+    exact = torch_engine(span, device="cpu")(x)
+    rounded = torch_engine(span, device="cpu", precision=precision)(x)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < tolerance * exact.abs().max()
+
+
+def test_the_picture_enters_in_float32():
+    """In bf16 a bright picture would have fewer than 256 levels; weights of 1 show what comes through."""
+    network = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Identity())
+    nn.init.dirac_(network[0].weight)
+    network[0].weight.data *= 256
+    x = torch.full((1, 3, 32, 32), 0.998)
+    engine = torch_engine(network, device="cpu", precision="bf16")
+    assert engine(x)[0, 0, 0, 0] == torch.tensor(0.998 * 256).bfloat16()
+
+
+def test_a_block_in_place_is_the_block(span):
+    block = copy.deepcopy(span).fuse().block_1.double()
+    from dscsr_model.inference.in_place import _forward
+
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
+    before = x.clone()
+    with torch.no_grad():
+        expected, got = SPAB.forward(block, x), _forward(block, x)
+    for one, other in zip(expected, got, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "cuda"])
+def test_a_gpu_that_is_not_there(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match=rf"Expected a GPU for --device {name}, but PyTorch sees none"):
+        find_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpuu", "", "mps", "meta"])
+def test_no_such_device(name):
+    with pytest.raises(EngineError, match="Expected a device among auto, cpu, cuda"):
+        find_device(name)
+
+
+def test_no_such_precision(span):
+    with pytest.raises(EngineError, match="Expected a precision among fp32, bf16, fp16, but got 'int8'"):
+        torch_engine(span, device="cpu", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Linear(7, 7), "Expected a network from pictures to pictures, but Linear takes no"),
+        (nn.Conv2d(3, 8, 3, padding=1), "keeps their channels, but Conv2d makes"),
+        (nn.Conv2d(3, 3, 3), "a whole number of times larger"),
+    ],
+)
+def test_other_networks(network, message):
+    with pytest.raises(EngineError, match=message):
+        torch_engine(network, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    pytest.importorskip("onnxruntime", reason="extra: onnx")
+    from dscsr_model.export.onnx import to_onnx
+
+    torch.manual_seed(1)
+    network = randomised(SPAN(feature_channels=6, upscale=2, img_range=1.0))
+    file = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    to_onnx(network, file)
+    return file, network
+
+
+def test_onnx(onnx_file):
+    file, network = onnx_file
+    engine, own = onnx_engine(file, device="cpu", threads=1), torch_engine(network, device="cpu")
+    x = torch.rand(2, 3, 17, 23)
+    assert (engine.scale, engine.channels) == (2, 3)
+    assert (engine.footprint.radius, engine.footprint.local) == (own.footprint.radius, True)
+    assert (engine(x) - own(x)).abs().max() < 1e-5 * own(x).abs().max()
+
+
+def test_onnx_without_the_package(onnx_file, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"onnxruntime is not installed. Run `pip install 'dscsr\[onnx\]'`"):
+        onnx_engine(onnx_file[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all", None])
+def test_broken_onnx(onnx_file, tmp_path, content):
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(onnx_file[0].read_bytes()[:900] if content is None else content)
+    with pytest.raises(EngineError, match=r"Expected a whole ONNX file at .*broken.onnx"):
+        onnx_engine(file, device="cpu")
+
+
+def test_missing_onnx(tmp_path):
+    with pytest.raises(EngineError, match=r"Expected an ONNX file at .*none.onnx, but there is none"):
+        onnx_engine(tmp_path / "none.onnx", device="cpu")
+
+
+def test_onnx_of_another_kind(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="extra: onnx")
+    value = onnx.helper.make_tensor_value_info
+    one = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["a"], ["b"])],
+        "g",
+        [value("a", onnx.TensorProto.INT64, [1, 4])],
+        [value("b", onnx.TensorProto.INT64, [1, 4])],
+    )
+    onnx.save(
+        onnx.helper.make_model(one, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "i.onnx"
+    )
+    with pytest.raises(EngineError, match=r"but got a: tensor\(int64\) \[1, 4\]; b: tensor\(int64\)"):
+        onnx_engine(tmp_path / "i.onnx", device="cpu")
+
+
+def test_onnx_of_one_size(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="extra: onnx")
+    value = onnx.helper.make_tensor_value_info
+    one = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["a"], ["b"])],
+        "g",
+        [value("a", onnx.TensorProto.FLOAT, [1, 3, 64, 64])],
+        [value("b", onnx.TensorProto.FLOAT, [1, 3, 64, 64])],
+    )
+    onnx.save(
+        onnx.helper.make_model(one, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "s.onnx"
+    )
+    with pytest.raises(
+        EngineError, match=r"takes pictures of any size .* Export it again with dynamic height and width"
+    ):
+        onnx_engine(tmp_path / "s.onnx", device="cpu")
+
+
+def test_onnx_runtime_for_cpus_only(onnx_file):
+    runtime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        pytest.skip("this ONNX Runtime is for GPUs")
+    with pytest.raises(EngineError, match="Expected ONNX Runtime for GPUs for --device cuda, but got that for CPUs"):
+        onnx_engine(onnx_file[0], device="cuda")
