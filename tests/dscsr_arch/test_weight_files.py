@@ -158,7 +158,7 @@ ODD = {
     "complex": (
         "pth",
         lambda: saved({n: t.cfloat() for n, t in STATE.items()}),
-        "dense tensors .* got torch.complex64",
+        "got torch.complex64",
     ),
     "escapes": ("pth", lambda: saved({"\x1b[31mred": torch.ones(1)}), r"the keys '\\x1b\[31mred'\. Give"),
     "safetensors as pth": ("pth", lambda: save(STATE), r"but got a safetensors file. Rename it to w\.safetensors"),

@@ -1,0 +1,60 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dscsr_arch import CARN, SPAN, DSCLoRA
+from dscsr_arch.conv_lora import inject, lora_layers
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_model.export.plain import HalfInside, plain
+
+
+def networks():
+    yield SPAN(feature_channels=6, upscale=2)
+    yield DSCLoRA(feature_channels=6, upscale=2)
+    yield CARN(num_feat=4, upscale=3)
+    yield inject(CARN(num_feat=4, upscale=2), {"*": (1, 2)})
+    yield find_backbone("EDSR")(3, 3, 4, 1, 2)
+    yield inject(find_backbone("EDSR")(3, 3, 4, 1, 2), {"body": (1, 2)})
+
+
+@pytest.mark.parametrize("index", range(6))
+@torch.no_grad()
+def test_plain_convolutions_that_do_the_same(index):
+    network = list(networks())[index].train()
+    for layer in lora_layers(network).values():
+        nn.init.normal_(layer.lora_B, std=0.1)
+    before = copy.deepcopy(network.state_dict())
+    shipped = plain(network)
+    assert not shipped.training
+    assert not any(parameter.requires_grad or parameter.dtype != torch.float32 for parameter in shipped.parameters())
+    leaves = {type(module) for module in shipped.modules() if not list(module.children())}
+    assert leaves <= {nn.Conv2d, nn.PixelShuffle, nn.ReLU}
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    x = torch.rand(1, 3, 7, 5)
+    torch.testing.assert_close(shipped(x), network.eval()(x), rtol=1e-5, atol=1e-5)  # float32, outputs of up to 10
+
+
+def test_kernels_are_fused_in_double_precision():
+    """Rounded once: nearer to the exact sum of the branches than fusing in float32 is."""
+    network = SPAN(feature_channels=16, upscale=2)
+    exact = copy.deepcopy(network).double().fuse().state_dict()
+    shipped = plain(network).state_dict()
+    assert all(torch.equal(tensor, exact[name].float()) for name, tensor in shipped.items())
+    assert not all(
+        torch.equal(tensor, shipped[name]) for name, tensor in copy.deepcopy(network).fuse().state_dict().items()
+    )
+
+
+@torch.no_grad()
+def test_half_inside_takes_and_gives_float32():
+    network = plain(SPAN(feature_channels=6, upscale=2))
+    half = HalfInside(network)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    x = torch.rand(1, 3, 7, 5)
+    assert half(x).dtype == torch.float32
+    torch.testing.assert_close(half(x), network(x), rtol=0, atol=0.02 * float(network(x).abs().max()))
+    assert not torch.equal(half(x), network(x))
