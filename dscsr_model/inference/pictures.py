@@ -26,6 +26,7 @@ _DROPPED_EXIF = (
     ExifTags.Base.ExifInteroperabilityOffset,
 )
 _GRAY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
 
 
@@ -66,7 +67,7 @@ def read_picture(file: str | Path) -> Picture:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a phone's extra views
             orientation = 1 if image.format == "TIFF" else orientation_of(image)  # decoders turn TIFF by themselves
             if header.sixteen_bit and image.mode != "CMYK" and not image.mode.startswith("I;16"):
-                pixels: NDArray = _colours_of_sixteen_bits(data, gray=image.mode in _GRAY)
+                pixels: NDArray = _colours_of_sixteen_bits(data, _is_gray_png(data))
             else:
                 image.load()
                 pixels, icc = _pixels_of_cmyk(image, icc) if image.mode == "CMYK" else (_pixels(image), icc)
@@ -114,7 +115,11 @@ def _pixels(image: Image.Image) -> NDArray:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _colours_of_sixteen_bits(data: bytes, *, gray: bool) -> NDArray[np.uint16]:
+def _is_gray_png(data: bytes) -> bool:
+    return data[:8] == _PNG and data[25] in (0, 4)  # the colour type, in the header
+
+
+def _colours_of_sixteen_bits(data: bytes, gray: bool) -> NDArray[np.uint16]:
     """RGB or alpha of 16 bits, which Pillow does not have; upright, if it is a TIFF."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):

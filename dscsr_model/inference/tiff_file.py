@@ -89,7 +89,7 @@ def _fields(picture: Picture, offsets: list[int], counts: list[int]) -> list[tup
 
 def _compressed_strips(pixels: NDArray) -> Iterator[bytes]:
     for rows in strips(pixels):
-        strip = np.array(pixels[rows], dtype=pixels.dtype.newbyteorder("<"))
+        strip = np.array(pixels[rows], dtype=pixels.dtype.newbyteorder("<"), order="C")
         strip[:, 1:] -= pixels[rows][:, :-1]
         yield zlib.compress(strip.data, 6)
 

@@ -1,0 +1,183 @@
+"""Tiles beside whole pictures, and pictures of every kind."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dscsr_arch import SPAN
+from dscsr_model.inference import tiles
+from dscsr_model.inference.engines import EngineError, torch_engine
+from dscsr_model.inference.footprint import Footprint
+from dscsr_model.inference.tiles import Tiling, UpscaleError, Upscaler, Window, fill_hidden, split
+
+
+class FakeEngine:
+    """Every pixel becomes four; counts its calls."""
+
+    def __init__(self, scale=2, channels=3, function=lambda y: y, bytes_per_pixel=1.0):
+        self.scale, self.channels, self.function = scale, channels, function
+        self.footprint = Footprint(2, True, bytes_per_pixel)
+        self.device = torch.device("cpu")
+        self.shapes = []
+
+    def __call__(self, x):
+        self.shapes.append(tuple(x.shape))
+        assert x.dtype == torch.float32
+        assert x.shape[1] == self.channels
+        return self.function(nn.functional.interpolate(x, scale_factor=self.scale, mode="nearest"))
+
+
+def drawn(shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def span():
+    torch.manual_seed(2)
+    return torch_engine(SPAN(feature_channels=4, upscale=2), device="cpu")
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiled_equals_whole(span, dtype, ensemble):
+    pixels = drawn((67, 53, 3), dtype)
+    whole = Upscaler(span, Tiling(0), ensemble)(pixels)
+    tiled = Upscaler(span, Tiling(19), ensemble)(pixels)
+    assert whole.shape == (134, 106, 3)
+    assert whole.std() > 10
+    # Sums in another order may round a value the other way.
+    difference = np.abs(whole.astype(int) - tiled)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < (1e-3 if dtype == np.uint8 else 0.05)
+
+
+def test_a_smaller_overlap_shows(span):
+    """So the test above would notice a radius that is too small."""
+    pixels = drawn((67, 53, 3), np.uint16)
+    whole = Upscaler(span, Tiling(0))(pixels)
+    tiled = Upscaler(span, Tiling(19, 4))(pixels)
+    assert np.abs(whole.astype(int) - tiled).max() > 5
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("network_channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_kind_of_picture(channels, network_channels, dtype):
+    """An engine that copies pixels gives back every level of every channel."""
+    engine = FakeEngine(channels=network_channels)
+    pixels = drawn((9, 7, channels), dtype)
+    pixels[:, :, -1] |= 1  # no alpha of 0
+    result = Upscaler(engine, Tiling(4))(pixels)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, pixels.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_levels_are_rounded_and_clamped():
+    engine = FakeEngine(function=lambda y: y * 3 - 1 + 0.3 / 255)
+    pixels = np.array([0, 85, 100, 170, 255], np.uint8).reshape(1, 5, 1).repeat(3, axis=2)
+    result = Upscaler(engine, Tiling(0))(pixels)
+    assert result[0, ::2, 0].tolist() == [0, 0, 45, 255, 255]
+
+
+def test_uniform_alpha_is_no_work():
+    engine = FakeEngine()
+    pixels = drawn((4, 4, 4))
+    pixels[:, :, 3] = 77
+    result = Upscaler(engine, Tiling(0))(pixels)
+    assert engine.shapes == [(1, 3, 4, 4)]
+    assert (result[:, :, 3] == 77).all()
+    np.testing.assert_array_equal(result[::2, ::2, :3], pixels[:, :, :3])
+
+
+def test_hidden_colours_do_not_leak():
+    pixels = np.zeros((5, 6, 4), np.uint8)
+    pixels[:, :3] = (200, 100, 50, 255)
+    pixels[:, 5] = (1, 2, 3, 9)
+    before = pixels.copy()
+    filled = fill_hidden(pixels)
+    np.testing.assert_array_equal(pixels, before)
+    assert (filled[:, 3, :3] == (200, 100, 50)).all()
+    assert (filled[:, 4, :3] == (1, 2, 3)).all()
+    np.testing.assert_array_equal(filled[:, :, 3], before[:, :, 3])
+    visible = before[:, :, 3] > 0
+    np.testing.assert_array_equal(filled[visible], before[visible])
+    everything_hidden = np.zeros((2, 2, 2), np.uint16)
+    assert fill_hidden(everything_hidden) is everything_hidden
+
+
+@given(height=st.integers(1, 60), width=st.integers(1, 60), side=st.integers(1, 70))
+def test_windows_cover_all_once(height, width, side):
+    seen = np.zeros((height, width), int)
+    for window in split(Window(0, height, 0, width), side):
+        assert 0 < window.bottom - window.top <= side
+        assert 0 < window.right - window.left <= side
+        seen[window.top : window.bottom, window.left : window.right] += 1
+    assert (seen == 1).all()
+
+
+def test_tiles_by_free_memory(monkeypatch):
+    engine = FakeEngine(bytes_per_pixel=1000.0)
+    upscaler = Upscaler(engine)
+    sides = []
+    for free in (0, 10_000_000, 40_000_000, 10**12):
+        monkeypatch.setattr(tiles, "free_memory", lambda _, free=free: free)
+        sides.append(upscaler.side((5000, 4000, 3)))
+    assert sides[0] == tiles.SMALLEST
+    assert sides == sorted(sides)
+    assert (sides[1] + 4) ** 2 * 1000 < 10_000_000
+    assert sides[-1] == tiles.LARGEST["cpu"]
+    assert upscaler.side((100, 3000, 3)) == 3000  # not many pixels: whole
+    monkeypatch.setattr(tiles, "free_memory", lambda _: 10_000_000)
+    assert upscaler.side((5000, 4000, 4)) < upscaler.side((5000, 4000, 3)) == sides[1]  # alpha is a second picture
+    assert upscaler.side((5000, 4000, 3), spoken_for=9_000_000) < sides[1]
+    assert Upscaler(engine, Tiling(0)).side((5000, 4000, 3)) == 5000
+    assert Upscaler(engine, Tiling(33)).side((5000, 4000, 3)) == 33
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_smaller_tiles_when_memory_ends(error):
+    def limited(y):
+        if y.shape[-1] * y.shape[-2] > 80 * 80:
+            raise error
+        return y
+
+    engine = FakeEngine(function=limited)
+    upscaler = Upscaler(engine, Tiling(64))
+    pixels, made = drawn((130, 70, 3)), []
+    result = upscaler(pixels, made.append)
+    np.testing.assert_array_equal(result, pixels.repeat(2, axis=0).repeat(2, axis=1))
+    assert sum(made) == 130 * 70
+    failed = sum(shape[2] * shape[3] * 4 > 6400 for shape in engine.shapes)
+    assert failed <= 2, "a size that was too large is not tried again and again"
+
+
+def test_no_memory_at_all():
+    def never(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UpscaleError, match="not enough memory even for a tile of 16 pixels: CUDA out of memory"):
+        Upscaler(FakeEngine(function=never))(drawn((64, 64, 3)))
+
+
+def test_other_faults_are_not_hidden():
+    def wrong(_):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        Upscaler(FakeEngine(function=wrong))(drawn((4, 4, 3)))
+
+
+def test_no_numbers():
+    with pytest.raises(UpscaleError, match="values that are no numbers: use --precision fp32 or bf16"):
+        Upscaler(FakeEngine(function=lambda y: y * float("nan")))(drawn((4, 4, 3)))
+
+
+def test_networks_of_other_channels():
+    with pytest.raises(EngineError, match="Expected a network for pictures of 1 or 3 channels, but got one for 4"):
+        Upscaler(FakeEngine(channels=4))
