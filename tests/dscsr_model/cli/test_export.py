@@ -1,0 +1,129 @@
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dscsr_arch import CARN, SPAN, load_model
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_model.cli import main
+
+
+@pytest.fixture
+def weights(tmp_path):
+    network = SPAN(feature_channels=4, upscale=2)
+    torch.save({"params": network.state_dict()}, tmp_path / "net_g_latest.pth")
+    return tmp_path / "net_g_latest.pth"
+
+
+def test_without_basicsr_and_with_every_line_in_place(run_without_basicsr, weights, tmp_path):
+    """A real process: nothing but our lines is printed, and the file works."""
+    done = run_without_basicsr("-m", "dscsr_model.cli", "export", weights, "-o", "new/", "--format", "onnx", "--fp16")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("new/net_g_latest_fp16.onnx  ")
+    assert lines[0].endswith(" KiB, float16, ONNX, any batch, height and width")
+    assert lines[1:3] == [
+        "  SPAN, 4 channels, x2, 3,436 parameters when fused",
+        "  img_range 255, rgb_mean 0.4488/0.4371/0.404, norm true",
+    ]
+    assert lines[3].startswith("  largest difference from the source, read by ONNX Runtime: ")
+    assert len(lines) == 5
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["net_g_latest_fp16.onnx"]
+
+
+def test_a_network_of_basicsr_needs_it(run_without_basicsr, tmp_path):
+    torch.save(find_backbone("EDSR")(3, 3, 4, 1, 2).state_dict(), tmp_path / "edsr.pth")
+    done = run_without_basicsr("-m", "dscsr_model.cli", "export", "edsr.pth", "-o", "out.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("dscsr: error: edsr.pth holds weights of EDSR, which cannot be built: Expected")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_spandrel_names_what_helps_where_it_does_not_know_the_network(tmp_path, capsys):
+    torch.save(CARN(num_feat=4, upscale=2).state_dict(), tmp_path / "w.pth")
+    assert main(["export", str(tmp_path / "w.pth"), "-o", str(tmp_path), "--format", "spandrel"]) == 0
+    printed = capsys.readouterr().out
+    assert "spandrel does not know CARN (0.4.2), nor does chaiNNer. In Python, this helps:\n" in printed
+    assert "  from dscsr_model.export.spandrel_support import register; register()\n" in printed
+    assert f"use it: spandrel.ModelLoader().load_from_file('{tmp_path / 'w_spandrel.pth'}')" in printed
+
+
+def test_spandrel_that_was_not_asked_is_said(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    assert main(["export", str(weights), "-o", str(tmp_path / "out.pth"), "--format", "spandrel"]) == 0
+    assert "spandrel itself cannot be imported here, so it was not asked: pip install 'ds" in capsys.readouterr().out
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("sprung",)
+
+
+WRONG = {
+    "code": (lambda path: torch.save({"params": Trap()}, path), "holds Python objects, which are never loaded"),
+    "legacy code": (lambda path: path.write_bytes(pickle.dumps(Trap(), protocol=2)), "holds Python objects"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "Expected a whole weight file"),
+    "text": (lambda path: path.write_text("hello"), "Expected"),
+    "other": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), "Expected weights of a known network"),
+    "gone": (lambda path: path.unlink(), "Expected a weight file at .*, but there is none"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_files_get_one_message_and_no_output(weights, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.chdir(tmp_path)
+    write, message = WRONG[kind]
+    write(weights)
+    before = sorted(tmp_path.iterdir())
+    assert main(["export", str(weights), "-o", "new/out.pth"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("dscsr: error: Expected")
+    assert printed.err.count("\n") == 1
+    assert re.search(message, printed.err)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_contradictions_and_taken_names_end_with_1(weights, tmp_path, capsys):
+    assert main(["export", str(weights), "-o", str(weights), "--force"]) == 1
+    assert "but got the source itself" in capsys.readouterr().err
+    assert main(["export", str(weights), "-o", str(tmp_path / "x.onnx"), "--format", "pth"]) == 1
+    assert "Change one of the two" in capsys.readouterr().err
+    out = tmp_path / "out.pth"
+    for words, code in (([], 0), ([], 1), (["--force"], 0)):
+        assert main(["export", str(weights), "-o", str(out), *words]) == code
+    assert load_model(out).upscale == 2
+
+
+def test_ctrl_c_leaves_nothing(weights, tmp_path):
+    """At any moment of the work, of which translating to ONNX is the longest part."""
+    before = sorted(tmp_path.iterdir())
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(weights), str(tmp_path / "out.onnx")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "dscsr: interrupted\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+STOPPED = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dscsr_model.cli import main
+from dscsr_model.export import formats
+def write(network, path, half):
+    path.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+formats.FORMATS["onnx"] = formats.FORMATS["onnx"]._replace(write=write)
+sys.exit(main(["export", sys.argv[1], "-o", sys.argv[2]]))
+"""

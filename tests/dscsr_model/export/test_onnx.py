@@ -1,0 +1,73 @@
+import sys
+
+import pytest
+import torch
+
+from dscsr_arch import CARN, SPAN
+from dscsr_model.export import onnx as onnx_export
+from dscsr_model.export.errors import ExportError
+from dscsr_model.export.onnx import compare, quiet, require, to_onnx
+from dscsr_model.export.plain import plain
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    torch.manual_seed(0)
+    network = SPAN(feature_channels=4, upscale=2)
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    to_onnx(network, path)
+    return network, path
+
+
+def test_the_difference_is_small_and_that_of_another_network_is_not(exported):
+    network, path = exported
+    assert 0 <= compare(network, path) < 1e-5  # float32, other order of summing
+    torch.manual_seed(1)
+    with pytest.raises(ExportError, match="Expected the ONNX model to do what the network does"):
+        compare(SPAN(feature_channels=4, upscale=2), path)
+    with pytest.raises(ExportError, match="Expected the ONNX model to make"):
+        compare(SPAN(feature_channels=4, upscale=3), path)
+
+
+def test_exporting_says_nothing(exported, tmp_path, capfd):
+    to_onnx(exported[0], tmp_path / "net.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]  # no file of weights beside it
+
+
+def test_a_file_that_is_no_model_gets_a_message(exported, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(exported[1].read_bytes()[:1000])
+    with pytest.raises(ExportError, match="Expected ONNX Runtime to load the model, but it says"):
+        onnx_export.runner(tmp_path / "net.onnx")
+    with pytest.raises(ExportError, match=r"to run the model on a picture \(1, 4, 5, 5\), but it says"):
+        onnx_export.runner(exported[1])(torch.rand(1, 4, 5, 5))
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r"onnx, onnxscript for ONNX, .*: pip install 'dscsr\[onnx\]'"):
+        require("onnx", "onnxscript")
+
+
+def test_what_torch_cannot_translate_gets_a_message(tmp_path):
+    class Odd(CARN):
+        def forward(self, x):
+            raise RuntimeError("odd")
+
+    with pytest.raises(ExportError, match="Expected torch to translate the network to ONNX, but it says"):
+        to_onnx(Odd(num_feat=4), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_old_torch_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.onnx, "export", lambda model, args: None)
+    with pytest.raises(ExportError, match=r"Expected torch 2\.6 or newer for ONNX, but got 2\."):
+        to_onnx(plain(SPAN(feature_channels=4)), tmp_path / "net.onnx")
+
+
+def test_quiet_ends(capsys):
+    with quiet():
+        print("chatter")
+        print("chatter", file=sys.stderr)
+    print("said")
+    assert capsys.readouterr() == ("said\n", "")
