@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     kit = kits.Kit(kits.read_team(args.team), args.name, args.out, args.fold, data, args.force, args.python)
     kits.check_name(kit.name)
     kits.check_place(kit.out, kit.force)
-    made = kits.make(load_network(args), kit, show_progress)
+    planned = kits.plan(load_network(args), kit)
+    print("Writing the file and checking it alone, which takes some seconds …", file=sys.stderr, flush=True)
+    made = kits.make(planned, show_progress)
     rows = texts.table(*made)
     longest = max(len(what) for what, _ in rows)
     print("\n".join(f"{what:{longest}}  {value}" for what, value in rows))

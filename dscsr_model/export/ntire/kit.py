@@ -56,6 +56,15 @@ class Kit(NamedTuple):
         return f"team{self.team:02}_{self.name}"
 
 
+class Plan(NamedTuple):
+    """A kit that can be made."""
+
+    network: nn.Module
+    kit: Kit
+    form: Standalone
+    pairs: list[Pair] | None
+
+
 class Made(NamedTuple):
     """A kit that is done."""
 
@@ -88,16 +97,15 @@ def check_name(name: str) -> None:
         )
 
 
-def make(network: nn.Module, kit: Kit, progress: Progress) -> Made:
-    """Make a kit of ``network``, which stays as it is; everything is checked before anything is written.
+def plan(network: nn.Module, kit: Kit) -> Plan:
+    """Check all that can be wrong about a kit before anything is written.
 
     Args:
-        network: As it was trained.
-        kit: What to make.
-        progress: Hands items on behind a bar, as `dscsr_model.cli.prepare.show_progress` does.
+        network: As it was trained; it stays as it is.
+        kit: What to make of it.
 
     Raises:
-        DscsrError: Something cannot be; nothing is left under the final name, and what was there is untouched.
+        DscsrError: Something cannot be.
     """
     check_name(kit.name)
     check_place(kit.out, kit.force)
@@ -105,6 +113,21 @@ def make(network: nn.Module, kit: Kit, progress: Progress) -> Made:
     _check_challenge(form)
     check_free(form.source, form.class_name, kit.name)
     pairs = None if kit.data is None else find_pairs(*kit.data)
+    return Plan(network, kit, form, pairs)
+
+
+def make(planned: Plan, progress: Progress) -> Made:
+    """Make a kit.
+
+    Args:
+        planned: As `plan` gives it.
+        progress: Hands items on behind a bar, as `dscsr_model.cli.prepare.show_progress` does.
+
+    Raises:
+        DscsrError: The file failed its check, or cannot be written. Nothing is left under the final name, and what was
+            there is untouched.
+    """
+    network, kit, form, pairs = planned
     with _aside(kit.out) as (building, scratch):
         _write(building, kit, form)
         file, weights = _files(building, kit)

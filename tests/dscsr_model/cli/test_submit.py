@@ -90,7 +90,7 @@ def test_wrong_arguments_get_one_message(changes, message, weights, tmp_path, mo
     assert submit(weights, *words) == 1
     told = capsys.readouterr()
     assert message in told.err
-    assert told.out == ""
+    assert (told.err.count("\n"), told.out) == (1, "")
     assert [path.name for path in tmp_path.iterdir()] == [weights.name]
 
 

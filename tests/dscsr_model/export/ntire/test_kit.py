@@ -21,7 +21,7 @@ from dscsr_model.profiling.complexity import count as count_with_fvcore
 
 
 def make(network, out, name="FastSPAN", **settings):
-    return kits.make(network, kits.Kit(7, name, out, seconds=0, **settings), lambda items, *_: items)
+    return kits.make(kits.plan(network, kits.Kit(7, name, out, seconds=0, **settings)), lambda items, *_: items)
 
 
 def files(folder):
@@ -104,11 +104,11 @@ def test_a_file_that_needs_more_than_torch_fails(tmp_path, monkeypatch):
 def test_wrong_weights_fail(tmp_path, monkeypatch):
     def spoil(network, fold=None):
         form = standalone.standalone(network, fold)
-        form.state["conv_2.bias"][0] += 1e-3
+        form.state["conv_2.bias"][0] += 0.1
         return form
 
     monkeypatch.setattr(kits, "standalone", spoil)
-    with pytest.raises(ExportError, match=r"the trained network's pictures up to 1e-05, but they differ by \d"):
+    with pytest.raises(ExportError, match=r"the trained network's pictures up to 0.0001, but they differ by \d"):
         make(SPAN(feature_channels=4), tmp_path / "new" / "kit")
     assert not list(tmp_path.iterdir())
 
@@ -116,7 +116,7 @@ def test_wrong_weights_fail(tmp_path, monkeypatch):
 def test_wrong_weights_are_seen():
     network, other = SPAN(feature_channels=4).fuse().eval(), standalone.standalone(SPAN(feature_channels=4)).build()
     found = compare(other, self_check._examples(network, 0), 0)
-    with pytest.raises(ExportError, match=r"Expected the file to give the trained network's pictures up to 1e-05"):
+    with pytest.raises(ExportError, match=r"Expected the file to give the trained network's pictures up to 0.0001"):
         self_check._judge({"hidden": list(self_check.bare_check.FORBIDDEN), **found})
 
 
@@ -250,7 +250,7 @@ def wait(*_args, **_settings):
     print("checking", flush=True)
     time.sleep(60)
 kits.self_check = wait
-kits.make(SPAN(feature_channels=4), kits.Kit(7, "Late", Path("kit"), seconds=0), lambda items, *_: items)
+kits.make(kits.plan(SPAN(feature_channels=4), kits.Kit(7, "Late", Path("kit"), seconds=0)), lambda items, *_: items)
 """
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
