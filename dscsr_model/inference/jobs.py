@@ -119,8 +119,8 @@ def check_readable(folder: Path) -> None:
             f"Expected folders that can be read, but got: {error}. Change its permissions, or name another folder."
         )
 
-    for _ in os.walk(folder, onerror=fail):
-        pass
+    for _, folders, _ in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # these are not searched
 
 
 def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:

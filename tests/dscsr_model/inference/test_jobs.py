@@ -1,0 +1,175 @@
+"""Names of results, and what of the user's must stay."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dscsr_model.data.pairing import PairingError
+from dscsr_model.inference import jobs
+from dscsr_model.inference.jobs import PlanError, name_targets, plan
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Empty files: planning reads names only."""
+    root = tmp_path / "in"
+    for name in (
+        "photo.jpg",
+        "b/ünï cödé.PNG",
+        "b/deep/er.tiff",
+        "notes.txt",
+        ".hidden.png",
+        ".git/x.png",
+        "no_suffix",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def targets(found, out):
+    return {str(job.target.relative_to(out)) for job in found.jobs}
+
+
+def test_folders_keep_their_structure(folder, tmp_path):
+    found = plan(folder, tmp_path / "out", 4)
+    assert targets(found, tmp_path / "out") == {"photo_x4.png", "b/ünï cödé_x4.png", "b/deep/er_x4.png"}
+    assert found.there == found.renamed == []
+    assert not (tmp_path / "out").exists()
+    assert {job.source for job in found.jobs} == {
+        folder / "photo.jpg",
+        folder / "b/ünï cödé.PNG",
+        folder / "b/deep/er.tiff",
+    }
+
+
+def test_one_file(folder, tmp_path):
+    (job,) = plan(folder / "b/deep/er.tiff", tmp_path, 2, "same").jobs
+    assert (job.target, job.form) == (tmp_path / "er_x2.tiff", "tiff")
+
+
+def test_same_names_keep_their_suffix():
+    assert name_targets(["a.jpg", "a.png", "b.png", "c/a.webp"], 4, "png") == {
+        "a.jpg": "a_jpg_x4.png",
+        "a.png": "a_png_x4.png",
+        "b.png": "b_x4.png",
+        "c/a.webp": "c/a_x4.png",
+    }
+    assert set(name_targets(["A.jpg", "a.png"], 4, "png").values()) == {"A_jpg_x4.png", "a_png_x4.png"}
+    assert set(name_targets(["a.jpg", "a.png"], 4, "same").values()) == {"a_x4.jpg", "a_x4.png"}
+
+
+def test_same_names_in_spite_of_that():
+    with pytest.raises(PlanError, match=r"a name of its own for every result, but a.jpg, a_jpg.png would have"):
+        name_targets(["a.jpg", "a.png", "a_jpg.png"], 4, "png")
+
+
+def test_results_that_are_there_stay(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "photo_x4.png").touch()
+    found = plan(folder, out, 4)
+    assert found.there == [out / "photo_x4.png"]
+    assert "photo_x4.png" not in targets(found, out)
+    assert "photo_x4.png" in targets(plan(folder, out, 4, replace=True), out)
+    with pytest.raises(PlanError, match=r"something new, but .*photo_x4.png exists. Add --force, or choose another -o"):
+        plan(folder / "photo.jpg", out, 4)
+    assert len(plan(folder / "photo.jpg", out, 4, replace=True).jobs) == 1
+
+
+def test_a_broken_link_is_there_too(folder, tmp_path):
+    (tmp_path / "photo_x4.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PlanError, match="exists"):
+        plan(folder / "photo.jpg", tmp_path, 4)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_results_inside_of_the_input_are_no_input(folder, tmp_path, link):
+    out = folder / "b" / "out"
+    out.mkdir()
+    if link:
+        (tmp_path / "link").symlink_to(out)
+        out = tmp_path / "link"
+    first = plan(folder, out, 4)
+    for job in first.jobs:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        job.target.touch()
+    again = plan(folder, out, 4)
+    assert again.jobs == []
+    assert len(again.there) == len(first.jobs) == 3
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_results_beside_the_input_are_no_input(folder, tmp_path, link):
+    out = folder
+    if link:
+        (tmp_path / "link").symlink_to(folder)
+        out = tmp_path / "link"
+    for name in ("photo_x4.png", "photo_x4_x4.png", "other_x4.png"):
+        (folder / name).touch()
+    found = plan(folder, out, 4)
+    # other_x4.png is nobody's result: a picture like any other.
+    assert targets(found, out) == {"other_x4_x4.png", "b/ünï cödé_x4.png", "b/deep/er_x4.png"}
+    assert found.there == [out / "photo_x4.png"]
+
+
+def test_force_never_overwrites_a_source(folder, tmp_path):
+    (folder / "photo_x4.png").touch()
+    with pytest.raises(PlanError, match=r"--force would replace .*photo_x4.png, which -i reads"):
+        plan(folder, folder, 4, replace=True)
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_force_never_overwrites_a_source_through_links(folder, tmp_path, make):
+    (tmp_path / "out").mkdir()
+    make(folder / "photo.jpg", tmp_path / "out" / "photo_x4.png")
+    with pytest.raises(PlanError, match="which -i reads"):
+        plan(folder, tmp_path / "out", 4, replace=True)
+
+
+def test_nothing_to_do(tmp_path):
+    with pytest.raises(PlanError, match=r"Expected a picture or a folder as -i, but there is no .*nothing"):
+        plan(tmp_path / "nothing", tmp_path / "out", 4)
+    with pytest.raises(PairingError, match=r"Expected images .* but found nothing"):
+        plan(tmp_path, tmp_path / "out", 4)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(PairingError, match=r"found only files of \.txt"):
+        plan(tmp_path, tmp_path / "out", 4)
+    with pytest.raises(PlanError, match=r"Expected a picture \(\.png, .*\) as -i, but got .*a\.txt"):
+        plan(tmp_path / "a.txt", tmp_path / "out", 4)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a_x4.png").touch()
+    with pytest.raises(PlanError, match="all that there are lie in -o"):
+        plan(tmp_path, tmp_path / "out", 4)
+
+
+def test_no_folder_to_write_to(folder, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    for out, what in (("file", "is a file"), ("new.png", "looks like the name of one"), ("broken", "is a broken link")):
+        with pytest.raises(PlanError, match=f"Expected a folder as -o, but .*{out} {what}"):
+            plan(folder, tmp_path / out, 4)
+
+
+def test_a_folder_that_cannot_be_read(folder, tmp_path, monkeypatch):
+    walk = os.walk
+
+    def deny(top, onerror=None):
+        if onerror:
+            onerror(PermissionError(13, "Permission denied", str(folder / "b")))
+        return walk(top)
+
+    monkeypatch.setattr(jobs.os, "walk", deny)
+    with pytest.raises(PlanError, match=r"Expected folders that can be read, but got: .*Permission denied: .*/b'"):
+        plan(folder, tmp_path / "out", 4)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission(folder, tmp_path):
+    Path(folder, "b").chmod(0)
+    try:
+        with pytest.raises(PlanError, match="Permission denied"):
+            plan(folder, tmp_path / "out", 4)
+    finally:
+        Path(folder, "b").chmod(0o755)

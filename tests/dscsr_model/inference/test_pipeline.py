@@ -1,0 +1,260 @@
+"""Stages that work at the same time; faults of one picture and of the program; bounded memory."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dscsr_model.data.images import Header
+from dscsr_model.inference import pipeline
+from dscsr_model.inference.footprint import Footprint
+from dscsr_model.inference.jobs import Job
+from dscsr_model.inference.pipeline import Line, memory_needed, run
+from dscsr_model.inference.saving import Saver, Stopped
+from dscsr_model.inference.tiles import Tiling, UpscaleError, Upscaler
+
+WAIT = 20  # seconds, where a fault would wait for ever
+
+
+class Report:
+    def __init__(self):
+        self.total, self.faults, self.notes = 0, {}, []
+
+    def pixels(self, count):
+        self.total += count
+
+    def failed(self, job, fault):
+        self.faults[job.source.name] = fault
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+class Engine:
+    scale, channels, device = 2, 3, torch.device("cpu")
+    footprint = Footprint(0, True, 1.0)
+
+    def __call__(self, x):
+        return torch.nn.functional.interpolate(x, scale_factor=2)
+
+
+def upscaler(engine=None, tile=None):
+    return Upscaler(engine or Engine(), Tiling(tile))
+
+
+@pytest.fixture
+def make_jobs(tmp_path):
+    def make(count, form="png"):
+        for index in range(count):
+            Image.new("RGB", (6 + index, 5), (index, 1, 2)).save(tmp_path / f"{index}.png")
+        return [Job(tmp_path / f"{index}.png", tmp_path / "out" / f"{index}_x2.{form}", form) for index in range(count)]
+
+    return make
+
+
+def test_all_are_made(make_jobs, tmp_path):
+    jobs, report = make_jobs(7), Report()
+    outcome = run(jobs, upscaler(), Saver(95), report)
+    assert (outcome.made, outcome.failed) == (7, 0)
+    assert outcome.input_pixels == report.total == sum((6 + index) * 5 for index in range(7))
+    for index, job in enumerate(jobs):
+        with Image.open(job.target) as image:
+            assert image.size == (2 * (6 + index), 10)
+            assert image.getpixel((0, 0)) == (index, 1, 2)
+
+
+def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
+    """Reading 2, the network on 1 and writing 0 each go on only when the other two have begun."""
+    meeting, met = threading.Barrier(3, timeout=WAIT), []
+
+    def meet(who):
+        meeting.wait()
+        met.append(who)
+
+    read, save, enlarge = pipeline.read_picture, Saver.save, upscaler()
+
+    def reading(source):
+        if Path(source).name == "2.png":
+            meet("reading 2")
+        return read(source)
+
+    def saving(self, picture, target, *rest):
+        if target.name == "0_x2.png":
+            meet("writing 0")
+        save(self, picture, target, *rest)
+
+    class Meeting(Engine):
+        def __call__(self, x):
+            if x.shape[-1] == 7:
+                meet("network on 1")
+            return super().__call__(x)
+
+    monkeypatch.setattr(pipeline, "read_picture", reading)
+    monkeypatch.setattr(Saver, "save", saving)
+    enlarge.engine = Meeting()
+    outcome = run(make_jobs(4), enlarge, Saver(95), Report())
+    assert sorted(met) == ["network on 1", "reading 2", "writing 0"]
+    assert outcome.made == 4
+
+
+def test_broken_pictures_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
+    jobs, report = make_jobs(6), Report()
+    jobs[1].source.write_bytes(b"no picture")
+    content = jobs[2].source.read_bytes()
+    jobs[2].source.write_bytes(content[: len(content) - 30])
+    jobs[3] = jobs[3]._replace(target=tmp_path / "0.png" / "below a file.png")
+
+    class Failing(Engine):
+        def __call__(self, x):
+            if x.shape[-1] == 10:
+                raise UpscaleError("cannot")
+            return super().__call__(x)
+
+    outcome = run(jobs, upscaler(Failing()), Saver(95), report)
+    assert (outcome.made, outcome.failed) == (2, 4)
+    assert report.faults.keys() == {"1.png", "2.png", "3.png", "4.png"}
+    assert "no image, or a broken one" in report.faults["1.png"]
+    assert "2.png" in report.faults["2.png"]
+    assert "Expected to write" in report.faults["3.png"]
+    assert report.faults["4.png"] == "cannot"
+    assert report.total == sum((6 + index) * 5 for index in (0, 2, 3, 4, 5)), "the bar comes to its end"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0_x2.png", "5_x2.png"]
+
+
+def test_what_a_format_cannot_hold_is_told_before_the_work(make_jobs, monkeypatch):
+    jobs, report = make_jobs(2, "webp"), Report()
+    monkeypatch.setattr(pipeline, "read_header", lambda _: Header(20000, 5, False, False))
+    monkeypatch.setattr(pipeline, "read_picture", lambda _: pytest.fail("it was read"))
+    assert run(jobs, upscaler(), Saver(95), report).failed == 2
+    assert "the result of 10x40000 pixels is too large for WebP" in report.faults["0.png"]
+
+
+def test_too_large_for_the_memory(make_jobs, monkeypatch):
+    jobs, report = make_jobs(1), Report()
+    monkeypatch.setattr(pipeline, "read_header", lambda _: Header(10**6, 10**6, False, False))
+    monkeypatch.setattr(pipeline, "read_picture", lambda _: pytest.fail("it was read"))
+    assert run(jobs, upscaler(), Saver(95), report).failed == 1
+    assert "1000000x1000000 pixels times 2 need" in report.faults["0.png"]
+    assert "GiB are free: cut the picture, or use another machine" in report.faults["0.png"]
+
+
+@pytest.mark.parametrize("stage", ["read", "network", "write"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_what_is_no_pictures_fault_ends_all(make_jobs, tmp_path, monkeypatch, stage, error):
+    count = []
+
+    def fail(*_, **__):
+        count.append(1)
+        raise error("bug")
+
+    if stage == "read":
+        monkeypatch.setattr(pipeline, "read_picture", fail)
+    elif stage == "write":
+        monkeypatch.setattr(Saver, "save", fail)
+    enlarge = upscaler()
+    if stage == "network":
+        enlarge.engine = type("Failing", (Engine,), {"__call__": fail})()
+    before = threading.active_count()
+    with pytest.raises(error, match="bug"):
+        run(make_jobs(12), enlarge, Saver(95), Report())
+    assert len(count) <= pipeline.WRITERS
+    assert not (tmp_path / "out").exists()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and thread.daemon:
+            thread.join(WAIT)
+    assert threading.active_count() <= before
+
+
+def test_memory_is_waited_for(make_jobs, monkeypatch):
+    """With room for one picture, the next is not read before the last is written."""
+    events = []
+    read, save = pipeline.read_picture, Saver.save
+    weight = memory_needed(5, 6, False, False, 2, "png")
+
+    def reading(source):
+        events.append("read")
+        return read(source)
+
+    def saving(*args):
+        save(*args)
+        events.append("written")
+
+    monkeypatch.setattr(pipeline, "read_picture", reading)
+    monkeypatch.setattr(Saver, "save", saving)
+    monkeypatch.setattr(pipeline, "_check_memory", lambda *_: None)
+    monkeypatch.setattr(pipeline, "free_memory", lambda _: int(1.5 * weight / pipeline._SHARE))
+    run(make_jobs(4), upscaler(), Saver(95), Report())
+    assert events == ["read", "written"] * 4
+
+
+def test_one_that_is_too_large_goes_alone():
+    line = Line(10)
+    line.acquire(50)
+    waiting = threading.Thread(target=lambda: line.acquire(1), daemon=True)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    line.release(50)
+    waiting.join(WAIT)
+    assert not waiting.is_alive()
+
+
+def test_stopping_wakes_everybody():
+    line = Line(10)
+    line.acquire(10)
+    raised = []
+
+    def wait():
+        try:
+            line.acquire(5)
+        except Stopped:
+            raised.append(1)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    line.stop()
+    waiting.join(WAIT)
+    assert raised == [1]
+
+
+def test_notes(make_jobs):
+    jobs, report = make_jobs(2), Report()
+    pages = [Image.new("RGB", (9, 9)) for _ in range(3)]
+    pages[0].save(jobs[1].source.with_suffix(".tiff"), save_all=True, append_images=pages[1:])
+    jobs[1] = jobs[1]._replace(source=jobs[1].source.with_suffix(".tiff"))
+
+    class Attending(Engine):
+        footprint = Footprint(2, False, 1.0)
+
+    run(jobs, upscaler(Attending(), tile=3), Saver(95), report)
+    assert len(report.notes) == 2
+    assert sum("this network looks at the whole picture" in note and "--tile 0" in note for note in report.notes) == 1
+    assert sum("1.tiff: the first of 3 pictures in this file is taken" in note for note in report.notes) == 1
+    report.notes.clear()
+    run(jobs[:1], upscaler(Attending(), tile=0), Saver(95), report, replace=True)
+    assert report.notes == []
+
+
+def test_results_are_replaced_only_if_asked(make_jobs):
+    (job,) = make_jobs(1)
+    job.target.parent.mkdir()
+    job.target.write_text("mine")
+    report = Report()
+    assert run([job], upscaler(), Saver(95), report).failed == 1
+    assert "stays as it is" in report.faults["0.png"]
+    assert job.target.read_text() == "mine"
+    assert run([job], upscaler(), Saver(95), report, replace=True).made == 1
+    assert job.target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_to_do():
+    assert run([], upscaler(), Saver(95), Report())[:2] == (0, 0)
+
+
+def test_memory_needed_is_what_a_picture_takes():
+    base = memory_needed(100, 100, False, False, 4, "png")
+    assert memory_needed(1000, 1000, False, False, 4, "png") - base > 990_000 * 3 * 17
+    for larger in ((True, False, "png"), (False, True, "png"), (False, False, "jpg"), (False, False, "webp")):
+        assert memory_needed(100, 100, larger[0], larger[1], 4, larger[2]) > base
