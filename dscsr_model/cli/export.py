@@ -84,15 +84,11 @@ def describe(shipped: Shipped, form: Format, half: bool) -> str:
 
 def _notes(shipped: Shipped, form: Format) -> list[str]:
     """What to know and to do next."""
+    if form.name in ("pth", "safetensors", "onnx"):
+        return [f"use it: dscsr upscale -i photo.png -o results -w {shipped.path}"]
     if form.name != "spandrel":
-        use = {
-            "pth": f"dscsr upscale -i photo.png -o results -w {shipped.path}",
-            "safetensors": f"dscsr upscale -i photo.png -o results -w {shipped.path}",
-            "onnx": f"onnxruntime.InferenceSession({shipped.path.name!r}).run(None, {{'input': float32 (B, C, H, W)}})",
-            "torch-export": f"torch.export.load({shipped.path.name!r}).module()(float32 (B, C, H, W))",
-            "torchscript": f"torch.jit.load({shipped.path.name!r})(float32 (B, C, H, W))",
-        }
-        return [f"use it: {use[form.name]}"]
+        load = {"torch-export": "torch.export.load({!r}).module()", "torchscript": "torch.jit.load({!r})"}[form.name]
+        return [f"use it: {load.format(str(shipped.path))}(picture), float32 (B, C, H, W) in [0, 1]"]
     notes = []
     if "spandrel" not in shipped.differences:
         notes.append("spandrel itself cannot be imported here, so it was not asked: pip install 'dscsr[spandrel]'")
