@@ -1,0 +1,318 @@
+"""`dscsr upscale` as a user runs it: folders of every kind of picture, wrong input, Ctrl-C and kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from dscsr_arch import SPAN, load_model
+from dscsr_model.cli import main
+from dscsr_model.inference.pictures import read_picture
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A tiny SPAN x2, that makes of a picture something like it: the last convolution is damped."""
+    torch.manual_seed(0)
+    network = SPAN(feature_channels=4, upscale=2)
+    with torch.no_grad():
+        network.upsampler[0].weight *= 0.05
+        network.upsampler[0].bias.fill_(0.4)
+    file = tmp_path_factory.mktemp("weights") / "span.pth"
+    torch.save({"params": network.state_dict()}, file)
+    return file
+
+
+@pytest.fixture
+def upscale(weights, capsys):
+    """Run the command in this process; returns exit code, stdout, stderr."""
+
+    def run(source, out, *args, w=weights):
+        code = main(["upscale", "-i", str(source), "-o", str(out), "-w", str(w), *map(str, args)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def photograph(height=24, width=32):
+    y, x = np.mgrid[:height, :width]
+    soft = np.stack([128 + 100 * np.sin(x / 5) * np.cos(y / 4), 255 * x / width, 255 * y / height], axis=2)
+    return soft.astype(np.uint8)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Twenty pictures of every kind, two of them broken, and what is none."""
+    root = tmp_path / "mixed"
+    (root / "a folder").mkdir(parents=True)
+    rgb = photograph()
+    image, deep = Image.fromarray(rgb), rgb.astype(np.uint16) * 257
+    alpha = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(24, axis=0)
+    turned = Image.Exif()
+    turned[0x0112], turned[0x010F] = 6, "a maker"
+    image.save(root / "photo.jpg", exif=turned, icc_profile=SRGB, dpi=(300, 300))
+    image.save(root / "ünï cödé.png", icc_profile=SRGB)
+    image.convert("L").save(root / "gray.png")
+    image.convert("L").save(root / "gray.jpg")
+    image.convert("1").save(root / "bit.png")
+    Image.fromarray(np.dstack([rgb, alpha])).save(root / "rgba.png", icc_profile=SRGB)
+    Image.fromarray(np.dstack([rgb[..., 0], alpha])).save(root / "la.png")
+    image.quantize(32).save(root / "palette.png")
+    image.quantize(32).save(root / "seethrough.png", transparency=1)
+    image.convert("CMYK").save(root / "cmyk.tif")
+    cv2.imwrite(str(root / "deep.png"), deep[..., ::-1])
+    cv2.imwrite(str(root / "deep alpha.png"), np.dstack([deep[..., ::-1], alpha.astype(np.uint16) * 257]))
+    cv2.imwrite(str(root / "deep.tiff"), deep[..., ::-1])
+    Image.fromarray(deep[..., 1]).save(root / "deep gray.png")
+    Image.fromarray(deep[..., 1]).save(root / "deep gray 2.tif")
+    image.save(root / "a folder" / "deeper.WEBP", exif=turned)
+    image.save(root / "lzw.tiff", compression="tiff_lzw", exif=turned, icc_profile=SRGB)
+    image.save(root / "windows.bmp")
+    (root / "a folder" / "broken.jpg").write_bytes((root / "photo.jpg").read_bytes()[:-60])
+    (root / "not one.png").write_bytes(b"not one")
+    (root / "notes.txt").write_text("notes")
+    return root
+
+
+WANTED = {  # mode of Pillow, depth, size, profile, EXIF
+    "photo": ("RGB", 8, (48, 64), SRGB, True),
+    "ünï cödé": ("RGB", 8, (64, 48), SRGB, False),
+    "gray_png": ("L", 8, (64, 48), b"", False),
+    "gray_jpg": ("L", 8, (64, 48), b"", False),
+    "bit": ("L", 8, (64, 48), b"", False),
+    "rgba": ("RGBA", 8, (64, 48), SRGB, False),
+    "la": ("LA", 8, (64, 48), b"", False),
+    "palette": ("RGB", 8, (64, 48), b"", False),
+    "seethrough": ("RGBA", 8, (64, 48), b"", False),
+    "cmyk": ("RGB", 8, (64, 48), b"", False),
+    "deep_png": ("RGB", 16, (64, 48), b"", False),
+    "deep alpha": ("RGBA", 16, (64, 48), b"", False),
+    "deep_tiff": ("RGB", 16, (64, 48), b"", False),
+    "deep gray": ("I;16", 16, (64, 48), b"", False),
+    "deep gray 2": ("I;16", 16, (64, 48), b"", False),
+    "a folder/deeper": ("RGB", 8, (48, 64), b"", True),
+    "lzw": ("RGB", 8, (48, 64), SRGB, True),
+    "windows": ("RGB", 8, (64, 48), b"", False),
+}
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+def test_twenty_mixed_pictures(upscale, mixed, tmp_path, form):
+    code, stdout, stderr = upscale(mixed, tmp_path / "out", "--format", form)
+    assert code == 1
+    assert "18 pictures x2 -> " in stdout
+    assert "2 failed (named above)" in stdout
+    assert "deep_png_x2" in stdout
+    failed = [line for line in stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 2
+    assert "broken.jpg: " in failed[0]
+    assert "not one.png: no image, or a broken one" in failed[1]
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {f"{name}_x2.{form}" for name in WANTED}
+    for name, (mode, bits, size, icc, exif) in WANTED.items():
+        with Image.open(tmp_path / "out" / f"{name}_x2.{form}") as image:
+            assert (image.mode, image.size, image.info.get("icc_profile", b"")) == (mode, size, icc), name
+            assert (image.getexif().get(0x010F) == "a maker") == exif, name
+            assert image.getexif().get(0x0112, 1) == 1, name
+        assert read_picture(tmp_path / "out" / f"{name}_x2.{form}").pixels.dtype == {8: np.uint8, 16: np.uint16}[bits]
+
+    code, stdout, _ = upscale(mixed, tmp_path / "out", "--format", form)
+    assert code == 1
+    assert "18 results there already, left as found; --force makes them anew" in stdout
+
+
+def test_pixels_are_the_networks(upscale, weights, tmp_path):
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    code, stdout, _ = upscale(tmp_path / "a.png", tmp_path / "out")
+    assert code == 0
+    assert stdout.startswith(f"1 picture x2 -> {tmp_path / 'out'}; 768 pixels in ")
+    x = torch.from_numpy(photograph()).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        wanted = (load_model(weights)(x).clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy()
+    assert wanted.std() > 5
+    assert np.abs(np.asarray(Image.open(tmp_path / "out" / "a_x2.png")) - wanted).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--tile", 9), ("--tile", 0), ("--precision", "bf16"), ("--backend", "torch")],
+    ids=lambda args: " ".join(map(str, args)),
+)
+def test_options_give_the_same_picture(upscale, tmp_path, args):
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    upscale(tmp_path / "a.png", tmp_path / "plain")
+    code, _, _ = upscale(tmp_path / "a.png", tmp_path / "out", *args)
+    assert code == 0
+    plain, got = (np.asarray(Image.open(tmp_path / name / "a_x2.png")).astype(int) for name in ("plain", "out"))
+    assert np.abs(plain - got).max() <= {"--tile": 1, "--precision": 4, "--backend": 0}[args[0]]
+
+
+def test_self_ensemble(upscale, tmp_path):
+    """All orientations count alike: a turned picture gives the turned result."""
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    Image.fromarray(np.rot90(photograph())).save(tmp_path / "turned.png")
+    for name in ("a", "turned"):
+        assert upscale(tmp_path / f"{name}.png", tmp_path / "plus", "--self-ensemble")[0] == 0
+        assert upscale(tmp_path / f"{name}.png", tmp_path / "plain")[0] == 0
+
+    def difference(folder):
+        one, other = (read_picture(tmp_path / folder / f"{name}_x2.png").pixels.astype(int) for name in ("a", "turned"))
+        return np.abs(np.rot90(one) - other).max()
+
+    assert difference("plus") <= 1
+    assert difference("plain") > 10
+
+
+def test_onnx(upscale, weights, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra: onnx")
+    from dscsr_model.export.onnx import to_onnx
+
+    to_onnx(load_model(weights), tmp_path / "net.onnx")
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    upscale(tmp_path / "a.png", tmp_path / "plain")
+    assert upscale(tmp_path / "a.png", tmp_path / "out", "--tile", 20, w=tmp_path / "net.onnx")[0] == 0
+    assert upscale(tmp_path / "a.png", tmp_path / "out2", "--backend", "onnx")[0] == 0
+    plain, *others = (
+        read_picture(tmp_path / name / "a_x2.png").pixels.astype(int) for name in ("plain", "out", "out2")
+    )
+    for other in others:
+        assert np.abs(plain - other).max() <= 1
+
+
+def test_gray_network(upscale, tmp_path):
+    torch.save({"params": SPAN(1, 1, 4, 2, norm=False).state_dict()}, tmp_path / "gray.pth")
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    code, _, _ = upscale(tmp_path / "a.png", tmp_path / "out", "--set", "norm=false", w=tmp_path / "gray.pth")
+    assert code == 0
+    assert read_picture(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
+
+
+def test_formats(upscale, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.png", "c.webp", "d.tif"):
+        Image.fromarray(photograph()).save(tmp_path / "in" / name)
+    Image.fromarray(np.dstack([photograph(), photograph()[..., 0]])).save(tmp_path / "in" / "alpha.png")
+    code, _, _ = upscale(tmp_path / "in", tmp_path / "same", "--format", "same")
+    assert code == 0
+    assert sorted(os.listdir(tmp_path / "same")) == ["a_x2.jpg", "alpha_x2.png", "b_x2.png", "c_x2.webp", "d_x2.tiff"]
+    code, _, stderr = upscale(tmp_path / "in", tmp_path / "jpg", "--format", "jpg")
+    assert code == 1
+    assert "alpha.png: its transparency has no place in JPEG: use --format png, webp or tiff" in stderr
+    assert sorted(os.listdir(tmp_path / "jpg")) == ["a_x2.jpg", "b_x2.jpg", "c_x2.jpg", "d_x2.jpg"]
+
+
+def test_the_input_folder_as_output(upscale, tmp_path):
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert upscale(tmp_path, tmp_path)[0] == 0
+    code, stdout, _ = upscale(tmp_path, tmp_path)
+    assert code == 0
+    assert "0 pictures x2" in stdout
+    assert "1 result there already" in stdout
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "a_x2.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def failed(result, *parts):
+    code, _, stderr = result
+    assert code == 1
+    assert stderr.startswith("dscsr: error: Expected ")
+    assert "Traceback" not in stderr
+    for part in parts:
+        assert part in stderr
+    return True
+
+
+def test_wrong_arguments(upscale, tmp_path):
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    source, out = tmp_path / "a.png", tmp_path / "out"
+    assert failed(upscale(source, out, "--quality", 0), "--quality from 1 to 100, but got 0")
+    assert failed(upscale(source, out, "--tile", -1), "--tile from 0 (no tiles), but got -1")
+    assert failed(upscale(source, out, "--tile-overlap", -1), "--tile-overlap from 0, but got -1")
+    assert failed(upscale(source, out, "--device", "gpu"), "a device among auto, cpu, cuda")
+    assert failed(upscale(source, out, "--backend", "torch", w="net.onnx"), "for --backend torch, but got net.onnx")
+    assert failed(upscale(source, out, "--precision", "fp16", w="net.onnx"), "no --precision, --base, --width")
+    assert failed(upscale(source, out, "--set", "norm=false", w="net.onnx"), "--set with an ONNX file")
+    assert failed(upscale(source, out, "--backend", "onnx", "--precision", "bf16"), "fp32 or fp16, and no --compile")
+    assert failed(upscale(source, out, w=tmp_path / "none.pth"), "Expected a weight file at")
+    assert failed(upscale(source, out, w=source), "but got a damaged file or one that holds Python objects")
+    assert failed(upscale(tmp_path / "none", out), "Expected a picture or a folder as -i, but there is no")
+    assert failed(upscale(source, tmp_path / "new.png"), "Expected a folder as -o")
+    assert not out.exists()
+
+
+def test_a_narrow_overlap_is_told(upscale, tmp_path):
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    _, _, stderr = upscale(tmp_path / "a.png", tmp_path / "out", "--tile", 8, "--tile-overlap", 4)
+    assert "--tile-overlap 4 is less than the 21 pixels that this network sees: seams may show" in stderr
+
+
+def test_without_basicsr(run_without_basicsr, weights, tmp_path):
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    process = run_without_basicsr("-m", "dscsr_model.cli", "upscale", "-i", "a.png", "-o", "out", "-w", weights)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("1 picture x2 -> out; 768 pixels in ")
+    assert "upscaling: 100%" in process.stderr
+    assert read_picture(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_stopped(weights, tmp_path, how):
+    """Nothing half-made has a final name; the next run goes on."""
+    (tmp_path / "in").mkdir()
+    for index in range(300):
+        Image.fromarray(photograph(40, 60)).save(tmp_path / "in" / f"{index:03d}.png")
+    command = [sys.executable, "-m", "dscsr_model.cli", "upscale", "-i", "in", "-o", "out", "-w", weights]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list((tmp_path / "out").glob("*.png"))) < 3:
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    made = sorted((tmp_path / "out").glob("[!.]*"))
+    assert 3 <= len(made) < 300
+    assert all(read_picture(path).pixels.shape == (80, 120, 3) for path in made)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert stderr.rstrip().endswith("dscsr: interrupted")
+        assert len(os.listdir(tmp_path / "out")) == len(made), "nothing half-made is left, hidden or not"
+    for path in Path(tmp_path / "in").iterdir():
+        if path.stem > "020" and f"{path.stem}_x2.png" not in {one.name for one in made}:
+            path.unlink()
+    before = {path: path.stat().st_mtime_ns for path in made}
+    assert main(["upscale", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-w", str(weights)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == before
+    assert len(os.listdir(tmp_path / "out")) == len(os.listdir(tmp_path / "in"))
+
+
+@pytest.mark.slow
+def test_forty_megapixels_in_bounded_memory(tmp_path):
+    """x4 of 40 million gray pixels: the result alone is 640 MB, and float32 of it would be 2.6 GB."""
+    torch.save({"params": SPAN(1, 1, 4, 4, norm=False).state_dict()}, tmp_path / "gray.pth")
+    tile = photograph(500, 800)[..., 0]
+    Image.fromarray(np.tile(tile, (10, 10))).save(tmp_path / "large.png")
+    code = """
+import resource, sys
+from dscsr_model.cli import main
+assert main(["upscale", "-i", "large.png", "-o", "out", "-w", "gray.pth", "--set", "norm=false"]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    peak = int(process.stderr.split()[-1])
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(tmp_path / "out" / "large_x4.png") as image:
+        assert image.size == (32000, 20000)
+    assert 640 < peak < 1800, f"{peak} MB"
