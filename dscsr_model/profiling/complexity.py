@@ -112,7 +112,9 @@ def input_channels(network: nn.Module) -> int:
 def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], list[str]]:
     """What was counted by name, and the names of operators of weight that were not."""
     try:
-        from fvcore.nn import FlopCountAnalysis
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fvcore uses what PyTorch calls deprecated
+            from fvcore.nn import FlopCountAnalysis
     except ModuleNotFoundError as error:
         raise ProfileError(
             f"Expected fvcore to count operations with, but {error.name} is not installed. "

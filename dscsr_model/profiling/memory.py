@@ -36,7 +36,7 @@ def peak(changes: Iterable[int]) -> int:
 
     What is given back without having been taken was there before, and does not count.
     """
-    return max(accumulate(changes, lambda held, change: max(0, held + change)), default=0)
+    return max(accumulate(changes, lambda held, change: max(0, held + change), initial=0))
 
 
 def bytes_of(network: nn.Module) -> int:

@@ -1,0 +1,78 @@
+"""Timing against calls whose time is known."""
+
+import time
+
+import pytest
+import torch
+
+from dscsr_model.profiling.latency import LEAST, Latency, measure, milliseconds, summarise
+
+CPU = torch.device("cpu")
+
+
+def test_summary_of_known_times():
+    assert summarise([4.0, 1.0, 2.0, 3.0, 5.0]) == Latency(3.0, 2.0, 4.0, 3.0, 5)
+
+
+def test_milliseconds_of_a_known_call():
+    assert 20 <= milliseconds(lambda: time.sleep(0.02), CPU) < 200
+
+
+def test_every_call_has_its_seconds_and_turns_are_taken():
+    order = []
+    calls = {
+        name: lambda name=name, s=s: (order.append(name), time.sleep(s)) for name, s in (("a", 0.002), ("b", 0.01))
+    }
+    result = measure(calls, device=CPU, seconds=0.04)
+    assert list(result) == ["a", "b"]
+    assert result["a"].median_ms >= 2
+    assert result["b"].median_ms >= 10
+    assert result["a"].runs > result["b"].runs >= LEAST
+    assert result["a"].low_ms <= result["a"].median_ms <= result["a"].high_ms
+    measured = order[-(result["a"].runs + result["b"].runs) :]
+    assert measured[:6] == ["a", "b"] * 3, "they must be timed in turns"
+
+
+def test_slow_calls_run_often_enough_for_quartiles():
+    assert measure({0: lambda: time.sleep(0.005)}, device=CPU, seconds=1e-6)[0].runs == LEAST
+
+
+def test_the_first_call_does_not_count():
+    """It may compile."""
+    waits = iter([0.1])
+    result = measure({0: lambda: time.sleep(next(waits, 0))}, device=CPU, seconds=0.01)[0]
+    assert result.mean_ms < 50
+
+
+def test_what_cannot_run_is_a_result_and_the_rest_goes_on():
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    result = measure({"broken": broken, "fine": lambda: None}, device=CPU, seconds=1e-3)
+    assert isinstance(result["broken"], RuntimeError)
+    assert result["fine"].runs >= LEAST
+    assert list(result) == ["broken", "fine"]
+
+
+def test_progress_sees_every_call_and_every_run():
+    seen = {}
+
+    def watch(items, label):
+        seen[label] = list(items)
+        return seen[label]
+
+    result = measure({"a": lambda: None, "b": lambda: None}, device=CPU, seconds=1e-6, watch=watch)
+    assert seen["warming up"] == ["a", "b"]
+    assert len(seen["timing"]) == result["a"].runs + result["b"].runs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_waited_for():
+    x = torch.rand(4096, 4096, device="cuda")
+    x @ x
+    waited = milliseconds(lambda: [x @ x for _ in range(20)], torch.device("cuda"))
+    begin = time.perf_counter()
+    for _ in range(20):
+        x @ x
+    torch.cuda.synchronize()
+    assert waited > 0.3 * 1000 * (time.perf_counter() - begin)
