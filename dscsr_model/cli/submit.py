@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         help="of SPAN: make one convolution of two that follow each other. exact: conv_2 and conv_cat, which changes "
         "nothing; all (the default of --fold): conv_1 and block_1 too, which changes the border of the picture",
     )
-    parser.add_argument("--python", type=Path, metavar="FILE", help="interpreter of the check (default: this one)")
+    parser.add_argument("--python", metavar="FILE", help="interpreter of the check (default: this one)")
     parser.add_argument("--force", action="store_true", help="replace a kit that is there")
     weights.add_arguments(parser)
     parser.set_defaults(run=run)

@@ -6,7 +6,6 @@ nothing under the final name; what a kill leaves in the hidden folder, the next 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -16,15 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_model.data.aside import claim, disk_errors, rename
 from dscsr_model.export.errors import ExportError
-from dscsr_model.export.ntire import texts
+from dscsr_model.export.ntire import bare_check, texts
 from dscsr_model.export.ntire.psnr import SCALE, Pair, Progress, find_pairs, mean_psnr
-from dscsr_model.export.ntire.self_check import SIZE, Figures, self_check
+from dscsr_model.export.ntire.self_check import SIZE, Alone, Figures, self_check
 from dscsr_model.export.ntire.source import check_free, rewrite
 from dscsr_model.export.ntire.standalone import Standalone, standalone
 from dscsr_model.profiling.complexity import count
@@ -45,7 +43,7 @@ class Kit(NamedTuple):
     """Folders of HR and LR pictures."""
     force: bool = False
     """Replace a kit that is there."""
-    python: Path | None = None
+    python: str | None = None
     """Interpreter of the self-check; None: this one."""
     seconds: float = 2.0
     """How long to take the time; 0: not at all."""
@@ -131,8 +129,8 @@ def make(planned: Plan, progress: Progress) -> Made:
     with _aside(kit.out) as (building, scratch):
         _write(building, kit, form)
         file, weights = _files(building, kit)
-        settings = {"python": kit.python, "seconds": kit.seconds}
-        figures = self_check(file, weights, kit.name, network, form, scratch, **settings)
+        alone = Alone(file, weights, kit.name, form)
+        figures = self_check(alone, network, scratch, python=kit.python, seconds=kit.seconds)
         _compare_counts(form, figures)
         quality = None if pairs is None else _quality(file, weights, kit, pairs, progress)
         made = Made(form, figures, quality)
@@ -240,13 +238,7 @@ def _compare_counts(form: Standalone, figures: Figures) -> None:
 
 def _quality(file: Path, weights: Path, kit: Kit, pairs: list[Pair], progress: Progress) -> texts.Quality:
     """PSNR of the file itself with the weights beside it."""
-    spec = importlib.util.spec_from_file_location(kit.stem, file)
-    if spec is None or spec.loader is None:
-        raise ExportError(f"Expected a Python file at {file}, but it cannot be imported. Please report this.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network = getattr(module, kit.name)()
-    network.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    network = bare_check.load(str(file), kit.name, str(weights))
     shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
     folder = pairs[0].hr.parent if kit.data is None else kit.data[0]
     return texts.Quality(mean_psnr(network, pairs, progress), len(pairs), folder.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,16 @@ SIZE = (256, 256)
 TOLERANCE = 1e-4
 """Largest difference from the trained network, both in float64, as part of the largest value (at least 1): weights that
 were merged from training branches, or folded, are rounded to float32 once. A step of 8 bits is 40 times as much."""
+
+
+class Alone(NamedTuple):
+    """A network on its own two files."""
+
+    file: Path
+    weights: Path
+    class_name: str
+    form: Standalone
+    """What the files were made of."""
 
 
 class Figures(NamedTuple):
@@ -49,42 +61,40 @@ class Figures(NamedTuple):
 
 
 def self_check(
-    file: Path, weights: Path, class_name: str, network: nn.Module, form: Standalone, folder: Path, **settings: Any
+    alone: Alone, network: nn.Module, folder: Path, *, python: str | None = None, seconds: float = 2.0
 ) -> Figures:
-    """Check a file and its weights against the trained network.
+    """Check a submission's file and weights against the trained network.
 
     Args:
-        file: The submission's Python file.
-        weights: Its state dict.
-        class_name: The network's class in the file.
+        alone: What is checked.
         network: As it was trained.
-        form: What the file was made of.
         folder: An empty one for what the two processes tell each other.
-        **settings: ``python``: interpreter of the bare process (default: this one); ``seconds``: how long to take the
-            time (default 2; 0: not at all).
+        python: Interpreter of the bare process, as a path or as on the PATH; None: this one.
+        seconds: How long to take the time; 0: not at all.
 
     Raises:
         ExportError: The file does not do what the trained network does, or not alone.
     """
-    python, seconds = settings.get("python"), settings.get("seconds", 2.0)
+    form = alone.form
+    interpreter = sys.executable if python is None else _found(python)
     border = form.border * form.arguments["upscale"]
     save_state_dict(_examples(network, form.border), folder / "examples.pth")  # type: ignore[arg-type]
     (folder / "baseline.py").write_text(_baseline(), encoding="utf-8")
     job = {
-        "file": str(file),
-        "weights": str(weights),
-        "class_name": class_name,
+        "file": str(alone.file),
+        "weights": str(alone.weights),
+        "class_name": alone.class_name,
         "examples": str(folder / "examples.pth"),
         "baseline": str(folder / "baseline.py"),
         "border": border,
         "size": SIZE,
         "seconds": seconds,
-        "packages": _packages(python),
+        "packages": _packages(None if python is None else interpreter),
         "result": str(folder / "result.json"),
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    alone = ("-I", "-S", "-B", "-W", "ignore")  # no environment, no site, no __pycache__ in the kit
-    command = [str(python or sys.executable), *alone, bare_check.__file__, str(folder / "job.json")]
+    bare = ("-I", "-S", "-B", "-W", "ignore")  # no environment, no site, no __pycache__ in the kit
+    command = [interpreter, *bare, os.path.abspath(bare_check.__file__), str(folder / "job.json")]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
@@ -137,16 +147,24 @@ def _baseline() -> str:
     return rewrite(form.source, form.class_name, "Baseline", form.arguments, "The baseline of 2026.")
 
 
-def _packages(python: Path | None) -> list[str]:
+def _found(python: str) -> str:
+    """The interpreter as a whole path, symbolic links as they are: a virtual environment is known by its link."""
+    found = shutil.which(python)
+    if found is None:
+        raise ExportError(f"Expected a Python interpreter at {python}, but there is none. Name one that has torch.")
+    return os.path.abspath(found)
+
+
+def _packages(python: str | None) -> list[str]:
     """Folders of installed packages of an interpreter, which a bare one does not look into by itself."""
     if python is None:
         return [str(Path(torch.__file__).parents[1]), *(path for path in sys.path if path.endswith("-packages"))]
     code = "import json, sys; print(json.dumps([p for p in sys.path if p.endswith('-packages')]))"
     try:
-        ended = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
+        ended = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
         folders: list[str] = json.loads(ended.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         raise ExportError(
-            f"Expected a Python interpreter at {python}, but it does not run ({error}). Name one that has torch."
+            f"Expected a Python interpreter at {python}, but got: {error}. Name one that has torch."
         ) from error
     return folders

@@ -1,11 +1,13 @@
 """A kit: its content, the check that it must pass, and what it refuses."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.errors import DscsrError
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.ntire import kit as kits
-from dscsr_model.export.ntire import self_check, standalone
+from dscsr_model.export.ntire import self_check, standalone, texts
 from dscsr_model.export.ntire.bare_check import compare, count, max_or_nan
 from dscsr_model.profiling.complexity import count as count_with_fvcore
 
@@ -81,13 +83,14 @@ def test_kit_does_in_the_challenge_what_the_network_does(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "kit" / "kit.json").read_text())["flops"] == made.figures.flops
 
 
-def test_a_failing_self_check_leaves_nothing(tmp_path):
+def test_a_failing_self_check_leaves_nothing(tmp_path, monkeypatch):
     """With an interpreter that only fails, in place of a file that does."""
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\ncase "$2" in -c) echo "[]";; *) echo "Traceback\nBoom: no" >&2; exit 1;; esac\n')
     python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # relative paths mean the user's folder, not one of the check
     with pytest.raises(ExportError, match=r"run alone in a bare process, but got: Boom: no .*Nothing was kept"):
-        make(SPAN(feature_channels=4), tmp_path / "new" / "kit", python=python)
+        make(SPAN(feature_channels=4), Path("new/kit"), python="./python")
     assert os.listdir(tmp_path) == ["python"]
 
 
@@ -144,9 +147,33 @@ def test_counts_as_fvcore_does(network, fold):
     assert count(alone, (24, 40)) == counted._asdict()
 
 
-def test_interpreter_without_torch_or_none(tmp_path):
-    with pytest.raises(ExportError, match=r"Expected a Python interpreter at .*nowhere, but it does not run"):
-        make(SPAN(feature_channels=4), tmp_path / "kit", python=tmp_path / "nowhere")
+def test_fvcore_has_to_agree(tmp_path, monkeypatch):
+    figures = self_check.Figures(1, 2, 3, 4, 0.0, 0.0, [[5, 6]], "3.9", "1.13")
+    monkeypatch.setattr(kits, "self_check", lambda *_args, **_settings: figures)
+    with pytest.raises(ExportError, match=r"Expected fvcore to count \(1, 0, 0, 4\).*Please report this"):
+        make(SPAN(feature_channels=4), tmp_path / "kit")
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_tell_a_psnr_below_the_challenges():
+    figures = self_check.Figures(1, 2, 3, 4, 0.0, 0.0, [[5, 6]], "3.9", "1.13", 10.0, 20.0, 3, "a machine")
+    form = standalone.standalone(SPAN(feature_channels=4))
+    for value, verdict in ((26.89, "BELOW"), (26.90, "at least")):
+        rows = dict(texts.table(form, figures, texts.Quality(value, 3, "valid_HR")))
+        assert (
+            f"{value:.2f} dB, mean of 3 pictures in valid_HR; {verdict} the 26.90 dB"
+            in rows["PSNR (RGB, 8 bits, border 4)"]
+        )
+    assert rows["Runtime at 256x256, here"] == "10.0 ms (median of 3; a machine)"
+    # half of the baseline's time, next to no operations and parameters
+    assert rows["Score of 2026 with these times"].startswith(f"{0.7 * math.e + 0.3:.2f} (SPAN-28: 7.39;")
+
+
+def test_interpreters_that_are_none(tmp_path):
+    with pytest.raises(ExportError, match=r"Expected a Python interpreter at .*nowhere, but there is none"):
+        make(SPAN(feature_channels=4), tmp_path / "kit", python=str(tmp_path / "nowhere"))
+    with pytest.raises(ExportError, match=r"Expected a Python interpreter at .*/false, but got: .*Name one that has"):
+        make(SPAN(feature_channels=4), tmp_path / "kit", python="false")  # looked up on the PATH
     assert not list(tmp_path.iterdir())
 
 
