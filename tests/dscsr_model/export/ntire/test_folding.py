@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, load_model
@@ -60,10 +62,14 @@ def test_border_reaches_as_far_as_it_is_said_to():
     assert torch.equal(spoiled, expected)
 
 
-def test_compose_is_one_convolution_of_two():
+@given(st.tuples(*[st.integers(1, 4)] * 3), st.sampled_from([1, 3, 5]), st.sampled_from([1, 3]))
+@settings(max_examples=20, deadline=None)
+def test_compose_is_one_convolution_of_two(channels, inner, outer):
     """Without padding, where it is exact for every kernel."""
-    x = torch.randn(2, 3, 11, 13).double()
-    w1, b1, w2, b2 = (torch.randn(*s).double() for s in ((5, 3, 3, 3), (5,), (4, 5, 3, 3), (4,)))
+    first, middle, last = channels
+    draw = torch.Generator().manual_seed(inner)
+    shapes = ((2, first, 9, 11), (middle, first, inner, inner), (middle,), (last, middle, outer, outer), (last,))
+    x, w1, b1, w2, b2 = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes)
     expected = F.conv2d(F.conv2d(x, w1, b1), w2, b2)
     torch.testing.assert_close(F.conv2d(x, *compose(w1, b1, w2, b2)), expected, atol=1e-12, rtol=0)
 
