@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "upscale",
         help="enlarge pictures with a network",
-        description="Enlarge a picture, or all pictures of a folder (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bit; gray, "
+        description="Enlarge a picture, or all pictures of a folder (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bit; gray,\n"
         "RGB, with alpha). Depth, grayness, alpha, colour profile and EXIF are kept; pictures are turned upright.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -78,12 +78,14 @@ def run(args: argparse.Namespace) -> int:
     engine = make_engine(args)
     upscaler = Upscaler(engine, Tiling(args.tile, args.tile_overlap), args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
-    with reporting(plan.jobs) as report:
+    with jobs.made(args.output), reporting(plan.jobs) as report:
         if upscaler.overlap < engine.footprint.radius and args.tile != 0:
             report.note(
                 f"--tile-overlap {upscaler.overlap} is less than the {engine.footprint.radius} pixels that this "
                 "network sees: seams may show"
             )
+        if args.precision == "fp16" and engine.device.type == "cpu" and backend_of(args) == "torch":
+            report.note("fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today")
         outcome = pipeline.run(plan.jobs, upscaler, Saver(args.quality), report, replace=args.force)
     print(describe(plan, outcome, engine.scale, args.output))
     return 1 if outcome.failed else 0
@@ -97,8 +99,7 @@ def check(args: argparse.Namespace) -> None:
         raise UpscaleArgumentsError(f"Expected --tile from 0 (no tiles), but got {args.tile}. Leave it out.")
     if args.tile_overlap is not None and args.tile_overlap < 0:
         raise UpscaleArgumentsError(f"Expected --tile-overlap from 0, but got {args.tile_overlap}. Leave it out.")
-    is_onnx = args.weights.suffix.lower() == ".onnx"
-    backend = args.backend or ("onnx" if is_onnx else "torch")
+    is_onnx, backend = args.weights.suffix.lower() == ".onnx", backend_of(args)
     if is_onnx and backend == "torch":
         raise UpscaleArgumentsError(
             f"Expected weights of PyTorch for --backend torch, but got {args.weights}. Leave --backend out."
@@ -113,6 +114,11 @@ def check(args: argparse.Namespace) -> None:
             "Expected --precision fp32 or fp16, and no --compile, with ONNX Runtime, but got another. "
             "Leave it out, or choose --backend torch."
         )
+
+
+def backend_of(args: argparse.Namespace) -> str:
+    """What runs the network: as asked for, or as the weights tell."""
+    return args.backend or ("onnx" if args.weights.suffix.lower() == ".onnx" else "torch")
 
 
 def make_engine(args: argparse.Namespace) -> Engine:

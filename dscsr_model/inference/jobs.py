@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.data.aside import disk_errors
 from dscsr_model.data.images import SUFFIXES
 from dscsr_model.data.pairing import find_images, listed
 from dscsr_model.inference.saving import FORMATS, format_of
@@ -60,7 +63,8 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
         folder, names = source.parent, [source.name]
     elif source.is_dir():
         check_readable(source)
-        folder, names = source, _without(find_images(source), source, out)
+        names = [name for name in find_images(source) if not _is_special(source / name)]
+        folder, names = source, _without(names, source, out)
     else:
         raise PlanError(f"Expected a picture or a folder as -i, but there is no {source}. Correct the path.")
     targets = name_targets(names, scale, form)
@@ -111,6 +115,27 @@ def check_out(out: Path) -> None:
         raise PlanError(f"Expected a folder as -o, but {out} {what}. Names of results follow those of the pictures.")
 
 
+@contextmanager
+def made(out: Path) -> Iterator[None]:
+    """Have the folder ``out`` in the block; one that stays empty is removed.
+
+    Raises:
+        DiskError: It cannot be made.
+        PlanError: It cannot be written to.
+    """
+    new = not out.exists()
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise PlanError(f"Expected a folder as -o that can be written to, but {out} cannot. Choose another.")
+    try:
+        yield
+    finally:
+        if new:
+            with suppress(OSError):
+                out.rmdir()
+
+
 def check_readable(folder: Path) -> None:
     """Raise `PlanError` if a folder may not be looked into; those inside are passed over by the search otherwise."""
 
@@ -138,15 +163,20 @@ def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:
 
 def _check_sources_stay(jobs: Sequence[Job], sources: Iterable[Path]) -> None:
     """Also through links, and where a source looks like the result of another one."""
-    known = {(stat.st_dev, stat.st_ino): path for path in sources if (stat := _stat(path))}
-    lost = sorted(
-        {str(job.target) for job in jobs if (stat := _stat(job.target)) and (stat.st_dev, stat.st_ino) in known}
-    )
+    known = {(found.st_dev, found.st_ino) for path in sources if (found := _stat(path))}
+    there = {str(job.target): found for job in jobs if (found := _stat(job.target))}
+    lost = sorted(path for path, found in there.items() if (found.st_dev, found.st_ino) in known)
     if lost:
         raise PlanError(
             f"Expected to replace results only, but --force would replace {listed(lost, 'picture')}, which -i reads. "
             "Remove what is an old result by hand, or choose another -o."
         )
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which nobody should wait for. A broken link is a picture that fails."""
+    found = _stat(path)
+    return found is not None and not stat.S_ISREG(found.st_mode)
 
 
 def _stat(path: Path) -> os.stat_result | None:

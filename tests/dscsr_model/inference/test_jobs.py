@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dscsr_model.data.aside import DiskError
 from dscsr_model.data.pairing import PairingError
 from dscsr_model.inference import jobs
 from dscsr_model.inference.jobs import PlanError, name_targets, plan
@@ -173,3 +174,31 @@ def test_a_folder_without_permission(folder, tmp_path):
             plan(folder, tmp_path / "out", 4)
     finally:
         Path(folder, "b").chmod(0o755)
+
+
+def test_pipes_are_passed_over_and_broken_links_are_not(folder, tmp_path):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(tmp_path / "nowhere")
+    names = {job.source.name for job in plan(folder, tmp_path / "out", 4).jobs}
+    assert "pipe.png" not in names
+    assert "link.png" in names
+
+
+def test_the_output_folder(tmp_path):
+    with jobs.made(tmp_path / "new" / "out"):
+        assert (tmp_path / "new" / "out").is_dir()
+    assert not (tmp_path / "new" / "out").exists(), "nothing was written"
+    with jobs.made(tmp_path / "out"):
+        (tmp_path / "out" / "a.png").touch()
+    with jobs.made(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "a.png").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"Expected to write .*out, but got"), jobs.made(tmp_path / "file" / "out"):
+        pytest.fail("there is no such folder")
+
+
+def test_an_output_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs.os, "access", lambda *_: False)
+    with pytest.raises(PlanError, match="Expected a folder as -o that can be written to, but"), jobs.made(tmp_path):
+        pytest.fail("it cannot be written to")
