@@ -153,8 +153,8 @@ def check_place(out: Path, force: bool) -> None:
     own = _listed_files(out)
     if own is None:
         raise ExportError(f"Expected a new folder for the kit, but {out} is there and is no kit. Choose another -o.")
-    found = (path for path in out.rglob("*") if not path.is_dir() and "__pycache__" not in path.parts)
-    strangers = sorted(str(path.relative_to(out)) for path in found if str(path.relative_to(out)) not in own)
+    found = [path.relative_to(out) for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
+    strangers = sorted(str(path) for path in found if str(path) not in own and "__pycache__" not in path.parts)
     if strangers:
         raise ExportError(
             f"Expected a folder with nothing but a kit, but {out} also holds {', '.join(strangers[:5])}. "

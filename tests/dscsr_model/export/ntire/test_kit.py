@@ -236,20 +236,24 @@ def test_never_touches_what_is_the_users(tmp_path, unchecked):
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ExportError, match=r"but .*kit also holds notes.txt. Move that away"):
         make(SPAN(feature_channels=4), out, force=True)
+    (out / "notes.txt").rename(out.parent / "notes.txt")
+    (out / "runs").symlink_to(out.parent)
+    with pytest.raises(ExportError, match=r"but .*kit also holds runs. Move that away"):
+        make(SPAN(feature_channels=4), out, force=True)
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "kit.json").write_text("[]")
     with pytest.raises(ExportError, match=r"thesis is there and is no kit. Choose another -o"):
         make(SPAN(feature_channels=4), other, force=True)
     with pytest.raises(ExportError, match=r"notes.txt is there and is no kit"):
-        make(SPAN(feature_channels=4), out / "notes.txt", force=True)
+        make(SPAN(feature_channels=4), tmp_path / "notes.txt", force=True)
     clone = tmp_path / "NTIRE2026_ESR"
     (clone / "models").mkdir(parents=True)
     (clone / "test_demo.py").touch()
     with pytest.raises(ExportError, match=r"looks like the challenge's repository. Make the kit elsewhere and copy"):
         make(SPAN(feature_channels=4), clone, force=True)
     assert files(other) + files(clone) == ["kit.json", "test_demo.py"]
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_an_older_kit_stays_when_the_last_step_fails(tmp_path, unchecked, monkeypatch):
