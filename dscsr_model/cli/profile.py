@@ -101,6 +101,8 @@ def _check(args: argparse.Namespace) -> None:
     """All that can be known before anything heavy is imported."""
     if not args.weights and not args.options:
         raise DscsrError("Expected weight files, or -opt FILE, but got neither. Name a network: dscsr profile net.pth.")
+    if misplaced := [file for file in args.weights if file.suffix.lower() in (".yml", ".yaml")]:
+        raise DscsrError(f"Expected weight files, but {misplaced[0]} is an option file. Write -opt {misplaced[0]}.")
     if (args.base or args.param_key) and not args.weights:
         raise DscsrError(
             "Expected a weight file for --base and --param-key, but got option files only. Leave them out."
@@ -133,13 +135,17 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
 
     CSSR-Nets of option files come as all their widths, unless one is asked for.
     """
+    from dscsr_model.cli.option_networks import networks_of_options
+
     ending = f" at {args.width:g}" if args.width is not None else ""
     found: list[tuple[Path, str, nn.Module]] = []
     for file in args.weights:
         network = weights.load_network(argparse.Namespace(**{**vars(args), "weights": file}))
         found.append((file, ending, network))
     for file in args.options:
-        found += [(file, end, network) for end, network in networks_of_options(file, args).items()]
+        found += [
+            (file, end, network) for end, network in networks_of_options(file, args.overrides, args.width).items()
+        ]
     stems = [file.stem + end for file, end, _ in found]
     names = [
         stem if stems.count(stem) == 1 else f"{file}{end}" for stem, (file, end, _) in zip(stems, found, strict=True)
@@ -148,55 +154,6 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
         raise DscsrError(f"Expected different networks, but got `{twice[0]}` twice. Name it once.")
     named = [(name, network) for name, (_, _, network) in zip(names, found, strict=True)]
     return dict(named[: len(args.weights)]), dict(named[len(args.weights) :])
-
-
-def networks_of_options(file: Path, args: argparse.Namespace) -> dict[str, nn.Module]:
-    """The networks that ``network_g`` of an option file describes, by what their width adds to a name.
-
-    Raises:
-        DscsrError: The file cannot be read, has no such section, or the network cannot be built.
-    """
-    from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
-    from dscsr_arch.cssr_arch import find_backbone
-
-    section = {**read_network_section(file), **weights.read_overrides(args.overrides)}
-    kind = section.pop("type").removesuffix("_dscsr")
-    own: Mapping[str, type[nn.Module]] = {"CARN": CARN, "CSSRNet": CSSRNet, "DSCLoRA": DSCLoRA, "SPAN": SPAN}
-    try:
-        if args.width is not None and kind != "CSSRNet":
-            section = {"backbone": {"type": kind, **section}}
-        if args.width is not None:
-            return {f" at {args.width:g}": CSSRNet(**{**section, "widths": (args.width,)}).student(args.width).eval()}
-        network = (own.get(kind) or find_backbone(kind))(**section).eval()
-        if isinstance(network, CSSRNet):
-            return {f" at {width:g}": network.student(width).eval() for width in (1.0, *network.widths)}
-        return {"": network}
-    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
-        raise DscsrError(f"Expected network_g of {file} to describe a network, but: {error}") from error
-
-
-def read_network_section(file: Path) -> dict[str, Any]:
-    """``network_g`` of an option file.
-
-    Raises:
-        DscsrError: The file cannot be read or has no such section with a type.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DscsrError(
-            f"Expected an option file (YAML) at {file}, but it cannot be read: {' '.join(str(error).split())[:200]}. "
-            "Check the path; weight files are given without -opt."
-        ) from error
-    section = content.get("network_g") if isinstance(content, dict) else None
-    if not (isinstance(section, dict) and isinstance(section.get("type"), str)):
-        raise DscsrError(
-            f"Expected a section `network_g` with a `type` in {file}, but got "
-            f"{'one without' if isinstance(section, dict) else 'none'}. Give a training or test option file."
-        )
-    return {str(name): value for name, value in section.items()}
 
 
 def read_figures(words: list[str], option: str, names: Iterable[str]) -> dict[str, float]:

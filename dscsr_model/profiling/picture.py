@@ -60,7 +60,7 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
             "Give --psnr NAME=VALUE or --data HR LR."
         )
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.0), layout=ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95)))
+        figure = Figure(figsize=(6.4, 4.0), dpi=200, layout=ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95)))
         axes = figure.subplots()
         for index, (run, decibel) in enumerate(points.values()):
             _point(axes, run, decibel, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
@@ -76,7 +76,7 @@ def save(figure: Figure, path: Path) -> None:
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with rc_context(STYLE):
-            figure.savefig(aside, dpi=200)
+            figure.savefig(aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+"""Networks that option files describe, with random weights. Imports PyTorch: for use inside commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli.weights import read_overrides
+
+
+def networks_of_options(file: Path, overrides: list[str], width: float | None = None) -> dict[str, nn.Module]:
+    """The networks that ``network_g`` of an option file describes, by what their width adds to a name.
+
+    Args:
+        file: The option file.
+        overrides: Arguments in place of those in the file, as `weights.read_overrides` takes them.
+        width: One student instead of a CSSR-Net at all its widths, or in place of any other network.
+
+    Raises:
+        DscsrError: The file cannot be read, has no such section, or the network cannot be built.
+    """
+    section = {**read_network_section(file), **read_overrides(overrides)}
+    section.pop("lora", None)  # adapters that training injects: what is measured is fused
+    kind = section.pop("type").removesuffix("_dscsr")
+    own: Mapping[str, type[nn.Module]] = {"CARN": CARN, "CSSRNet": CSSRNet, "DSCLoRA": DSCLoRA, "SPAN": SPAN}
+    try:
+        if width is not None and kind != "CSSRNet":
+            section = {"backbone": {"type": kind, **section}}
+        if width is not None:
+            return {f" at {width:g}": CSSRNet(**{**section, "widths": (width,)}).student(width).eval()}
+        network = (own.get(kind) or find_backbone(kind))(**section).eval()
+        if isinstance(network, CSSRNet):
+            return {f" at {width:g}": network.student(width).eval() for width in (1.0, *network.widths)}
+        return {"": network}
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
+        raise DscsrError(f"Expected network_g of {file} to describe a network, but: {error}") from error
+
+
+def read_network_section(file: Path) -> dict[str, Any]:
+    """``network_g`` of an option file.
+
+    Raises:
+        DscsrError: The file cannot be read or has no such section with a type.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DscsrError(
+            f"Expected an option file (YAML) at {file}, but it cannot be read: {' '.join(str(error).split())[:200]}. "
+            "Check the path; weight files are given without -opt."
+        ) from error
+    section = content.get("network_g") if isinstance(content, dict) else None
+    if not (isinstance(section, dict) and isinstance(section.get("type"), str)):
+        raise DscsrError(
+            f"Expected a section `network_g` with a `type` in {file}, but got "
+            f"{'one without' if isinstance(section, dict) else 'none'}. Give a training or test option file."
+        )
+    return {str(name): value for name, value in section.items()}

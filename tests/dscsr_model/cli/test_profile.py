@@ -1,0 +1,228 @@
+"""The command as a person runs it: files and option files in, table, JSON and picture out, and each message."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from dscsr_arch import CARN, SPAN, DSCLoRA
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_model import cli
+from dscsr_model.cli.option_networks import networks_of_options
+from dscsr_model.cli.profile import read_figures
+
+QUICK = ("--size", "8", "12", "--seconds", "1e-6", "--device", "cpu", "--variants", "eager", "--no-flops")
+COUNTED = (*QUICK[:-1], "--no-baseline")
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def weights(name, network):
+    torch.save({"params": network.state_dict()}, name)
+    return name
+
+
+def options(name, text):
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def span(name="span.pth"):
+    return weights(name, SPAN(feature_channels=4, upscale=2))
+
+
+def figures(capsys, *arguments, quick=QUICK):
+    """By the name of each network, as ``--json -`` prints them."""
+    assert cli.main(["profile", *map(str, arguments), *quick, "--json", "-"]) == 0
+    return {network["name"]: network for network in json.loads(capsys.readouterr().out)["networks"]}
+
+
+def message(capsys, *arguments):
+    """What the command says when it refuses; nothing else is printed."""
+    assert cli.main(["profile", *map(str, arguments)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    return line
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.fuse().parameters())
+
+
+def test_networks_side_by_side(capsys):
+    files = [span(), weights("lora.pth", DSCLoRA(feature_channels=6)), weights("carn.pth", CARN(num_feat=8))]
+    found = figures(capsys, *files, quick=COUNTED)
+    assert {name: network["parameters"] for name, network in found.items()} == {
+        "span": parameters(SPAN(feature_channels=4, upscale=2)),
+        "lora": parameters(SPAN(feature_channels=6)),
+        "carn": parameters(CARN(num_feat=8)),
+    }
+    assert all(network["variants"]["eager"]["median_ms"] > 0 for network in found.values())
+    assert found["span"]["scores"]["2026"]["baseline_source"] == "published"
+
+
+def test_option_files_need_no_weights(capsys):
+    first = options("wide.yml", "network_g: {type: SPAN, feature_channels: 6}")
+    second = options("edsr.yml", "network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: 8, num_block: 2}")
+    found = figures(capsys, span(), "-opt", first, "-opt", second)
+    edsr = find_backbone("EDSR")(3, 3, num_feat=8, num_block=2)
+    assert list(found) == ["span", "wide", "edsr"]
+    assert found["wide"]["parameters"] == parameters(SPAN(feature_channels=6))
+    assert found["edsr"]["parameters"] == sum(parameter.numel() for parameter in edsr.parameters())
+
+
+CSSR = "network_g: {type: CSSRNet, backbone: {type: CARN, num_feat: 16}, widths: [0.5, 0.25]}"
+
+
+def test_a_cssrnet_comes_at_all_its_widths_or_at_one(capsys):
+    options("csd.yml", CSSR)
+    options("carn.yml", "network_g: {type: CARN, num_feat: 16}")
+    sizes = {name: network["parameters"] for name, network in figures(capsys, "-opt", "csd.yml").items()}
+    expected = {f"csd at {width}": parameters(CARN(num_feat=n)) for width, n in ((1, 16), (0.5, 8), (0.25, 4))}
+    assert sizes == expected
+    for file in ("csd.yml", "carn.yml"):
+        (one,) = figures(capsys, "-opt", file, "--width", "0.5").values()
+        assert one["parameters"] == expected["csd at 0.5"]
+
+
+def test_width_and_set_reach_weight_files(capsys):
+    file = weights("carn.pth", CARN(num_feat=16))
+    assert figures(capsys, file, "--width", "0.25")["carn at 0.25"]["parameters"] == parameters(CARN(num_feat=4))
+    assert "num_feats" in message(capsys, file, "--set", "num_feats=3")
+
+
+def test_files_of_one_name_are_told_apart(capsys):
+    Path("other").mkdir()
+    span("other/span.pth")
+    assert list(figures(capsys, span(), "other/span.pth")) == ["span.pth", "other/span.pth"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "options").glob("*.yml")), ids=lambda file: file.stem)
+def test_every_option_file_describes_networks(file):
+    with torch.device("meta"):
+        assert networks_of_options(file, [])
+
+
+def test_table_json_and_picture(capsys):
+    arguments = (span(), "--psnr", "span=28.5", "--json", "figures.json", "--picture", "figure.png")
+    assert cli.main(["profile", *arguments, *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "28.50 dB" in out
+    assert out.endswith("\nfigures.json\n\nfigure.png\n")
+    assert json.loads(Path("figures.json").read_text(encoding="utf-8"))["networks"][0]["psnr"] == 28.5
+    assert Image.open("figure.png").size == (1280, 800)
+    assert "Expected a new file, but `figure.png` exists. Add --force" in message(capsys, *arguments)
+    assert cli.main(["profile", *arguments, *QUICK, "--force"]) == 0
+    assert sorted(entry.name for entry in Path().iterdir()) == ["figure.png", "figures.json", "span.pth"]
+
+
+def test_psnr_is_measured_on_folders_and_time_on_pictures(capsys):
+    for folder, side in (("hr", 24), ("lr", 12)):
+        Path(folder).mkdir()
+        Image.fromarray(np.full((side, side, 3), 99, np.uint8)).save(f"{folder}/a.png")
+    network = figures(capsys, span(), "--data", "hr", "lr", "--images", "lr")["span"]
+    assert network["psnr_source"] == "measured"
+    assert network["psnr"] > 0
+    assert network["variants"]["eager"]["images_mean_ms"] > 0
+
+
+def test_without_basicsr_and_in_a_real_process(run_without_basicsr):
+    """Also: PyTorch's profiler writes nothing of its own to the terminal."""
+    done = run_without_basicsr("-m", "dscsr_model.cli", "profile", span(), *QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.003 M" in done.stdout
+
+
+def test_networks_of_basicsr_need_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "basicsr.archs", None)
+    options("edsr.yml", "network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3}")
+    line = message(capsys, "-opt", "edsr.yml", *QUICK)
+    assert "Expected network_g of edsr.yml to describe a network, but: Expected a network of dscsr" in line
+    assert "pip install --no-build-isolation basicsr==1.4.2" in line
+
+
+def test_without_fvcore_there_is_a_remedy_and_a_way_without(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fvcore"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fvcore", None)
+    assert "pip install 'dscsr[profile]'" in message(capsys, span(), *COUNTED)
+    network = figures(capsys, "span.pth")["span"]
+    assert (network["flops"], network["scores"]) == (None, {})
+    assert network["parameters"] > 0
+
+
+def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "dscsr_model.profiling.picture", raising=False)
+    monkeypatch.delattr("dscsr_model.profiling.picture", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    line = message(capsys, span(), "--picture", "a.png", "--psnr", "span=3", *QUICK)
+    assert "Expected matplotlib to draw with" in line
+    assert "pip install 'dscsr[profile]'" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "Expected an option file (YAML) at net.yml, but it cannot be read"),
+        ("a: [1", "Expected an option file (YAML) at net.yml, but it cannot be read"),
+        ("name: x", "Expected a section `network_g` with a `type` in net.yml, but got none"),
+        ("- 1", "Expected a section `network_g` with a `type` in net.yml, but got none"),
+        ("network_g: {feature_channels: 4}", "but got one without"),
+        ("network_g: {type: SPAM}", "net.yml to describe a network, but: Expected the type of a registered network"),
+        ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a positive integer"),
+        ("network_g: {type: SPAN, features: 4}", "unexpected keyword argument 'features'"),
+        ("network_g: {type: CSSRNet, backbone: {type: CARN, num_feat: 16}, widths: [3]}", "Expected `widths`"),
+    ],
+)
+def test_option_files_that_describe_nothing(capsys, content, part):
+    if content is not None:
+        options("net.yml", content)
+    assert part in message(capsys, "-opt", "net.yml", *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "Expected weight files, or -opt FILE, but got neither"),
+        (("a.yml",), "a.yml is an option file. Write -opt a.yml"),
+        (("none.pth",), "Expected a weight file at none.pth, but there is none"),
+        (("span.pth", "span.pth"), "Expected different networks, but got `span.pth` twice"),
+        (("-opt", "a.yml", "--param-key", "x"), "Expected a weight file for --base and --param-key"),
+        (("span.pth", "--size", "0", "8"), "Expected a picture of at least 1×1 pixels, but got 0×8"),
+        (("span.pth", "--threads", "0"), "Expected --threads to be at least 1, but got 0"),
+        (("span.pth", "--variants", "fast"), "Expected variants among"),
+        (("span.pth", "--device", "abacus"), "Expected a device among"),
+        (("span.pth", "--images", "none"), "Expected a folder of images, but none is not a folder"),
+        (("span.pth", "--picture", "a.doc"), "Expected --picture to end in .png, .pdf, .svg, but got `a.doc`"),
+        (("span.pth", "--picture", "a.png"), "Expected PSNR for --picture, but got none"),
+        (("span.pth", "--json", "none/a.json"), "Expected a folder to write a.json into, but `none` is none"),
+        (("span.pth", "--json", "."), "Expected a new file, but `.` exists"),
+        (("span.pth", "--psnr", "28"), "Expected --psnr NAME=VALUE with a positive number, but got '28'"),
+        (("span.pth", "--psnr", "spam=28"), "Expected a name among span for --psnr, but got 'spam'"),
+        (("span.pth", "--runtime", "span=-1"), "Expected --runtime NAME=VALUE with a positive number"),
+        (("span.pth", "--baseline-ms", "1999=3"), "Expected a name among 2025, 2026 for --baseline-ms"),
+        (("cut.pth",), "it is truncated or of another kind"),
+    ],
+)
+def test_what_a_user_can_do_wrong(capsys, arguments, part):
+    Path(span()).with_name("cut.pth").write_bytes(Path("span.pth").read_bytes()[:100])
+    assert part in message(capsys, *arguments)
+
+
+def test_figures_of_names_with_an_equals_sign():
+    assert read_figures(["a=b=3.5", "c=1e2"], "--psnr", ["a=b", "c"]) == {"a=b": 3.5, "c": 100.0}
+
+
+def test_a_given_runtime_is_scored_against_published_ones(capsys):
+    network = figures(capsys, span(), "--runtime", "span=7.74", "--baseline-ms", "2025=20", quick=COUNTED)["span"]
+    sources = {year: (each["runtime_source"], each["baseline_source"]) for year, each in network["scores"].items()}
+    assert sources == {"2025": ("given", "given"), "2026": ("given", "published")}
