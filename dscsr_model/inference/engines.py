@@ -114,9 +114,11 @@ def torch_engine(
     fused.to(place)
     if channels_last:
         fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = TorchEngine(fused, scale, channels, seen, place, channels_last)
+    _check_runs(engine, network, precision)
     if compile:
         fused.compile(dynamic=True)
-    return TorchEngine(fused, scale, channels, seen, place, channels_last)
+    return engine
 
 
 def onnx_engine(
@@ -175,6 +177,19 @@ def _fused_copy(network: nn.Module) -> nn.Module:
     fuse = getattr(fused, "fuse", None)
     fused = conv_lora.fuse(fuse() if callable(fuse) else fused)
     return fused.requires_grad_(False)
+
+
+def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None:
+    """Raise EngineError if a network that runs in float32 on the CPU does not run as asked for."""
+    try:
+        engine(torch.zeros(1, engine.channels, PROBE_SIDE, PROBE_SIDE))
+    except torch.OutOfMemoryError:
+        pass  # another process has the memory now; tiles will be small
+    except RuntimeError as error:
+        raise EngineError(
+            f"Expected {type(network).__name__} to run in {precision} on {engine.device}, but got: "
+            f"{str(error).splitlines()[0]}. Choose --precision fp32, or another device."
+        ) from error
 
 
 def _kind(network: nn.Module) -> tuple[int, int]:

@@ -87,6 +87,8 @@ _LOCAL = frozenset(
     )
 )
 """Operations of ATen that see one pixel only, or (convolution, padding) a neighbourhood that is counted."""
+_INTERPOLATION = {"aten::upsample_nearest2d": 0, "aten::upsample_bilinear2d": 1, "aten::upsample_bicubic2d": 2}
+"""How many pixels these see beside one."""
 
 
 class Footprint(NamedTuple):
@@ -117,6 +119,8 @@ class _Watch(TorchDispatchMode):
         name = func._schema.name
         if name == "aten::convolution":
             self._convolution(*args)
+        elif name in _INTERPOLATION:
+            self.radius += _INTERPOLATION[name] * self.width / args[0].shape[-1]
         elif name not in _LOCAL:
             self.local = False
         for tensor in result if isinstance(result, tuple | list) else (result,):

@@ -156,8 +156,8 @@ class Upscaler:
         levels = _joined(made[..., rows, columns], channels).clamp(0, 1).mul(most).round()
         if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
             raise UpscaleError("the network gives values that are no numbers: use --precision fp32 or bf16")
-        target = result[window.top * scale : window.bottom * scale, window.left * scale : window.right * scale]
-        target[...] = levels.permute(1, 2, 0).cpu().numpy()
+        whole = levels.permute(1, 2, 0).to(torch.uint8 if most == 255 else torch.int32).cpu().numpy()
+        result[window.top * scale : window.bottom * scale, window.left * scale : window.right * scale] = whole
 
 
 def split(window: Window, side: int) -> Iterator[Window]:

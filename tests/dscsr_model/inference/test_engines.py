@@ -134,6 +134,20 @@ def onnx_model(nodes, shape, kind="FLOAT", weights=()):
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
+class Picky(nn.Conv2d):
+    """Uses its weight for something that takes float32 only."""
+
+    def forward(self, x):
+        return torch.baddbmm(self.weight[0, 0, :1, :1][None], self.weight[0, 0, :1, :1][None], torch.zeros(1, 1, 1)) + x
+
+
+def test_a_network_that_does_not_run_in_bf16():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), Picky(3, 3, 1))
+    torch_engine(network, device="cpu")
+    with pytest.raises(EngineError, match=r"Expected Sequential to run in bf16 on cpu, but got: .* Choose --precision"):
+        torch_engine(network, device="cpu", precision="bf16")
+
+
 @pytest.fixture(params=["FLOAT", "FLOAT16"])
 def onnx_file(tmp_path, request):
     """A convolution and a pixel shuffle, in ONNX and in PyTorch."""

@@ -32,14 +32,21 @@ class Shuffled(nn.Module):
         return self.last(F.pixel_shuffle(self.first(x), 2))
 
 
+def interpolating(mode):
+    return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Upsample(scale_factor=2, mode=mode))
+
+
 @pytest.mark.parametrize(
     ("network", "radius"),
     [
         (SPAN(feature_channels=3, upscale=2).fuse(), 21),
         (CARN(num_feat=2, upscale=4), 21),
         (Shuffled(), 6),
+        (interpolating("nearest"), 1),
+        (interpolating("bilinear"), 2),
+        (interpolating("bicubic"), 3),
     ],
-    ids=["SPAN", "CARN", "Shuffled"],
+    ids=["SPAN", "CARN", "Shuffled", "nearest", "bilinear", "bicubic"],
 )
 def test_radius(network, radius):
     found = footprint(network.eval(), 3)
