@@ -106,7 +106,13 @@ def test_files_of_one_name_are_told_apart(capsys):
     assert list(figures(capsys, span(), "other/span.pth")) == ["span.pth", "other/span.pth"]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "options").glob("*.yml")), ids=lambda file: file.stem)
+OPTIONS = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if "rcan" in file.stem else [])
+    for file in sorted((ROOT / "options").glob("*.yml"))
+]
+
+
+@pytest.mark.parametrize("file", OPTIONS)
 def test_every_option_file_describes_networks(file):
     with torch.device("meta"):
         assert networks_of_options(file, [])

@@ -96,10 +96,11 @@ def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
     result = profile({"net": TrainsOnly(feature_channels=4)}, Plan(**QUICK, variants=("eager", "bf16", "onnx")))
     runs = result.networks["net"].runs
     assert runs["eager"].latency is not None
-    assert runs["bf16"].fault == "NotImplementedError: no kernel for bfloat16"
+    assert "no kernel for bfloat16" in runs["bf16"].fault
     assert "to_onnx" in runs["onnx"].fault
     text = table(result)
-    assert "net, bf16: NotImplementedError: no kernel for bfloat16" in text
+    assert "Not to be had here:" in text
+    assert "net, bf16: " in text
     assert as_dict(result)["networks"][0]["variants"]["bf16"]["median_ms"] is None
 
 

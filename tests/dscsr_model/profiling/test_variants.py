@@ -33,6 +33,7 @@ def test_low_precision_is_low_precision(network):
     assert not torch.equal(build(network, "bf16", "cpu")(x), exact)
 
 
+@pytest.mark.slow
 def test_onnx_is_written_by_whoever_can_and_leaves_no_file(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     from dscsr_model.export.onnx import to_onnx
