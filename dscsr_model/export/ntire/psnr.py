@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from dscsr_model.data.images import ImageError, read_header, read_rgb
 from dscsr_model.data.pairing import find_images, listed
 from dscsr_model.export.errors import ExportError
+from dscsr_model.profiling.psnr import psnr
 
 SCALE = 4
 BORDER = 4
@@ -71,16 +71,13 @@ def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> floa
         x = torch.from_numpy(read_rgb(pair.lr).copy()).to(device).permute(2, 0, 1)[None] / 255
         with torch.inference_mode():
             y = network(x)
-        values.append(psnr(_to_picture(y), read_rgb(pair.hr)))
+        values.append(psnr(_to_picture(y), _cut(read_rgb(pair.hr)), BORDER))
     return sum(values) / len(values)
 
 
-def psnr(picture: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """PSNR in dB of (H, W, 3) against a picture that may be up to 3 pixels larger each way; inf if they are equal."""
-    truth = truth[: truth.shape[0] // SCALE * SCALE, : truth.shape[1] // SCALE * SCALE]
-    difference = picture.astype(np.float64) - truth.astype(np.float64)
-    error = float(np.mean(difference[BORDER:-BORDER, BORDER:-BORDER] ** 2))
-    return 20 * math.log10(255 / math.sqrt(error)) if error else math.inf
+def _cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Leave out what is more than a multiple of the scale, at the right and at the bottom."""
+    return picture[: picture.shape[0] // SCALE * SCALE, : picture.shape[1] // SCALE * SCALE]
 
 
 def _to_picture(y: Tensor) -> NDArray[np.uint8]:
