@@ -37,8 +37,8 @@ def measure(
 ) -> dict[Key, Latency | Exception]:
     """Time several calls in turns, so that whatever else the machine does meets all alike.
 
-    Each is warmed up for a quarter of ``seconds``, once at least; then a turn runs each call once, until each has had
-    its ``seconds`` and `LEAST` runs.
+    Each is warmed up for a quarter of ``seconds``, once at least. A turn runs each call once more unmeasured, then
+    `LEAST` times; turns go on until each has had its ``seconds``.
 
     Args:
         calls: What to time, by any key.
@@ -59,13 +59,15 @@ def measure(
 def _turns(
     calls: Mapping[Key, Call], times: Mapping[Key, list[float]], device: torch.device, seconds: float
 ) -> Iterator[Key]:
-    """Fill ``times``; yields after each run."""
+    """Fill ``times``; yields after each run that counts."""
     waiting = list(times)
     while waiting:
         for key in waiting:
-            times[key].append(milliseconds(calls[key], device))
-            yield key
-        waiting = [key for key in waiting if len(times[key]) < LEAST or sum(times[key]) < 1000 * seconds]
+            calls[key]()  # caches are another call's, and threads of ONNX Runtime may still be waiting for work
+            for _ in range(LEAST):
+                times[key].append(milliseconds(calls[key], device))
+                yield key
+        waiting = [key for key in waiting if sum(times[key]) < 1000 * seconds]
 
 
 def milliseconds(call: Call, device: torch.device) -> float:
