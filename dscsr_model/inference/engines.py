@@ -183,7 +183,7 @@ def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None
     """Raise EngineError if a network that runs in float32 on the CPU does not run as asked for."""
     try:
         engine(torch.zeros(1, engine.channels, PROBE_SIDE, PROBE_SIDE))
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         pass  # another process has the memory now; tiles will be small
     except RuntimeError as error:
         raise EngineError(

@@ -16,7 +16,7 @@ from dscsr_model.data.images import ImageError, read_header
 from dscsr_model.inference.jobs import Job
 from dscsr_model.inference.memory import free_memory
 from dscsr_model.inference.pictures import Picture, read_picture
-from dscsr_model.inference.saving import Saver, Stopped, check_fits
+from dscsr_model.inference.saving import Saver, Stopped, check_size, without_lost_alpha
 from dscsr_model.inference.tiles import Upscaler
 
 Item = TypeVar("Item")
@@ -166,12 +166,12 @@ class _Stages:
             with self._faults(job, 0):
                 header = read_header(job.source)
                 scale = self._upscaler.engine.scale
-                check_fits(header.height * scale, header.width * scale, header.alpha, job.form)
+                check_size(header.height * scale, header.width * scale, job.form)
                 weight = memory_needed(header.height, header.width, header.alpha, header.sixteen_bit, scale, job.form)
                 self.line.acquire(weight)
                 with self._faults(job, weight, header.height * header.width):
                     _check_memory(weight, header.height, header.width, scale)
-                    picture = read_picture(job.source)
+                    picture = without_lost_alpha(read_picture(job.source), job.form)
                     if picture.frames > 1:
                         self._report.note(f"{job.source}: the first of {picture.frames} pictures in this file is taken")
                     self.read.put(_Read(job, picture, weight))

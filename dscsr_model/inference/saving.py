@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from dscsr_model.data.aside import BusyError, disk_errors
@@ -49,16 +50,28 @@ def format_of(source: str | Path, wanted: str) -> str:
     return _OF_SUFFIX.get(Path(source).suffix.lower(), "png") if wanted == "same" else wanted
 
 
-def check_fits(height: int, width: int, alpha: bool, form: str) -> None:
-    """Raise `ImageError` if a format cannot hold a picture of this size, or its alpha."""
+def check_size(height: int, width: int, form: str) -> None:
+    """Raise `ImageError` if a format cannot hold a picture of this size."""
     kind = FORMATS[form]
     if max(height, width) > kind.longest:
         raise ImageError(
             f"the result of {width}x{height} pixels is too large for {kind.name} ({kind.longest} a side): use "
             "--format png"
         )
-    if alpha and not kind.alpha:
-        raise ImageError(f"its transparency has no place in {kind.name}: use --format png, webp or tiff")
+
+
+def without_lost_alpha(picture: Picture, form: str) -> Picture:
+    """The picture without its alpha, if a format has no place for it and it hides nothing.
+
+    Raises:
+        ImageError: It does.
+    """
+    if not picture.alpha or FORMATS[form].alpha:
+        return picture
+    if (picture.pixels[:, :, -1] < np.iinfo(picture.pixels.dtype).max).any():
+        raise ImageError(f"its transparency has no place in {FORMATS[form].name}: use --format png, webp or tiff")
+    colours: NDArray = picture.pixels[:, :, :-1]
+    return picture._replace(pixels=np.ascontiguousarray(colours))
 
 
 class Saver:

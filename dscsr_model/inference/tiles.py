@@ -217,4 +217,4 @@ def _joined(made: Tensor, channels: int) -> Tensor:
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     words = ("out of memory", "can't allocate memory", "failed to allocate", "std::bad_alloc", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error).lower() for word in words)

@@ -257,6 +257,13 @@ def test_a_narrow_overlap_is_told(upscale, tmp_path):
     assert "--tile-overlap 4 is less than the 21 pixels that this network sees: seams may show" in stderr
 
 
+def test_fp16_on_a_cpu_is_told(upscale, tmp_path):
+    Image.fromarray(photograph(4, 4)).save(tmp_path / "a.png")
+    code, _, stderr = upscale(tmp_path / "a.png", tmp_path / "out", "--precision", "fp16", "--device", "cpu")
+    assert code == 0
+    assert "fp16 is much slower than fp32 on a CPU: --precision bf16" in stderr
+
+
 def test_without_basicsr(run_without_basicsr, weights, tmp_path):
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     process = run_without_basicsr("-m", "dscsr_model.cli", "upscale", "-i", "a.png", "-o", "out", "-w", weights)

@@ -16,7 +16,7 @@ from dscsr_model.data.images import ImageError
 from dscsr_model.inference import png_file, saving
 from dscsr_model.inference.pictures import Picture, kept_exif, read_picture
 from dscsr_model.inference.png_file import write_png
-from dscsr_model.inference.saving import Saver, Stopped, as_eight_bits, check_fits, format_of
+from dscsr_model.inference.saving import Saver, Stopped, as_eight_bits, check_size, format_of, without_lost_alpha
 from dscsr_model.inference.tiff_file import write_tiff
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -130,18 +130,29 @@ def test_quality(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            (100, 16384, False, "webp"),
-            "the result of 16384x100 pixels is too large for WebP .16383 a side.: use --format",
-        ),
-        ((65501, 1, False, "jpg"), "1x65501 pixels is too large for JPEG"),
-        ((4, 4, True, "jpg"), "its transparency has no place in JPEG: use --format png, webp or tiff"),
+        ((100, 16384, "webp"), "the result of 16384x100 pixels is too large for WebP .16383 a side.: use --format"),
+        ((65501, 1, "jpg"), "1x65501 pixels is too large for JPEG"),
     ],
 )
-def test_what_a_format_cannot_hold(arguments, message):
+def test_sizes_that_a_format_cannot_hold(arguments, message):
     with pytest.raises(ImageError, match=message):
-        check_fits(*arguments)
-    check_fits(*arguments[:3], "png")
+        check_size(*arguments)
+    check_size(*arguments[:2], "png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_that_a_format_cannot_hold(channels, dtype):
+    pixels = drawn(channels, dtype)
+    pixels[:, :, -1] = np.iinfo(dtype).max
+    opaque = without_lost_alpha(Picture(pixels, SRGB), "jpg")
+    np.testing.assert_array_equal(opaque.pixels, pixels[:, :, :-1])
+    assert opaque.icc == SRGB
+    pixels[3, 3, -1] -= 1
+    with pytest.raises(ImageError, match="its transparency has no place in JPEG: use --format png, webp or tiff"):
+        without_lost_alpha(Picture(pixels), "jpg")
+    for form in ("png", "webp", "tiff"):
+        assert without_lost_alpha(Picture(pixels), form).alpha
 
 
 def test_formats_of_sources():

@@ -139,7 +139,10 @@ def test_tiles_by_free_memory(monkeypatch):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_smaller_tiles_when_memory_ends(error):
     def limited(y):
@@ -159,7 +162,7 @@ def test_smaller_tiles_when_memory_ends(error):
 
 def test_no_memory_at_all():
     def never(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(UpscaleError, match="not enough memory even for a tile of 16 pixels: CUDA out of memory"):
         Upscaler(FakeEngine(function=never))(drawn((64, 64, 3)))
