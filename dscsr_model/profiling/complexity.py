@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 from dscsr_arch import CSSRNet, conv_lora
+from dscsr_model.inference.footprint import Footprint, footprint
+from dscsr_model.inference.memory import free_memory
 from dscsr_model.profiling.errors import ProfileError
 
 
@@ -63,7 +65,8 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     The network is traced on the CPU, where it runs once.
 
     Raises:
-        ProfileError: fvcore is not installed, the size is none, or the network does not run at it.
+        ProfileError: fvcore is not installed, the size is none or needs more memory than is free, or the network does
+            not run at it.
 
     Warns:
         UncountedWarning: The network has operators, attention or the like, that are not in ``flops``.
@@ -71,7 +74,9 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     check_size(height, width)
     network = fused_copy(network)
     learned = sum(parameter.numel() for parameter in network.parameters())
-    sums, uncounted = _trace(network, (1, input_channels(network), height, width))
+    channels = input_channels(network)
+    check_memory(footprint(network, channels), height, width, torch.device("cpu"))
+    sums, uncounted = _trace(network, (1, channels, height, width))
     if uncounted:
         warnings.warn(
             f"FLOPs are without {', '.join(uncounted)}, which cannot be counted: the true figure is larger.",
@@ -87,6 +92,16 @@ def check_size(height: int, width: int) -> None:
     if min(height, width) < 1:
         raise ProfileError(
             f"Expected a picture of at least 1×1 pixels, but got {height}×{width}. NTIRE counts at 256×256."
+        )
+
+
+def check_memory(needs: Footprint, height: int, width: int, device: torch.device) -> None:
+    """Raise `ProfileError` if a run on a picture of this size would take more memory than is free."""
+    wanted, free = needs.bytes_per_pixel * height * width, free_memory(device)
+    if wanted > free:
+        raise ProfileError(
+            f"Expected room for a picture of {height}×{width}, about {wanted / 2**30:.1f} GiB, but {device} has "
+            f"{free / 2**30:.1f} GiB free. Choose a smaller --size."
         )
 
 

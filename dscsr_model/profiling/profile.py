@@ -16,7 +16,7 @@ from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.inference.engines import Engine, TorchEngine, find_device
 from dscsr_model.profiling import latency, machine
-from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_size, count, parameters
+from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
 from dscsr_model.profiling.errors import ProfileError
 from dscsr_model.profiling.latency import Latency
 from dscsr_model.profiling.memory import bytes_of, peak_memory
@@ -163,7 +163,9 @@ def _count(network: nn.Module, plan: Plan) -> Measured:
 
 def _build(network: nn.Module, variant: str, plan: Plan) -> Engine | Exception:
     try:
-        return build(network, variant, plan.device, plan.to_onnx)
+        engine = build(network, variant, plan.device, plan.to_onnx)
+        check_memory(engine.footprint, plan.height, plan.width, find_device(plan.device))
+        return engine
     except Exception as error:  # what a machine cannot do is a result, too
         return error
 

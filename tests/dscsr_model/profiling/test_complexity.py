@@ -151,6 +151,11 @@ def test_a_size_that_the_network_cannot_take_is_named():
         count(Unshuffled(), 5, 5)
 
 
+def test_a_picture_that_does_not_fit_into_memory_is_refused_before_it_is_made():
+    with pytest.raises(ProfileError, match=r"room for a picture of 9000000×9000000, about .* Choose a smaller --size"):
+        count(SPAN(feature_channels=4), 9_000_000, 9_000_000)
+
+
 class Two(nn.Module):
     def forward(self, x, y):
         return x + y

@@ -85,6 +85,12 @@ def test_real_figures_become_json_and_a_table(real):
     assert all(len(line) <= WIDTH for line in table(result).splitlines())
 
 
+def test_a_size_beyond_memory_is_a_fault_of_every_run():
+    plan = Plan(**{**QUICK, "height": 9_000_000, "width": 9_000_000}, variants=("eager",), flops=False, baseline=False)
+    result = profile({"net": SPAN(feature_channels=4)}, plan)
+    assert "room for a picture of 9000000×9000000" in result.networks["net"].runs["eager"].fault
+
+
 class TrainsOnly(SPAN):
     def forward(self, x):
         if self.conv_cat.weight.dtype == torch.bfloat16:
