@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
+from dscsr_model.data.pairing import find_images
 from dscsr_model.inference.engines import Engine, TorchEngine, find_device
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
@@ -56,6 +57,8 @@ class Plan:
         check_size(self.height, self.width)
         check_variants(self.variants)
         find_device(self.device)
+        for folder in self.data or ():
+            find_images(folder)
         if not 0 < self.seconds < 1e6:
             raise ProfileError(f"Expected seconds above 0 for each variant, but got {self.seconds}. Give such as 2.")
 
@@ -118,6 +121,9 @@ def profile(networks: Mapping[str, nn.Module], plan: Plan | None = None, watch: 
     result = Profile({}, machine.describe(find_device(plan.device)), plan)
     for name in watch(list(networks), "counting"):
         result.networks[name] = _count(networks[name], plan)
+    if plan.data is not None:
+        for name in (name for name in networks if name not in plan.untrained):
+            result.networks[name].quality = _evaluate(build(networks[name], "eager", plan.device), plan, watch)
     pairs = [(name, variant) for name in networks for variant in plan.variants]
     sources = dict(networks)
     if plan.baseline:
@@ -132,9 +138,6 @@ def profile(networks: Mapping[str, nn.Module], plan: Plan | None = None, watch: 
     result.baseline = runs.pop((BASELINE, plan.variants[0]), None)
     for (name, variant), run in runs.items():
         result.networks[name].runs[variant] = run
-    if plan.data is not None:
-        for name in (name for name in networks if name not in plan.untrained):
-            result.networks[name].quality = _evaluate(build(networks[name], "eager", plan.device), plan, watch)
     return result
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +156,7 @@ def test_without_flops_no_fvcore_and_no_scores(monkeypatch):
         ({"variants": ("fast",)}, "Expected variants among"),
         ({"seconds": 0}, "Expected seconds above 0 for each variant, but got 0"),
         ({"device": "abacus"}, "Expected a device among"),
+        ({"data": (Path("none"), Path("none"))}, "Expected a folder of images, but none is not a folder"),
     ],
 )
 def test_a_plan_is_checked_first(change, message):
