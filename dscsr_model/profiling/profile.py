@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -205,18 +206,15 @@ def _call(engine: Engine, plan: Plan, device: torch.device) -> Callable[[], Tens
 def _time_images(
     engines: Mapping[tuple[str, str], Engine], plan: Plan, device: torch.device, watch: Watch
 ) -> dict[tuple[str, str], float]:
-    """Mean milliseconds over the pictures of the plan, each run once, after every size was run once."""
+    """Mean milliseconds over the pictures of the plan, each run once after a run that does not count."""
     if not plan.images:
         return {}
     times: dict[tuple[str, str], list[float]] = {pair: [] for pair in engines if engines[pair].channels == 3}
-    sizes: set[tuple[int, ...]] = set()
     for image in watch(plan.images, "pictures"):
         for pair in times:
-            x = image.to(engines[pair].device)
-            if tuple(image.shape) not in sizes:
-                engines[pair](x)
-            times[pair].append(latency.milliseconds(lambda pair=pair, x=x: engines[pair](x), device))  # type: ignore[misc]
-        sizes.add(tuple(image.shape))
+            call = partial(engines[pair], image.to(engines[pair].device))
+            call()
+            times[pair].append(latency.milliseconds(call, device))
     return {pair: fmean(values) for pair, values in times.items()}
 
 

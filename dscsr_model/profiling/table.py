@@ -11,7 +11,7 @@ from dscsr_model.profiling.report import Given, Scored, psnr_of, scores
 from dscsr_model.profiling.score import BASELINES
 
 WIDTH = 110
-_LONGEST_NAME = 36
+_LONGEST_NAME = 25
 
 
 def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Given | None = None) -> str:
@@ -52,7 +52,7 @@ def si(number: float, unit: str) -> str:
 
 def _networks(profile: Profile, psnr: Mapping[str, float], given: Given | None) -> str:
     years = [f"score {year}" for year in BASELINES]
-    rows = [["network", "parameters", "FLOPs", "activations", "convs", "PSNR", "PSNR-Y", *years]]
+    rows = [["network", "params", "FLOPs", "activations", "convs", "PSNR", "PSNR-Y", *years]]
     for name, measured in profile.networks.items():
         cost, quality = measured.complexity, measured.quality
         decibel = psnr_of(profile, name, psnr)

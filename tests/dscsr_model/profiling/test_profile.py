@@ -213,6 +213,12 @@ def test_table_of_known_figures():
     assert "Some CPU, 2 threads; torch 2.13.0" in text
 
 
+def test_the_widest_table_fits():
+    runs = {"compiled_bf16": run(12345.6, memory=99_999 * 2**20, images_ms=12345.6)}
+    wide = measured(12345.6, 99_999_999, 999_990_000_000, psnr=29.8, **runs)
+    assert max(map(len, table(made_up(**{"x" * 80: wide})).splitlines())) <= WIDTH
+
+
 def test_a_table_of_comparable_scores_has_no_asterisk():
     text = table(made_up(net=measured(8.0)), given=Given(baselines={2025: 9.0}))
     assert "*" not in text
