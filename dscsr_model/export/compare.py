@@ -15,9 +15,9 @@ TOLERANCE = 1e-4
 by some 2e-6 in the networks here, which work on 255 times their input; a wrong weight, mean or border by far more."""
 
 HALF_TOLERANCE = 2 / 255
-"""The same in float16: two 8-bit steps, at the worst pixel of noisy pictures. Its own steps are 5e-4 below an output of
-1; the released networks differ by 1e-3 with float16 weights, by 3e-3 where sums are in float16 too (torch on a CPU), and
-by 6e-3 where each kernel is a product of three rounded ones (spandrel's form)."""
+"""The same in float16: two 8-bit steps, at the worst pixel of noisy pictures. Its own steps are 5e-4 below an output
+of 1; the released networks differ by 1e-3 with float16 weights, by 3e-3 where sums are in float16 too (torch on a
+CPU), and by 6e-3 where each kernel is a product of three rounded ones (spandrel's form)."""
 
 _SIZES = ((1, 24, 40), (2, 17, 23), (1, 1, 1), (1, 2, 5), (1, 33, 1))
 """(batch, height, width): the traced size, an odd one, pictures smaller than a kernel and than a network's view."""

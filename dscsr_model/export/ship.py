@@ -60,10 +60,9 @@ def ship(
     _check_free(path, force, sources)
     with _aside(path) as temporary:
         form.write(network, temporary, half)
-        found = {
-            check.by: difference(network, check.run, facts.arguments["num_in_ch"], half=half, what=f"the file, read by {check.by},")
-            for check in form.checks(temporary, facts.network)
-        }
+        channels, found = facts.arguments["num_in_ch"], {}
+        for by, run in form.checks(temporary, facts.network):
+            found[by] = difference(network, run, channels, half=half, what=f"the file, read by {by},")
         size = _sync(temporary)
         _check_free(path, force, sources)  # somebody may have come while we wrote
         temporary.replace(path)
