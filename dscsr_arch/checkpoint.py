@@ -103,6 +103,8 @@ def load_model(
         if width is not None:
             raise WeightsError("Expected either a base of LoRA adapters or a width, but got both. Leave one out.")
         return _load_adapters(path, base, param_key, overrides)
+    if width is not None and not (isinstance(width, int | float) and 0 < width <= 1):
+        raise WeightsError(f"Expected `width` to be a part of the backbone's, in (0, 1], but got {width!r}.")
     file = read_weight_file(path, param_key)
     if is_adapters(file.weights):
         raise WeightsError(
@@ -115,8 +117,8 @@ def load_model(
         names = ", ".join(family.name for family in FAMILIES)
         raise WeightsError(
             f"Expected weights of a known network ({names}) in {path}, but got layers such as "
-            f"{', '.join(name[:60] for name in list(state_dict)[:4])}. Build that network yourself and load the file "
-            "with its own code."
+            f"{', '.join(name[:60] for name in list(state_dict)[:4]) or 'none'}. Build that network yourself and load "
+            "the file with its own code."
         )
     arguments = _arguments(family, WeightFile(state_dict, file.metadata), overrides, path)
     network = _build(family, arguments, state_dict, path)
@@ -144,6 +146,11 @@ def _arguments(
         raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
+    except LookupError as error:
+        raise WeightsError(
+            f"Cannot build {family.name} for {path}: a layer is missing or has too few dimensions ({error}). "
+            "Ask for a whole file."
+        ) from error
 
 
 def _build(

@@ -34,6 +34,13 @@ _RCAN = (
     (r"body\.(\d+)\.body\.(\d+)\.caLayer\.conv_du\.0\.", r"body.\1.residual_group.\2.rcab.3.attention.1."),
     (r"body\.(\d+)\.body\.(\d+)\.caLayer\.conv_du\.1\.", r"body.\1.residual_group.\2.rcab.3.attention.3."),
 )
+_TAIL = {"tail_conv.weight", "tail_conv.bias", "body_conv.weight"}
+_NAMES = {
+    "EDSR": {"head.weight", "body.0.conv1.weight", *_TAIL},
+    "RCAN": {"head_conv.weight", "body.0.body.0.body.0.weight", *_TAIL},
+    "CARN": {"entry.weight", "exit.weight", "exit.bias", "b1.c1.conv.weight", "sub_mean.weight"},
+}
+"""Some names of each, by which it is recognised."""
 _ENDS = {"EDSR": ("conv_first", "conv_last"), "RCAN": ("conv_first", "conv_last"), "CARN": ("entry", "exit")}
 
 
@@ -43,12 +50,9 @@ class CSDWeightsError(DscsrError):
 
 def csd_network(names: Mapping[str, Tensor]) -> str | None:
     """Which network of the official CSD code has these names: EDSR, RCAN, CARN, or None."""
-    if {"head.weight", "body_conv.weight", "tail_conv.weight", "body.0.conv1.weight"} <= names.keys():
-        return "EDSR"
-    if {"head_conv.weight", "body_conv.weight", "tail_conv.weight", "body.0.body.0.body.0.weight"} <= names.keys():
-        return "RCAN"
-    if {"entry.weight", "exit.weight", "b1.c1.conv.weight", "sub_mean.weight"} <= names.keys():
-        return "CARN"
+    for kind, some in _NAMES.items():
+        if some <= names.keys():
+            return kind
     return None
 
 
@@ -81,6 +85,10 @@ def from_csd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return translated
 
 
+def _few(values: Tensor) -> list[float]:
+    return [float(value) for value in values.flatten()[:4]]
+
+
 def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     for pattern, new in rules:
         if re.match(pattern, name):
@@ -96,13 +104,14 @@ def _rgb_range(state_dict: Mapping[str, Tensor]) -> float:
     weight, bias, _, added = shifts
     if weight is None or bias is None or added is None:
         raise CSDWeightsError(f"Expected all of {', '.join(_SHIFTS)} in weights of the CSD code, but got only some.")
-    bias, mean = bias.double(), torch.tensor(RGB_MEAN, dtype=torch.float64)
-    rgb_range = round(float(-bias[0] / mean[0]), 3)
-    same = bias.shape == mean.shape and torch.allclose(bias, -rgb_range * mean, rtol=1e-4)
-    eye = torch.equal(weight.double().flatten(1), torch.eye(3, dtype=torch.float64))
-    if not (same and eye and rgb_range > 0 and torch.allclose(added.double(), -bias, rtol=1e-4)):
+    mean, eye = torch.tensor(RGB_MEAN, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    whole = bias.shape == added.shape == mean.shape
+    rgb_range = round(float(-bias[0].double() / mean[0]), 3) if whole else 0.0
+    shifted = rgb_range * mean
+    same = whole and all(torch.allclose(shift.double(), shifted, rtol=1e-4) for shift in (-bias, added))
+    if not (same and rgb_range > 0 and torch.equal(weight.double(), eye[:, :, None, None])):
         raise CSDWeightsError(
             f"Expected weights of the CSD code to subtract and add its mean {RGB_MEAN} times the range, but got "
-            f"{bias.tolist()} and {added.tolist()}. Load this file with the code that wrote it."
+            f"{_few(bias)} and {_few(added)}. Load this file with the code that wrote it."
         )
     return rgb_range

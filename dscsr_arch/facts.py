@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +19,8 @@ from dscsr_arch.families import FAMILIES, Family
 FORMAT = "1"
 _LONGEST = 10_000
 """Characters of the arguments' JSON; those of a real network take some 200."""
+_LARGEST = 1e9
+"""Of the numbers in it: far beyond any range of a picture, and far within float32."""
 
 
 class FactsError(ValueError):
@@ -129,7 +130,7 @@ def hidden_arguments(facts: Facts, family: Family, besides: Container[str] = ())
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def _is_count(value: object) -> bool:
@@ -137,7 +138,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return _is_number(value) and value > 1 / _LARGEST
 
 
 def _are_numbers(value: object) -> bool:
@@ -147,7 +148,7 @@ def _are_numbers(value: object) -> bool:
 _CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "upscale": ("a small whole number", _is_count),
     "num_out_ch": ("a small whole number", _is_count),
-    "img_range": ("a positive number", _is_positive),
+    "img_range": ("a positive number of usual size", _is_positive),
     "rgb_mean": ("a list of numbers", _are_numbers),
     "norm": ("true or false", lambda value: isinstance(value, bool)),
     "res_scale": ("a number", _is_number),
@@ -157,5 +158,7 @@ _CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _short(value: object) -> str:
+    if not isinstance(value, str | int | float | None):
+        return f"({type(value).__name__})"  # not its contents: nested well, a few bytes of a pickle print as gigabytes
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

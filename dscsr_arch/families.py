@@ -66,6 +66,10 @@ def _output_arguments(total: int, num_in_ch: int, overrides: Mapping[str, Any]) 
 
     As many channels go out as come in, unless that leaves no scale, or an override says otherwise.
     """
+    for name in ("upscale", "num_out_ch"):
+        value = overrides.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"Expected `{name}` to be a positive integer, but got {value!r}.")
     scales = [overrides["upscale"]] if "upscale" in overrides else list(UPSCALES)
     if "num_out_ch" in overrides:
         channels = [overrides["num_out_ch"]]

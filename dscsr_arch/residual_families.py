@@ -28,7 +28,9 @@ def edsr_arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any
 
 def is_rcan(state_dict: StateDict) -> bool:
     """Whether these are weights of BasicSR's RCAN."""
-    names = {"conv_first.weight", "body.0.residual_group.0.rcab.0.weight", "conv_after_body.weight", "conv_last.weight"}
+    block = "body.0.residual_group.0.rcab"
+    ends = {"conv_first.weight", "conv_after_body.weight", "conv_last.weight"}
+    names = {f"{block}.0.weight", f"{block}.3.attention.1.weight", *ends}
     return names <= state_dict.keys()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -31,6 +32,15 @@ METADATA = "metadata"
 
 _SHARED = 4
 """How many times over the numbers in a file may be used: layers can share theirs."""
+
+_NUMBERS = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool),
+)
+"""What tensors may be made of: what torch can turn into float32."""
+
+_END, _LOCATOR, _LARGE_END = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
+"""The last records of an archive, in turn from its end."""
 
 
 class WeightsError(DscsrError):
@@ -83,9 +93,11 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
             f"Expected a state dict (names to tensors) in {path}, but got {_describe(weights)}. "
             "Give a file of network weights, such as net_g_latest.pth (not a training state)."
         )
+    # Detached, they are plain tensors: a pickle can hang anything onto a Parameter, also in place of its methods.
+    weights = {_bare(name): Tensor.detach(tensor) for name, tensor in weights.items()}
     _check_tensors(weights, path)
     try:
-        weights = from_csd({_bare(name): tensor for name, tensor in weights.items()})
+        weights = from_csd(weights)
     except CSDWeightsError as error:
         raise WeightsError(f"Cannot read {path}: {error}") from error
     return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})
@@ -154,15 +166,43 @@ def read_pickle(path: Path) -> Any:
 def _check_archive(path: Path) -> None:
     """Refuse an archive that holds more than its size: torch.save compresses nothing, an attacker would."""
     try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # what makes torch, too, take it for an archive
+                return
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except Exception:  # no archive, or a damaged one: torch tells
-        return
+            entries = archive.infolist()
+            whole = archive.start_dir == _listed_at(path)
+    except Exception as error:  # torch may read what Python does not, and nobody would have looked at it
+        raise WeightsError(_damaged(path, error)) from error
+    names = {entry.filename.partition("/")[2] for entry in entries}
+    if "constants.pkl" in names or "archive_format" in names:
+        raise WeightsError(
+            f"Expected weights in {path}, but got a program of TorchScript or torch.export. Give the weight file that "
+            "it was made from."
+        )
+    if not whole:
+        raise WeightsError(_damaged(path, zipfile.BadZipFile()))
+    unpacked = sum(entry.file_size for entry in entries)
     if unpacked > path.stat().st_size:
         raise WeightsError(
             f"Expected weights as torch.save writes them in {path}, but got an archive of {path.stat().st_size:,} "
             f"bytes that would unpack to {unpacked:,}. If you trust it, load and save it anew with torch."
         )
+
+
+def _listed_at(path: Path) -> int | None:
+    """Where the archive says that its list of contents begins; None if it ends in another way than torch.save's.
+
+    Where this is not where the list is, readers differ: Python's finds one list, and torch unpacks by another.
+    """
+    with path.open("rb") as file:
+        start = file.seek(-(_LARGE_END.size + _LOCATOR.size + _END.size), os.SEEK_END)
+        large, locator, end = (record.unpack(file.read(record.size)) for record in (_LARGE_END, _LOCATOR, _END))
+    if end[0] != b"PK\x05\x06" or end[-1] != 0:
+        return None
+    if locator[0] != b"PK\x06\x07":
+        return int(end[-2])
+    return int(large[-1]) if large[0] == b"PK\x06\x06" and locator[2] == start else None
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -174,7 +214,8 @@ def _is_safetensors(path: Path) -> bool:
 def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors whose numbers are not in the file: a network of their shapes could take any amount of memory."""
     for name, tensor in weights.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+        if not dense or tensor.dtype not in _NUMBERS:
             kind = f"{tensor.dtype}, {tensor.layout}" + (", a shape without numbers" if tensor.is_meta else "")
             raise WeightsError(
                 f"Expected plain dense tensors in {path}, but got {kind} for {_short(name)}. "
@@ -195,11 +236,10 @@ def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
         return content
     if param_key is not None:
         if not isinstance(content.get(param_key), Mapping):
-            there = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
-            raise WeightsError(
-                f"Expected weights under the key '{param_key}' in {path}, but got "
-                f"{'the keys ' + ', '.join(map(repr, there)) if there else 'unwrapped weights (param_key: ~)'}."
-            )
+            keys = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
+            names = ", ".join(repr(_key(key)) for key in keys)
+            there = f"the keys {names}. Name one of them" if keys else "unwrapped weights (param_key: ~)"
+            raise WeightsError(f"Expected weights under the key '{param_key}' in {path}, but got {there}.")
         return content[param_key]
     return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
 
@@ -214,6 +254,8 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"Expected to read {path}, but got: {error.strerror}. Check who may read it, and the disk."
     return (
         f"Expected a whole weight file at {path}, but it cannot be read: it is truncated or of another kind "
         f"({path.stat().st_size:,} bytes; {type(error).__name__}). Copy or download it again."
@@ -223,11 +265,12 @@ def _damaged(path: Path, error: Exception) -> str:
 def _describe(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"an object of type {type(content).__name__}"
-    return (
-        f"a mapping with the keys {', '.join(_short(str(key)) for key in list(content)[:6])}"
-        if content
-        else "an empty mapping"
-    )
+    return f"a mapping with the keys {', '.join(map(_key, list(content)[:6]))}" if content else "an empty mapping"
+
+
+def _key(key: object) -> str:
+    """Of the file: text as it is, others by their kind, since even to print them could take any time."""
+    return _short(key) if isinstance(key, str) else f"({type(key).__name__})"
 
 
 def _bare(name: str) -> str:

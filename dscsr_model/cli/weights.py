@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_OWN = {
+    "path": "Leave it out",
+    "base": "Write --base FILE",
+    "width": "Write --width W",
+    "param_key": "Write --param-key KEY",
+}
+"""What `load_model` takes beside arguments of networks."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what beside the weight file itself decides which network it gives."""
     group = parser.add_argument_group("the network in the file")
@@ -57,8 +66,11 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
             raise DscsrError(
                 f"Expected --set NAME=VALUE, such as norm=false, but got {word!r}. Write it without spaces."
             )
+        if name in _OWN:
+            raise DscsrError(f"Expected an argument of the network in --set, but got {word!r}. {_OWN[name]}.")
         try:
             overrides[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise DscsrError(f"Expected a value as in an option file in --set {word!r}, but got {error}.") from error
+            reason = " ".join(str(error).split())
+            raise DscsrError(f"Expected a value as in an option file in --set {word!r}, but: {reason}.") from error
     return overrides

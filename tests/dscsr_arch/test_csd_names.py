@@ -171,6 +171,13 @@ def test_another_mean_is_refused(broken, tmp_path):
         read_state_dict(tmp_path / "csd.pth")
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (3, 3), (7,)])
+@pytest.mark.parametrize("name", ["sub_mean.bias", "add_mean.bias", "sub_mean.weight"])
+def test_a_mean_of_another_shape_is_refused(name, shape):
+    with pytest.raises(CSDWeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
+        from_csd({**official("EDSR"), name: torch.ones(shape)})
+
+
 def test_half_a_mean_is_refused():
     state = official("EDSR")
     del state["add_mean.bias"]

@@ -79,6 +79,8 @@ FAULTS = [
     ({"arguments": "[1]"}, "Expected names and values in `arguments` of dscsr's metadata"),
     ({"network": "CARN"}, "Expected metadata of SPAN, since the weights are of it, but got 'CARN'"),
     ({"arguments": '{"img_range": 1e999}'}, "Expected `img_range` in dscsr's metadata to be a positive number.* inf"),
+    ({"arguments": '{"img_range": 1' + "0" * 400 + "}"}, "a positive number of usual size, but got 1000"),
+    ({"arguments": '{"img_range": 1e300}'}, r"a positive number of usual size, but got 1e\+300"),
     ({"arguments": '{"img_range": "a"}'}, "but got 'a'. Give it yourself, as an override"),
     ({"arguments": '{"rgb_mean": [NaN, 1, 1]}'}, "Expected `rgb_mean` in dscsr's metadata to be a list of numbers"),
     ({"arguments": '{"norm": 1}'}, "Expected `norm` in dscsr's metadata to be true or false"),

@@ -8,6 +8,7 @@ import resource
 import struct
 import tarfile
 import time
+import warnings
 import zipfile
 
 import pytest
@@ -89,6 +90,23 @@ def deflated():
     return buffer.getvalue()
 
 
+def deflated_for_a_newer_python():
+    """The same, of a version of archives that Python's reader refuses to open, and torch does not look at."""
+    return deflated().replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x63")
+
+
+def deflated_with_two_lists():
+    """The same, with a second list of contents behind the first, where Python's reader looks for it; torch does not."""
+    content = deflated()
+    *ends, size, start, _ = struct.unpack("<4s4H2LH", content[-22:])
+    harmless = bytearray(content[start : start + size])
+    at = 0
+    while (at := harmless.find(b"PK\x01\x02", at)) >= 0:
+        harmless[at + 24 : at + 28] = bytes(4)  # the size when unpacked
+        at += 4
+    return content[:-22] + bytes(harmless) + struct.pack("<4s4H2LH", *ends, size, start, 0)
+
+
 def header(entries, data=b""):
     text = json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -97,6 +115,14 @@ def header(entries, data=b""):
 def terabytes_before_1_6():
     small = saved({"a": torch.zeros(7)}, _use_new_zipfile_serialization=False)
     return small.replace(b"K\x07N", b"\x8a\x06" + (10**12).to_bytes(6, "little") + b"N")
+
+
+def laughing():
+    """A list of lists that prints as terabytes."""
+    lines = ["ha"] * 10
+    for _ in range(12):
+        lines = [lines] * 10
+    return lines
 
 
 EDSR = {
@@ -121,7 +147,11 @@ HUGE = {
         "as many layers as the file has weights for, but their numbers go up to 100000001",
     ),
     "deflated": ("pth", deflated, "but got an archive of .* bytes that would unpack to 20,"),
+    "deflated, newer": ("pth", deflated_for_a_newer_python, r"Expected a whole weight file .*NotImplementedError"),
+    "deflated, two lists": ("pth", deflated_with_two_lists, r"Expected a whole weight file .*BadZipFile"),
     "storage": ("pth", terabytes_before_1_6, "Expected a whole weight file"),
+    "metadata": ("pth", lambda: saved({"params": STATE, "metadata": {"dscsr": laughing()}}), r"but got \(list\)\. Upd"),
+    "keys": ("pth", lambda: saved({(): 1, "a": laughing()}), r"with the keys \(tuple\), a\. Give"),
     "bytearray": (
         "pth",
         lambda: b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R.",
@@ -152,7 +182,59 @@ def test_huge_claims_take_little_memory_and_time(tmp_path, kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB: the largest file has 12 MB
 
 
+def named_like_methods():
+    """Weights with attributes in place of their methods."""
+    bias = torch.nn.Parameter(STATE["conv_cat.bias"].clone())
+    bias.numel = bias.to = bias.element_size = bias.detach = 5
+    return {**STATE, "conv_cat.bias": bias}
+
+
+def program(write):
+    buffer = io.BytesIO()
+    write(torch.nn.Conv2d(1, 1, 1), buffer)
+    return buffer.getvalue()
+
+
+def made(make):
+    """What ``make`` gives, whatever torch warns of while it does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make()
+
+
 ODD = {
+    "nested": (
+        "pth",
+        lambda: saved({**STATE, "conv_cat.bias": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}),
+        "Expected plain dense tensors",
+    ),
+    "4 bits": (
+        "pth",
+        lambda: saved({**STATE, "conv_cat.bias": torch.zeros(4, dtype=torch.uint8).view(torch.bits8)}),
+        "got torch.bits8, torch.strided for conv_cat.bias. Save the network's state_dict",
+    ),
+    "TorchScript": (
+        "pth",
+        lambda: program(lambda network, file: torch.jit.save(torch.jit.script(network), file)),
+        "got a program of TorchScript or torch.export. Give the weight file",
+    ),
+    "torch.export": (
+        "pth",
+        lambda: program(
+            lambda network, file: torch.export.save(torch.export.export(network, (torch.ones(1, 1, 2, 2),)), file)
+        ),
+        "got a program of TorchScript or torch.export. Give the weight file",
+    ),
+    "RCAN without attention": (
+        "pth",
+        lambda: saved({**EDSR, "body.0.residual_group.0.rcab.0.weight": torch.zeros(4, 4, 3, 3)}),
+        "Cannot build EDSR|does not fit EDSR",
+    ),
+    "no dimensions": (
+        "pth",
+        lambda: saved({**STATE, "upsampler.0.weight": torch.ones(())}),
+        r"Cannot build SPAN .*: a layer is missing or has too few dimensions \(tuple index out of range\)\. Ask",
+    ),
     "sparse": ("pth", lambda: saved({n: t.to_sparse() for n, t in STATE.items()}), "dense tensors .*sparse_coo"),
     "meta": ("pth", lambda: saved({n: t.to("meta") for n, t in STATE.items()}), "a shape without numbers for conv_1"),
     "complex": (
@@ -178,9 +260,40 @@ ODD = {
 @pytest.mark.filterwarnings("error")
 def test_files_of_another_kind_get_one_message(tmp_path, kind):
     suffix, make, message = ODD[kind]
-    (tmp_path / f"w.{suffix}").write_bytes(make())
+    (tmp_path / f"w.{suffix}").write_bytes(made(make))
     with pytest.raises(WeightsError, match=message):
         load_model(tmp_path / f"w.{suffix}")
+
+
+def test_attributes_that_a_pickle_hangs_onto_weights_are_dropped(tmp_path):
+    torch.save(named_like_methods(), tmp_path / "w.pth")
+    assert type(read_state_dict(tmp_path / "w.pth")["conv_cat.bias"]) is torch.Tensor
+    assert torch.equal(load_model(tmp_path / "w.pth").conv_cat.bias, STATE["conv_cat.bias"])
+
+
+def test_a_file_that_may_not_be_read_gets_the_reason(tmp_path, monkeypatch):
+    torch.save(STATE, tmp_path / "w.pth")
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)  # root may read anything
+    with pytest.raises(WeightsError, match=r"Expected to read .*w\.pth, but got: Permission denied. Check who may"):
+        load_model(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("width", [0, 1.5, float("nan"), "a", -0.25])
+def test_a_width_is_a_part_of_the_backbone(tmp_path, width):
+    torch.save(STATE, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"Expected `width` to be a part of the backbone's, in \(0, 1\], but got"):
+        load_model(tmp_path / "w.pth", width=width)
+
+
+@pytest.mark.parametrize(("name", "value"), [("upscale", 0), ("upscale", "a"), ("num_out_ch", True), ("upscale", 2.0)])
+def test_overrides_that_shapes_are_read_by_are_checked(tmp_path, name, value):
+    torch.save(STATE, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"Expected `{name}` to be a positive integer, but got {value!r}"):
+        load_model(tmp_path / "w.pth", **{name: value})
 
 
 def test_a_layer_used_twice_is_no_lie(tmp_path):
