@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dscsr_model.cli import weights
@@ -54,11 +55,21 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_model.export.ship import ship
 
     path, form = choose(args.out, args.format, args.weights, args.fp16)
+    if form.name == "spandrel":
+        _mend_torchvision()
     network = weights.load_network(args)
     sources = [args.weights, *([] if args.base is None else [args.base])]
     shipped = ship(network, path, form, half=args.fp16, force=args.force, sources=sources)
     print(describe(shipped, form, args.fp16))
     return 0
+
+
+def _mend_torchvision() -> None:
+    """Let spandrel be asked also where torchvision, which it imports, takes a mend beside this build of torch."""
+    from dscsr_model.host.compat import mend_imports
+
+    with suppress(Exception):  # what stays broken stops the import of spandrel, too, and is told there
+        mend_imports()
 
 
 def describe(shipped: Shipped, form: Format, half: bool) -> str:
@@ -89,9 +100,7 @@ def _notes(shipped: Shipped, form: Format) -> list[str]:
     if form.name != "spandrel":
         load = {"torch-export": "torch.export.load({!r}).module()", "torchscript": "torch.jit.load({!r})"}[form.name]
         return [f"use it: {load.format(str(shipped.path))}(picture), float32 (B, C, H, W) in [0, 1]"]
-    notes = []
-    if "spandrel" not in shipped.differences:
-        notes.append("spandrel itself cannot be imported here, so it was not asked: pip install 'dscsr[spandrel]'")
+    notes = [f"{by} itself was not asked: {why_not}" for by, why_not in shipped.not_asked.items()]
     if shipped.facts.network != "SPAN":
         notes.append(
             f"spandrel does not know {shipped.facts.network} (0.4.2), nor does chaiNNer. In Python, this helps:"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dscsr_model.export.errors import ExportError
+from dscsr_model.export.errors import ExportError, NotHereError
 
 Run = Callable[[Tensor], Tensor]
 
@@ -18,7 +18,9 @@ class Check(NamedTuple):
     """A reading of the file, as its users will read it."""
 
     by: str
-    run: Run
+    run: Run | None
+    why_not: str = ""
+    """Why it cannot be asked here, if it is not."""
 
 
 class Format(NamedTuple):
@@ -122,8 +124,11 @@ def _load_weights(path: Path, _: str) -> list[Check]:
 def _load_spandrel(path: Path, name: str) -> list[Check]:
     from dscsr_model.export.spandrel_form import run_spandrel
 
-    run = run_spandrel(path, name)
-    return [*_load_weights(path, name), *([] if run is None else [Check("spandrel", run)])]
+    try:
+        check = Check("spandrel", run_spandrel(path, name))
+    except NotHereError as error:
+        check = Check("spandrel", None, str(error))
+    return [*_load_weights(path, name), check]
 
 
 def _load_onnx(path: Path, _: str) -> list[Check]:

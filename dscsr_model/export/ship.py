@@ -27,6 +27,8 @@ class Shipped(NamedTuple):
     bytes: int
     differences: dict[str, float]
     """By what read the file: the largest difference of its pictures from the source's."""
+    not_asked: dict[str, str]
+    """What would have read it, too, but cannot here: why not."""
 
 
 def ship(
@@ -60,14 +62,17 @@ def ship(
     _check_free(path, force, sources)
     with _aside(path) as temporary:
         form.write(network, temporary, half)
-        channels, found = facts.arguments["num_in_ch"], {}
-        for by, run in form.checks(temporary, facts.network):
-            found[by] = difference(network, run, channels, half=half, what=f"the file, read by {by},")
+        channels, found, not_asked = facts.arguments["num_in_ch"], {}, {}
+        for by, run, why_not in form.checks(temporary, facts.network):
+            if run is None:
+                not_asked[by] = why_not
+            else:
+                found[by] = difference(network, run, channels, half=half, what=f"the file, read by {by},")
         size = _sync(temporary)
         _check_free(path, force, sources)  # somebody may have come while we wrote
         temporary.replace(path)
         _sync_folder(path.parent)
-    return Shipped(path, facts, sum(p.numel() for p in shipped.parameters()), size, found)
+    return Shipped(path, facts, sum(p.numel() for p in shipped.parameters()), size, found, not_asked)
 
 
 def _check_free(path: Path, force: bool, sources: Sequence[str | os.PathLike[str]]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.facts import Facts, describe
-from dscsr_model.export.errors import ExportError
+from dscsr_model.export.errors import ExportError, NotHereError
 from dscsr_model.export.plain import plain
 
 RANGE = 255.0
@@ -52,20 +52,18 @@ def to_spandrel_form(network: nn.Module) -> nn.Module:
     return form
 
 
-def run_spandrel(path: Any, name: str) -> Callable[[Tensor], Tensor] | None:
-    """The file at ``path`` as spandrel loads it, as a function of pictures; None where spandrel cannot be imported.
+def run_spandrel(path: Any, name: str) -> Callable[[Tensor], Tensor]:
+    """The file at ``path`` as spandrel loads it, as a function of pictures.
 
     Args:
         path: The file.
         name: The network's. One of `OURS` is made known for this call alone.
 
     Raises:
+        NotHereError: spandrel cannot be imported.
         ExportError: spandrel does not load it.
     """
-    try:
-        spandrel = importlib.import_module("spandrel")
-    except Exception:  # also RuntimeError: torchvision, which it needs, may not fit torch
-        return None
+    spandrel = _spandrel()
     from dscsr_model.export.spandrel_support import register
 
     registry = spandrel.MAIN_REGISTRY.copy()
@@ -77,6 +75,18 @@ def run_spandrel(path: Any, name: str) -> Callable[[Tensor], Tensor] | None:
         raise ExportError(f"Expected spandrel to load the file, but it says: {error}") from error
     run: Callable[[Tensor], Tensor] = model.float().eval()
     return run
+
+
+def _spandrel() -> Any:
+    try:
+        return importlib.import_module("spandrel")
+    except ImportError as error:
+        if error.name == "spandrel":
+            raise NotHereError("it is not installed: pip install 'dscsr[spandrel]'") from error
+        raise NotHereError(f"its import fails: {error}") from error
+    except Exception as error:  # RuntimeError, where torchvision, which it needs, does not fit torch
+        reason = " ".join(str(error).split())[:200]
+        raise NotHereError(f"its import fails: {type(error).__name__}: {reason}") from error
 
 
 def _check(facts: Facts) -> None:

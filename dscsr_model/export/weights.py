@@ -24,7 +24,7 @@ def to_weights(network: nn.Module, path: str | os.PathLike[str], *, half: bool =
     path, metadata = Path(path), to_metadata(describe(network))
     dtype = torch.float16 if half else torch.float32
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         from safetensors.torch import save
 
         path.write_bytes(save(weights, metadata))  # its save_file would let nobody else read the file

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import pickle
 import re
@@ -53,10 +54,37 @@ def test_spandrel_names_what_helps_where_it_does_not_know_the_network(tmp_path, 
     assert f"use it: spandrel.ModelLoader().load_from_file('{tmp_path / 'w_spandrel.pth'}')" in printed
 
 
-def test_spandrel_that_was_not_asked_is_said(weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "spandrel", None)
+BROKEN = "raise RuntimeError('operator torchvision::other\\n does not exist')"
+NEEDY = "import a_package_that_is_not_there"
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (None, "it is not installed: pip install 'dscsr[spandrel]'"),
+        (BROKEN, "its import fails: RuntimeError: operator torchvision::other does not exist"),
+        (NEEDY, "its import fails: No module named 'a_package_that_is_not_there'"),
+    ],
+)
+def test_why_spandrel_was_not_asked_is_said(weights, tmp_path, capsys, monkeypatch, module, reason):
+    monkeypatch.delitem(sys.modules, "spandrel", raising=False)
+    if module is None:
+        monkeypatch.setitem(sys.modules, "spandrel", None)
+    else:
+        (tmp_path / "spandrel.py").write_text(module)
+        monkeypatch.syspath_prepend(tmp_path)
     assert main(["export", str(weights), "-o", str(tmp_path / "out.pth"), "--format", "spandrel"]) == 0
-    assert "spandrel itself cannot be imported here, so it was not asked: pip install 'ds" in capsys.readouterr().out
+    assert f"\n  spandrel itself was not asked: {reason}\n" in capsys.readouterr().out
+
+
+def test_spandrel_is_asked_in_a_real_process_without_basicsr(run_without_basicsr, weights):
+    """Also where torchvision has to be mended for it, as beside a CPU build of torch."""
+    if importlib.util.find_spec("spandrel") is None:
+        pytest.skip("spandrel (extra: test) is not installed")
+    done = run_without_basicsr("-m", "dscsr_model.cli", "export", weights, "-o", ".", "--format", "spandrel")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "largest difference from the source, read by spandrel: " in done.stdout
+    assert "not asked" not in done.stdout
 
 
 class Trap:

@@ -7,7 +7,7 @@ import torch
 
 from dscsr_arch import SPAN, load_model
 from dscsr_model.export.errors import ExportError
-from dscsr_model.export.formats import FORMATS, Check
+from dscsr_model.export.formats import FORMATS, Check, choose
 from dscsr_model.export.ship import ship
 
 
@@ -31,8 +31,8 @@ def test_what_was_written_is_told(network, tmp_path):
 
 def test_files_are_for_everybody(network, tmp_path):
     (tmp_path / "plain").write_bytes(b"")
-    for name in ("pth", "safetensors"):
-        path = ship(network, tmp_path / f"out.{name}", FORMATS[name]).path
+    for name in ("out.pth", "out.safetensors", "OUT.SAFETENSORS"):
+        path = ship(network, tmp_path / name, choose(name, None, "w.pth", False)[1]).path
         assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

@@ -7,7 +7,7 @@ import torch
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.conv_lora import inject, lora_layers
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_model.export.errors import ExportError
+from dscsr_model.export.errors import ExportError, NotHereError
 from dscsr_model.export.spandrel_form import run_spandrel, to_spandrel_form
 
 EDSR = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 2, "upscale": 2}
@@ -103,4 +103,5 @@ def test_what_spandrel_does_not_load_gets_a_message(tmp_path, spandrel):
 
 def test_without_spandrel_nobody_is_asked(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    assert run_spandrel(tmp_path / "w.pth", "SPAN") is None
+    with pytest.raises(NotHereError, match=r"it is not installed: pip install 'dscsr\[spandrel\]'"):
+        run_spandrel(tmp_path / "w.pth", "SPAN")
