@@ -118,9 +118,9 @@ class Channel(Generic[Item]):
                 self._line.wait(lambda: bool(self._items) or self._closed)
                 if not self._items:
                     return
-                item = self._items.popleft()
                 self._line.changed.notify_all()
-            yield item
+                taken = [self._items.popleft()]
+            yield taken.pop()  # kept nowhere: it may be a picture of gigabytes, and the next one far away
 
 
 def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter, *, replace: bool = False) -> Outcome:
@@ -145,6 +145,7 @@ def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter,
     with _threads(stages, jobs):
         for item in stages.read:
             stages.enlarge(item)
+            del item
         stages.made.close()
     return Outcome(stages.successes, stages.failures, stages.input_pixels, time.monotonic() - start)
 
@@ -164,18 +165,21 @@ class _Stages:
         """First stage: files to pictures, as far ahead as memory allows."""
         for job in jobs:
             with self._faults(job, 0):
-                header = read_header(job.source)
-                scale = self._upscaler.engine.scale
-                check_size(header.height * scale, header.width * scale, job.form)
-                weight = memory_needed(header.height, header.width, header.alpha, header.sixteen_bit, scale, job.form)
-                self.line.acquire(weight)
-                with self._faults(job, weight, header.height * header.width):
-                    _check_memory(weight, header.height, header.width, scale)
-                    picture = without_lost_alpha(read_picture(job.source), job.form)
-                    if picture.frames > 1:
-                        self._report.note(f"{job.source}: the first of {picture.frames} pictures in this file is taken")
-                    self.read.put(_Read(job, picture, weight))
+                self._read_one(job)  # by itself: nothing here holds the picture while the next one is waited for
         self.read.close()
+
+    def _read_one(self, job: Job) -> None:
+        header = read_header(job.source)
+        scale = self._upscaler.engine.scale
+        check_size(header.height * scale, header.width * scale, job.form)
+        weight = memory_needed(header.height, header.width, header.alpha, header.sixteen_bit, scale, job.form)
+        self.line.acquire(weight)
+        with self._faults(job, weight, header.height * header.width):
+            _check_memory(weight, header.height, header.width, scale)
+            picture = without_lost_alpha(read_picture(job.source), job.form)
+            if picture.frames > 1:
+                self._report.note(f"{job.source}: the first of {picture.frames} pictures in this file is taken")
+            self.read.put(_Read(job, picture, weight))
 
     def enlarge(self, item: _Read) -> None:
         """Second stage."""
@@ -209,7 +213,7 @@ class _Stages:
                 with self.line.changed:
                     self.successes += 1
                 self.line.release(item.weight)
-            del item  # a picture of gigabytes should not wait for the next one
+            del item  # its memory counts as free now
 
     @contextmanager
     def _faults(self, job: Job, weight: int, pixels: int = 0) -> Iterator[None]:

@@ -81,7 +81,7 @@ class Upscaler:
             (H·s, W·s, C) of the same type.
 
         Raises:
-            UpscaleError: The network gives no numbers, or memory ends at the smallest tile.
+            UpscaleError: The network fails, gives no numbers, or memory ends at the smallest tile.
         """
         height, width, channels = pixels.shape
         scale = self.engine.scale
@@ -127,9 +127,9 @@ class Upscaler:
         try:
             self._make(pixels, window, result)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            fault = str(error).splitlines()[0]
+            fault = (str(error) or type(error).__name__).splitlines()[0]
+            if not _is_out_of_memory(error):  # such as one side too short for a network's padding
+                raise UpscaleError(f"the network fails on this picture: {fault}") from error
         else:
             return
         # Outside of the handler, whose traceback holds what was made until then.

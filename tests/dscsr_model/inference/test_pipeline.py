@@ -1,6 +1,8 @@
 """Stages that work at the same time; faults of one picture and of the program; bounded memory."""
 
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,31 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
     monkeypatch.setattr(pipeline, "free_memory", lambda _: int(1.5 * weight / pipeline._SHARE))
     run(make_jobs(4), upscaler(), Saver(95), Report())
     assert events == ["read", "written"] * 4
+
+
+def test_nothing_holds_a_picture_that_is_done(make_jobs, monkeypatch):
+    """The first one is gone when the network meets the second, though nothing else has come to replace it."""
+    pictures, alive, written = [], [], threading.Event()
+    read, save = pipeline.read_picture, Saver.save
+
+    def reading(source):
+        if pictures:
+            assert written.wait(WAIT)
+            time.sleep(0.1)  # for the writer to come back for more
+            alive.append([name for name, pixels in pictures if pixels() is not None])
+        picture = read(source)
+        pictures.append((f"read {Path(source).name}", weakref.ref(picture.pixels)))
+        return picture
+
+    def saving(self, picture, *rest):
+        pictures.append(("made", weakref.ref(picture.pixels)))
+        save(self, picture, *rest)
+        written.set()
+
+    monkeypatch.setattr(pipeline, "read_picture", reading)
+    monkeypatch.setattr(Saver, "save", saving)
+    assert run(make_jobs(2), upscaler(), Saver(95), Report()).made == 2
+    assert alive == [[]]
 
 
 def test_one_that_is_too_large_goes_alone():

@@ -168,11 +168,23 @@ def test_no_memory_at_all():
         Upscaler(FakeEngine(function=never))(drawn((64, 64, 3)))
 
 
+def test_a_network_that_fails_on_a_picture():
+    """Padding by reflection needs more than one pixel; the network says so, not we."""
+
+    def padded(y):
+        return torch.nn.functional.pad(y, (8, 8, 8, 8), mode="reflect")[..., 8:-8, 8:-8]
+
+    upscaler = Upscaler(FakeEngine(function=padded))
+    assert upscaler(drawn((5, 5, 3))).shape == (10, 10, 3)
+    with pytest.raises(UpscaleError, match=r"the network fails on this picture: .*Padding size should be less than"):
+        upscaler(drawn((4, 4, 3)))
+
+
 def test_other_faults_are_not_hidden():
     def wrong(_):
-        raise RuntimeError("a bug")
+        raise TypeError("a bug")
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(TypeError, match="a bug"):
         Upscaler(FakeEngine(function=wrong))(drawn((4, 4, 3)))
 
 
