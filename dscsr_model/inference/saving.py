@@ -141,16 +141,20 @@ class Saver:
 
 def _claim(part: Path) -> BinaryIO:
     """An empty file that no other process writes to; what a killed one left is used again."""
-    stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        raise BusyError(f"{part}: another process is writing this picture. Wait for it.") from None
-    except OSError:
-        pass  # some network file systems have no locks
-    stream.truncate()
-    return stream
+    while True:
+        stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise BusyError(f"{part}: another process is writing this picture. Wait for it.") from None
+        except OSError:
+            pass  # some network file systems have no locks
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), os.lstat(part)):
+                stream.truncate()
+                return stream
+        stream.close()  # its owner has just given it its final name: what we hold is a finished picture
 
 
 def _encode(stream: BinaryIO, picture: Picture, form: str, quality: int, between: Callable[[], None]) -> None:

@@ -194,6 +194,22 @@ def test_another_process_writes_it(tmp_path):
         Saver(95).save(Picture(drawn(1)), tmp_path / "a.png", "png", False)
 
 
+def test_the_owner_is_done_between_opening_and_locking(tmp_path, monkeypatch):
+    """What was opened is then a finished picture, and must not be emptied."""
+    part, target, lock = tmp_path / ".a.png.part", tmp_path / "a.png", saving.fcntl.flock
+    part.write_text("whole")
+
+    def late(*args):
+        monkeypatch.setattr(saving.fcntl, "flock", lock)
+        part.rename(target)
+        lock(*args)
+
+    monkeypatch.setattr(saving.fcntl, "flock", late)
+    with saving._claim(part) as stream:
+        stream.write(b"another")
+    assert (target.read_text(), part.read_text()) == ("whole", "another")
+
+
 def test_faults_leave_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
