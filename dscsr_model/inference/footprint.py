@@ -11,81 +11,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PROBE_SIDE = 32
-_LOCAL = frozenset(
-    f"aten::{name}"
-    for name in (
-        *(
-            "abs",
-            "add",
-            "add_",
-            "addcmul",
-            "alias",
-            "cat",
-            "chunk",
-            "clamp",
-            "clamp_",
-            "clamp_max",
-            "clamp_min",
-            "clone",
-        ),
-        *(
-            "constant_pad_nd",
-            "contiguous",
-            "convolution",
-            "copy_",
-            "detach",
-            "div",
-            "div_",
-            "elu",
-            "empty",
-            "empty_like",
-        ),
-        *(
-            "eq",
-            "exp",
-            "expand",
-            "fill_",
-            "full",
-            "full_like",
-            "ge",
-            "gelu",
-            "gt",
-            "hardsigmoid",
-            "hardswish",
-            "hardtanh",
-        ),
-        *(
-            "le",
-            "leaky_relu",
-            "leaky_relu_",
-            "lift_fresh",
-            "log",
-            "lt",
-            "maximum",
-            "minimum",
-            "mul",
-            "mul_",
-            "neg",
-            "ones",
-        ),
-        *("new_empty", "new_zeros", "permute", "pixel_shuffle", "pow", "_prelu_kernel", "reciprocal", "relu", "relu_"),
-        *(
-            "repeat",
-            "reshape",
-            "rsub",
-            "scalar_tensor",
-            "select",
-            "sigmoid",
-            "sigmoid_",
-            "silu",
-            "silu_",
-            "slice",
-            "split",
-        ),
-        *("softplus", "split_with_sizes", "sqrt", "squeeze", "stack", "sub", "sub_", "t", "tanh", "tanh_", "_to_copy"),
-        *("transpose", "type_as", "unbind", "unsafe_split", "unsqueeze", "view", "_unsafe_view", "where", "zeros"),
-    )
-)
+_LOCAL_NAMES = """
+    abs add add_ addcmul alias cat chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous
+    convolution copy_ detach div div_ elu empty empty_like eq exp expand fill_ full full_like ge gelu gt hardsigmoid
+    hardswish hardtanh le leaky_relu leaky_relu_ lift_fresh log lt maximum minimum mul mul_ neg new_empty new_zeros
+    ones permute pixel_shuffle pow _prelu_kernel reciprocal relu relu_ repeat reshape rsub scalar_tensor select
+    sigmoid sigmoid_ silu silu_ slice softplus split split_with_sizes sqrt squeeze stack sub sub_ t tanh tanh_
+    _to_copy transpose type_as unbind unsafe_split unsqueeze view _unsafe_view where zeros
+"""
+_LOCAL = frozenset(f"aten::{name}" for name in _LOCAL_NAMES.split())
 """Operations of ATen that see one pixel only, or (convolution, padding) a neighbourhood that is counted."""
 _INTERPOLATION = {"aten::upsample_nearest2d": 0, "aten::upsample_bilinear2d": 1, "aten::upsample_bicubic2d": 2}
 """How many pixels these see beside one."""

@@ -13,28 +13,13 @@ from dscsr_model.inference.engines import EngineError, find_device
 from dscsr_model.inference.footprint import Footprint
 from dscsr_model.inference.memory import resident
 
-_LOCAL = frozenset(
-    (
-        *("Add", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Div", "Elu", "Equal", "Erf"),
-        *("Exp", "Expand", "Gather", "Gelu", "Greater", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less"),
-        *(
-            "Max",
-            "Min",
-            "Mul",
-            "Neg",
-            "PRelu",
-            "Pad",
-            "Pow",
-            "Reciprocal",
-            "Relu",
-            "Reshape",
-            "Shape",
-            "Sigmoid",
-            "Slice",
-        ),
-        *("Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Where"),
-    )
-)
+_LOCAL_NAMES = """
+    Add Cast Clip Concat Constant ConstantOfShape DepthToSpace Div Elu Equal Erf Exp Expand Gather Gelu Greater
+    HardSigmoid HardSwish Identity LeakyRelu Less Max Min Mul Neg PRelu Pad Pow Reciprocal Relu Reshape Shape
+    Sigmoid Slice Softplus Split Sqrt Squeeze Sub Sum Swish Tanh Transpose Unsqueeze Where
+"""
+_LOCAL = frozenset(_LOCAL_NAMES.split())
+"""Operations of ONNX that see one pixel only, or (Pad) what convolutions see anyway."""
 _TYPES = {"tensor(float)": False, "tensor(float16)": True}
 _SIDE = 192
 
@@ -82,16 +67,14 @@ def read_footprint(path: Path, session: Any, channels: int, half: bool) -> Footp
     kernels = {item.name: list(item.dims) for item in graph.initializer}
     radius, local = 0, True
     for node in graph.node:
-        if node.op_type == "Conv":
-            attributes = {item.name: list(item.ints) for item in node.attribute}
-            shape = attributes.get("kernel_shape") or kernels.get(node.input[1], [0, 0, 1, 1])[2:]
-            radius += (
-                max((side - 1) * gap for side, gap in zip(shape, attributes.get("dilations") or [1, 1], strict=True))
-                // 2
-            )
-            local &= max(attributes.get("strides", [1])) == 1
-        else:
+        if node.op_type != "Conv":
             local &= node.op_type in _LOCAL
+            continue
+        attributes = {item.name: list(item.ints) for item in node.attribute}
+        sides = attributes.get("kernel_shape") or kernels.get(node.input[1], [])[2:]
+        gaps = attributes.get("dilations") or [1] * len(sides)
+        radius += max(((side - 1) * gap + 1 for side, gap in zip(sides, gaps, strict=True)), default=0) // 2
+        local &= bool(sides) and max(attributes.get("strides", [1])) == 1  # kernels that are computed tell no size
     before = resident()
     name = session.get_inputs()[0].name
     session.run(None, {name: np.zeros((1, channels, _SIDE, _SIDE), np.float16 if half else np.float32)})

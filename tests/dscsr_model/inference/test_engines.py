@@ -183,6 +183,18 @@ def test_onnx_that_looks_far(tmp_path):
     assert not onnx_engine(tmp_path / "far.onnx", device="cpu").footprint.local
 
 
+def test_onnx_with_computed_kernels(tmp_path):
+    """How far they reach is written nowhere."""
+    onnx = pytest.importorskip("onnx", reason="extra: onnx")
+    kernel = onnx.numpy_helper.from_array(torch.rand(3, 3, 5, 5).numpy(), "w")
+    nodes = [("Neg", ["w"], ["v"], {}), ("Conv", ["a", "v"], ["b"], {"pads": [2, 2, 2, 2]})]
+    onnx.save(onnx_model(nodes, ["n", 3, "h", "v"], weights=[kernel]), tmp_path / "computed.onnx")
+    assert not onnx_engine(tmp_path / "computed.onnx", device="cpu").footprint.local
+    nodes[1][-1]["kernel_shape"] = [5, 5]
+    onnx.save(onnx_model(nodes, ["n", 3, "h", "v"], weights=[kernel]), tmp_path / "told.onnx")
+    assert onnx_engine(tmp_path / "told.onnx", device="cpu").footprint[:2] == (2, True)
+
+
 def test_onnx_without_the_package(onnx_file, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(EngineError, match=r"onnxruntime is not installed. Run `pip install 'dscsr\[onnx\]'`"):
