@@ -65,16 +65,17 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Enlarge; returns the exit code."""
     check(args)
+    import cv2
     from PIL import Image
 
     from dscsr_model.inference import jobs, pipeline
     from dscsr_model.inference.saving import Saver
     from dscsr_model.inference.tiles import Tiling, Upscaler
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # errors: warnings of odd metadata would tear the bar
     Image.MAX_IMAGE_PIXELS = None  # pictures may be large; whether the result fits into memory is checked
     jobs.check_out(args.output)
-    if not args.input.exists():
-        raise UpscaleArgumentsError(f"Expected a picture or a folder as -i, but there is no {args.input}. Correct it.")
+    jobs.check_source(args.input)
     engine = make_engine(args)
     upscaler = Upscaler(engine, Tiling(args.tile, args.tile_overlap), args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
@@ -183,6 +184,8 @@ class Bar:
 
 def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
     """The summary as text."""
+    from dscsr_model.data.pairing import listed
+
     minutes, seconds = divmod(round(outcome.seconds), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{outcome.seconds:.1f} s"
     pixels = outcome.input_pixels
@@ -192,7 +195,7 @@ def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
     if plan.there:
         lines.append(f"  {_count(len(plan.there), 'result')} there already, left as found; --force makes them anew")
     if plan.renamed:
-        names = ", ".join(path.name for path in plan.renamed[:4])
+        names = listed([path.name for path in plan.renamed], "result", most=4)
         lines.append(f"  named with their old suffix, because pictures differ in it alone: {names}")
     return "\n".join(lines)
 

@@ -57,16 +57,15 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
         PairingError: ``source`` is a folder without pictures.
     """
     check_out(out)
+    check_source(source)
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
             raise PlanError(f"Expected a picture ({', '.join(SUFFIXES)}) as -i, but got {source}. Choose another.")
         folder, names = source.parent, [source.name]
-    elif source.is_dir():
+    else:
         check_readable(source)
         names = [name for name in find_images(source) if not _is_special(source / name)]
         folder, names = source, _without(names, source, out)
-    else:
-        raise PlanError(f"Expected a picture or a folder as -i, but there is no {source}. Correct the path.")
     targets = name_targets(names, scale, form)
     if source.is_dir() and _same(source, out):
         results = set(targets.values())
@@ -108,9 +107,11 @@ def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
 
 
 def check_out(out: Path) -> None:
-    """Raise `PlanError` unless ``out`` is a folder, or can become one."""
+    """Raise `PlanError` unless ``out`` is a folder, or can become one; `DiskError` if one may not even look there."""
     kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
-    if not out.is_dir() and (os.path.lexists(out) or out.suffix.lower() in kinds):
+    with disk_errors(out):
+        is_folder = out.is_dir()
+    if not is_folder and (os.path.lexists(out) or out.suffix.lower() in kinds):
         what = "is a file" if out.exists() else "is a broken link" if out.is_symlink() else "looks like the name of one"
         raise PlanError(f"Expected a folder as -o, but {out} {what}. Names of results follow those of the pictures.")
 
@@ -134,6 +135,18 @@ def made(out: Path) -> Iterator[None]:
         if new:
             with suppress(OSError):
                 out.rmdir()
+
+
+def check_source(source: Path) -> None:
+    """Raise `PlanError` unless ``source`` is a file or a folder, and no pipe or device."""
+    try:
+        mode = source.stat().st_mode
+    except OSError as error:
+        raise PlanError(
+            f"Expected a picture or a folder as -i, but got {source}: {error.strerror}. Correct the path."
+        ) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise PlanError(f"Expected a picture or a folder as -i, but {source} is neither. Choose another.")
 
 
 def check_readable(folder: Path) -> None:

@@ -130,7 +130,7 @@ def test_force_never_overwrites_a_source_through_links(folder, tmp_path, make):
 
 
 def test_nothing_to_do(tmp_path):
-    with pytest.raises(PlanError, match=r"Expected a picture or a folder as -i, but there is no .*nothing"):
+    with pytest.raises(PlanError, match=r"Expected a picture or a folder as -i, but got .*nothing: No such file"):
         plan(tmp_path / "nothing", tmp_path / "out", 4)
     with pytest.raises(PairingError, match=r"Expected images .* but found nothing"):
         plan(tmp_path, tmp_path / "out", 4)
@@ -174,6 +174,26 @@ def test_a_folder_without_permission(folder, tmp_path):
             plan(folder, tmp_path / "out", 4)
     finally:
         Path(folder, "b").chmod(0o755)
+
+
+def test_no_picture_and_no_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PlanError, match=r"a picture or a folder as -i, but .*pipe.png is neither. Choose another"):
+        plan(tmp_path / "pipe.png", tmp_path / "out", 4)
+    with pytest.raises(PlanError, match=r"but got .*none: No such file or directory. Correct the path"):
+        plan(tmp_path / "none", tmp_path / "out", 4)
+
+
+@pytest.mark.parametrize(
+    ("look", "error"), [(jobs.check_source, PlanError), (jobs.check_out, DiskError)], ids=["source", "out"]
+)
+def test_where_nobody_may_look(look, error, tmp_path, monkeypatch):
+    def deny(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", deny)
+    with pytest.raises(error, match=r"Expected .*closed.*Permission denied"):
+        look(tmp_path / "closed")
 
 
 def test_pipes_are_passed_over_and_broken_links_are_not(folder, tmp_path):
