@@ -143,9 +143,16 @@ def make(planned: Plan, progress: Progress) -> Made:
 
 def check_place(out: Path, force: bool) -> None:
     """Raise `ExportError` unless a kit can be put there without harm to anything but, with ``force``, an older kit."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not os.path.lexists(out):
         return
-    if (out / "test_demo.py").exists():
+    if out.is_symlink() or os.path.samefile(out, os.curdir):
+        what = "a link" if out.is_symlink() else "the folder that you are in"
+        raise ExportError(f"Expected a new folder for the kit, but {out} is {what}. Name a folder that is neither.")
+    with disk_errors(out):
+        if out.is_dir() and not any(out.iterdir()):
+            return
+        is_clone = (out / "test_demo.py").exists()
+    if is_clone:
         raise ExportError(
             f"Expected a new folder for the kit, but {out} looks like the challenge's repository. Make the kit "
             "elsewhere and copy its two files into models/ and model_zoo/."

@@ -164,7 +164,8 @@ def _packages(python: str | None) -> list[str]:
         ended = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
         folders: list[str] = json.loads(ended.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1].rstrip(".")
         raise ExportError(
-            f"Expected a Python interpreter at {python}, but got: {error}. Name one that has torch."
+            f"Expected a Python interpreter at {python}, but got: {said}. Name one that has torch."
         ) from error
     return folders

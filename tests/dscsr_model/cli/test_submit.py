@@ -52,7 +52,12 @@ def test_without_basicsr(run_without_basicsr, weights, tmp_path):
         assert line in ended.stdout
     assert "differs from the trained network by at most" in ended.stdout
     assert "2/2" in ended.stderr
-    mark = json.loads((tmp_path / "kits" / "tiny" / "kit.json").read_text())
+    kit = tmp_path / "kits" / "tiny"
+    mark = json.loads((kit / "kit.json").read_text())
+    state = torch.load(kit / "model_zoo" / "team07_Tiny.pth", weights_only=True)
+    assert mark["parameters"] == sum(tensor.numel() for tensor in state.values())
+    assert f"({mark['parameters']:,})" in ended.stdout
+    assert f"({mark['parameters']:,})" in (kit / "README.md").read_text()
     assert mark["files"] == [
         "README.md", "model_zoo/team07_Tiny.pth", "models/team07_Tiny.py", "test_demo_branch.txt"
     ]  # fmt: skip
@@ -78,7 +83,7 @@ def test_student_of_a_width(figures, tmp_path, capsys):
         ({"--name": "../evil"}, "Expected a name of letters, digits and _"),
         ({"--name": 'x"\nimport os'}, "Expected a name of letters, digits and _"),
         ({"--name": "nn"}, "is in use in the network's file"),
-        ({"-o": "."}, "is there and is no kit"),
+        ({"-o": "."}, "but . is the folder that you are in. Name a folder that is neither"),
         ({"--data": ("nowhere", "nowhere")}, "Expected a folder of images, but nowhere is not a folder"),
         ({"--set": ("upscale=2", "num_out_ch=12")}, "Expected a network of scale 4 for RGB pictures"),
     ],
