@@ -24,7 +24,7 @@ from dscsr_arch.errors import DscsrError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _ORIENTATION = 0x0112  # EXIF
-_BITS_PER_SAMPLE = 258  # TIFF
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _APART = 258, 284, 2  # TIFF
 
 
 class ImageError(DscsrError):
@@ -97,7 +97,10 @@ def _header(image: Image.Image) -> Header:
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size may be the upright one already
         width, height = image.tag_v2[256], image.tag_v2[257]
-        sixteen_bit = 16 in np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))
+        bits = np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))
+        sixteen_bit = 16 in bits
+        if sixteen_bit and len(bits) > 1 and image.tag_v2.get(_PLANAR_CONFIGURATION) == _APART:
+            raise ValueError("16-bit TIFF with its channels apart, which OpenCV mixes up: save it with them together")
     else:
         sixteen_bit = image.mode.startswith("I;16") or (image.format == "PNG" and _png_chunk(image, b"IHDR")[8] == 16)
     if orientation_of(image) in (5, 6, 7, 8):

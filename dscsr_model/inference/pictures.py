@@ -27,7 +27,8 @@ _DROPPED_EXIF = (
 )
 _GRAY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # tags of TIFF
+_EXTRA_SAMPLES, _MULTIPLIED = 338, 1
 
 
 class Picture(NamedTuple):
@@ -68,6 +69,8 @@ def read_picture(file: str | Path) -> Picture:
             orientation = 1 if image.format == "TIFF" else orientation_of(image)  # decoders turn TIFF by themselves
             if header.sixteen_bit and image.mode != "CMYK" and not image.mode.startswith("I;16"):
                 pixels: NDArray = _colours_of_sixteen_bits(data, _is_gray_png(data))
+                if _is_multiplied(image):
+                    pixels = _divided(pixels)
             else:
                 image.load()
                 pixels, icc = _pixels_of_cmyk(image, icc) if image.mode == "CMYK" else (_pixels(image), icc)
@@ -126,6 +129,19 @@ def _colours_of_sixteen_bits(data: bytes, gray: bool) -> NDArray[np.uint16]:
         raise ValueError("16-bit pixels of a kind that OpenCV cannot decode")
     order = [2, 1, 0, 3][: pixels.shape[2]]
     return pixels[:, :, order[2:] if gray else order]
+
+
+def _is_multiplied(image: Image.Image) -> bool:
+    """Whether the colours of a TIFF have alpha multiplied into them."""
+    extra = image.tag_v2.get(_EXTRA_SAMPLES, ()) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
+    return _MULTIPLIED in np.atleast_1d(extra)
+
+
+def _divided(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """(H, W, C), alpha last and multiplied into the colours, without that; Pillow does so for 8 bits."""
+    alpha = pixels[:, :, -1:].astype(np.uint32)  # 65535² + 65535 / 2 fits
+    colours = (pixels[:, :, :-1] * np.uint32(65535) + alpha // 2) // np.maximum(alpha, 1)
+    return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), pixels[:, :, -1:]], axis=2)
 
 
 def _pixels_of_cmyk(image: Image.Image, icc: bytes) -> tuple[NDArray[np.uint8], bytes]:

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 from PIL import Image
 
 from dscsr_model.data.images import Header, ImageError, decode_rgb, read_header, read_rgb, upright
+from dscsr_model.inference.pictures import Picture
+from dscsr_model.inference.tiff_file import write_tiff
 
 # What a viewer has to do, by the EXIF standard.
 TURNS = {
@@ -118,6 +121,21 @@ def test_sixteen_bit_tiff_with_exif_rotation(tmp_path):
     assert read_header(tmp_path / "a.tiff") == Header(40, 31, alpha=False, sixteen_bit=True)
     result = read_rgb(tmp_path / "a.tiff").astype(int)
     assert np.abs(result - np.rot90(values / 257, -1)).max() <= 1
+
+
+def test_sixteen_bit_tiff_with_its_channels_apart(tmp_path, image):
+    """OpenCV would read it without complaint, as noise."""
+    deep = image.astype(np.uint16) * 257
+    with open(tmp_path / "a.tif", "wb") as stream:
+        write_tiff(stream, Picture(deep))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), image)
+    content = (tmp_path / "a.tif").read_bytes()
+    together = struct.pack("<HHIH", 284, 3, 1, 1)
+    assert content.count(together) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(together, struct.pack("<HHIH", 284, 3, 1, 2)))
+    for read in (read_rgb, read_header):
+        with pytest.raises(ImageError, match=r"a.tif: 16-bit TIFF with its channels apart.*save it with them together"):
+            read(tmp_path / "a.tif")
 
 
 def test_upright_undoes_every_orientation(image):

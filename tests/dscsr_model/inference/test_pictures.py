@@ -1,6 +1,7 @@
 """Reading: every kind of picture becomes what it is; what belongs to it is kept."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from dscsr_model.data.images import ImageError, upright
-from dscsr_model.inference.pictures import read_picture
+from dscsr_model.inference.pictures import Picture, read_picture
+from dscsr_model.inference.tiff_file import write_tiff
 
 RGB = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
 ALPHA = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -48,6 +50,29 @@ def test_sixteen_bits(tmp_path, channels, suffix):
     else:
         cv2.imwrite(str(tmp_path / f"a.{suffix}"), wanted[:, :, [2, 1, 0, 3][:channels]])
     np.testing.assert_array_equal(read_picture(tmp_path / f"a.{suffix}").pixels, wanted)
+
+
+def mark(file, tag, value):
+    """Set a tag of one short number in a little-endian TIFF file, which has it already."""
+    content = bytearray(file.read_bytes())
+    place = content.rindex(struct.pack("<HHI", tag, 3, 1))
+    content[place + 8 : place + 10] = struct.pack("<H", value)
+    file.write_bytes(content)
+
+
+def test_alpha_that_is_multiplied_into_the_colours(tmp_path):
+    """With 16 bits as with 8, where Pillow divides."""
+    alpha = ALPHA[:, :, None]
+    multiplied = np.concatenate([(RGB * (alpha / 255)).round().astype(np.uint8), alpha], axis=2)
+    for name, pixels in (("a.tif", multiplied), ("b.tif", multiplied.astype(np.uint16) * 257)):
+        with open(tmp_path / name, "wb") as stream:
+            write_tiff(stream, Picture(pixels))
+        mark(tmp_path / name, 338, 1)
+    eight, sixteen = (read_picture(tmp_path / name).pixels.astype(float) for name in ("a.tif", "b.tif"))
+    np.testing.assert_array_equal(sixteen[:, :, 3], eight[:, :, 3] * 257)
+    visible = ALPHA > 0
+    assert np.abs(sixteen / 257 - eight)[visible].max() <= 1  # Pillow rounds down
+    assert np.abs(eight[:, :, :3] - multiplied[:, :, :3])[visible].max() > 50
 
 
 def test_modes_that_become_others(tmp_path):
