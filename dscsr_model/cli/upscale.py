@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_model.inference.saving import Saver
     from dscsr_model.inference.tiles import Tiling, Upscaler
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # errors: warnings of odd metadata would tear the bar
+    # Warnings of odd metadata would tear the bar.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     Image.MAX_IMAGE_PIXELS = None  # pictures may be large; whether the result fits into memory is checked
     jobs.check_out(args.output)
     jobs.check_source(args.input)

@@ -54,9 +54,10 @@ def check_size(height: int, width: int, form: str) -> None:
     """Raise `ImageError` if a format cannot hold a picture of this size."""
     kind = FORMATS[form]
     if max(height, width) > kind.longest:
+        largest = kind.longest == max(each.longest for each in FORMATS.values())
         raise ImageError(
-            f"the result of {width}x{height} pixels is too large for {kind.name} ({kind.longest} a side): use "
-            "--format png"
+            f"the result of {width}x{height} pixels is too large for {kind.name} ({kind.longest} a side): "
+            f"{'cut the picture' if largest else 'use --format png'}"
         )
 
 

@@ -132,12 +132,14 @@ def test_quality(tmp_path):
     [
         ((100, 16384, "webp"), "the result of 16384x100 pixels is too large for WebP .16383 a side.: use --format"),
         ((65501, 1, "jpg"), "1x65501 pixels is too large for JPEG"),
+        ((2**31, 1, "png"), "is too large for PNG .2147483647 a side.: cut the picture"),
     ],
 )
 def test_sizes_that_a_format_cannot_hold(arguments, message):
     with pytest.raises(ImageError, match=message):
         check_size(*arguments)
-    check_size(*arguments[:2], "png")
+    if arguments[2] != "png":
+        check_size(*arguments[:2], "png")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
