@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -110,4 +109,4 @@ def _import_onnxruntime() -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split(os.linesep)[0][:300]
+    return str(error).strip().splitlines()[0][:300].rstrip(".")

@@ -67,7 +67,7 @@ def table(form: Standalone, figures: Figures, quality: Quality | None) -> list[t
         rows.append(
             (
                 "PSNR (RGB, 8 bits, border 4)",
-                f"{quality.psnr:.2f} dB, mean of {quality.pictures} pictures in {quality.folder}; {verdict} the "
+                f"{quality.psnr:.3f} dB, mean of {quality.pictures} pictures in {quality.folder}; {verdict} the "
                 f"{THRESHOLD:.2f} dB that the challenge asks for on DIV2K_LSDIR_valid",
             )
         )
