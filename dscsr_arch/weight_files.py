@@ -80,6 +80,8 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
         raise WeightsError(f"Expected a weight file at {path}, but got a folder. Name a file in it, such as *.pth.")
     if not path.is_file():
         raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
+    if path.suffix.lower() == ".onnx":
+        raise WeightsError(f"Expected weights in {path}, but got an ONNX model. Give the file that it was made from.")
     content: Any
     metadata: Any
     if path.suffix.lower() == ".safetensors":

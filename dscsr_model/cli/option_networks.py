@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import nn
 
@@ -13,6 +14,7 @@ from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.weights import read_overrides
+from dscsr_model.inference.memory import free_memory
 
 
 def networks_of_options(file: Path, overrides: list[str], width: float | None = None) -> dict[str, nn.Module]:
@@ -35,12 +37,27 @@ def networks_of_options(file: Path, overrides: list[str], width: float | None = 
             section = {"backbone": {"type": kind, **section}}
         if width is not None:
             return {f" at {width:g}": CSSRNet(**{**section, "widths": (width,)}).student(width).eval()}
-        network = (own.get(kind) or find_backbone(kind))(**section).eval()
+        network_class = own.get(kind) or find_backbone(kind)
+        if network_class is not CSSRNet:
+            _check_memory(network_class, section)
+        network = network_class(**section).eval()
         if isinstance(network, CSSRNet):
             return {f" at {width:g}": network.student(width).eval() for width in (1.0, *network.widths)}
         return {"": network}
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise DscsrError(f"Expected network_g of {file} to describe a network, but: {error}") from error
+    except (MemoryError, RuntimeError) as error:  # torch's, of memory and of sizes beyond what it can count
+        reason = " ".join(str(error).split())[:200]
+        raise DscsrError(f"Expected network_g of {file} to fit into memory, but: {reason}. Make it smaller.") from error
+
+
+def _check_memory(network_class: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Raise `MemoryError` before a mistyped width takes all there is: shapes alone cost nothing."""
+    with torch.device("meta"):
+        weights = [*network_class(**arguments).parameters()]
+    needs, free = sum(weight.numel() * weight.element_size() for weight in weights), free_memory(torch.device("cpu"))
+    if needs > free:
+        raise MemoryError(f"its weights take {needs / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
 def read_network_section(file: Path) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def score(
     r"""Score a network as the challenge of ``year`` does.
 
     Formula: ``0.7·exp(2·t/t₀) + 0.15·exp(2·F/F₀) + 0.15·exp(2·P/P₀)`` with time t, FLOPs F, parameters P, and those
-    of the year's baseline. The baseline itself has e² ≈ 7.39; what exceeds float64 is inf.
+    of the year's baseline. The baseline itself has e² ≈ 7.39; what exceeds float64 is inf. Published versions of 2026
+    differ in weights and baseline time: docs/shipping/profile.md.
 
     Args:
         runtime_ms: Milliseconds a picture.

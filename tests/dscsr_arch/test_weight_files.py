@@ -218,6 +218,7 @@ ODD = {
         lambda: program(lambda network, file: torch.jit.save(torch.jit.script(network), file)),
         "got a program of TorchScript or torch.export. Give the weight file",
     ),
+    "ONNX": ("onnx", lambda: b"\x08\x0a", "but got an ONNX model. Give the file that it was made from"),
     "torch.export": (
         "pth",
         lambda: program(

@@ -183,6 +183,8 @@ def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
         ("name: x", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("- 1", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("network_g: {feature_channels: 4}", "but got one without"),
+        ("network_g: {type: SPAN, feature_channels: 999999999}", "net.yml to fit into memory, but: Storage size"),
+        ("network_g: {type: SPAN, feature_channels: 9999999}", "net.yml to fit into memory, but: its weights take"),
         ("network_g: {type: SPAM}", "net.yml to describe a network, but: Expected the type of a registered network"),
         ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a positive integer"),
         ("network_g: {type: SPAN, features: 4}", "unexpected keyword argument 'features'"),

@@ -1,9 +1,11 @@
+import json
 import sys
 
 import pytest
 import torch
 
 from dscsr_arch import CARN, SPAN
+from dscsr_arch.facts import describe
 from dscsr_model.export import onnx as onnx_export
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.onnx import compare, quiet, require, to_onnx
@@ -29,6 +31,25 @@ def test_the_difference_is_small_and_that_of_another_network_is_not(exported):
         compare(SPAN(feature_channels=4, upscale=3), path)
 
 
+def test_the_model_holds_plain_convolutions_and_no_trace_of_this_machine(exported):
+    import onnx
+
+    network, path = exported
+    model = onnx.load(path)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Conv") == 22
+    assert kinds.count("DepthToSpace") == 1
+    assert not {"Reshape", "Transpose"} & set(kinds)
+    sizes = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in model.graph.input]
+    assert sizes == [["batch", 3, "height", "width"]]
+    assert [each.name for each in (*model.graph.input, *model.graph.output)] == ["input", "output"]
+    assert b"span_arch" not in path.read_bytes()
+    facts = {prop.key: prop.value for prop in model.metadata_props}
+    assert (facts["network"], facts["scale"]) == ("SPAN", "2")
+    assert json.loads(facts["arguments"]) == describe(network).arguments
+
+
+@pytest.mark.slow
 def test_exporting_says_nothing(exported, tmp_path, capfd):
     to_onnx(exported[0], tmp_path / "net.onnx")
     assert capfd.readouterr() == ("", "")

@@ -80,14 +80,15 @@ FORMATS = {
     "torchscript-fp16": ("out.pt", ["--fp16"], torch.jit.load),
 }
 QUICK = {
-    ("pth", "dsclora"), ("pth", "edsr"), ("safetensors", "span48"), ("safetensors-fp16", "carn"),
-    ("torchscript", "carn"), ("torchscript-fp16", "span26"), ("torch-export", "adapters"),
-    ("onnx", "dsclora"), ("onnx-fp16", "edsr"),
+    ("pth", "span26"), ("pth", "dsclora"), ("pth", "adapters"), ("safetensors", "span48"), ("safetensors-fp16", "edsr"),
+    ("spandrel", "span28"), ("spandrel", "dsclora"), ("spandrel", "carn"), ("spandrel", "edsr"),
+    ("onnx-fp16", "span28"), ("torch-export", "span26"), ("torchscript", "carn"), ("torchscript", "span26"),
+    ("torchscript-fp16", "span28"),
 }  # fmt: skip
-"""Beside all that spandrel loads; every other pair is a slow test."""
+"""Every format for a SPAN, and every source; every other pair is a slow test. `test_onnx` has float32."""
 
 PAIRS = [
-    pytest.param(source, name, marks=() if name == "spandrel" or (name, source) in QUICK else pytest.mark.slow)
+    pytest.param(source, name, marks=() if (name, source) in QUICK else pytest.mark.slow)
     for name in FORMATS
     for source in SOURCES
 ]
@@ -124,27 +125,12 @@ def test_every_source_in_every_format(source, name, tmp_path, spandrel, capsys):
     assert "largest difference from the source" in printed.out
 
 
-def test_files_hold_plain_convolutions_and_no_trace_of_this_machine(tmp_path):
-    import onnx
-
+def test_files_hold_plain_convolutions(tmp_path):
     torch.save(SPAN(feature_channels=6, upscale=2).state_dict(), tmp_path / "w.pth")
-    for file in ("out.pth", "out.onnx"):
-        assert main(["export", str(tmp_path / "w.pth"), "-o", str(tmp_path / file)]) == 0
+    assert main(["export", str(tmp_path / "w.pth"), "-o", str(tmp_path / "out.pth")]) == 0
     names = set(torch.load(tmp_path / "out.pth")["params"])
     assert all(".sk." not in name and ".conv." not in name for name in names)
     assert {"conv_1.eval_conv.weight", "conv_cat.weight", "upsampler.0.bias"} <= names
-    model = onnx.load(tmp_path / "out.onnx")
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("Conv") == 22
-    assert kinds.count("DepthToSpace") == 1
-    assert not {"Reshape", "Transpose"} & set(kinds)
-    sizes = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in model.graph.input]
-    assert sizes == [["batch", 3, "height", "width"]]
-    assert [each.name for each in (*model.graph.input, *model.graph.output)] == ["input", "output"]
-    assert b"span_arch" not in (tmp_path / "out.onnx").read_bytes()
-    facts = {prop.key: prop.value for prop in model.metadata_props}
-    assert (facts["network"], facts["scale"]) == ("SPAN", "2")
-    assert json.loads(facts["arguments"]) == describe(load_model(tmp_path / "out.pth")).arguments
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
