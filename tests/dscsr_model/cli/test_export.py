@@ -141,6 +141,7 @@ def test_contradictions_and_taken_names_end_with_1(weights, tmp_path, capsys):
     assert load_model(out).upscale == 2
 
 
+@pytest.mark.slow  # test_ship kills a process in the same work
 def test_ctrl_c_leaves_nothing(weights, tmp_path):
     """At any moment of the work, of which translating to ONNX is the longest part."""
     before = sorted(tmp_path.iterdir())

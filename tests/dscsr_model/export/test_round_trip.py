@@ -133,7 +133,7 @@ def test_files_hold_plain_convolutions(tmp_path):
     assert {"conv_1.eval_conv.weight", "conv_cat.weight", "upsampler.0.bias"} <= names
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("suffix", [pytest.param("pth", marks=pytest.mark.slow), "safetensors"])
 def test_what_shapes_cannot_tell_survives(tmp_path, suffix):
     """Out of a file that does not say it, with --set, into one that does."""
     mean = [0.1, 0.25, 0.5]
