@@ -184,6 +184,9 @@ def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
 def _merge_precisely(branches: Branches) -> tuple[Tensor, Tensor | None]:
     """``merge_branches``, never in less than float32."""
     dtype = branches.w2.dtype
+    if branches.w2.is_meta:  # shapes alone: to compute with them, torch imports its compiler, a second at every start
+        size, (out, inp) = branches.w2.shape[0], branches.ws.shape[1:]
+        return branches.w2.new_empty((size, out, inp, 3, 3)), branches.b3
     with precisely(branches.w2.device):
         weight, bias = merge_branches(branches.to(torch.promote_types(dtype, torch.float32)))
     return weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -193,9 +196,15 @@ def _stack(layers: Sequence[Conv3XC]) -> Branches:
     """Stack the branches of layers of one shape, none of them fused."""
     convs = [(*layer.conv, layer.sk) for layer in layers if layer.conv is not None and layer.sk is not None]
     columns = list(zip(*convs, strict=True))
-    w1, w2, w3, ws = (torch.stack([conv.weight for conv in column]) for column in columns)
-    biases = (torch.stack([conv.bias for conv in column]) if layers[0].bias else None for column in columns)
+    w1, w2, w3, ws = (_side_by_side([conv.weight for conv in column]) for column in columns)
+    biases = (_side_by_side([conv.bias for conv in column]) if layers[0].bias else None for column in columns)
     return Branches(w1[..., 0, 0], w2, w3[..., 0, 0], ws[..., 0, 0], *biases)
+
+
+def _side_by_side(tensors: Sequence[Tensor]) -> Tensor:
+    """``torch.stack``; of tensors without numbers only the shape of it (see `_merge_precisely`)."""
+    first = tensors[0]
+    return first.new_empty((len(tensors), *first.shape)) if first.is_meta else torch.stack(list(tensors))
 
 
 def _merged(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

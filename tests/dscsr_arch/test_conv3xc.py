@@ -178,3 +178,21 @@ def test_fuse_and_unfuse_keep_a_frozen_layer_frozen_and_draw_no_random_numbers()
 def test_layers_of_different_dtypes_are_not_merged_together():
     layers = [Conv3XC(3, 4), Conv3XC(3, 4).double()]
     assert [kernel.weight.dtype for kernel in merge_layers(layers)] == [torch.float32, torch.float64]
+
+
+def test_shapes_alone_need_no_compiler(run_python):
+    """torch merges tensors without numbers by importing its compiler, which every command would wait for."""
+    code = """
+import sys, torch
+from dscsr_arch import SPAN
+with torch.device("meta"):
+    network = SPAN(feature_channels=8)
+expanded = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+network.load_state_dict(network.state_dict())
+fused = {name: tuple(tensor.shape) for name, tensor in network.fuse().state_dict().items()}
+assert "torch._dynamo" not in sys.modules
+real = SPAN(feature_channels=8)
+assert expanded == {name: tuple(tensor.shape) for name, tensor in real.state_dict().items()}
+assert fused == {name: tuple(tensor.shape) for name, tensor in real.fuse().state_dict().items()}
+"""
+    run_python("-c", code, check=True)
