@@ -84,7 +84,7 @@ def choose(
 
 
 def _write_weights(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_model.export.plain import plain
+    from dscsr_arch.plain import plain
     from dscsr_model.export.weights import to_weights
 
     to_weights(plain(network), path, half=half)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.facts import describe, to_metadata
+from dscsr_arch.plain import plain
 from dscsr_model.export.compare import difference
 from dscsr_model.export.errors import ExportError
-from dscsr_model.export.plain import HalfInside, plain
+from dscsr_model.export.half import HalfInside
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.facts import describe, to_metadata
+from dscsr_arch.plain import plain
 from dscsr_model.export.errors import ExportError
+from dscsr_model.export.half import HalfInside
 from dscsr_model.export.onnx import quiet
-from dscsr_model.export.plain import HalfInside, plain
 
 FACTS = "dscsr.json"
 """Name of the facts among a program's extra files."""

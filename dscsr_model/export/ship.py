@@ -11,10 +11,10 @@ from typing import NamedTuple
 from torch import nn
 
 from dscsr_arch.facts import Facts, FactsError, describe
+from dscsr_arch.plain import plain
 from dscsr_model.export.compare import difference
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.formats import Format
-from dscsr_model.export.plain import plain
 
 
 class Shipped(NamedTuple):

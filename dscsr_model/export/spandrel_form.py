@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.facts import Facts, describe
+from dscsr_arch.plain import plain
 from dscsr_model.export.errors import ExportError, NotHereError
-from dscsr_model.export.plain import plain
 
 RANGE = 255.0
 MEAN = [0.4488, 0.4371, 0.4040]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch import conv_lora
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.plain import plain
 from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint
 from dscsr_model.inference.in_place import work_in_place
 
@@ -102,7 +101,7 @@ def torch_engine(
     place = find_device(device)
     if precision not in PRECISIONS:
         raise EngineError(f"Expected a precision among {', '.join(PRECISIONS)}, but got {precision!r}. Choose one.")
-    fused = _fused_copy(network)
+    fused = plain(network)
     if not compile:  # which finds that out by itself
         work_in_place(fused)
     scale, channels = _kind(fused)
@@ -169,14 +168,6 @@ def find_device(name: str) -> torch.device:
         found = f"PyTorch sees {count}" if count else "PyTorch sees none on this machine"
         raise EngineError(f"Expected a GPU for --device {name}, but {found}. Choose another, or --device cpu.")
     return device
-
-
-def _fused_copy(network: nn.Module) -> nn.Module:
-    """A deep copy on the CPU in eval mode and float32, of plain convolutions."""
-    fused = copy.deepcopy(network).cpu().float().eval()
-    fuse = getattr(fused, "fuse", None)
-    fused = conv_lora.fuse(fuse() if callable(fuse) else fused)
-    return fused.requires_grad_(False)
 
 
 def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dscsr_arch import CSSRNet, conv_lora
+from dscsr_arch.plain import plain
 from dscsr_model.inference.footprint import Footprint, footprint
 from dscsr_model.inference.memory import free_memory
 from dscsr_model.profiling.errors import ProfileError
@@ -40,23 +40,9 @@ class UncountedWarning(UserWarning):
     """The network has an operator of weight that nobody here can count."""
 
 
-def fused_copy(network: nn.Module) -> nn.Module:
-    """A copy as it is shipped: fused if it can be, ConvLoRA in its weights, in eval mode, on the CPU, in float32.
-
-    Of a CSSRNet it is what that runs in eval mode, the student of the smallest width.
-    """
-    if isinstance(network, CSSRNet):
-        network = network.student(min(network.widths))
-    network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-    fuse = getattr(network, "fuse", None)
-    if fuse is not None:
-        fuse()
-    return conv_lora.fuse(network)
-
-
 def parameters(network: nn.Module) -> int:
     """How many numbers were learned, of the fused network; buffers such as a mean are none."""
-    return sum(parameter.numel() for parameter in fused_copy(network).parameters())
+    return sum(parameter.numel() for parameter in plain(network).parameters())
 
 
 def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity:
@@ -72,7 +58,7 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
         UncountedWarning: The network has operators, attention or the like, that are not in ``flops``.
     """
     check_size(height, width)
-    network = fused_copy(network)
+    network = plain(network)
     learned = sum(parameter.numel() for parameter in network.parameters())
     channels = input_channels(network)
     check_memory(footprint(network, channels), height, width, torch.device("cpu"))

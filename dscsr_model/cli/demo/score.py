@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from dscsr_arch import load_model
+from dscsr_arch.plain import plain
 from dscsr_model.cli.demo.photographs import load
 from dscsr_model.data.bicubic import resize
-from dscsr_model.export.plain import plain
 from dscsr_model.host.metrics import psnr_y, ssim_y
 
 

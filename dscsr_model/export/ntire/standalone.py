@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dscsr_arch.facts import FactsError, describe
+from dscsr_arch.plain import plain
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.ntire import networks
 from dscsr_model.export.ntire.folding import BORDER, fold_span
-from dscsr_model.export.plain import plain
 
 FOLDS = ("exact", "all")
 """``exact``: what changes nothing; ``all``: also what changes the border of the picture. See `folding`."""

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from dscsr_arch import SPAN
+from dscsr_arch.plain import plain
 from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE, difference, pictures
 from dscsr_model.export.errors import ExportError
-from dscsr_model.export.plain import plain
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import torch
 
 from dscsr_arch import CARN, SPAN
 from dscsr_arch.facts import describe
+from dscsr_arch.plain import plain
 from dscsr_model.export import onnx as onnx_export
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.onnx import compare, quiet, require, to_onnx
-from dscsr_model.export.plain import plain
 
 
 @pytest.fixture(scope="module")

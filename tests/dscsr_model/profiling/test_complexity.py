@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA, load_model
-from dscsr_model.profiling.complexity import Complexity, UncountedWarning, count, fused_copy, input_channels, parameters
+from dscsr_arch.plain import plain
+from dscsr_model.profiling.complexity import Complexity, UncountedWarning, count, input_channels, parameters
 from dscsr_model.profiling.errors import ProfileError
 
 
@@ -121,7 +122,7 @@ def test_nothing_is_said_about_operators_that_cost_nothing(caplog, capfd):
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
 def test_channels_of_the_picture_are_found(channels):
     span = SPAN(num_in_ch=channels, num_out_ch=channels, feature_channels=4, rgb_mean=(0.5,) * channels)
-    assert input_channels(fused_copy(span)) == channels
+    assert input_channels(plain(span)) == channels
 
 
 class Unshuffled(nn.Module):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dscsr_arch import CARN, SPAN, DSCLoRA
+from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
 from dscsr_arch.conv_lora import inject, lora_layers
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_model.export.plain import HalfInside, plain
+from dscsr_arch.plain import plain
 
 
 def networks():
@@ -48,13 +48,8 @@ def test_kernels_are_fused_in_double_precision():
     )
 
 
-@torch.no_grad()
-def test_half_inside_takes_and_gives_float32():
-    network = plain(SPAN(feature_channels=6, upscale=2))
-    half = HalfInside(network)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-    x = torch.rand(1, 3, 7, 5)
-    assert half(x).dtype == torch.float32
-    torch.testing.assert_close(half(x), network(x), rtol=0, atol=0.02 * float(network(x).abs().max()))
-    assert not torch.equal(half(x), network(x))
+def test_of_several_widths_it_is_the_smallest():
+    network = CSSRNet({"type": "CARN", "num_feat": 8, "upscale": 2}, widths=(0.5, 0.25))
+    shipped, student = plain(network).state_dict(), network.student(0.25).state_dict()
+    assert shipped.keys() == student.keys()
+    assert all(torch.equal(tensor, student[name]) for name, tensor in shipped.items())
