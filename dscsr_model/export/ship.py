@@ -12,6 +12,7 @@ from torch import nn
 
 from dscsr_arch.facts import Facts, FactsError, describe
 from dscsr_arch.plain import plain
+from dscsr_model.data.aside import sync
 from dscsr_model.export.compare import difference
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.formats import Format
@@ -68,10 +69,11 @@ def ship(
                 not_asked[by] = why_not
             else:
                 found[by] = difference(network, run, channels, half=half, what=f"the file, read by {by},")
-        size = _sync(temporary)
+        sync(temporary)
+        size = temporary.stat().st_size
         _check_free(path, force, sources)  # somebody may have come while we wrote
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     return Shipped(path, facts, sum(p.numel() for p in shipped.parameters()), size, found, not_asked)
 
 
@@ -103,18 +105,3 @@ def _aside(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             if new_folder:
                 path.parent.rmdir()
-
-
-def _sync(path: Path) -> int:
-    """Wait until the file is on the disk; returns its size in bytes."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
