@@ -20,6 +20,8 @@ from dscsr_model.host import install_help
 
 PYTHONS = ((3, 10), (3, 12))
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lmdb", "pyyaml", "pillow", "safetensors", "tqdm")
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "profile": ("fvcore", "matplotlib"), "spandrel": ("spandrel",)}
+"""Packages that some commands want, by the extra of ours that brings them (pyproject.toml)."""
 OTHER_OPENCVS = ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
@@ -59,6 +61,7 @@ def examine() -> Iterator[Finding]:
     yield from _packages()
     yield _pair()
     yield Finding("dscsr", f"{_version('dscsr') or 'not installed, run from its folder'} ({Path(__file__).parents[2]})")
+    yield from _extras()
     yield _autoload()
     yield from _basicsr()
     yield _gpu()
@@ -89,7 +92,20 @@ def _packages() -> Iterator[Finding]:
     for name in PACKAGES:
         installed = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
         version = next(filter(None, map(_version, installed)), None)
-        yield Finding(name, version) if version else Finding(name, "not installed", f"pip install {name}")
+        remedy = f"pip install {name}"
+        if name in ("torch", "torchvision"):  # one without the other would bring whichever release is the newest
+            remedy = f"pip install torch torchvision    (together, and before BasicSR: its build needs {name})"
+        yield Finding(name, version) if version else Finding(name, "not installed", remedy)
+
+
+def _extras() -> Iterator[Finding]:
+    """What nobody needs who only trains; missing, it is no fault."""
+    for extra, names in EXTRAS.items():
+        found = {name: _version(name) for name in names}
+        there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+        missing = ", ".join(name for name, version in found.items() if version is None)
+        hint = f"{missing} not installed (optional): pip install 'dscsr[{extra}]'" if missing else ""
+        yield Finding(f"[{extra}]", "; ".join(filter(None, (there, hint))))
 
 
 def _pair() -> Finding:

@@ -1,6 +1,7 @@
 """`dscsr doctor`, in this environment, in one with nothing in it, and on machines that are described to it."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -37,7 +38,10 @@ def test_an_empty_environment_gets_remedies():
     done = bare(sys.executable)
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
-    assert "!!  torch         not installed\n      pip install torch\n" in done.stdout
+    assert (
+        "!!  torch         not installed\n      pip install torch torchvision    (together, and before BasicSR"
+        in done.stdout
+    )
     assert "!!  basicsr       not installed\n      Install it in this order" in done.stdout
     assert "!!  autoload      off: this Python has not read dscsr_autoload.pth\n      Install dscsr" in done.stdout
     assert done.stdout.endswith("things to mend, marked !! above.\n")
@@ -131,3 +135,21 @@ def test_a_basicsr_that_cannot_be_imported(monkeypatch, error, remedy):
     (finding,) = doctor._basicsr()
     assert f"{type(error).__name__}: {error}" in finding.says
     assert remedy in finding.remedy
+
+
+def test_optional_packages_are_no_fault(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: {"onnx": "1.23.2", "spandrel": "0.4.2"}.get(name))
+    assert list(doctor._extras()) == [
+        doctor.Finding(
+            "[onnx]", "onnx 1.23.2; onnxruntime, onnxscript not installed (optional): pip install 'dscsr[onnx]'"
+        ),
+        doctor.Finding("[profile]", "fvcore, matplotlib not installed (optional): pip install 'dscsr[profile]'"),
+        doctor.Finding("[spandrel]", "spandrel 0.4.2"),
+    ]
+
+
+def test_extras_are_those_that_pip_knows():
+    project = (ROOT / "pyproject.toml").read_text()  # by hand: Python 3.10 has no tomllib
+    for extra, names in doctor.EXTRAS.items():
+        (told,) = re.findall(rf"^{extra} = \[(.+)\]$", project, flags=re.MULTILINE)
+        assert set(re.findall(r'"([\w-]+)>=', told)) == set(names)
