@@ -119,6 +119,10 @@ def _check(args: argparse.Namespace) -> None:
             raise DscsrError(
                 f"Expected a folder to write {file.name} into, but `{file.parent}` is none. Make it first."
             )
+        if not os.access(file.parent, os.W_OK):  # measuring may take minutes
+            raise DscsrError(
+                f"Expected to be allowed to write {file.name} into `{file.parent}`, but am not. Choose another folder."
+            )
         if file.exists() and not (args.force and file.is_file()):
             raise DscsrError(f"Expected a new file, but `{file}` exists. Add --force to replace it, or choose another.")
 

@@ -1,6 +1,7 @@
 """The command as a person runs it: files and option files in, table, JSON and picture out, and each message."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -224,6 +225,14 @@ def test_option_files_that_describe_nothing(capsys, content, part):
 def test_what_a_user_can_do_wrong(capsys, arguments, part):
     Path(span()).with_name("cut.pth").write_bytes(Path("span.pth").read_bytes()[:100])
     assert part in message(capsys, *arguments)
+
+
+def test_where_nobody_may_write_is_said_before_measuring(capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    span()
+    assert "Expected to be allowed to write a.json into `.`, but am not" in message(
+        capsys, "span.pth", "--json", "a.json"
+    )
 
 
 def test_figures_of_names_with_an_equals_sign():
