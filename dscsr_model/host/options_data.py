@@ -124,6 +124,10 @@ def _check_images(key: Key, dataset: Mapping[Any, Any], found: Images, run: Run)
         name, (gt, lq) = next(iter(wrong.items()))
         example = f"`{name}`, GT {gt[1]}×{gt[0]} and LQ {lq[1]}×{lq[0]}"
         ratios = {round(large[0] / small[0]) for large, small in wrong.values()}
+        if all(large[0] < small[0] for large, small in wrong.values()) and len(wrong) == len(found.gt):
+            got = f"GT that is smaller, for example {example}"
+            run.report.add((*key, "dataroot_gt"), "GT larger than LQ", got, "Exchange `dataroot_gt` and `dataroot_lq`.")
+            return
         if len(wrong) == len(found.gt) and len(ratios) == 1 and ratios != {scale}:
             got = f"images that are {ratios.pop()} times as large, for example {example}"
             remedy = "Set `scale` (and the network's) to that of the data, or take other data."

@@ -8,6 +8,7 @@ remembered for later messages. ``--force_yml`` is applied by the same rules as i
 from __future__ import annotations
 
 import ast
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 import yaml
 
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed
+
+_MOST_VALUES = 100_000
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -49,6 +52,7 @@ def read_options(path: str) -> tuple[OrderedDict[Any, Any], Report]:
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
+            _stop_at_a_bomb(node, report)
             options = None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -61,6 +65,22 @@ def read_options(path: str) -> tuple[OrderedDict[Any, Any], Report]:
         got = "an empty file" if options is None else f"only {str(options)[:60]!r}"
         report.stop("`key: value` lines, as in BasicSR's option files", got, "Is this the right file?")
     return options, report
+
+
+def _stop_at_a_bomb(node: yaml.Node | None, report: Report) -> None:
+    """A few lines of aliases of aliases can stand for more values than any memory holds."""
+    sizes: dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # while its parts are counted: of a node inside itself it stays so
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            sizes[id(node)] = 1 + sum(sum(map(size, part)) if isinstance(part, tuple) else size(part) for part in parts)
+        return sizes[id(node)]
+
+    if node is not None and _MOST_VALUES < size(node) < math.inf:  # what is inside itself, the loader refuses
+        got = "aliases (`*name`) that stand for more of them"
+        report.stop(f"at most {_MOST_VALUES:,} values", got, "Write the values out.")
 
 
 def _text(path: str, report: Report) -> str:

@@ -64,6 +64,8 @@ def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str
         return None
     if not path.endswith(".lmdb"):
         remedy = "Set `io_backend: {type: disk}` for a folder of images, or name the folder something.lmdb."
+        if path.rstrip("/").endswith(".lmdb"):
+            remedy = "Remove the slash at its end: BasicSR looks at the last letters."
         report.add(key, "a folder whose name ends in .lmdb (io_backend is lmdb)", repr(path), remedy)
         return None
     for name in ("data.mdb", "meta_info.txt"):
@@ -154,7 +156,8 @@ def list_folder(folder: Path, key: Key, report: Report) -> list[str] | None:
     others = [name for name in names if Path(name).suffix.lower() not in _SUFFIXES]
     if others:
         got = f"{listed(others, most=3)} among {len(names)} files of {folder}"
-        report.add(key, "only images (BasicSR opens every file of the folder)", got, "Move it elsewhere.")
+        remedy = "This is an LMDB: set `io_backend: {type: lmdb}`." if "data.mdb" in others else "Move it elsewhere."
+        report.add(key, "only images (BasicSR opens every file of the folder)", got, remedy)
         return None
     if not names:
         inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ def test_no_such_file_names_the_nearest(tmp_path):
 
 def test_no_such_folder(tmp_path):
     raises(tmp_path / "optoins" / "a.yml", "no such file", "does not exist either")
+
+
+def test_a_bomb_of_aliases_does_not_go_off(tmp_path):
+    bomb = "\n".join(
+        f"{this}: &{this} [{', '.join([f'*{other}'] * 9)}]" for other, this in itertools.pairwise("abcdefghi")
+    )
+    file = tmp_path / "options.yml"
+    file.write_text(f"a: &a [1]\n{bomb}\n")
+    fault = only(option_files.faults_of(file, is_train=True))
+    assert "Expected at most 100,000 values, but got aliases" in str(fault)
 
 
 def test_a_folder_is_no_option_file(tmp_path):

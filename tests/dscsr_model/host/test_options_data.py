@@ -321,3 +321,25 @@ def test_a_file_where_the_results_go(check, training, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("experiments").write_text("")
     assert_fault(check(training), "name", "a file `experiments`", "Move it away")
+
+
+def test_swapped_folders(check, training):
+    train = training["datasets"]["train"]
+    swapped = {
+        "datasets:train:dataroot_gt": train["dataroot_lq"],
+        "datasets:train:dataroot_lq": train["dataroot_gt"],
+    }
+    assert_fault(check(changed(training, swapped)), GT, "GT that is smaller", "Exchange `dataroot_gt` and")
+
+
+def test_an_lmdb_under_disk(training, tmp_path):
+    file = tmp_path / "options.yml"
+    option_files.write_options(file, changed(training, {"datasets:train:io_backend": {"type": "disk"}}))
+    gt, lq = option_files.faults_of(file, is_train=True)
+    assert_fault(gt, GT, "This is an LMDB: set `io_backend: {type: lmdb}`")
+    assert_fault(lq, LQ, "This is an LMDB")
+
+
+def test_a_slash_that_basicsr_stumbles_over(check, training):
+    path = training["datasets"]["train"]["dataroot_gt"] + "/"
+    assert_fault(check(changed(training, {"datasets:train:dataroot_gt": path})), GT, "Remove the slash at its end")
