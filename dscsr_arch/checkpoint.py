@@ -21,6 +21,7 @@ from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.facts import FactsError, from_metadata, hidden_arguments, recognise
 from dscsr_arch.families import FAMILIES, Family, StateDict
 from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
+from dscsr_arch.plain import fused
 from dscsr_arch.weight_files import (
     WRAPPERS,
     WeightFile,
@@ -238,9 +239,8 @@ def _load_adapters(
     network = load_model(base, param_key=param_key, **overrides)
     for layer in lora_layers(network).values():
         nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
-    network = conv_lora.fuse(getattr(network, "fuse", lambda: network)())  # BasicSR's networks fuse nothing
     try:
-        return _finite(conv_lora.load_lora_state_dict(network, state_dict), path).eval()
+        return _finite(conv_lora.load_lora_state_dict(fused(network), state_dict), path).eval()
     except LoRAError as error:
         raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
 

@@ -75,7 +75,10 @@ def _walk(data: mmap.mmap, size: int) -> dict[bytes, Place]:
             elif flags & _LEAF and kind == _BIG:
                 end = node + 8 + key_length
                 (page,) = struct.unpack_from("<Q", data, end)
-                places[data[node + 8 : end]] = Place(page * meta.page_size + _HEADER, low | high << 16)
+                place = Place(page * meta.page_size + _HEADER, low | high << 16)
+                if place.offset + place.length > size:
+                    raise ValueError("a value beyond the end of the file")
+                places[data[node + 8 : end]] = place
     return places
 
 

@@ -85,8 +85,8 @@ def _as_input(picture: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(picture.transpose(2, 0, 1).copy()).float()[None] / 255
 
 
-def super_resolve(engine: Engine, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """From (H, W, 3) to (H·s, W·s, 3), both RGB uint8."""
+def super_resolve(engine: Callable[[Tensor], Tensor], picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """From (H, W, 3) to (H·s, W·s, 3), both RGB uint8, by an engine or anything else that maps pictures as one does."""
     y = (engine(_as_input(picture))[0].clamp(0, 1) * 255).round().to(torch.uint8)
     result: NDArray[np.uint8] = y.permute(1, 2, 0).cpu().numpy()
     return result

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dscsr_arch import conv_lora
 from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.low_rank import LoRAError, is_adapters
-from dscsr_model.training.teacher import fused
+from dscsr_arch.plain import fused
 
 Network = TypeVar("Network", bound=nn.Module)
 

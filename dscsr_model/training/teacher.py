@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch import conv_lora
 from dscsr_arch.checkpoint import WeightsError, load_model, mismatch, read_state_dict
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.plain import fused
 from dscsr_model.training.feature_taps import Features, FeatureTaps
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.tiling import self_ensemble
@@ -96,14 +96,6 @@ class Teacher:
 def frozen(network: nn.Module) -> nn.Module:
     """``network`` itself: fused as far as it can be, in eval mode, without any parameter that trains."""
     return fused(network).eval().requires_grad_(False)
-
-
-def fused(network: nn.Module) -> nn.Module:
-    """``network`` itself, in place: its own ``fuse()``, if it has one, and plain convolutions instead of ConvLoRA."""
-    own = getattr(network, "fuse", None)
-    if callable(own):
-        own()
-    return conv_lora.fuse(network)
 
 
 def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]], nn.Module]) -> list[nn.Module]:

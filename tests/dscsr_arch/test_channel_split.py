@@ -61,7 +61,10 @@ def test_networks_that_do_not_split(teacher, student, message):
 
 
 def test_normalisation_without_statistics_splits():
-    check_split(nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(2, track_running_stats=False), 0.5)
+    teacher, student = (nn.BatchNorm2d(width, track_running_stats=False) for width in (4, 2))
+    check_split(teacher, student, 0.5)
+    x = torch.rand(2, 2, 3, 3)
+    torch.testing.assert_close(split_forward(teacher, skeleton(student), x), student(x))  # both as they are made: 1, 0
 
 
 def test_a_skeleton_has_no_weights_and_runs_on_those_of_the_teacher():

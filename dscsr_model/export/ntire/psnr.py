@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from dscsr_model.data.images import ImageError, read_header, read_rgb
 from dscsr_model.data.pairing import find_images, listed
 from dscsr_model.export.errors import ExportError
-from dscsr_model.profiling.psnr import psnr
+from dscsr_model.profiling.psnr import psnr, super_resolve
 
 SCALE = 4
 BORDER = 4
@@ -68,21 +68,15 @@ def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> floa
     network = network.to(device).eval()
     values = []
     for pair in progress(pairs, "PSNR", len(pairs)):
-        x = torch.from_numpy(read_rgb(pair.lr).copy()).to(device).permute(2, 0, 1)[None] / 255
         with torch.inference_mode():
-            y = network(x)
-        values.append(psnr(_to_picture(y), _cut(read_rgb(pair.hr)), BORDER))
+            result = super_resolve(lambda x: network(x.to(device)), read_rgb(pair.lr))
+        values.append(psnr(result, _cut(read_rgb(pair.hr)), BORDER))
     return sum(values) / len(values)
 
 
 def _cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Leave out what is more than a multiple of the scale, at the right and at the bottom."""
     return picture[: picture.shape[0] // SCALE * SCALE, : picture.shape[1] // SCALE * SCALE]
-
-
-def _to_picture(y: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = (y[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return pixels
 
 
 def _size_fault(hr: Path, lr: Path) -> str | None:

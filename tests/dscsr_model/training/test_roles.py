@@ -74,5 +74,7 @@ def test_an_iteration_without_a_loss_is_named(roles, iteration):
 
 
 def test_iterations_that_never_come_need_no_loss():
-    check_cover({"a": Role(end=10)}, 10)
-    check_cover({"a": Role(end=4), "b": Role(start=5)}, 10)
+    for roles in ({"a": Role(end=10)}, {"a": Role(end=4), "b": Role(start=5)}):
+        check_cover(roles, 10)  # raises nothing, as it would if one more iteration came without a loss:
+    with pytest.raises(RoleError, match="but got none in iteration 11 of 11"):
+        check_cover({"a": Role(end=10)}, 11)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dscsr_arch import SPAN, conv_lora
+from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import WeightsError, save_state_dict
 from dscsr_model.training.feature_taps import FeatureError
 from dscsr_model.training.precision import Precision
-from dscsr_model.training.teacher import Teacher, TeacherError, build_teachers, fused, weight_files
+from dscsr_model.training.teacher import Teacher, TeacherError, build_teachers, weight_files
 from dscsr_model.training.tiling import self_ensemble
 
 FP32 = Precision("fp32", torch.device("cpu"))
@@ -78,15 +78,6 @@ def test_it_runs_in_the_precision_and_memory_format_of_the_training():
 def test_a_layer_that_it_does_not_have():
     with pytest.raises(FeatureError, match="Expected a layer of SPAN, but got 'block_7'"):
         Teacher([span()], ["block_7"], precision=FP32)
-
-
-def test_networks_with_lora_are_fused_too():
-    network = conv_lora.inject(span().fuse(), {"*": (1, 2)})
-    for layer in conv_lora.lora_layers(network).values():
-        torch.nn.init.normal_(layer.lora_B, std=0.1)
-    expected = network(X)
-    assert not conv_lora.lora_layers(fused(network))
-    torch.testing.assert_close(network(X), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_built_from_a_file_alone_or_with_a_network_section(tmp_path):

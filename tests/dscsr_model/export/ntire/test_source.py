@@ -54,9 +54,12 @@ def test_refuses_names_that_are_taken_or_none(name):
         check_free(SOURCE, "Whole", name)
 
 
-def test_takes_free_names_and_the_present_one():
-    check_free(SOURCE, "Whole", "Whole")
-    check_free(SOURCE, "Whole", "Mine")
+@pytest.mark.parametrize("name", ["Whole", "Mine"])
+def test_free_names_and_the_present_one_give_a_class(name):
+    check_free(SOURCE, "Whole", name)
+    namespace = {}
+    exec(rewrite(SOURCE, "Whole", name, {"a": 7, "b": 1, "c": ()}, "x"), namespace)
+    assert namespace[name].__name__ == name
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, object(), print])
