@@ -137,7 +137,7 @@ def _raise_unpaired(lost: Sequence[str], several: Sequence[str], lr_names: Seque
         raise PairingError(
             f"Expected an LR image ×{scale} for every HR image, but found none for {listed(lost, 'image')}. The LR "
             f"folder holds {listed(lr_names, 'image')}. Name them alike (0001.png with 0001.png, 0001x{scale}.png or "
-            f"x{scale}/0001.png), or leave out --lq to have them made."
+            f"x{scale}/0001.png)."
         )
     if several:
         raise PairingError(

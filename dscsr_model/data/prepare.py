@@ -20,7 +20,7 @@ from dscsr_model.data import aside
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.images import Header, ImageError, read_header, read_rgb
 from dscsr_model.data.lmdb_store import FORMATS, Entry, LmdbWriter, encode
-from dscsr_model.data.pairing import find_images, keys_of, listed, pair
+from dscsr_model.data.pairing import PairingError, find_images, keys_of, listed, pair
 from dscsr_model.data.subimages import common_size, windows
 from dscsr_model.data.workers import available_cores, worker_pool
 
@@ -146,7 +146,10 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
     job.check()
     names = find_images(job.gt)
     keys = keys_of(names)
-    lr_names = pair(names, find_images(job.lq), job.scale) if job.lq is not None else {}
+    try:
+        lr_names = pair(names, find_images(job.lq), job.scale) if job.lq is not None else {}
+    except PairingError as error:
+        raise PairingError(f"{error} Without --lq, LR images are made.") from error
     files = [(job.gt / name, job.lq / lr_names[name] if job.lq is not None else None) for name in names]
     targets = [target.name for target in job.targets]
     with aside.built_together(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:

@@ -242,7 +242,10 @@ def test_lr_that_does_not_match(prepare, photographs, tmp_path):
     )
     (tmp_path / "lr" / "coffee.png").rename(tmp_path / "lr" / "tea.png")
     assert failed(
-        prepare(*args), "Expected an LR image ×4 for every HR image, but found none for coffee.png", "tea.png"
+        prepare(*args),
+        "Expected an LR image ×4 for every HR image, but found none for coffee.png",
+        "tea.png",
+        "Without --lq, LR images are made",
     )
     assert not (tmp_path / "data").exists()
 
