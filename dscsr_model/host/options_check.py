@@ -4,7 +4,7 @@
 networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
 
 - `options_file`: is it there, is it YAML, ``--force_yml``;
-- `options_structure` with the tables of `options_schema`: keys and types of values;
+- `options_structure` with the tables of `options_schema`, made of `options_kinds`: keys and types of values;
 - `options_registry`: types that are named, and the arguments of their constructors;
 - `options_losses`: values of our losses, and the weights they need;
 - `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;

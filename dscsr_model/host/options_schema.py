@@ -9,85 +9,30 @@ rejected: BasicSR's own loops read the ``LOOP_*`` tables for every model, so the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A type of value: what it is called in messages, which values belong to it, and the words if these are few."""
-
-    words: str
-    accepts: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Option:
-    """One known key.
-
-    Attributes:
-        kind: Its type.
-        about: One line that says what it does.
-        required: "" | "always" | "train" | "test": when BasicSR stops with a KeyError without it.
-        null: Whether `~` is a value too (it then means "not given").
-    """
-
-    kind: Kind
-    about: str
-    required: str = ""
-    null: bool = False
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_template(value: Any) -> bool:
-    """Whether BasicSR's ``value.format(name)`` works and keeps the name."""
-    return (
-        isinstance(value, str) and value.replace("{}", "", 1).count("{") == value.count("}") - 1 == 0 and "{}" in value
-    )
-
-
-def _is_whole(value: Any) -> bool:
-    return _is_number(value) and float(value).is_integer()  # BasicSR's own options write `val_freq: !!float 5e3`
-
-
-def _one_of(*words: str) -> Kind:
-    return Kind("one of " + ", ".join(f"`{word}`" for word in words), lambda value: value in words, words)
-
-
-SECTION = Kind("a section (indented `key: value` lines)", lambda v: isinstance(v, dict))
-TEXT = Kind("text", lambda v: isinstance(v, str) and v != "")
-PATH = Kind("a path", lambda v: isinstance(v, str) and v != "")
-TEMPLATE = Kind("text with `{}` for the name of the GT file, like `'{}x4'`", _is_template)
-NAMES = Kind("a name or a list of names", lambda v: isinstance(v, (str, list)))
-BOOL = Kind("true or false", lambda v: isinstance(v, bool))
-COUNT = Kind("a whole number of at least 1", lambda v: _is_int(v) and v >= 1)
-NATURAL = Kind("a whole number of at least 0", lambda v: _is_int(v) and v >= 0)
-SEED = Kind("a whole number between 0 and 4294967295", lambda v: _is_int(v) and 0 <= v < 2**32)
-ITERATIONS = Kind("a whole number of iterations, at least 1", lambda v: _is_whole(v) and v >= 1)
-WARMUP = Kind("a whole number of iterations, or -1 for none", lambda v: _is_whole(v) and v >= -1)
-RATIO = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
-DECAY = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
-NUMBER = Kind("a number", _is_number)
-FILES = Kind(
-    "a path or a list of paths",
-    lambda v: (isinstance(v, str) and v != "") or (isinstance(v, list) and v != [] and all(map(PATH.accepts, v))),
+from dscsr_model.host.options_kinds import (
+    BOOL,
+    COMPILE,
+    COUNT,
+    DECAY,
+    FILES,
+    GPUS,
+    ITERATIONS,
+    NAMES,
+    NATURAL,
+    NUMBER,
+    NUMBERS,
+    PATH,
+    RATIO,
+    SECTION,
+    SEED,
+    TEMPLATE,
+    TEXT,
+    WARMUP,
+    Option,
+    one_of,
 )
-NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(_is_number(n) for n in v))
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-COMPILE = Kind(
-    "true, false or a mode of torch.compile", lambda v: isinstance(v, bool) or v in COMPILE_MODES, COMPILE_MODES
-)
-GPUS = Kind("`auto` or a whole number of at least 0", lambda v: v == "auto" or (_is_int(v) and v >= 0))
 
 # --- read by BasicSR's train.py, test.py, options.py and data loader, whatever the model is ---
 
@@ -136,7 +81,7 @@ LOOP_DATASET: dict[str, Option] = {
     "batch_size_per_gpu": Option(COUNT, "samples per GPU and step", required="train"),
     "num_worker_per_gpu": Option(NATURAL, "reading processes per GPU; 0: the training process reads", required="train"),
     "dataset_enlarge_ratio": Option(RATIO, "how often an epoch repeats the data"),
-    "prefetch_mode": Option(_one_of("cpu", "cuda"), "where batches wait; `~` for none", null=True),
+    "prefetch_mode": Option(one_of("cpu", "cuda"), "where batches wait; `~` for none", null=True),
     "num_prefetch_queue": Option(COUNT, "batches that wait with `prefetch_mode: cpu`"),
     "pin_memory": Option(BOOL, "page-locked memory; needed by `prefetch_mode: cuda`"),
     "persistent_workers": Option(BOOL, "keep reading processes between epochs"),
@@ -186,10 +131,10 @@ LOSS: dict[str, Option] = {
 }
 METRIC: dict[str, Option] = {
     "type": Option(TEXT, "metric function, for example calculate_psnr", required="always"),
-    "better": Option(_one_of("higher", "lower"), "which direction is better"),
+    "better": Option(one_of("higher", "lower"), "which direction is better"),
     "crop_border": Option(NATURAL, "pixels left out on every side"),
     "test_y_channel": Option(BOOL, "measure on the Y channel of YCbCr"),
-    "input_order": Option(_one_of("HWC", "CHW"), "layout of the images; SRModel gives HWC"),
+    "input_order": Option(one_of("HWC", "CHW"), "layout of the images; SRModel gives HWC"),
 }
 
 # --- read by BasicSR's image datasets ---
@@ -200,7 +145,7 @@ _SINGLE: dict[str, Option] = {
     "meta_info_file": Option(PATH, "list of the images to use", null=True),
     "mean": Option(NUMBERS, "subtracted from the images", null=True),
     "std": Option(NUMBERS, "divides the images", null=True),
-    "color": Option(_one_of("y"), "`y`: only the Y channel", null=True),
+    "color": Option(one_of("y"), "`y`: only the Y channel", null=True),
 }
 _PAIRED: dict[str, Option] = {
     **_SINGLE,
@@ -211,7 +156,7 @@ _PAIRED: dict[str, Option] = {
     "use_rot": Option(BOOL, "rotate patches at random", required="train"),
 }
 IO_BACKEND: dict[str, Option] = {
-    "type": Option(_one_of("disk", "lmdb", "memcached"), "how images are stored", required="always"),
+    "type": Option(one_of("disk", "lmdb", "memcached"), "how images are stored", required="always"),
 }
 
 # --- who is known ---
@@ -219,7 +164,7 @@ IO_BACKEND: dict[str, Option] = {
 # What EfficientSRModel and its children know beyond SRModel, by section ("" is the top level).
 _EFFICIENT: dict[str, Mapping[str, Option]] = {
     "train": {
-        "precision": Option(_one_of("fp32", "bf16", "fp16"), "numbers the network computes in; weights stay fp32"),
+        "precision": Option(one_of("fp32", "bf16", "fp16"), "numbers the network computes in; weights stay fp32"),
         "channels_last": Option(BOOL, "memory order that convolutions are often faster in"),
         "compile": Option(COMPILE, "run the network through torch.compile"),
         "accumulate_steps": Option(COUNT, "parts in which a batch is processed, for the memory of one"),
@@ -284,10 +229,10 @@ DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
     "SingleImageDataset": _SINGLE,
     "PairedCropDataset": {
         **_PAIRED,
-        "output": Option(_one_of("float32", "uint8"), "float32: what BasicSR's dataset gives; uint8: less to move"),
-        "augment": Option(_one_of("cpu", "device"), "device: EfficientSRModel turns the crops where it trains"),
+        "output": Option(one_of("float32", "uint8"), "float32: what BasicSR's dataset gives; uint8: less to move"),
+        "augment": Option(one_of("cpu", "device"), "device: EfficientSRModel turns the crops where it trains"),
         "repeat_crops": Option(COUNT, "crops taken of an image that was read"),
-        "cache": Option(_one_of("ram"), "`ram` keeps all images in memory", null=True),
+        "cache": Option(one_of("ram"), "`ram` keeps all images in memory", null=True),
     },
 }
 # BasicSR's own datasets decode every LMDB entry and open an LMDB for themselves; ours do neither.

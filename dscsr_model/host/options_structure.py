@@ -10,7 +10,7 @@ from typing import Any
 
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
-from dscsr_model.host.options_schema import Option
+from dscsr_model.host.options_kinds import Option
 from dscsr_model.training import aims, roles
 
 # Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
