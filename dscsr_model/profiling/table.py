@@ -18,7 +18,7 @@ def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Give
     """What the networks are, then what they take, then what the figures mean."""
     psnr = psnr or {}
     parts = [
-        f"One picture of {profile.plan.height}×{profile.plan.width}. {in_words(profile.machine)}",
+        _wrapped(f"One picture of {profile.plan.height}×{profile.plan.width}. {in_words(profile.machine)}", "  "),
         _networks(profile, psnr, given),
         _latencies(profile),
         _notes(profile, given),

@@ -83,7 +83,8 @@ def test_patterns_name_layers_and_what_they_hold(net, pattern, layers):
     before = net(x)
     assert inject(net, {pattern: (2, 4)}) is net
     assert set(lora_layers(net)) == layers
-    assert torch.equal(net(x), before)
+    # Nothing is added yet, but a processor may sum the copied kernels in another order (seen with AVX-512).
+    torch.testing.assert_close(net(x), before, rtol=0, atol=1e-14)
     assert {name for name, p in net.named_parameters() if p.requires_grad} == {
         f"{layer}.lora_{factor}" for layer in layers for factor in "AB"
     }
