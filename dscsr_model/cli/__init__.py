@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +16,23 @@ COMMANDS = ("train", "test", "prepare", "export", "upscale", "submit", "profile"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. A `DscsrError` is printed as one message, without a traceback."""
+    """Run one command; returns its exit code. A `DscsrError` is printed as one message, without a traceback.
+
+    Output that nobody reads any more (``dscsr doctor | head``) ends it quietly, with the code of SIGPIPE.
+    """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here: at the end of the process a closed pipe is a traceback
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise  # another pipe broke: a fault to be seen
+        return 128 + signal.SIGPIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
@@ -25,6 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("dscsr: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout or stderr is a pipe without a reader; whatever is still written there is then dropped."""
+    streams = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream is not None]
+    poll = select.poll()
+    for stream in streams:
+        poll.register(stream, 0)
+    closed = [stream for stream, event in poll.poll(0) if event & select.POLLERR]
+    for stream in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    return bool(closed)
 
 
 def _parser() -> argparse.ArgumentParser:

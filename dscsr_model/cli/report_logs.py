@@ -13,7 +13,7 @@ from dscsr_arch.errors import DscsrError
 Curve = dict[int, float]
 """Iteration to value, in the order of the iterations."""
 
-# SRModel abbreviates what option files, and so EfficientSRModel, call `pixel_opt` and `perceptual_opt`.
+# BasicSR's names of `pixel_opt` and `perceptual_opt`; our models once logged `l_pixel` and `l_perceptual`.
 _SAME_LOSS = {"pix": "pixel", "percep": "perceptual"}
 
 _ITERATION = re.compile(

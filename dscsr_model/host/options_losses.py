@@ -12,6 +12,7 @@ from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_structure import Run
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
+from dscsr_model.training import log
 
 _OURS = (ContrastiveLoss, SpatialAffinityLoss)
 
@@ -20,6 +21,12 @@ def check_losses(run: Run, registries: Registries) -> None:
     """Report values that our losses do not take, weights that are not there, and batches that are too small."""
     if not run.is_train:
         return
+    if run.known_model in schema.ANY_LOSSES:
+        given = [str(name).removesuffix("_opt") for name, loss in run.section("train").items() if loss]
+        try:
+            log.check_names(given)
+        except log.LossNameError as error:
+            run.report.add_error(("train",), error)
     for name, section in run.section("train").items():
         key = ("train", str(name))
         if not key[1].endswith("_opt") or not isinstance(section, dict) or run.report.has(*key):

@@ -36,7 +36,7 @@ class EfficientSRModel(ValidatingSRModel):
     - ``accumulate_steps`` n: each batch is processed in n parts, for the memory of one; the step is that of the batch;
     - ``optim_g: type`` any class of torch.optim, ``scheduler: type`` any of torch.optim.lr_scheduler;
     - ``grad_clip_norm``, ``max_bad_steps`` (100);
-    - any number of losses in sections ``<name>_opt``, logged as ``l_<name>``;
+    - any number of losses in sections ``<name>_opt``, logged as ``l_<name>`` (SRModel's as ``l_pix``, ``l_percep``);
     - ``val: tile``, ``tile_overlap`` (32, in LQ pixels), ``self_ensemble``, ``best_metric``;
     - ``logger: keep_checkpoints`` n;
     - ``network_g: lora`` (see `lora.put`): only LoRA is trained then; adapters and the fused network are saved too.
@@ -133,8 +133,10 @@ class EfficientSRModel(ValidatingSRModel):
 
         Raises:
             ValueError: There is none.
+            LossNameError: Two have the same name in the log.
         """
         sections = {key[: -len("_opt")]: value for key, value in self.opt["train"].items() if key.endswith("_opt")}
+        log.check_names([name for name, section in sections.items() if section])
         criteria = {name: self.build_criterion(name, section) for name, section in sections.items() if section}
         if not criteria:
             raise ValueError("Expected at least one loss, such as `train: pixel_opt:`, but got none. Add a section.")

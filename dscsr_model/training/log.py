@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+from dscsr_arch.errors import DscsrError
+
+BASICSR_NAMES = {"pixel": ("pix", "pix_style"), "perceptual": ("percep", "style")}
+"""What SRModel calls its losses, and the style of a PerceptualLoss."""
+
+
+class LossNameError(DscsrError):
+    """Two losses that would be logged under one name."""
 
 
 def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
@@ -18,11 +27,31 @@ def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
     Args:
         name: Of the loss.
         loss: A scalar, logged as ``l_<name>``; or BasicSR's PerceptualLoss's pair (perceptual, style), of which each
-            may be None, logged as ``l_<name>`` and ``l_style``.
+            may be None, logged as ``l_<name>`` and ``l_<name>_style``. SRModel's losses are called as SRModel does:
+            ``l_pix``, ``l_percep``, ``l_style``.
         suffix: Ends the names.
     """
-    pair = zip((name, "style"), loss, strict=True) if isinstance(loss, tuple) else ((name, loss),)
-    return {f"l_{key}{suffix}": part for key, part in pair if part is not None}
+    names = BASICSR_NAMES.get(name, (name, f"{name}_style"))
+    pair = zip(names, loss, strict=True) if isinstance(loss, tuple) else ((names[0], loss),)
+    return {f"l_{key}{suffix}": term for key, term in pair if term is not None}
+
+
+def check_names(losses: Collection[str]) -> None:
+    """Check that no two losses share a name in the log: the terms of a step are summed by it.
+
+    Args:
+        losses: Names of sections ``<name>_opt``, without ``_opt``.
+
+    Raises:
+        LossNameError: Two do, such as ``pixel`` and ``pix``.
+    """
+    for owner, names in BASICSR_NAMES.items():
+        for name in names if owner in losses else ():
+            if name in losses:
+                raise LossNameError(
+                    f"Expected losses of different names, but got `{name}_opt` beside `{owner}_opt`, both logged as "
+                    f"`l_{name}`. Rename `{name}_opt`."
+                )
 
 
 def reduced(losses: Mapping[str, Tensor]) -> dict[str, float]:

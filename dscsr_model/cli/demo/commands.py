@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dscsr_arch.errors import DscsrError
 
-_PROGRESS = re.compile(r"iter: *([\d,]+).*?l_pix(?:el)?: (\S+)")  # as SRModel and as our models call the loss
+_PROGRESS = re.compile(r"iter: *([\d,]+).*?l_pix: (\S+)")
 _METRIC = re.compile(r"# ([\w.]+): (\S+)")  # of a network with several widths: psnr_w0.5
 
 

@@ -1,6 +1,7 @@
 """The frame of the command line: help, exit codes, who prints what."""
 
 import importlib
+import os
 import sys
 
 import pytest
@@ -80,6 +81,23 @@ def test_a_rank_in_the_environment_of_a_process_alone_silences_nothing(failing, 
     failing(DscsrError("must be seen"))
     assert cli.main(["doctor"]) == 1
     assert capsys.readouterr().err == "dscsr: error: must be seen\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_that_nobody_reads_ends_it_quietly(monkeypatch, stream):
+    monkeypatch.setattr("dscsr_model.cli.doctor.run", lambda args: print("well", file=getattr(sys, stream)) or 0)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1 if stream == "stderr" else -1) as closed:
+        monkeypatch.setattr(sys, stream, closed)
+        assert cli.main(["doctor"]) == 141
+        assert cli.main(["doctor"]) == 0  # what was left has been dropped, so that Python ends without a word
+
+
+def test_another_pipe_that_breaks_keeps_its_traceback(failing):
+    failing(BrokenPipeError("a worker's"))
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        cli.main(["doctor"])
 
 
 def test_module_form_is_the_same_program(run_python):

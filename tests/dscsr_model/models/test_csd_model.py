@@ -69,7 +69,7 @@ def test_losses_are_those_of_their_formulas(options):
     for width in (0.5, 0.25):
         student = net.student(width)(lq)
         expected |= {
-            f"l_pixel_{width}": F.l1_loss(student, gt),
+            f"l_pix_{width}": F.l1_loss(student, gt),
             f"l_kd_{width}": F.mse_loss(student, teacher),
             f"l_contrastive_{width}": loss.compare(features(student), features(teacher), features(negatives)),
         }
@@ -93,11 +93,11 @@ def test_vgg_by_option(options):
 def test_students_are_logged_together_and_apart(options):
     figures = train(build(options(0.5, 0.25, **BOTH)), [1]).get_current_log()
     names = [name for name in figures if name.startswith("l_")]
-    assert names[:3] == ["l_pixel", "l_teacher", "l_contrastive"]
-    assert set(names[3:]) == {f"l_{loss}_{width}" for loss in ("pixel", "contrastive") for width in (0.5, 0.25)}
-    assert figures["l_pixel"] == pytest.approx(figures["l_pixel_0.5"] + figures["l_pixel_0.25"])
+    assert names[:3] == ["l_pix", "l_teacher", "l_contrastive"]
+    assert set(names[3:]) == {f"l_{loss}_{width}" for loss in ("pix", "contrastive") for width in (0.5, 0.25)}
+    assert figures["l_pix"] == pytest.approx(figures["l_pix_0.5"] + figures["l_pix_0.25"])
     alone = train(build(options(0.5, **BOTH)), [1]).get_current_log()
-    assert [name for name in alone if name.startswith("l_")] == ["l_pixel", "l_teacher", "l_contrastive"]
+    assert [name for name in alone if name.startswith("l_")] == ["l_pix", "l_teacher", "l_contrastive"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_loss_counts_from_its_first_to_its_last_iteration(options):
     for step in range(1, 5):
         train(model, [step])
         seen.append(sorted(name for name in model.get_current_log() if name.startswith("l_")))
-    pixel, teacher, contrastive = "l_pixel", "l_teacher", "l_contrastive"
+    pixel, teacher, contrastive = "l_pix", "l_teacher", "l_contrastive"
     assert seen == [[pixel, teacher], [contrastive, pixel, teacher], [contrastive, pixel], [pixel]]
     beyond = model.net_g.backbone.conv_first.weight[4:].clone()
     model.optimizer_g.param_groups[0]["betas"] = (0.0, 0.0)  # no momentum of earlier steps
@@ -186,7 +186,7 @@ def test_a_student_alone_trains_as_the_plain_network_of_its_size(options, tmp_pa
     assert distance(weights(alone), begin) > 1e-3
     averages = alone.net_g_ema.student(0.5).state_dict(), plain.net_g_ema.state_dict()
     assert max(float((averages[0][name] - averages[1][name]).abs().max()) for name in wanted) <= 1e-6
-    assert alone.get_current_log()["l_pixel"] == pytest.approx(plain.get_current_log()["l_pixel"], rel=1e-5)
+    assert alone.get_current_log()["l_pix"] == pytest.approx(plain.get_current_log()["l_pix"], rel=1e-5)
 
 
 def spread(network):
@@ -233,7 +233,7 @@ def test_ways_of_training(options, logged, changes):
     model = train(build(options(0.5, 0.25, **losses, **changes)), range(1, 4))
     reference = train(build(options(0.5, 0.25, **losses)), range(1, 4))
     figures, expected = model.get_current_log(), reference.get_current_log()
-    for name in ("l_pixel", "l_teacher", "l_contrastive"):
+    for name in ("l_pix", "l_teacher", "l_contrastive"):
         assert figures[name] == pytest.approx(expected[name], rel=0.1)
     assert model.guard.total == 0
     assert not any("does not work here" in line for line in logged())

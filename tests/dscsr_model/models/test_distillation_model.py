@@ -40,7 +40,7 @@ def test_losses_are_those_of_their_formulas(options):
     model = build(options())
     lq, gt = batch(1)["lq"], batch(1)["gt"]
     losses = model.compute_losses(lq, gt)
-    assert list(losses) == ["l_pixel", "l_teacher", "l_affinity"]
+    assert list(losses) == ["l_pix", "l_teacher", "l_affinity"]
     student, teacher = model.net_g, model.teacher.networks[0]
     output, affinity = student(lq), SpatialAffinityLoss()
     wanted = teacher(lq)
@@ -49,7 +49,7 @@ def test_losses_are_those_of_their_formulas(options):
     features = model.teacher(lq).features
     torch.testing.assert_close(features["block_1"], block_1)
     expected = {
-        "l_pixel": F.l1_loss(output, gt),
+        "l_pix": F.l1_loss(output, gt),
         "l_teacher": 0.5 * F.mse_loss(output, wanted),
         "l_affinity": 2 * (affinity(student.body[0](first), block_1) + affinity(first, features["block_6"])),
     }
@@ -65,7 +65,7 @@ def test_the_teachers_output_is_compared_with_inside_the_border_alone(options):
     inner = F.mse_loss(output[..., 4:-4, 4:-4], wanted[..., 4:-4, 4:-4])  # x2: 4 pixels of the output
     torch.testing.assert_close(losses["l_teacher"], 0.5 * inner)
     assert not torch.isclose(inner, F.mse_loss(output, wanted))
-    torch.testing.assert_close(losses["l_pixel"], F.l1_loss(output, gt))  # the ground truth holds everywhere
+    torch.testing.assert_close(losses["l_pix"], F.l1_loss(output, gt))  # the ground truth holds everywhere
 
 
 def test_one_forward_gives_output_and_features_and_validation_taps_nothing(options):
@@ -92,7 +92,7 @@ def test_other_precisions_and_memory_formats(options, changes):
     model = train(build(options(**changes, **{"teacher:self_ensemble": True})), range(1, 4))
     reference = train(build(options(**{"teacher:self_ensemble": True})), range(1, 4))
     figures, expected = model.get_current_log(), reference.get_current_log()
-    for name in ("l_pixel", "l_teacher", "l_affinity"):
+    for name in ("l_pix", "l_teacher", "l_affinity"):
         assert figures[name] == pytest.approx(expected[name], rel=0.05)
     assert model.guard.total == 0
 
@@ -113,7 +113,7 @@ def test_nothing_of_the_teacher_is_saved_or_trained(options, tmp_path):
 def test_without_losses_on_it_no_teacher_is_built(options):
     model = build(options(**{"train:teacher_opt": None, "train:affinity_opt": None, "teacher:weights": "nowhere"}))
     assert model.teacher is None
-    assert train(model, [1]).get_current_log()["l_pixel"] > 0
+    assert train(model, [1]).get_current_log()["l_pix"] > 0
 
 
 @pytest.mark.parametrize(

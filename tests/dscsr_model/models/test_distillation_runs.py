@@ -64,7 +64,7 @@ for step in range(1, 4):
     model.feed_data({name: tensor[rank::world] for name, tensor in whole.items()})
     model.optimize_parameters(step)
     log = model.get_current_log()
-    losses.append([log[name] for name in ('l_pixel', 'l_teacher', 'l_affinity')])
+    losses.append([log[name] for name in ('l_pix', 'l_teacher', 'l_affinity')])
 model.save(0, 3)
 found = {'weights': small_models.weights(model), 'losses': losses}
 del model

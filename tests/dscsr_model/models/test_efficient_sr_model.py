@@ -22,7 +22,7 @@ def test_in_fp32_it_takes_the_steps_of_srmodel(tmp_path, network):
     stock, ours = (train(model, STEPS, warmup=5) for model in models)
     assert distance(weights(stock), weights(ours)) <= 1e-6
     assert distance(weights(stock), start) > 1e-3
-    assert stock.get_current_log()["l_pix"] == pytest.approx(ours.get_current_log()["l_pixel"], rel=1e-6)
+    assert stock.get_current_log()["l_pix"] == pytest.approx(ours.get_current_log()["l_pix"], rel=1e-6)
     assert stock.get_current_learning_rate() == ours.get_current_learning_rate()
 
 
@@ -123,9 +123,9 @@ def test_any_number_of_named_losses(tmp_path):
     }
     model = train(build(options(tmp_path, **{f"train:{name}": section for name, section in sections.items()})), [1])
     figures = model.get_current_log()
-    assert [name for name in figures if name.startswith("l_")] == ["l_pixel", "l_square"]
+    assert [name for name in figures if name.startswith("l_")] == ["l_pix", "l_square"]
     error = (model.output - model.gt).detach()
-    assert figures["l_pixel"] == pytest.approx(2 * float(error.abs().mean()), rel=1e-5)
+    assert figures["l_pix"] == pytest.approx(2 * float(error.abs().mean()), rel=1e-5)
     assert figures["l_square"] == pytest.approx(3 * float(error.square().mean()), rel=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_a_nan_batch_is_skipped_and_counted_and_training_goes_on(tmp_path, plant
     assert torch.equal(model.optimizer_g.state_dict()["state"][0]["exp_avg"], moments)
     figures = model.get_current_log()
     assert figures["skipped_steps"] == 1
-    assert math.isnan(figures["l_pixel"])
+    assert math.isnan(figures["l_pix"])
     train_with(model, {}, [4, 5], planted)
     assert distance(weights(model), after) > 0
     assert all(tensor.isfinite().all() for tensor in weights(model).values())
@@ -191,7 +191,7 @@ def test_permanent_nan_stops_after_max_bad_steps(tmp_path):
     train_with(model, {}, [1], "lq")
     model.save(0, 1)
     train_with(model, {2, 3, 4}, [2, 3, 4], "lq")
-    with pytest.raises(TrainingStoppedError, match=r"last 4 steps, up to iteration 5 \(l_pixel nan\).*net_g_1\.pth"):
+    with pytest.raises(TrainingStoppedError, match=r"last 4 steps, up to iteration 5 \(l_pix nan\).*net_g_1\.pth"):
         train_with(model, {5}, [5], "lq")
 
 
@@ -272,7 +272,7 @@ def test_unknown_names_are_refused(tmp_path, key, name):
 def test_images_per_second_and_memory_are_told(tmp_path):
     model = train(build(options(tmp_path)), range(1, 4))
     figures = model.get_current_log()
-    assert list(figures) == ["l_pixel", "images_per_s", "peak_memory_gib"]
+    assert list(figures) == ["l_pix", "images_per_s", "peak_memory_gib"]
     assert figures["images_per_s"] > 1
     assert 0.05 < figures["peak_memory_gib"] < 100
 

@@ -32,7 +32,7 @@ def test_what_a_person_sees(uninterrupted):
     steps = [line for line in lines if "[tiny..][epoch:" in line]
     assert len(steps) == 48
     assert "lr:(1.000e-02,)" not in steps[5]  # warming up
-    for shown in ("iter:      48", "[eta: ", "time (data): ", " l_pixel: ", " images_per_s: ", " peak_memory_gib: "):
+    for shown in ("iter:      48", "[eta: ", "time (data): ", " l_pix: ", " images_per_s: ", " peak_memory_gib: "):
         assert shown in steps[-1]
     assert sum("Validation Set" in line for line in lines) == 4
     assert sum("# psnr: " in line for line in lines) == 4
@@ -47,7 +47,7 @@ def test_what_tensorboard_shows(uninterrupted):
     events = EventAccumulator(str(uninterrupted[0] / "tb_logger/tiny"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {
-        "losses/l_pixel", "metrics/Set/psnr", "lr", "images_per_s", "peak_memory_gib"
+        "losses/l_pix", "metrics/Set/psnr", "lr", "images_per_s", "peak_memory_gib"
     }  # fmt: skip
     assert [point.step for point in events.Scalars("lr")] == list(range(1, 49))
     assert events.Scalars("lr")[9].value == pytest.approx(0.005)
@@ -121,7 +121,7 @@ def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrup
     assert "skipped_steps: 3.0000e+00" in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("dscsr: error: Expected finite losses and gradients, but got none in the last 7 steps")
-    assert "up to iteration 55 (l_pixel nan)" in last
+    assert "up to iteration 55 (l_pix nan)" in last
     assert "the last checkpoint is " in last
     assert "net_g_52.pth" in last
     for name in ("48", "52"):
@@ -142,7 +142,7 @@ for step in range(1, 6):
         whole['gt'][1] = torch.inf  # of rank 1 alone: its gradients stay finite, the loss does not
     model.feed_data({name: tensor[rank::world] for name, tensor in whole.items()})
     model.optimize_parameters(step)
-    step_losses.append(model.get_current_log()['l_pixel'])
+    step_losses.append(model.get_current_log()['l_pix'])
 weights = small_models.weights(model)
 torch.set_default_dtype(torch.float32)
 model.net_g.float(), model.net_g_ema.float()

@@ -16,10 +16,19 @@ def clock(monkeypatch):
 
 
 def test_terms_of_a_loss_are_named():
-    assert log.named("pixel", 1) == {"l_pixel": 1}
-    assert log.named("pixel", 1, "_0.5") == {"l_pixel_0.5": 1}
-    assert log.named("perceptual", (1, 2)) == {"l_perceptual": 1, "l_style": 2}
+    assert log.named("pixel", 1) == {"l_pix": 1}  # SRModel's names, where it has one
+    assert log.named("pixel", 1, "_0.5") == {"l_pix_0.5": 1}
+    assert log.named("perceptual", (1, 2)) == {"l_percep": 1, "l_style": 2}
     assert log.named("perceptual", (None, 2), "_0.5") == {"l_style_0.5": 2}
+    assert log.named("edge", 1) == {"l_edge": 1}
+    assert log.named("vgg", (1, 2)) == {"l_vgg": 1, "l_vgg_style": 2}
+
+
+def test_no_two_losses_share_a_name():
+    log.check_names(["pixel", "perceptual", "edge"])
+    log.check_names(["pix", "style"])
+    with pytest.raises(log.LossNameError, match=r"`style_opt` beside `perceptual_opt`, .* as `l_style`. Rename"):
+        log.check_names(["perceptual", "style"])
 
 
 def test_losses_are_read_by_name():
