@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,9 @@ from dscsr_model.data.draws import Draw
 
 
 class KeyedDataset(Dataset[Any]):
-    """A dataset whose generators are seeded anew for each sample: Python's and numpy's, which BasicSR's draw from.
+    """A dataset whose generators, Python's, numpy's and torch's, are seeded anew for each sample.
+
+    In the main process they are put back afterwards: there they belong to the network (dropout, CSD's negatives).
 
     Args:
         dataset: Takes whole numbers.
@@ -35,8 +40,25 @@ class KeyedDataset(Dataset[Any]):
         draw = index if isinstance(index, Draw) else Draw(index)
         digest = hashlib.blake2b(struct.pack("<4q", self.seed, draw.epoch, draw.image, draw.repeat), digest_size=12)
         number, short = struct.unpack("<QI", digest.digest())
-        random.seed(number)
-        np.random.seed(short)  # noqa: NPY002 - the generator that BasicSR's datasets draw from
-        if get_worker_info() is not None:  # in the main process torch's generator belongs to the network
-            torch.manual_seed(number)
-        return self.dataset[draw.image]
+        with _seeded(number, short):
+            return self.dataset[draw.image]
+
+
+@contextmanager
+def _seeded(number: int, short: int) -> Iterator[None]:
+    worker = get_worker_info() is not None
+    # A loader's thread beside the network must leave torch's generator to it.
+    with_torch = worker or threading.current_thread() is threading.main_thread()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - BasicSR's draw from it
+    random.seed(number)
+    np.random.seed(short)  # noqa: NPY002
+    if with_torch:
+        torch.default_generator.manual_seed(number)  # the CPU's alone: on a GPU the network draws
+    try:
+        yield
+    finally:
+        if not worker:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+            if with_torch:
+                torch.set_rng_state(before[2])

@@ -73,6 +73,16 @@ def registered_names() -> dict[str, str | None]:
     return names
 
 
+def is_our_model(name: Any) -> bool:
+    """Whether a ``model_type`` is one of our models, or derives from one."""
+    from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
+
+    registry = importlib.import_module("basicsr.utils.registry").MODEL_REGISTRY
+    held = _held(registry)
+    model = held.get(name, held.get(f"{name}_basicsr"))
+    return isinstance(model, type) and issubclass(model, CheckpointingSRModel)
+
+
 def _load(target: str) -> Any:
     module_name, _, class_name = target.partition(":")
     module = sys.modules.get(module_name)

@@ -1,4 +1,4 @@
-"""Resuming under BasicSR's train loop: the newest checkpoint that is whole, and the place inside the epoch.
+"""Resuming under BasicSR's train loop: the newest checkpoint that is whole, and the position inside the epoch.
 
 BasicSR takes the newest training state by its name alone, starts the epoch again in which training stopped, and draws
 crops from generators whose state depends on all that was drawn before. Its loop is not touched: names that its train
@@ -11,30 +11,53 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.draws import takes_draws
+from dscsr_model.host.registration import is_our_model
 
 
 class ResumeError(DscsrError):
-    """No checkpoint to resume from is whole."""
+    """No checkpoint to resume from is whole, or the options leave nothing to train."""
+
+
+@dataclass
+class Run:
+    """What the names that are replaced know of the run.
+
+    Attributes:
+        ours: Whether it trains one of our models; in others' runs nothing is changed but the choice of the checkpoint.
+        seed: From which its samples are drawn.
+        batch: Samples of an iteration on this rank.
+        state: The training state it goes on from, if any.
+    """
+
+    ours: bool = False
+    seed: int = 0
+    batch: int = 1
+    state: dict[str, Any] | None = None
 
 
 def install(namespace: dict[str, Any]) -> None:
     """Let the train loop in this module's ``namespace`` resume well. A repeat, or a module without it, is let be."""
-    load, sampler, build = map(namespace.get, ("load_resume_state", "EnlargedSampler", "build_dataset"))
-    if load is None or sampler is None or build is None or hasattr(load, "dscsr_resumes"):
+    names = ("load_resume_state", "EnlargedSampler", "build_dataset", "build_dataloader")
+    load, sampler, build, loader = map(namespace.get, names)
+    if load is None or sampler is None or build is None or loader is None or hasattr(load, "dscsr_resumes"):
         return
-    place: dict[str, int] = {}
-    namespace["load_resume_state"] = _whole_checkpoint(load, place)
-    namespace["EnlargedSampler"] = _continuing(sampler, place)
-    namespace["build_dataset"] = _keyed(build, place)
+    run = Run()
+    namespace["load_resume_state"] = _whole_checkpoint(load, run)
+    namespace["EnlargedSampler"] = _continuing(sampler, run)
+    namespace["build_dataset"] = _keyed(build, run)
+    namespace["build_dataloader"] = _drawing_for_itself(loader, run)
 
 
-def _whole_checkpoint(load_resume_state: Callable[..., Any], place: dict[str, int]) -> Callable[..., Any]:
+def _whole_checkpoint(load_resume_state: Callable[..., Any], run: Run) -> Callable[..., Any]:
     from dscsr_model.training.checkpoints import iterations, newest_whole
 
     @functools.wraps(load_resume_state)
@@ -54,13 +77,13 @@ def _whole_checkpoint(load_resume_state: Callable[..., Any], place: dict[str, in
                     "train anew."
                 )
         state = load_resume_state(opt)
-        place.clear()
         if state is not None:
             _take_seed(opt, state.get("manual_seed"))
-            train_opt = opt["datasets"]["train"]
-            devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
-            place.update(epoch=state["epoch"], iter=state["iter"], batch=train_opt["batch_size_per_gpu"] * devices)
-        place["seed"] = opt["manual_seed"]
+        devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
+        run.ours = is_our_model(opt["model_type"])
+        run.seed = opt["manual_seed"]
+        run.batch = opt["datasets"]["train"]["batch_size_per_gpu"] * devices
+        run.state = state if run.ours else None
         return state
 
     wrapper.dscsr_resumes = True  # type: ignore[attr-defined]
@@ -76,41 +99,67 @@ def _take_seed(opt: dict[str, Any], seed: int | None) -> None:
         set_random_seed(seed + opt["rank"])
 
 
-def _continuing(enlarged_sampler: Any, place: dict[str, int]) -> Any:
+def _continuing(enlarged_sampler: Any, run: Run) -> Any:
     class ContinuingSampler(enlarged_sampler):
         """BasicSR's sampler in its order, without what was seen before the checkpoint."""
 
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.resumed_epoch, self.seen = -1, 0
+            if run.state is not None and self.num_samples >= run.batch:
+                self.resumed_epoch, self.seen = position(self.num_samples, run.batch, run.state)
+
         def __iter__(self) -> Iterator[Any]:
-            begin = samples_seen(self.num_samples, self.epoch, place)
-            return islice(super().__iter__(), begin, None)
+            return islice(super().__iter__(), self.seen if self.epoch == self.resumed_epoch else 0, None)
 
     return functools.wraps(enlarged_sampler, updated=())(ContinuingSampler)
 
 
-def samples_seen(samples: int, epoch: int, place: dict[str, int]) -> int:
-    """Samples of ``epoch`` that were used before the checkpoint.
+def position(samples: int, batch: int, state: dict[str, Any]) -> tuple[int, int]:
+    """Where training goes on: the epoch, and the samples of it that were used before the checkpoint.
+
+    Iterations are counted from the start of the training, epochs by today's batch and data set: where these were
+    others before, the epoch gets another number, which is told and which BasicSR's loop reads from the state.
 
     Args:
         samples: Samples of this rank in every epoch; those that do not fill a batch are dropped.
-        epoch: The epoch that begins.
-        place: ``epoch`` and ``iter`` of the checkpoint and samples per ``batch``; without them nothing is resumed.
+        batch: Samples of an iteration on this rank.
+        state: ``iter`` of the checkpoint, and ``epoch``, which is set.
     """
-    if epoch != place.get("epoch"):
-        return 0
-    batches = samples // place["batch"]
-    done = place["iter"] - epoch * batches
-    # Outside: the run had another batch size or data set before, or was resumed by a loop that starts epochs again.
-    return done * place["batch"] if 0 <= done <= batches else 0
+    from basicsr.utils import get_root_logger
+
+    epoch, done = divmod(state["iter"], samples // batch)
+    if state["epoch"] not in (epoch, epoch - (done == 0)):
+        get_root_logger().info(
+            f"Epochs are counted anew, since the batch or the data set changed: iteration {state['iter']}, which was "
+            f"in epoch {state['epoch']}, is in epoch {epoch}, after {done} of {samples // batch} batches."
+        )
+    state["epoch"] = epoch
+    return epoch, done * batch
 
 
-def _keyed(build_dataset: Callable[[dict[str, Any]], Any], place: dict[str, int]) -> Callable[[dict[str, Any]], Any]:
+def _keyed(build_dataset: Callable[[dict[str, Any]], Any], run: Run) -> Callable[[dict[str, Any]], Any]:
     from dscsr_model.data.keyed_dataset import KeyedDataset
 
     @functools.wraps(build_dataset)
     def wrapper(opt: dict[str, Any]) -> Any:
         dataset = build_dataset(opt)
-        if opt["phase"] != "train" or takes_draws(dataset):
+        if opt["phase"] != "train" or takes_draws(dataset) or not run.ours:
             return dataset
-        return KeyedDataset(dataset, place["seed"])
+        return KeyedDataset(dataset, run.seed)
+
+    return wrapper
+
+
+def _drawing_for_itself(build_dataloader: Callable[..., Any], run: Run) -> Callable[..., Any]:
+    @functools.wraps(build_dataloader)
+    def wrapper(dataset: Any, dataset_opt: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        loader = build_dataloader(dataset, dataset_opt, *args, **kwargs)
+        if dataset_opt["phase"] == "train" and run.ours:
+            # A loader draws a number whenever an epoch starts: from torch's generator, which belongs to the network,
+            # it would take one that a run resumed at the end of an epoch does not see.
+            loader.generator = torch.Generator()
+            loader.generator.manual_seed(run.seed)
+        return loader
 
     return wrapper

@@ -1,7 +1,9 @@
-"""What is put into BasicSR's train module: the whole checkpoint, the place in the epoch, keyed draws."""
+"""What is put into BasicSR's train module: the whole checkpoint, the position in the epoch, keyed draws."""
 
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +11,8 @@ import dscsr_model
 from dscsr_model.data.draws import Draw
 from dscsr_model.data.keyed_dataset import KeyedDataset
 from dscsr_model.host import resume, train_log
-from dscsr_model.host.resume import ResumeError, samples_seen
+from dscsr_model.host.resume import ResumeError, position
+from dscsr_model.training import checkpoints
 
 
 class Images(torch.utils.data.Dataset):
@@ -34,6 +37,7 @@ def loop():
         "load_resume_state": lambda opt: opt["path"].get("resume_state") and torch.load(opt["path"]["resume_state"]),
         "EnlargedSampler": EnlargedSampler,
         "build_dataset": lambda opt: opt["made"],
+        "build_dataloader": lambda dataset, opt, **_: torch.utils.data.DataLoader(dataset),
     }
     resume.install(namespace)
     return namespace
@@ -54,27 +58,24 @@ def experiment(tmp_path, monkeypatch) -> Path:
 
 def options(**changes):
     return {
-        "name": "run", "auto_resume": True, "rank": 0, "dist": False, "num_gpu": 0, "manual_seed": 3, "path": {},
+        "name": "run", "model_type": "EfficientSRModel", "auto_resume": True, "rank": 0, "dist": False, "num_gpu": 0,
+        "manual_seed": 3, "path": {},
         "datasets": {"train": {"batch_size_per_gpu": 2}}, **changes,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("iteration", "epoch", "seen"),
-    [(7, 2, 2), (8, 2, 4), (9, 2, 6), (6, 2, 0), (7, 1, 0), (7, 3, 0)],
-)
-def test_samples_seen(iteration, epoch, seen):
-    """3 batches of 2 in an epoch of 7 samples; the checkpoint is of epoch 2."""
-    assert samples_seen(7, epoch, {"epoch": 2, "iter": iteration, "batch": 2}) == seen
-
-
-@pytest.mark.parametrize("iteration", [5, 10, 1000])
-def test_an_iteration_that_does_not_belong_to_the_epoch_starts_it_anew(iteration):
-    assert samples_seen(7, 2, {"epoch": 2, "iter": iteration, "batch": 2}) == 0
-
-
-def test_nothing_resumed_nothing_seen():
-    assert samples_seen(7, 0, {"seed": 5}) == 0
+    ("iteration", "epoch", "found", "told"),
+    [(7, 2, (2, 2), ""), (8, 2, (2, 4), ""), (9, 2, (3, 0), ""), (9, 3, (3, 0), ""),
+     (8, 1, (2, 4), "iteration 8, which was in epoch 1, is in epoch 2, after 2 of 3 batches"),
+     (6, 4, (2, 0), "iteration 6, which was in epoch 4, is in epoch 2, after 0 of 3 batches")],
+)  # fmt: skip
+def test_the_position_is_that_of_the_iteration_whatever_the_batch_was_before(iteration, epoch, found, told, logged):
+    """3 batches of 2 in an epoch of 7 samples."""
+    state = {"epoch": epoch, "iter": iteration}
+    assert position(7, 2, state) == found
+    assert state["epoch"] == found[0]  # where BasicSR's loop begins
+    assert any(told in line for line in logged()) if told else not logged()
 
 
 @pytest.mark.parametrize("dataset", [Images(), Drawing()])
@@ -86,6 +87,7 @@ def test_the_sampler_leaves_out_what_was_seen_in_that_epoch_only(loop, experimen
         whole[epoch] = list(sampler)
         assert len(whole[epoch]) == len(sampler) == 6
     loop["load_resume_state"](options())
+    sampler = loop["EnlargedSampler"](dataset, 1, 0, 1)
     for epoch, seen in ((2, 2), (3, 0)):
         sampler.set_epoch(epoch)
         assert list(sampler) == whole[epoch][seen:]
@@ -114,6 +116,26 @@ def test_stock_datasets_are_keyed_by_the_seed_of_the_run_for_training(loop, expe
     drawing, images = Drawing(), Images()
     assert build({"phase": "train", "made": drawing}) is drawing
     assert build({"phase": "val", "made": images}) is images
+    loop["load_resume_state"](options(model_type="SRModel"))
+    assert build({"phase": "train", "made": images}) is images
+    assert loop["build_dataloader"](images, {"phase": "train"}).generator is None
+
+
+def test_samples_and_the_loader_leave_the_generators_to_the_network(loop, experiment):
+    """Also of a dataset that draws from all of them in the main process."""
+
+    class Drawn(Images):
+        def __getitem__(self, index):
+            return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002
+
+    loop["load_resume_state"](options())
+    before = checkpoints.random_state()
+    dataset = loop["build_dataset"]({"phase": "train", "made": Drawn()})
+    loader = loop["build_dataloader"](dataset, {"phase": "train"})
+    drawn = [[list(loader) for _ in range(2)], dataset[0]]
+    assert str(drawn[0][0]) == str(drawn[0][1])
+    assert len({*drawn[1]}) == 3
+    assert str(checkpoints.random_state()) == str(before)
 
 
 def test_a_seed_that_was_drawn_is_taken_over(loop, experiment):
