@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_basicsr_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of BasicSR's ``train.py`` and ``test.py``, exactly."""
+    """The arguments of BasicSR's ``train.py`` and ``test.py``, exactly; and ``--import``."""
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who started several processes, if any"
@@ -38,6 +38,9 @@ def add_basicsr_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
         "--force_yml", nargs="+", metavar="KEY=VALUE", help="replace option values, for example train:ema_decay=0.999"
+    )
+    parser.add_argument(
+        "--import", nargs="+", dest="imports", metavar="CODE", help="files or modules with your own networks, losses, …"
     )
 
 

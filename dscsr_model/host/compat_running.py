@@ -75,7 +75,7 @@ def _mend_resume_in(namespace: dict[str, Any]) -> None:
 
 
 def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
-    from dscsr_model.host import resume, train_log
+    from dscsr_model.host import resume, train_log, user_code
 
     @functools.wraps(parse_options)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -89,6 +89,7 @@ def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
             arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
         ]
         opt, parsed = parse_options(*args, **kwargs)
+        user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
         _seed_as_forced(opt, parsed)
         for dataset in opt["datasets"].values():
             if dataset.get("prefetch_mode") == "cuda" and not _gpu():

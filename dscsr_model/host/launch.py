@@ -45,6 +45,7 @@ def _run(phase: str, args: argparse.Namespace) -> None:
         force_yml=args.force_yml or (),
         launcher=args.launcher,
         auto_resume=args.auto_resume,
+        imports=args.imports or (),
     )
     registration.register()
     pipeline = getattr(importlib.import_module(f"basicsr.{phase}"), f"{phase}_pipeline")

@@ -22,6 +22,7 @@ import os
 from collections.abc import Sequence
 
 from dscsr_model.host import options_schema as schema
+from dscsr_model.host import user_code
 from dscsr_model.host.options_csd import check_csd, check_csd_sections
 from dscsr_model.host.options_data import check_datasets, check_gpus, check_place
 from dscsr_model.host.options_faults import Fault, OptionsError
@@ -42,6 +43,7 @@ def check_options(
     force_yml: Sequence[str] = (),
     launcher: str = "none",
     auto_resume: bool = False,
+    imports: Sequence[str] = (),
 ) -> None:
     """Check an option file as BasicSR's train or test pipeline would read it.
 
@@ -51,14 +53,16 @@ def check_options(
         force_yml: Entries of ``--force_yml``, for example ``["train:total_iter=1000"]``; applied before checking.
         launcher: ``none``, ``pytorch`` or ``slurm``; the number of processes is read from their environment.
         auto_resume: Whether ``--auto_resume`` is given: weights then come from the newest checkpoint.
+        imports: Files and modules of ``--import``, beside those that the option file names.
 
     Raises:
         OptionsError: Something is wrong; it lists all that is.
-        DscsrError: BasicSR itself cannot be used.
+        DscsrError: BasicSR itself cannot be used, or the user's own code cannot be imported.
     """
     options, report = read_options(os.fspath(path))
     apply_force_yml(options, force_yml, report)
     registries = Registries()
+    user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
     datasets = options.get("datasets")
     run = Run(
         options=options,

@@ -76,6 +76,7 @@ FILES = Kind(
     "a path or a list of paths",
     lambda v: (isinstance(v, str) and v != "") or (isinstance(v, list) and v != [] and all(map(PATH.accepts, v))),
 )
+CODE = Kind("a file or module, or a list of them", FILES.accepts)
 NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(_is_number(n) for n in v))
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 COMPILE = Kind(

@@ -120,12 +120,9 @@ def _known(key: Key, name: Any, registry: Any, what: str, report: Report) -> Any
     found = find(registry, name) if isinstance(name, str) else None
     if found is None:
         words = f"a registered {what}"
-        otherwise = (
-            f"Registered are {listed(sorted(registry.keys()), most=12)}. If a package or file of yours defines it, "
-            f"it is not imported: BasicSR imports its own folders only (files that end in "
-            f"_{ {'network': 'arch'}.get(what, what) }.py)."
-        )
-        report.add(key, words, describe(name), did_you_mean(name, registry.keys(), otherwise))
+        remedy = did_you_mean(name, registry.keys(), f"Registered are {listed(sorted(registry.keys()), most=12)}.")
+        own = "If a file or package of yours defines it, name that at the top: `import: my_file.py`."
+        report.add(key, words, describe(name), f"{remedy} {own}")
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from dscsr_model.host.options_kinds import (
     BOOL,
+    CODE,
     COMPILE,
     COUNT,
     DECAY,
@@ -39,6 +40,7 @@ from dscsr_model.host.options_kinds import (
 LOOP_TOP: dict[str, Option] = {
     "name": Option(TEXT, "names the folder under experiments/ or results/", required="always"),
     "model_type": Option(TEXT, "class that trains or tests, for example SRModel", required="always"),
+    "import": Option(CODE, "files or modules with networks, losses, … of your own", null=True),
     "scale": Option(COUNT, "factor between LQ and GT"),
     "num_gpu": Option(GPUS, "`auto`, or how many GPUs; 0 is the CPU", required="always"),
     "manual_seed": Option(SEED, "seed of everything random; drawn when missing", null=True),

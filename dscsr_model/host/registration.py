@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
-from dscsr_model.host import compat, sampling
+from dscsr_model.host import compat, sampling, user_code
 from dscsr_model.host.install_help import require_basicsr
 
 
@@ -60,6 +60,7 @@ def register() -> None:
     if os.environ.get("DSCSR_AUTOLOAD") == "0":
         # Data-loader workers that this process spawns import BasicSR anew, before they could call us.
         os.environ["DSCSR_REGISTERED_IN"] = str(os.getpid())
+    user_code.import_again()
 
 
 def registered_names() -> dict[str, str | None]:

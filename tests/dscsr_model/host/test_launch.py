@@ -116,6 +116,27 @@ def test_two_ranks_train(tmp_path, write, options, workers):
     assert saved(tmp_path) == ["net_g_5.pth", "net_g_latest.pth"]
 
 
+MY_DATA = """
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils.registry import DATASET_REGISTRY
+
+@DATASET_REGISTRY.register()
+class MyDataset(PairedImageDataset):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_every_rank_and_its_spawned_workers_know_the_users_own_dataset(tmp_path, write):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/my_data.py").write_text(MY_DATA)
+    changes = {"type": "MyDataset", "num_worker_per_gpu": 1, "batch_size_per_gpu": 1}
+    write(**{"import": "mine/my_data.py"}, **{f"datasets:train:{key}": value for key, value in changes.items()})
+    done = torchrun(*DSCSR, "train", "-opt", "opt.yml", "--launcher", "pytorch", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("iter:      10,") == 1
+
+
 STEP = """
 import gc, os, sys, torch
 import dscsr_model
@@ -185,9 +206,22 @@ def lay_out_like_master(tree: Path) -> None:
     (tree / "setup.py").write_text("raise SystemExit('not to be run')\n")
 
 
+MY_LOSS = """
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import nn
+
+@LOSS_REGISTRY.register()
+class MyLoss(nn.L1Loss):
+    pass
+"""
+
+
 @pytest.mark.parametrize("lay_out", [leave_as_unpacked, lay_out_like_master])
 def test_stock_train_script_trains_span_and_resumes(run_python, tmp_path, write, lay_out):
-    """The script is its own `__main__`, another module than the `basicsr.train` that we mend at import."""
+    """The script is its own `__main__`, another module than the `basicsr.train` that we mend at import.
+
+    With a loss of the user's own.
+    """
     dscsr_model.register()
     import basicsr
 
@@ -195,7 +229,8 @@ def test_stock_train_script_trains_span_and_resumes(run_python, tmp_path, write,
     shutil.copytree(package, tmp_path / "basicsr", ignore=shutil.ignore_patterns("__pycache__"))
     lay_out(tmp_path)
     before = {file: file.read_bytes() for file in (tmp_path / "basicsr").rglob("*.py")}
-    write()
+    (tmp_path / "data/my_loss.py").write_text(MY_LOSS)
+    write(**{"import": "data/my_loss.py", "train:pixel_opt": {"type": "MyLoss"}})
     env = {**ONE_THREAD, "PYTHONPATH": ".", "PYTHONDONTWRITEBYTECODE": "1"}
 
     def train(*args: str) -> str:

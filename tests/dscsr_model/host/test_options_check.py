@@ -423,8 +423,8 @@ def test_unknown_types_are_suggested(check, training, key, value, meant):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("model_type", "zzz", ("Registered are", "is not imported")),
-        ("network_g:type", "zzz", ("Registered are", "_arch.py")),
+        ("model_type", "zzz", ("Registered are", "name that at the top: `import: my_file.py`.")),
+        ("network_g:type", "zzz", ("Registered are", "`import: my_file.py`")),
         ("train:optim_g:type", "zzz", ("This BasicSR knows `Adam`",)),
         ("train:scheduler:type", "zzz", ("It knows `MultiStepLR`",)),
     ],
