@@ -77,10 +77,12 @@ def _whole_checkpoint(load_resume_state: Callable[..., Any], run: Run) -> Callab
                     "train anew."
                 )
         state = load_resume_state(opt)
+        run.ours = is_our_model(opt["model_type"])
         if state is not None:
             _take_seed(opt, state.get("manual_seed"))
+            if run.ours:
+                _check_total(state["iter"], opt)
         devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
-        run.ours = is_our_model(opt["model_type"])
         run.seed = opt["manual_seed"]
         run.batch = opt["datasets"]["train"]["batch_size_per_gpu"] * devices
         run.state = state if run.ours else None
@@ -97,6 +99,17 @@ def _take_seed(opt: dict[str, Any], seed: int | None) -> None:
     if seed is not None and seed != opt["manual_seed"]:
         opt["manual_seed"] = seed
         set_random_seed(seed + opt["rank"])
+
+
+def _check_total(iteration: int, opt: dict[str, Any]) -> None:
+    total = int(opt["train"]["total_iter"])
+    if iteration > total:
+        raise ResumeError(
+            f"Expected `train: total_iter` to be more than the iteration of {opt['path']['resume_state']}, "
+            f"but got {total}. Raise it, or name an earlier one as `path: resume_state`, without `--auto_resume`."
+        )
+    if iteration == total and opt["rank"] == 0:
+        print(f"dscsr: this run has made its {total} iterations; a larger `total_iter` goes on.", file=sys.stderr)
 
 
 def _continuing(enlarged_sampler: Any, run: Run) -> Any:

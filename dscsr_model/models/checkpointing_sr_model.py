@@ -12,20 +12,20 @@ from torch import distributed, nn
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
-from dscsr_model.training.optimizers import WarmUp
+from dscsr_model.training.optimizers import take_over
 from dscsr_model.training.precision import Precision
 
 
 class CheckpointingSRModel(SRModel):
     """Atomic, finite, resumable checkpoints in BasicSR's folders and formats.
 
-    ``init_training_settings`` of a subclass sets ``precision`` and ``warm_up``, whose states belong to a checkpoint.
+    ``init_training_settings`` of a subclass sets ``precision``, whose state belongs to a checkpoint.
     """
 
     net_g: nn.Module
     net_g_ema: nn.Module
     precision: Precision
-    warm_up: WarmUp
+    trained_with: dict[str, Any]
     last_checkpoint: str | None = None
     _random_state_to_restore: dict[str, Any] | None = None
 
@@ -77,7 +77,7 @@ class CheckpointingSRModel(SRModel):
             "iter": current_iter,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-            "warm_up": self.warm_up.state_dict(),
+            "options": self.trained_with,
             "scaler": self.precision.scaler.state_dict(),
             "manual_seed": self.opt.get("manual_seed"),
         }
@@ -91,23 +91,33 @@ class CheckpointingSRModel(SRModel):
         return everyones
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Take over optimizer, schedule, loss scale and, at the next step, the random state.
+        """Go on under the options of today: what an option decides is never taken from the checkpoint.
 
-        The networks themselves were loaded when the model was built: BasicSR's ``check_resume`` points there.
+        The schedule is that of these options since the first iteration, which without a change is what it was. The
+        networks were loaded when the model was built: BasicSR's ``check_resume`` points there. The random state is put
+        back at the next step.
         """
-        super().resume_training(resume_state)
+        logger, iteration = get_root_logger(), resume_state["iter"]
+        for line in checkpoints.changed_options(resume_state.get("options", self.trained_with), self.trained_with):
+            logger.info(line)
+        for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
+            if not take_over(optimizer, saved):
+                logger.info("The optimizer remembers other things than it did before: it starts anew.")
+            optimizer._opt_called = True  # it has stepped; without this torch warns that it should before the schedule
+        for past in range(1, iteration + 1):
+            self.update_learning_rate(past, self.opt["train"].get("warmup_iter", -1))
         models, states = (Path(self.opt["path"][name]) for name in ("models", "training_states"))
         if self.opt["rank"] == 0:
             checkpoints.remove_unfinished(models, states)
-        self.last_checkpoint = str(models / f"net_g_{resume_state['iter']}.pth")
-        if "warm_up" not in resume_state:
-            get_root_logger().warning(
-                "This checkpoint was not written by EfficientSRModel: optimizer and schedule go on, random draws and "
-                "the loss scale start anew."
+        self.last_checkpoint = str(models / f"net_g_{iteration}.pth")
+        if "random_states" not in resume_state:
+            logger.warning(
+                "This checkpoint was not written by EfficientSRModel: the optimizer goes on, random draws and the "
+                "loss scale start anew."
             )
             return
-        self.warm_up.load_state_dict(resume_state["warm_up"])
-        self.precision.scaler.load_state_dict(resume_state["scaler"])
+        if resume_state["scaler"]:  # that of another precision is empty
+            self.precision.scaler.load_state_dict(resume_state["scaler"])
         random_states = resume_state["random_states"]
         if len(random_states) == self.opt["world_size"]:
             self._random_state_to_restore = random_states[self.opt["rank"]]

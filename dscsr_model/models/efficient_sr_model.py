@@ -18,6 +18,7 @@ from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.training import log, lora
+from dscsr_model.training.checkpoints import training_options
 from dscsr_model.training.ema import update_average
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
@@ -50,6 +51,7 @@ class EfficientSRModel(ValidatingSRModel):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         network = dict(opt["network_g"])
         self.lora = network.pop("lora", None)
+        self.trained_with = training_options(opt)  # before anything takes keys out of its sections
         super().__init__({**opt, "network_g": network})
 
     def init_training_settings(self) -> None:

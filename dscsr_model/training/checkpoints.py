@@ -7,6 +7,7 @@ The state is written last, so its presence says that the network was written bef
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,31 @@ def remove_unfinished(*folders: Path) -> None:
     for folder in folders:
         for file in folder.glob(".*.tmp"):
             file.unlink(missing_ok=True)
+
+
+def training_options(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide what a training does, by their names for ``--force_yml``, in plain types."""
+    sections = {name: opt.get(name) for name in ("num_gpu", "world_size", "scale", "network_g", "teacher", "train")}
+    return _flat({**sections, "datasets": {"train": opt["datasets"].get("train")}})
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}:")
+        else:
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each of the `training_options` that is another now."""
+    return [
+        f"{name}: {before.get(name, 'not given')} before this resume, {now.get(name, 'not given')} from here on"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    ]
 
 
 def random_state() -> dict[str, Any]:

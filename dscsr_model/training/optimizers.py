@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -60,6 +61,29 @@ def build_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], **argum
     return cls(parameters, **arguments)
 
 
+def take_over(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
+    """Let a new optimizer remember what a saved one did (moments, momentum); its options stay its own.
+
+    Args:
+        optimizer: Has not stepped yet.
+        saved: The other's ``state_dict()``.
+
+    Returns:
+        False if it remembers other things, as after a change of its type: then nothing is taken over.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    counts = [[len(group["params"]) for group in some] for some in (groups, saved["param_groups"])]
+    trial = copy.deepcopy(optimizer)
+    for parameter in (parameter for group in trial.param_groups for parameter in group["params"]):
+        parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+    remembered = trial.state_dict()["state"]
+    if counts[0] != counts[1] or any(state.keys() != remembered[key].keys() for key, state in saved["state"].items()):
+        return False
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    return True
+
+
 class WarmUp:
     """BasicSR's linear warm-up in front of a schedule that computes each rate from the last.
 
@@ -82,14 +106,6 @@ class WarmUp:
     def after_step(self) -> None:
         """Keep the schedule's rates; what is written next is the warm-up's."""
         self._scheduled = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        return {"scheduled": self._scheduled}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over from a run that was stopped."""
-        self._scheduled = state["scheduled"]
 
 
 def _names(module: Any, base: type, excluded: frozenset[str]) -> list[str]:

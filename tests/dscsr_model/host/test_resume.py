@@ -60,7 +60,7 @@ def options(**changes):
     return {
         "name": "run", "model_type": "EfficientSRModel", "auto_resume": True, "rank": 0, "dist": False, "num_gpu": 0,
         "manual_seed": 3, "path": {},
-        "datasets": {"train": {"batch_size_per_gpu": 2}}, **changes,
+        "datasets": {"train": {"batch_size_per_gpu": 2}}, "train": {"total_iter": 10}, **changes,
     }  # fmt: skip
 
 
@@ -164,6 +164,15 @@ def test_no_checkpoint_opens(loop, experiment):
     message = r"Expected a whole checkpoint in experiments/run, but none of them opens\. Move the folder away"
     with pytest.raises(ResumeError, match=message):
         loop["load_resume_state"](options())
+
+
+def test_fewer_iterations_than_were_made_are_refused_and_as_many_told(loop, experiment, capsys):
+    with pytest.raises(
+        ResumeError, match=r"`train: total_iter` to be more than .*training_states/7\.state, but got 6\."
+    ):
+        loop["load_resume_state"](options(train={"total_iter": 6}))
+    assert loop["load_resume_state"](options(train={"total_iter": 7}))["iter"] == 7
+    assert capsys.readouterr().err == "dscsr: this run has made its 7 iterations; a larger `total_iter` goes on.\n"
 
 
 def test_without_checkpoints_and_without_auto_resume_training_starts_anew(loop, experiment):

@@ -3,11 +3,12 @@
 import copy
 from pathlib import Path
 
+import option_files
 import pytest
 import torch
 from small_models import SPAN, build, distance, options, train, weights
 
-from dscsr_arch.checkpoint import read_pickle, read_state_dict
+from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
 
 
 def resumed(opt, iteration: int):
@@ -40,7 +41,8 @@ RUNS = {
 def test_stopping_and_resuming_is_as_if_never_stopped(tmp_path, run, stopped_at):
     """Bit for bit, optimizer, schedule and warm-up (up to step 5) included."""
     optimizer, schedule, more = RUNS[run]
-    opt = options(tmp_path, **{"train:optim_g": optimizer, "train:scheduler": schedule, **more})
+    changes = {"train:optim_g": optimizer, "train:scheduler": schedule, "train:warmup_iter": 5, **more}
+    opt = options(tmp_path, **changes)
     whole = train(build(copy.deepcopy(opt)), range(1, 13), warmup=5)
     train(build(copy.deepcopy(opt)), range(1, stopped_at + 1), warmup=5).save(0, stopped_at)
     model = resumed(opt, stopped_at)
@@ -50,6 +52,65 @@ def test_stopping_and_resuming_is_as_if_never_stopped(tmp_path, run, stopped_at)
     assert distance(before, weights(model)) > 0
     assert whole.get_current_learning_rate() == model.get_current_learning_rate()
     assert whole.precision.scaler.state_dict() == model.precision.scaler.state_dict()
+
+
+CHANGES = {
+    "lr": ({"train:optim_g:lr": 1e-4}, ["train:optim_g:lr: 0.001 before this resume, 0.0001 from here on"]),
+    "schedule": (
+        {"train:scheduler": {"type": "CosineAnnealingLR", "T_max": 9}, "train:warmup_iter": -1},
+        ["train:scheduler:type: MultiStepLR before this resume, CosineAnnealingLR from here on",
+         "train:scheduler:milestones: [3, 6, 9] before this resume, not given from here on",
+         "train:scheduler:gamma: 0.5 before this resume, not given from here on",
+         "train:warmup_iter: 5 before this resume, -1 from here on",
+         "train:scheduler:T_max: not given before this resume, 9 from here on"],
+    ),
+    "betas and decay": (
+        {"train:optim_g:betas": [0.5, 0.9], "train:optim_g:weight_decay": 0.1, "train:ema_decay": 0.5},
+        ["train:optim_g:betas: [0.9, 0.99] before this resume, [0.5, 0.9] from here on",
+         "train:optim_g:weight_decay: not given before this resume, 0.1 from here on",
+         "train:ema_decay: 0.9 before this resume, 0.5 from here on"],
+    ),
+    "loss": (
+        {"train:pixel_opt:loss_weight": 3.0},
+        ["train:pixel_opt:loss_weight: 1.0 before this resume, 3.0 from here on"],
+    ),
+    "optimizer": (
+        {"train:optim_g:type": "Adamax"},
+        ["train:optim_g:type: Adam before this resume, Adamax from here on",
+         "The optimizer remembers other things than it did before: it starts anew."],
+    ),
+    "amsgrad": (
+        {"train:optim_g:amsgrad": True},
+        ["train:optim_g:amsgrad: not given before this resume, True from here on",
+         "The optimizer remembers other things than it did before: it starts anew."],
+    ),
+    "precision": ({"train:precision": "fp16"}, ["train:precision: not given before this resume, fp16 from here on"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "old"), [*((change, False) for change in CHANGES), ("lr", True)])
+def test_options_that_were_changed_take_effect(tmp_path, logged, change, old):
+    """As if they had been those of the run since its start, but for what it has learned; each is told."""
+    changes, told = CHANGES[change]
+    opt = options(tmp_path, **{"train:scheduler": MULTI_STEP, "train:warmup_iter": 5})
+    train(build(copy.deepcopy(opt)), range(1, 8), warmup=5).save(0, 7)
+    state = tmp_path / "training_states/7.state"
+    if old:  # as a version saved it that kept no record
+        save_state_dict({name: value for name, value in read_pickle(state).items() if name != "options"}, state)
+    opt = option_files.changed(opt, changes)
+    warmup = opt["train"]["warmup_iter"]
+    model = resumed(opt, 7)
+    said = [line for line in logged() if "from here on" in line or "anew" in line]
+    assert sorted(said) == ([] if old else sorted(told))
+    fresh = train(build(copy.deepcopy(opt)), range(1, 9), warmup=warmup)
+    before = weights(model)
+    train(model, [8], warmup=warmup)
+    ours, wanted = (dict(model.optimizer_g.param_groups[0]) for model in (model, fresh))
+    assert ours.pop("params") is not wanted.pop("params")
+    assert ours == wanted
+    steps = [int(entry["step"]) for entry in model.optimizer_g.state.values()]
+    assert set(steps) == ({1} if "optimizer" in str(told) else {8})
+    assert distance(before, weights(model)) > 0
 
 
 def test_random_draws_go_on_at_the_first_step_not_before(tmp_path):

@@ -17,7 +17,10 @@ EPOCH = 3  # iterations: six samples in batches of two
 LAST = 3 * EPOCH
 
 EDSR = {**option_files.edsr(), "num_feat": 4}
-LORA = {"network_g": {**EDSR, "lora": {"layers": {"body.*": [1, 2]}, "dropout": 0.5}}}
+LORA = {
+    "network_g": {**EDSR, "lora": {"layers": {"body.*": [1, 2]}, "dropout": 0.5}},
+    "path:pretrain_network_g": "EDSR.pth",
+}
 ADAPTED = {"type": "SPAN", "feature_channels": 4, "upscale": 4, "lora": {"layers": {"block_*": [1, 2]}, "dropout": 0.5}}
 TEACHER = {
     "teacher": {"weights": "SPAN.pth"},
@@ -115,6 +118,18 @@ def run(tmp_path: Path, model: str, iterations, workers: int) -> None:
 def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model):
     """LoRA's dropout and CSD's negatives are drawn from torch's generator."""
     run(tmp_path, model, (EPOCH - 1, EPOCH), workers=0)
+
+
+def test_longer_epochs_do_not_end_a_run(tmp_path):
+    """BasicSR's loop counts epochs: with today's length of them, it would have been through them all."""
+    write(tmp_path, "EfficientSRModel", **{"train:total_iter": 8})
+    pipeline(tmp_path)
+    write(tmp_path, "EfficientSRModel", **{"datasets:train:dataset_enlarge_ratio": 12})
+    pipeline(tmp_path, "--auto_resume")
+    assert states(tmp_path, LAST)["state"]["epoch"] == 0
+    log = max(experiment(tmp_path).glob("*.log"), key=lambda file: file.stat().st_mtime).read_text()
+    assert "datasets:train:dataset_enlarge_ratio: 2 before this resume, 12 from here on" in log
+    assert "iteration 8, which was in epoch 2, is in epoch 0, after 8 of 18 batches." in log
 
 
 @pytest.mark.slow
