@@ -1,16 +1,13 @@
 """Weight files: open every dialect of them safely, and write them whole.
 
-Nothing here ever runs code from a file, whatever it claims to be: pickles are read with ``weights_only``. Nothing here
-takes much more memory than the file has bytes either: archives that unpack to more, and tensors that claim more
-numbers than are there, are refused.
+Nothing here ever runs code from a file, whatever it claims to be (see `torch_files`). Nothing here takes much more
+memory than the file has bytes either: archives that unpack to more, and tensors that claim more numbers than are there,
+are refused.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import struct
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from dscsr_arch.csd_names import CSDWeightsError, from_csd
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
 
 StateDict = dict[str, Tensor]
 
@@ -32,15 +30,6 @@ METADATA = "metadata"
 
 _SHARED = 4
 """How many times over the numbers in a file may be used: layers can share theirs."""
-
-_NUMBERS = (
-    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2),
-    *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool),
-)
-"""What tensors may be made of: what torch can turn into float32."""
-
-_END, _LOCATOR, _LARGE_END = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
-"""The last records of an archive, in turn from its end."""
 
 
 class WeightsError(DscsrError):
@@ -129,6 +118,10 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:
     from safetensors import safe_open
 
     try:
+        with path.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+        if header > MOST_BYTES:  # the library takes 100 MB of it, some gigabytes as Python's objects
+            raise ValueError(f"Expected at most {MOST_BYTES} bytes of names and shapes, but got {header}.")
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
     except Exception as error:  # SafetensorError, and whatever torch says of sizes and kinds of numbers
@@ -143,68 +136,27 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:
 def read_pickle(path: Path) -> Any:
     """Open a file of ``torch.save`` on the CPU, without ever running code from it.
 
+    Returns:
+        What it holds, its mappings as dicts.
+
     Raises:
         WeightsError: The file is damaged, holds Python objects, or unpacks to more than it has bytes.
     """
-    _check_archive(path)
     try:
-        with warnings.catch_warnings():  # torch tells its own users how files should be made; ours get one message
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if _is_safetensors(path):
+        return read_torch_file(path)
+    except RefusedError as error:
+        raise WeightsError(
+            f"Expected plain weights in {path}, but got {error}, which is never loaded: more than tensors, numbers and "
+            "texts could run code from the file, or fill your memory. Ask for a file of the network's state_dict() "
+            "alone, in float32 or float16."
+        ) from error
+    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
+        if not isinstance(error, OSError) and _is_safetensors(path):
             raise WeightsError(
                 f"Expected a file of torch.save at {path}, but got a safetensors file. Rename it to "
                 f"{path.with_suffix('.safetensors').name}."
             ) from error
-        raise WeightsError(
-            f"Expected plain weights in {path}, but got a damaged file or one that holds Python objects, which are "
-            "never loaded because that would run code from the file. Ask for a file of weights only."
-        ) from error
-    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
         raise WeightsError(_damaged(path, error)) from error
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that holds more than its size: torch.save compresses nothing, an attacker would."""
-    try:
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":  # what makes torch, too, take it for an archive
-                return
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            whole = archive.start_dir == _listed_at(path)
-    except Exception as error:  # torch may read what Python does not, and nobody would have looked at it
-        raise WeightsError(_damaged(path, error)) from error
-    names = {entry.filename.partition("/")[2] for entry in entries}
-    if "constants.pkl" in names or "archive_format" in names:
-        raise WeightsError(
-            f"Expected weights in {path}, but got a program of TorchScript or torch.export. Give the weight file that "
-            "it was made from."
-        )
-    if not whole:
-        raise WeightsError(_damaged(path, zipfile.BadZipFile()))
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > path.stat().st_size:
-        raise WeightsError(
-            f"Expected weights as torch.save writes them in {path}, but got an archive of {path.stat().st_size:,} "
-            f"bytes that would unpack to {unpacked:,}. If you trust it, load and save it anew with torch."
-        )
-
-
-def _listed_at(path: Path) -> int | None:
-    """Where the archive says that its list of contents begins; None if it ends in another way than torch.save's.
-
-    Where this is not where the list is, readers differ: Python's finds one list, and torch unpacks by another.
-    """
-    with path.open("rb") as file:
-        start = file.seek(-(_LARGE_END.size + _LOCATOR.size + _END.size), os.SEEK_END)
-        large, locator, end = (record.unpack(file.read(record.size)) for record in (_LARGE_END, _LOCATOR, _END))
-    if end[0] != b"PK\x05\x06" or end[-1] != 0:
-        return None
-    if locator[0] != b"PK\x06\x07":
-        return int(end[-2])
-    return int(large[-1]) if large[0] == b"PK\x06\x06" and locator[2] == start else None
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -216,12 +168,10 @@ def _is_safetensors(path: Path) -> bool:
 def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors whose numbers are not in the file: a network of their shapes could take any amount of memory."""
     for name, tensor in weights.items():
-        dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
-        if not dense or tensor.dtype not in _NUMBERS:
-            kind = f"{tensor.dtype}, {tensor.layout}" + (", a shape without numbers" if tensor.is_meta else "")
+        if tensor.dtype not in NUMBERS:
             raise WeightsError(
-                f"Expected plain dense tensors in {path}, but got {kind} for {_short(name)}. "
-                "Save the network's state_dict() in float32 or float16."
+                f"Expected real numbers in {path}, but got {tensor.dtype} for {_short(name)}. Save the network's "
+                "state_dict() in float32 or float16."
             )
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     if claimed > _SHARED * path.stat().st_size:

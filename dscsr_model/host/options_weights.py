@@ -152,7 +152,7 @@ def _wrapper_keys(file: Path) -> list[str]:
     read_state_dict(file)  # says what is wrong with a file that is missing, truncated or something else
     if file.suffix == ".safetensors":
         return []
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    content = read_pickle(file)
     return [str(name) for name, value in content.items() if isinstance(value, dict)]
 
 

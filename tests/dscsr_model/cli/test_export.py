@@ -106,8 +106,8 @@ class Trap:
 
 
 WRONG = {
-    "code": (lambda path: torch.save({"params": Trap()}, path), "holds Python objects, which are never loaded"),
-    "legacy code": (lambda path: path.write_bytes(pickle.dumps(Trap(), protocol=2)), "holds Python objects"),
+    "code": (lambda path: torch.save({"params": Trap()}, path), "an object of Python"),
+    "legacy code": (lambda path: path.write_bytes(pickle.dumps(Trap(), protocol=2)), "an object of Python"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "Expected a whole weight file"),
     "text": (lambda path: path.write_text("hello"), "Expected"),
     "other": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), "Expected weights of a known network"),

@@ -143,7 +143,7 @@ def test_states_to_resume_from(check, weights):
     Path("5.state").write_bytes(b"broken")
     assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "truncated or of another kind")
     torch.save({**STATE, "extra": Path("x")}, "5.state")
-    assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "holds Python objects")
+    assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "an object of Python")
     torch.save({"params": {}}, "5.state")
     assert_fault(check({"path:resume_state": "5.state"}), "path: resume_state", "a training state (with `epoch`")
     torch.save(STATE, "5.state")
