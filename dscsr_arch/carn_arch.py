@@ -112,6 +112,7 @@ class CARN(nn.Module):
         ValueError: An argument is out of range.
     """
 
+    size_multiple = 1  # images of any size; see `size_requirements`
     mean: Tensor
 
     def __init__(

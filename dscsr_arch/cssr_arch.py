@@ -111,6 +111,11 @@ class CSSRNet(nn.Module):
                 check_split(self.backbone, student, width)
                 self._skeletons[width] = skeleton(student)
 
+    @property
+    def size_multiple(self) -> int | None:
+        """The backbone's, if it says one; see `size_requirements`."""
+        return getattr(self.backbone, "size_multiple", None)
+
     def forward(self, x: Tensor, width: float | Sequence[float] | None = None) -> Any:
         """Super-resolve ``x`` at ``width``; at several, give a dictionary; without one, see the class.
 

@@ -79,6 +79,7 @@ class SPAN(nn.Module):
         ValueError: An argument is out of range, or ``rgb_mean`` does not have one value per input channel.
     """
 
+    size_multiple = 1  # images of any size; see `size_requirements`
     mean: Tensor
 
     def __init__(

@@ -8,11 +8,33 @@ from typing import Any
 
 import option_files
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import dscsr_model
 
 SPAN = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
+
+SWINIR = {
+    "type": "SwinIR", "upscale": 2, "img_size": 16, "window_size": 8, "depths": [2], "embed_dim": 8, "num_heads": [1],
+    "mlp_ratio": 2, "upsampler": "pixelshuffledirect", "drop_path_rate": 0,
+}  # fmt: skip
+
+
+class Windows(nn.Module):
+    """Adds to each pixel the mean of its window of ``side``×``side`` pixels: sides must be multiples of that."""
+
+    def __init__(self, side: int = 8, scale: int = 2) -> None:
+        super().__init__()
+        self.side, self.scale = side, scale
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        windows = x.view(batch, channels, height // self.side, self.side, width // self.side, self.side)
+        means = windows.mean((3, 5), keepdim=True).expand_as(windows).reshape(x.shape)
+        return F.interpolate(self.conv(x) + means, scale_factor=self.scale)
 
 
 def options(root: Path, model_type: str = "EfficientSRModel", **changes: Any) -> dict[str, Any]:

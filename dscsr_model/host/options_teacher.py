@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.sizes import SizeError, SizeRequirements, size_requirements
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
@@ -19,8 +22,9 @@ from dscsr_model.host.options_structure import Run, check_section, describe
 from dscsr_model.training import aims, lora
 from dscsr_model.training.feature_taps import FeatureError, Features, FeatureTaps, check_layer
 from dscsr_model.training.teacher import build_teachers, frozen
+from dscsr_model.training.validation import evaluating
 
-_SIDE = 16  # of the picture that is sent through student and teacher, to see what shapes come out
+_SIDE = 16  # from here on, of the picture that is sent through student and teacher, to see what shapes come out
 
 
 def check_learning_sections(run: Run, registries: Registries) -> None:
@@ -194,11 +198,13 @@ def _compare(
     """Send a small picture through student and teachers: do their outputs and features match in shape?"""
     report, scale = run.report, run.options.get("scale")
     channels = _input_channels(run, registries)
-    ours = _probe(network, channels, [x for _, aim in aimed for x in aim.layers]) if network is not None else None
+    side = _common_side([*teachers, *([network] if network is not None else [])])
+    x = torch.zeros(1, channels, side, side)
+    ours = _probe(network, x, [name for _, aim in aimed for name in aim.layers]) if network is not None else None
     theirs: list[tuple[Tensor, Features]] = []
     for number, teacher in enumerate(teachers):
         layers = [] if number else [layer for _, aim in aimed for layer in aim.teacher_layers]
-        answer = _probe(teacher, channels, layers)
+        answer = _probe(teacher, x, layers)
         kind = type(teacher).__name__
         if isinstance(answer, str):
             words = f"a teacher for pictures of {channels} channels, which `network_g` takes"
@@ -206,8 +212,8 @@ def _compare(
             return
         theirs.append(answer)
         shape = tuple(answer[0].shape)
-        if isinstance(scale, int) and shape[-1] != _SIDE * scale:
-            got = f"a {kind} of scale {shape[-1] / _SIDE:g}"
+        if isinstance(scale, int) and shape[-1] != side * scale:
+            got = f"a {kind} of scale {shape[-1] / side:g}"
             report.add(("teacher",), f"a teacher of scale {scale}, as `scale: {scale}` says", got, "Take another one.")
             return
         if isinstance(ours, tuple) and shape[1] != ours[0].shape[1]:
@@ -218,10 +224,12 @@ def _compare(
         for key, aim in aimed:
             for one, other in zip(aim.layers, aim.teacher_layers, strict=True):
                 if one in ours[1] and other in theirs[0][1]:
-                    _compare_features(key, one, ours[1][one], theirs[0][1][other], run, registries)
+                    _compare_features(key, one, ours[1][one], theirs[0][1][other], side, run, registries)
 
 
-def _compare_features(key: Key, layer: str, ours: Tensor, theirs: Tensor, run: Run, registries: Registries) -> None:
+def _compare_features(
+    key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int, run: Run, registries: Registries
+) -> None:
     """Whether the loss takes features of these shapes; losses that are costly to build are not asked."""
     section = run.section(*key)
     loss = find(registries.losses, section.get("type"))
@@ -234,7 +242,7 @@ def _compare_features(key: Key, layer: str, ours: Tensor, theirs: Tensor, run: R
             loss(**arguments)(torch.rand(ours.shape), torch.rand(theirs.shape))
     except Exception:  # whatever a loss raises
         shapes = (f"{feature.shape[1]} channels of {feature.shape[2]}×{feature.shape[3]}" for feature in (ours, theirs))
-        words = f"features that {section['type']} can compare, for a picture of {_SIDE}×{_SIDE}"
+        words = f"features that {section['type']} can compare, for a picture of {side}×{side}"
         remedy = "Take layers that match, a teacher of this width, or SpatialAffinityLoss, which compares any channels."
         run.report.add((*key, "layers", layer), words, "{} beside the teacher's {}".format(*shapes), remedy)
 
@@ -248,17 +256,25 @@ def _input_channels(run: Run, registries: Registries) -> int:
     return given if isinstance(given, int) else default
 
 
-def _probe(network: nn.Module, channels: int, layers: Iterable[str]) -> tuple[Tensor, Features] | str:
-    """Output and features of a small picture; or, in words, what went wrong."""
+def _common_side(networks: Iterable[nn.Module]) -> int:
+    """Of a small picture that all networks take; one that takes none will say so itself."""
+    common = SizeRequirements()
+    for network in networks:
+        with evaluating(network), suppress(SizeError):
+            found = size_requirements(network)
+            multiple = math.lcm(common.multiple_of, found.multiple_of)
+            common = SizeRequirements(multiple, max(common.minimum, found.minimum))
+    return common.fit(_SIDE)
+
+
+def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor, Features] | str:
+    """Output and features of the picture ``x``; or, in words, what went wrong."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    training = network.training
     known = dict(network.named_modules())
+    wanted = [layer for layer in layers if layer in known]
     try:
-        with torch.no_grad(), FeatureTaps(network, [layer for layer in layers if layer in known]) as taps:
-            x = torch.zeros(1, channels, _SIDE, _SIDE, device=device)
-            output, features = taps.watch(network.eval(), x)
+        with torch.no_grad(), evaluating(network), FeatureTaps(network, wanted) as taps:
+            output, features = taps.watch(network, x.to(device))
     except Exception as error:  # a layer that no picture passes, an input of other channels, an operation without meta
         return str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
-    finally:
-        network.train(training)
     return output, features

@@ -13,6 +13,7 @@ from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.training import aims
 from dscsr_model.training.feature_taps import Features, FeatureTaps
 from dscsr_model.training.teacher import Lesson, Teacher, TeacherError, build_teachers
+from dscsr_model.training.tiling import check_patch
 
 
 class DistillationModel(EfficientSRModel):
@@ -67,14 +68,20 @@ class DistillationModel(EfficientSRModel):
                 f"{type(net).__name__} of {sum(p.numel() for p in net.parameters()):,} parameters" for net in networks
             )
         )
-        return Teacher(
+        layers = _all("teacher_layers", self.aims)
+        teacher = Teacher(
             networks,
-            _all("teacher_layers", self.aims),
+            layers,
             output=any(aim.target == "teacher" and not aim.layers for aim in self.aims.values()),
             ensemble=bool(section.get("self_ensemble", False)),
             precision=self.precision,
             memory_format=self.memory_format,
         )
+        if layers:  # those of a padded patch would not lie where the student's do
+            check_patch(
+                self.opt, teacher.size_requirements[0], f"{type(networks[0]).__name__}, as a teacher of layers,"
+            )
+        return teacher
 
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""

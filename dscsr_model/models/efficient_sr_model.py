@@ -24,6 +24,7 @@ from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradi
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
 from dscsr_model.training.pictures import as_float, turned
 from dscsr_model.training.precision import CompiledForward, Precision
+from dscsr_model.training.tiling import check_patch
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 
@@ -42,6 +43,9 @@ class EfficientSRModel(ValidatingSRModel):
     - ``logger: keep_checkpoints`` n;
     - ``network_g: lora`` (see `lora.put`): only LoRA is trained then; adapters and the fused network are saved too.
 
+    A network may take multiples of a window only (SwinIR, HAT): images are `padded` for it; patches are not, and must
+    fit. What it takes is found before the first step (`size_requirements`).
+
     A batch may be uint8 (``PairedCropDataset`` with ``output: uint8``): it becomes float on the device. With a key
     ``orientation`` (see `turned`) it is turned there as well.
     """
@@ -58,6 +62,7 @@ class EfficientSRModel(ValidatingSRModel):
         """Build everything that only training needs."""
         train_opt = self.opt["train"]
         logger = get_root_logger()
+        check_patch(self.opt, self.size_requirements, type(self.get_bare_model(self.net_g)).__name__)
         self.net_g.train()
         lora.freeze_statistics(self.net_g)
         self.precision = Precision(train_opt.get("precision", "fp32"), self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
 
 from dscsr_arch.checkpoint import WeightsError, read_pickle
+from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.models.scoring import finish_picture
 from dscsr_model.training.pictures import as_float
@@ -31,8 +32,21 @@ class ValidatingSRModel(CheckpointingSRModel):
         """Super-resolve the current batch."""
         self.output = self.super_resolve()
 
+    @cached_property
+    def size_requirements(self) -> SizeRequirements:
+        """Sizes that the network takes.
+
+        Raises:
+            SizeError: None that could be found.
+        """
+        network: nn.Module = self.get_bare_model(self.net_g)
+        with evaluating(network):
+            return size_requirements(network)
+
     def super_resolve(self, **arguments: Any) -> Tensor:
         """The current batch super-resolved with the average, if there is one; in tiles and orientations as asked.
+
+        Pictures of sizes that the network does not take are `padded`.
 
         Args:
             **arguments: Further ones of the network's ``forward``.
@@ -40,13 +54,15 @@ class ValidatingSRModel(CheckpointingSRModel):
         network: nn.Module = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
         val_opt = self.opt.get("val") or {}
 
-        def forward(x: Tensor) -> Tensor:
+        def run(x: Tensor) -> Tensor:
             output: Tensor = network(x, **arguments)
             return output.float()
 
-        whole = forward
+        sizes = self.size_requirements
+        whole = forward = partial(padded, run, requirements=sizes)
         if val_opt.get("tile"):
-            whole = partial(tiled, forward, tile=int(val_opt["tile"]), overlap=int(val_opt.get("tile_overlap", 32)))
+            tile, overlap = int(val_opt["tile"]), int(val_opt.get("tile_overlap", 32))
+            whole = partial(tiled, forward, tile=tile, overlap=overlap, requirements=sizes)
         with torch.no_grad(), evaluating(network):
             return self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
 

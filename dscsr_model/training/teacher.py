@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dscsr_arch.checkpoint import WeightsError, load_model, mismatch, read_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.plain import fused
+from dscsr_arch.sizes import padded, size_requirements
 from dscsr_model.training.feature_taps import Features, FeatureTaps
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.tiling import self_ensemble
@@ -39,6 +40,8 @@ class Lesson(NamedTuple):
 class Teacher:
     """Answers batches with outputs and features, without gradients.
 
+    Networks see pictures that are `padded` where their sizes require it. Features are those of the padded picture.
+
     Args:
         networks: Built and loaded, at least one; they get fused and frozen, in place. Outputs are averaged over all
             of them; features are the first one's.
@@ -50,6 +53,7 @@ class Teacher:
 
     Raises:
         FeatureError: The first network has no such layer.
+        SizeError: A network takes no pictures of any size that was tried.
     """
 
     def __init__(
@@ -63,6 +67,11 @@ class Teacher:
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.networks = [frozen(network).to(precision.device) for network in networks]
+        self.size_requirements = [size_requirements(network) for network in self.networks]
+        self._forwards = [
+            partial(padded, partial(self._run, network), requirements=sizes)
+            for network, sizes in zip(self.networks, self.size_requirements, strict=True)
+        ]
         self.taps = FeatureTaps(self.networks[0], layers)
         self.wants_output = output
         self.ensemble = ensemble
@@ -75,16 +84,16 @@ class Teacher:
         plain: Tensor | None = None
         features: Features = {}
         if self.taps.layers:
-            plain, features = self.taps.watch(partial(self._run, self.networks[0]), lq)
+            plain, features = self.taps.watch(self._forwards[0], lq)
         return Lesson(self._output(lq, plain) if self.wants_output else None, features)
 
     def _output(self, lq: Tensor, plain: Tensor | None) -> Tensor:
         """Mean over networks and, if asked for, orientations; ``plain`` is what the first network has said already."""
         if self.ensemble:
-            outputs = [self_ensemble(partial(self._run, network), lq) for network in self.networks]
+            outputs = [self_ensemble(forward, lq) for forward in self._forwards]
         else:
-            first = self._run(self.networks[0], lq) if plain is None else plain
-            outputs = [first, *(self._run(network, lq) for network in self.networks[1:])]
+            first = self._forwards[0](lq) if plain is None else plain
+            outputs = [first, *(forward(lq) for forward in self._forwards[1:])]
         return torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0]
 
     def _run(self, network: nn.Module, lq: Tensor) -> Tensor:

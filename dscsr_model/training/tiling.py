@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dscsr_arch.sizes import ANY_SIZE, SizeError, SizeRequirements
+
 Forward = Callable[[Tensor], Tensor]
 
 
-def tiled(forward: Forward, x: Tensor, tile: int, overlap: int) -> Tensor:
+def tiled(forward: Forward, x: Tensor, tile: int, overlap: int, requirements: SizeRequirements = ANY_SIZE) -> Tensor:
     """Apply ``forward`` to overlapping tiles and put the results together, on the CPU.
 
     Equal to ``forward(x)`` once ``overlap`` covers the receptive field: each tile sees ``overlap`` more pixels at
-    every side that is not a border of the picture, and that margin is cut off its result.
+    every side that is not a border of the picture, and that margin is cut off its result. Windows of a network lie in
+    tiles as in the whole picture.
 
     Args:
         forward: From (B, C, h, w) to (B, C', h·s, w·s), with one s for all sizes.
         x: (B, C, H, W).
         tile: Side of the part of ``x`` that one call is responsible for.
         overlap: Margin around it, in pixels of ``x``.
+        requirements: Tiles are rounded down, and margins up, to what a network in ``forward`` takes, so that tiles
+            need to be `padded` at the right and the lower border only.
 
     Returns:
         (B, C', H·s, W·s).
     """
+    tile, overlap = requirements.align(tile, overlap)
     height, width = x.shape[-2:]
     output: Tensor | None = None
     for top, bottom in _spans(height, tile):
@@ -53,6 +59,29 @@ def self_ensemble(forward: Forward, x: Tensor) -> Tensor:
             total = total + (y.flip(-1) if mirrored else y)
     result: Tensor = total / 8
     return result
+
+
+def check_patch(opt: Mapping[str, Any], requirements: SizeRequirements, who: str) -> None:
+    """Check that the patches of a training are taken as they are.
+
+    Args:
+        opt: The options of a run; without ``datasets: train: gt_size`` nothing is known.
+        requirements: Those of the network that gets the patches.
+        who: What messages call it.
+
+    Raises:
+        SizeError: They are not.
+    """
+    gt_size, scale = opt["datasets"]["train"].get("gt_size"), opt.get("scale", 1)
+    patch = gt_size // scale if gt_size else 0
+    if patch and (fitting := requirements.fit(patch)) != patch:
+        smaller = patch // requirements.multiple_of * requirements.multiple_of
+        sides = [side for side in (smaller, fitting) if side >= requirements.minimum]
+        raise SizeError(
+            f"Expected LQ patches whose sides {who} takes, from {requirements.fit(1)} pixels in steps of "
+            f"{requirements.multiple_of}, but got {patch} (`gt_size: {gt_size}`). Write `gt_size: "
+            f"{' or '.join(str(side * scale) for side in sides)}`."
+        )
 
 
 def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ import option_files
 import pytest
 import torch
 from option_files import REMOVED, changed
+from small_models import SWINIR
 
 from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.checkpoint import save_state_dict
@@ -15,6 +16,7 @@ from dscsr_arch.cssr_arch import find_backbone
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
 LORA = {"layers": {"body.*": [2, 4]}}
 GRAY = {"type": "SPAN", "feature_channels": 6, "upscale": 4, "num_in_ch": 1, "rgb_mean": [0.5]}
+WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
 BASE = {"type": "SPAN", "feature_channels": 8, "upscale": 4}
 
 
@@ -28,6 +30,8 @@ def data(tmp_path_factory):
                         root / f"{name}.pth")  # fmt: skip
     edsr = find_backbone("EDSR")(**{key: value for key, value in option_files.edsr().items() if key != "type"})
     save_state_dict({"params": edsr.state_dict()}, root / "edsr.pth")
+    windows = find_backbone("SwinIR")(**{key: value for key, value in WINDOWS.items() if key != "type"})
+    save_state_dict({"params": windows.state_dict()}, root / "windows.pth")
     base = SPAN(feature_channels=8, upscale=4)
     save_state_dict({"params": base.state_dict()}, root / "base.pth")
     (root / "broken.pth").write_bytes((root / "teacher.pth").read_bytes()[:1000])
@@ -60,6 +64,8 @@ def check(data, tmp_path):
 GOOD: dict[str, dict[str, Any]] = {
     "all": {},
     "of one section": {"teacher": {"weights": "@teacher.pth", "network": {**BASE, "feature_channels": 6}}},
+    "windows of 12": {"teacher": {"weights": "@windows.pth", "network": WINDOWS},
+                      "train:affinity_opt": {**AFFINITY, "teacher_layers": ["conv_first", "conv_after_body"]}},
     "two teachers": {"teacher": {"weights": ["@teacher.pth", "@base.pth"], "self_ensemble": True, "param_key": None}},
     "other layers": {"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_2", "block_5"], "pool": 2}},
     "no teacher needed": {"teacher": REMOVED, "train:teacher_opt": REMOVED, "train:affinity_opt": REMOVED},

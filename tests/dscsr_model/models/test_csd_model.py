@@ -8,12 +8,13 @@ import option_files
 import pytest
 import small_models
 import torch
-from small_models import EDSR, SPAN, batch, build, distance, train, weights
+from small_models import EDSR, SPAN, SWINIR, batch, build, distance, train, weights
 from torch.nn import functional as F
 
 from dscsr_arch import load_model
 from dscsr_arch.checkpoint import WeightsError, read_pickle, read_state_dict, save_state_dict
 from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.sizes import padded
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.csd_model import CSDModelError
 from dscsr_model.training.feature_taps import FeatureError
@@ -281,6 +282,25 @@ def test_every_width_is_validated_as_the_plain_network_would_be(options, loader,
     assert any("psnr_w0.25: " in line for line in logged())
     assert any("Best psnr_w0.25 on Set so far: saved as net_g_best.pth" in line for line in logged())
     assert model.net_g.training
+
+
+def test_windowed_backbones_are_validated_on_images_of_any_size(options, loader, tmp_path):
+    """Trained on 16×16, validated on 19×21; the windows are of 8."""
+    network = {"type": "CSSRNet", "backbone": SWINIR, "widths": [0.5]}
+    section = {name: value for name, value in SWINIR.items() if name != "type"}
+    save_state_dict({"params": find_backbone("SwinIR")(**section).state_dict()}, tmp_path / "swinir.pth")
+    changes = {"network_g": network, "path:pretrain_network_g": str(tmp_path / "swinir.pth"), **BOTH}
+    model = build(options(**changes))
+    model.feed_data({"lq": torch.rand(3, 3, 16, 16), "gt": torch.rand(3, 3, 32, 32)})
+    model.optimize_parameters(1)
+    model.validation(loader, 1, None, save_img=False)
+    assert list(model.metric_results) == ["psnr_w0.5", "psnr_w1.0"]
+    lq = next(iter(loader))["lq"]
+    model.feed_data({"lq": lq})
+    for width in (0.5, 1.0):
+        plain = model.net_g_ema.student(width).eval()
+        expected = padded(plain, lq, model.size_requirements).detach()
+        torch.testing.assert_close(model.super_resolve(width=width), expected)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ import copy
 import pytest
 import small_models
 import torch
-from small_models import batch, build, train
+from small_models import SWINIR, batch, build, train
 from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.sizes import SizeError
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 from dscsr_model.training.feature_taps import FeatureError
 from dscsr_model.training.teacher import TeacherError
@@ -55,6 +57,21 @@ def test_losses_are_those_of_their_formulas(options):
     }
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
+
+
+def test_patches_that_do_not_fit_into_the_windows_of_a_teacher(options, tmp_path):
+    """Its outputs are cropped again; its layers would see another image than the student's."""
+    network = find_backbone("SwinIR")(**{name: value for name, value in SWINIR.items() if name != "type"})
+    save_state_dict({"params": network.state_dict()}, tmp_path / "windows.pth")
+    teacher = {"weights": str(tmp_path / "windows.pth"), "network": SWINIR}
+    layers = {"type": "SpatialAffinityLoss", "layers": ["body.0"], "teacher_layers": ["conv_first"]}
+    changes = {"teacher": teacher, "datasets:train:gt_size": 18, "train:affinity_opt": layers}
+    with pytest.raises(
+        SizeError, match=r"SwinIR, as a teacher of layers, takes, .* but got 9 .* Write `gt_size: 16 or 32`"
+    ):
+        build(options(**changes))
+    model = build(options(**changes | {"train:affinity_opt": None}))
+    assert model.compute_losses(batch(1)["lq"], batch(1)["gt"])["l_teacher"] > 0
 
 
 def test_the_teachers_output_is_compared_with_inside_the_border_alone(options):

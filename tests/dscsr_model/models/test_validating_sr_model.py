@@ -9,9 +9,11 @@ import numpy as np
 import option_files
 import pytest
 import torch
-from small_models import SPAN, build, options, train
+from small_models import SPAN, SWINIR, build, options, train
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict
+from dscsr_arch.sizes import SizeError
+from dscsr_model.models import efficient_sr_model
 
 METRICS = {
     "psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True},
@@ -131,6 +133,53 @@ def test_memory_is_bounded_by_the_tile(tmp_path):
     model.net_g_ema.register_forward_pre_hook(lambda net, inputs: seen.append(max(inputs[0].shape[-2:])))
     super_resolved(model, torch.rand(1, 3, 61, 53))
     assert max(seen) == 24
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_windowed_networks_take_images_of_any_size(tmp_path, is_train):
+    """As SwinIRModel does it; in tiles and orientations, and of images shorter than a window, too."""
+
+    def swinir(model_type="EfficientSRModel", **changes):
+        changes = {"network_g": SWINIR, "is_train": is_train, **changes}
+        return build(options(tmp_path / model_type, model_type, **changes))
+
+    x = torch.rand(1, 3, 19, 30)
+    model, stock = swinir(), swinir("SwinIRModel")
+    result = super_resolved(model, x)
+    assert torch.equal(result, super_resolved(stock, x))
+    tiled = {"val:tile": 12, "val:tile_overlap": 20}  # windows of 8, moved once: all tiles see what they need
+    torch.testing.assert_close(super_resolved(swinir(**tiled), x), result, rtol=0, atol=1e-5)
+    assert super_resolved(swinir(**tiled, **{"val:self_ensemble": True}), x[..., :3, :]).shape == (1, 3, 6, 60)
+
+
+def test_sizes_are_known_before_the_first_step_and_found_once(tmp_path, monkeypatch):
+    ran = []
+    build_network = efficient_sr_model.build_network
+
+    def watched(section):
+        network = build_network(section)
+        network.register_forward_pre_hook(lambda _, inputs: ran.append(tuple(inputs[0].shape)))
+        return network
+
+    monkeypatch.setattr("basicsr.models.sr_model.build_network", watched)
+    model = build(options(tmp_path, network_g=SWINIR, **{"train:ema_decay": 0}))
+    assert len(ran) > 2
+    ran.clear()
+    super_resolved(model, torch.rand(1, 3, 8, 16))
+    super_resolved(model, torch.rand(1, 3, 9, 17))
+    assert ran == [(1, 3, 8, 16), (1, 3, 16, 24)]
+
+
+def test_patches_that_a_windowed_network_does_not_take_are_refused(tmp_path):
+    changes = {"network_g": SWINIR, "datasets:train:gt_size": 44}
+    remedy = r"SwinIR takes, from 8 pixels in steps of 8, but got 22 \(`gt_size: 44`\). Write `gt_size: 32 or 48`"
+    with pytest.raises(SizeError, match=remedy):
+        build(options(tmp_path, **changes))
+    with pytest.raises(SizeError, match=r"got 2 \(`gt_size: 4`\). Write `gt_size: 16`"):
+        build(options(tmp_path, **changes | {"datasets:train:gt_size": 4}))
+    build(options(tmp_path, **changes | {"datasets:train:gt_size": 48}))
+    with pytest.raises(SizeError, match=r"SwinIR gives: .* Give another network, or its class a `size_multiple`"):
+        build(options(tmp_path, network_g={**SWINIR, "ape": True}))  # positions of one size
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from small_models import Windows
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import WeightsError, save_state_dict
+from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_model.training.feature_taps import FeatureError
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.teacher import Teacher, TeacherError, build_teachers, weight_files
@@ -73,6 +75,15 @@ def test_it_runs_in_the_precision_and_memory_format_of_the_training():
     assert answer.output is not None
     assert answer.output.dtype == torch.float32
     assert network.conv_cat.weight.dtype == torch.float32
+
+
+def test_windows_that_do_not_fit_into_a_patch():
+    network, plain, sizes = Windows(8).double(), span().fuse(), SizeRequirements(8, 8)
+    teacher = Teacher([network, plain], precision=FP32)
+    for x in (X, torch.rot90(X, 1, (2, 3))):
+        expected = (padded(network, x, sizes) + plain(x)) / 2
+        torch.testing.assert_close(teacher(x).output, expected.detach())
+    assert Teacher([network], ["conv"], precision=FP32, ensemble=True)(X).output.shape == (2, 3, 14, 18)
 
 
 def test_a_layer_that_it_does_not_have():
