@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
+from dscsr_arch.input_mean import input_mean
 
 UPSCALES = (2, 3, 4)
 
@@ -105,7 +106,7 @@ class CARN(nn.Module):
         num_feat: Width of the network.
         upscale: One of 2, 3, 4.
         img_range: The input is multiplied by it, after the mean is subtracted; the output is divided by it.
-        rgb_mean: Mean of each input channel, in [0, 1].
+        rgb_mean: Mean of each input channel, in [0, 1]; with one channel, its luma if it is one of R, G and B.
         final_relu: End residual blocks with a ReLU, as the original does; CSD's do not.
 
     Raises:
@@ -126,10 +127,10 @@ class CARN(nn.Module):
         final_relu: bool = False,
     ) -> None:
         super().__init__()
-        _check(num_in_ch, num_out_ch, num_feat, upscale, img_range, rgb_mean)
+        _check(num_in_ch, num_out_ch, num_feat, upscale, img_range)
         self.upscale = upscale
         self.img_range = img_range
-        self.register_buffer("mean", torch.tensor(rgb_mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", input_mean(rgb_mean, num_in_ch), persistent=False)
         self.entry = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.b1 = CascadingBlock(num_feat, final_relu=final_relu)
         self.b2 = CascadingBlock(num_feat, final_relu=final_relu)
@@ -151,9 +152,7 @@ class CARN(nn.Module):
         return conv_lora.fuse(self)
 
 
-def _check(
-    num_in_ch: int, num_out_ch: int, num_feat: int, upscale: int, img_range: float, rgb_mean: Sequence[float]
-) -> None:
+def _check(num_in_ch: int, num_out_ch: int, num_feat: int, upscale: int, img_range: float) -> None:
     for name, value in (("num_in_ch", num_in_ch), ("num_out_ch", num_out_ch), ("num_feat", num_feat)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"Expected `{name}` to be a whole number from 1, but got {value!r}. Give such a number.")
@@ -166,8 +165,3 @@ def _check(
         raise ValueError(f"Expected `upscale` to be one of {UPSCALES}, but got {upscale!r}. Choose one of these.")
     if not img_range > 0:
         raise ValueError(f"Expected `img_range` above 0, but got {img_range!r}. Use 255 or 1.")
-    if len(rgb_mean) != num_in_ch:
-        raise ValueError(
-            f"Expected `rgb_mean` to have one value per input channel ({num_in_ch}), but got {len(rgb_mean)}. "
-            "Give the mean of each channel."
-        )

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
+from dscsr_arch.input_mean import input_mean
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +73,7 @@ class SPAN(nn.Module):
         upscale: One of 1, 2, 3, 4, 8.
         bias: Give the Conv3XC layers biases.
         img_range: The input is multiplied by it, after the mean is subtracted.
-        rgb_mean: Mean of each input channel, in [0, 1].
+        rgb_mean: Mean of each input channel, in [0, 1]; with one channel, its luma if it is one of R, G and B.
         norm: Subtract the mean and multiply by the range.
 
     Raises:
@@ -98,7 +99,8 @@ class SPAN(nn.Module):
         self.upscale = upscale
         self.img_range = img_range
         self.norm = norm
-        self.register_buffer("mean", torch.tensor(rgb_mean).view(1, -1, 1, 1), persistent=False)
+        mean = input_mean(rgb_mean, num_in_ch) if norm else torch.tensor(rgb_mean).view(1, -1, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
         if not norm:
             self.register_buffer("no_norm", torch.zeros(1))
 
@@ -190,11 +192,6 @@ def check_arguments(
         raise ValueError(f"Expected `img_range` to be a positive number, such as 255 or 1, but got {img_range!r}.")
     if isinstance(rgb_mean, str) or not isinstance(rgb_mean, Sequence) or not all(map(_is_number, rgb_mean)):
         raise ValueError(f"Expected `rgb_mean` to be a list of numbers, but got {rgb_mean!r}.")
-    if norm and len(rgb_mean) != num_in_ch:
-        raise ValueError(
-            f"Expected `rgb_mean` to have one value per input channel ({num_in_ch}), but got {len(rgb_mean)}. "
-            "Give the mean of your channels, or `norm=False`."
-        )
 
 
 def _is_number(value: object) -> bool:

@@ -42,6 +42,12 @@ def add_parser(subparsers: Any) -> None:
         "--thresh-size", type=int, default=0, metavar="N", help="a rest of more pixels is a sub-image too (default 0)"
     )
     parser.add_argument(
+        "--color",
+        choices=("auto", "rgb", "gray"),
+        default="auto",
+        help="gray: one channel, the luma, 0 to 255 (default auto: gray if all images are)",
+    )
+    parser.add_argument(
         "--format",
         dest="image_format",
         choices=("raw", "png"),
@@ -83,9 +89,10 @@ def describe(job: Job, summary: Summary) -> str:
     """The summary as text."""
     minutes, seconds = divmod(round(summary.seconds), 60)
     size = f"up to {job.effective_crop} pixels" if job.crop_size else "whole"
+    kind = f"{'gray ' if summary.channels == 1 else ''}{job.image_format}"
     lines = [
         f"{_count(summary.images, 'image')} -> {_count(summary.pairs, 'pair')} x{job.scale}, {size}, "
-        f"{job.image_format}, in {f'{minutes} min ' if minutes else ''}{seconds} s"
+        f"{kind}, in {f'{minutes} min ' if minutes else ''}{seconds} s"
     ]
     lines += [f"  {target}  {_bytes(size)}" for target, size in zip(job.targets, summary.bytes, strict=True)]
     if summary.small:
@@ -95,6 +102,11 @@ def describe(job: Job, summary: Summary) -> str:
         )
     if summary.alpha:
         lines.append(f"  {_count(summary.alpha, 'image')} with an alpha channel: left out, the colours are kept.")
+    if summary.recolored:
+        was, now, other = ("colours", "gray", "rgb") if summary.channels == 1 else ("gray", "RGB", "gray")
+        lines.append(f"  {_count(summary.recolored, 'file')} in {was}: kept as {now}; see --color {other}.")
+    if summary.sixteen_bit:
+        lines.append(f"  {_count(summary.sixteen_bit, 'file')} of 16 bits: kept as 8, rounded.")
     if summary.skipped:
         lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
         lines += [f"    {fault}" for fault in summary.skipped]

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dscsr_model.data.images import in_channels
+
 
 class Crop(NamedTuple):
     """A square of the LR image, its first row and column, and how it is turned afterwards.
@@ -54,24 +56,26 @@ def draw_crop(
     )
 
 
-def cut(image: NDArray[np.uint8], crop: Crop, size: int, factor: int = 1) -> NDArray[np.uint8]:
+def cut(image: NDArray[np.uint8], crop: Crop, size: int, factor: int = 1, channels: int = 3) -> NDArray[np.uint8]:
     """Copy a crop out of an image, turned, channels first.
 
     Args:
-        image: (H, W, 3) uint8, may be read-only and mapped from a file: rows beyond the crop are not touched.
+        image: (H, W, 3) RGB or (H, W, 1) gray, uint8, may be read-only and mapped from a file: rows beyond the crop are
+            not touched.
         crop: In LR pixels.
         size: Side of the crop in LR pixels.
         factor: How many times as large as the LR image this one is: 1, or the scale for its HR image.
+        channels: 3 for RGB, 1 for gray; see `in_channels`.
 
     Returns:
-        (3, factor · size, factor · size) uint8, contiguous.
+        (channels, factor · size, factor · size) uint8, contiguous.
     """
     top, left, side = factor * crop.top, factor * crop.left, factor * size
-    return planes(orient(image[top : top + side, left : left + side], crop))
+    return planes(orient(in_channels(image[top : top + side, left : left + side], channels), crop))
 
 
 def orient(image: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
-    """Turn an image (H, W, 3) as ``crop`` says."""
+    """Turn an image (H, W, C) as ``crop`` says; where C is 1, OpenCV leaves it out."""
     hflip, vflip = crop.hflip, crop.vflip
     if crop.transpose:
         image = cv2.transpose(image)
@@ -82,7 +86,9 @@ def orient(image: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
 
 
 def planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) to (3, H, W), contiguous; OpenCV splits several times as fast as numpy transposes."""
+    """(H, W, C) or (H, W) to (C, H, W), contiguous; OpenCV splits several times as fast as numpy transposes."""
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.array(image, order="C").reshape(1, *image.shape[:2])
     result = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
     cv2.split(image, list(result))
     return result

@@ -23,8 +23,10 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from dscsr_arch.errors import DscsrError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # EXIF
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _APART = 258, 284, 2  # TIFF
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 
 class ImageError(DscsrError):
@@ -38,6 +40,7 @@ class Header(NamedTuple):
     width: int
     alpha: bool
     sixteen_bit: bool
+    gray: bool = False
 
 
 def read_header(file: str | Path) -> Header:
@@ -74,12 +77,30 @@ def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
         else:
             turned = False
         if image.mode.startswith("I;16"):
-            pixels = _to_eight_bits(np.asarray(image)[:, :, None].repeat(3, axis=2))
+            pixels = _to_eight_bits(sixteen_bit_gray(image)[:, :, None].repeat(3, axis=2))
         elif sixteen_bit and not turned:
             pixels = _decode_sixteen_bits(data)
         else:
             pixels = np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def in_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Give an image other channels, in the full range 0 to 255.
+
+    Args:
+        image: (H, W, 3) RGB or (H, W, 1) gray, uint8.
+        channels: 3: gray becomes three equal channels; 1: RGB becomes its luma, 0.299·R + 0.587·G + 0.114·B, of which
+            three equal channels are left as they are.
+
+    Returns:
+        (H, W, channels) uint8; ``image`` itself if it has these channels.
+    """
+    if image.shape[2] == channels:
+        return image
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
 
 
 def upright(image: NDArray, orientation: int) -> NDArray:
@@ -106,7 +127,7 @@ def _header(image: Image.Image) -> Header:
     if orientation_of(image) in (5, 6, 7, 8):
         width, height = height, width
     alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    return Header(height, width, alpha, sixteen_bit)
+    return Header(height, width, alpha, sixteen_bit, image.mode in GRAY_MODES)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -130,6 +151,14 @@ def _png_chunk(image: Image.Image, wanted: bytes) -> bytes:
     finally:
         stream.seek(position)
     return b""
+
+
+def sixteen_bit_gray(image: Image.Image) -> NDArray[np.uint16]:
+    """Pixels (H, W) of a decoded image of a mode ``I;16…``; white is 65535 also where a TIFF has it as 0."""
+    gray = np.asarray(image).astype(np.uint16)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        return 65535 - gray  # which Pillow does for 8 bits only
+    return gray
 
 
 def _decode_sixteen_bits(data: bytes | memoryview) -> NDArray[np.uint8]:

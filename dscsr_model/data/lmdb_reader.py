@@ -79,14 +79,14 @@ class LmdbReader:
     def expect(self, index: int, first_row: int, rows: int) -> None:
         """Have the system fetch some rows of bare pixels that will be read next, all at once and in the background."""
         if self._offsets[index] >= 0 and hasattr(mmap, "MADV_WILLNEED"):
-            row = 3 * int(self._shapes[index, 1])
+            row = int(self._shapes[index, 1]) * int(self._shapes[index, 2])
             first = int(self._offsets[index]) + first_row * row
             start = first // mmap.PAGESIZE * mmap.PAGESIZE
             self._map().madvise(mmap.MADV_WILLNEED, start, first + rows * row - start)
 
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
-        """One image, (H, W, 3) RGB uint8, read-only.
+        """One image, (H, W, 3) RGB or, if it is listed with one channel, (H, W, 1) gray; uint8, read-only.
 
         Bare pixels are not copied: the array lies in the mapped file and may be used inside the ``with`` block only.
 
@@ -96,7 +96,8 @@ class LmdbReader:
         height, width, channels = (int(number) for number in self._shapes[index])
         offset = int(self._offsets[index])
         if offset >= 0:
-            yield np.frombuffer(self._map(), np.uint8, height * width * 3, offset).reshape(height, width, 3)
+            bare = np.frombuffer(self._map(), np.uint8, height * width * channels, offset)
+            yield bare.reshape(height, width, channels)
             return
         with self._environment.begin() as transaction:
             value = transaction.get(bytes(self._keys[index]))
@@ -118,13 +119,15 @@ class LmdbReader:
         return self._mapped
 
     def _decode(self, value: memoryview, index: int) -> NDArray[np.uint8]:
-        image = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR)
+        gray = self._shapes[index, 2] == 1
+        data = np.frombuffer(value, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
         if image is None:
             raise StoreError(
                 f"Expected an encoded image or {self._shapes[index].prod()} bare bytes as `{self.key(index)}` in "
                 f"{self.path}, but got {len(value)} bytes that do not decode. `dscsr prepare --verify` finds all such."
             )
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return image[:, :, None] if gray else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_environment", "_mapped")}
@@ -199,7 +202,9 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         match = _LINE.fullmatch(line)
         if match is None or match["key"] in entries:
-            fault = "which names a key for the second time" if match else "which is not understood"
+            fault = "which is not understood"
+            if match:
+                fault = f"which names `{match['key']}` for the second time (BasicSR cuts names at the first dot)"
             raise StoreError(
                 f"Expected lines like `0001_s001.png (480,480,3) 1` in {file}, each with its own key, but got "
                 f"{line[:80]!r} in line {number}, {fault}. Prepare it again."
@@ -213,4 +218,4 @@ def is_bare(length: int, shape: Sequence[int], level: int) -> bool:
 
     An encoded image of compression level 0 is longer than its pixels.
     """
-    return level == 0 and shape[2] == 3 and length == int(shape[0]) * int(shape[1]) * 3
+    return level == 0 and shape[2] in (1, 3) and length == int(shape[0]) * int(shape[1]) * int(shape[2])

@@ -8,7 +8,8 @@
     └── meta_info.txt        one line per image, such as `0001_s001.png (480,480,3) 1`
 
 A key is the name up to the first dot. The value is either an encoded image (format png; BasicSR's own datasets read
-it), or the bare pixels, (height, width, 3) RGB uint8 row by row (format raw; level 0 in the list). Nothing is decoded
+it), or the bare pixels, (height, width, 3) RGB or (height, width, 1) gray, uint8 row by row (format raw; level 0 in the
+list). Nothing is decoded
 to read a crop from bare pixels: `lmdb_reader` maps the file into memory, and only the rows of the crop are touched.
 """
 
@@ -56,7 +57,7 @@ def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level:
 
     Args:
         key: Printable ASCII without dots and slashes, at most 511 characters; see `LmdbWriter.add`.
-        image: (H, W, 3) RGB uint8.
+        image: (H, W, 3) RGB or (H, W, 1) gray, uint8.
         image_format: ``raw`` or ``png``.
         level: PNG compression, 0 to 9.
 
@@ -65,8 +66,8 @@ def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level:
     """
     if image_format not in FORMATS:
         raise ValueError(f"Expected `image_format` to be one of {FORMATS}, but got {image_format!r}.")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"Expected an RGB image (H, W, 3) of uint8, but got {image.shape} of {image.dtype}.")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
+        raise ValueError(f"Expected an image (H, W, 3) or (H, W, 1) of uint8, but got {image.shape} of {image.dtype}.")
     if image_format == "raw":
         return Entry(key, image.tobytes(), image.shape, 0)
     done, value = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
@@ -107,7 +108,7 @@ class LmdbWriter:
             self._opened = opened.pop_all()
 
     def put(self, key: str, image: NDArray[np.uint8], image_format: str = "raw", level: int = 1) -> None:
-        """Add one image (H, W, 3) RGB uint8; arguments and exceptions as in `encode` and `add`."""
+        """Add one image; arguments and exceptions as in `encode` and `add`."""
         self.add([encode(key, image, image_format, level)])
 
     def add(self, entries: Sequence[Entry]) -> None:

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.crops import Crop, cut, draw_crop, planes
 from dscsr_model.data.draws import Draw
-from dscsr_model.data.sources import MemorySource, open_pair
+from dscsr_model.data.images import in_channels
+from dscsr_model.data.sources import ImageSource, MemorySource, open_pair
 
 Sample = dict[str, Any]
 
@@ -34,9 +35,9 @@ class DatasetError(DscsrError):
 class PairedCropDataset(Dataset):
     """Pairs of HR (``gt``) and LR (``lq``) images.
 
-    A sample is a dictionary: ``lq`` and ``gt``, (3, H, W) RGB, float32 in [0, 1] or uint8; ``lq_path`` and ``gt_path``,
-    file names, or keys of the LMDB. In phase train the images are crops, in any other they are whole, the GT without
-    what exceeds the LR image.
+    A sample is a dictionary: ``lq`` and ``gt``, (3, H, W) RGB or (1, H, W) gray, float32 in [0, 1] or uint8;
+    ``lq_path`` and ``gt_path``, file names, or keys of the LMDB. In phase train the images are crops, in any other they
+    are whole, the GT without what exceeds the LR image.
 
     Args:
         opt: A dataset section of a BasicSR option file:
@@ -44,6 +45,8 @@ class PairedCropDataset(Dataset):
             - ``dataroot_gt``, ``dataroot_lq``: LMDBs or folders, as ``io_backend: {type: lmdb | disk}`` says.
             - ``filename_tmpl``, ``meta_info_file``: for folders, as in BasicSR.
             - ``phase``, ``scale``: BasicSR adds them.
+            - ``color``: ``rgb`` or ``gray``, one channel from 0 to 255 (see `in_channels`). By default what LMDBs hold:
+              ``gray`` if all their images have one channel; ``rgb`` for folders.
             - ``gt_size``, ``use_hflip``, ``use_rot``: crops and their orientations, phase train only.
             - ``output``: ``float32`` (default), or ``uint8`` to have it converted on the device.
             - ``augment``: ``cpu`` (default), or ``device``: crops come as they lie in the image, and a sample says in
@@ -66,11 +69,12 @@ class PairedCropDataset(Dataset):
         self.output = _choice(opt, "output", ("float32", "uint8"))
         self.augment = _choice(opt, "augment", ("cpu", "device"))
         self.repeat_crops = _whole_number(opt, "repeat_crops", 1)
-        _refuse(opt, ("color", "mean", "std"))
+        _refuse(opt, ("mean", "std"))
         self.gt, self.lq = open_pair(opt)
+        self.channels = _channels(opt, self.gt, self.lq)
         if _choice(opt, "cache", (None, "ram")) == "ram":
             self.gt, self.lq = MemorySource(self.gt), MemorySource(self.lq)
-        self.sizes = self.lq.sizes()
+        self.shapes = self.lq.shapes()
         if self.train:
             self.size = _crop_size(opt, self.scale)
             self._check_sizes()
@@ -105,9 +109,9 @@ class PairedCropDataset(Dataset):
     def _expect(self, wanted: Sequence[Draw]) -> None:
         """Let the rows of all crops be on their way from the disk before the first is cut."""
         index = wanted[0].image
-        if self.sizes is None:
+        if self.shapes is None:
             return
-        height, width = (int(side) for side in self.sizes[index])
+        height, width = (int(side) for side in self.shapes[index, :2])
         crops = [self._crop(draw, height, width) for draw in wanted] if self.train else []
         for top, rows in [(crop.top, self.size) for crop in crops] or [(0, height)]:
             self.gt.expect(index, self.scale * top, self.scale * rows)
@@ -132,10 +136,12 @@ class PairedCropDataset(Dataset):
         if self.augment == "device":
             more["orientation"] = crop.orientation
             crop = crop._replace(hflip=False, vflip=False, transpose=False)
-        return cut(lq, crop, self.size), cut(gt, crop, self.size, self.scale), more
+        small = cut(lq, crop, self.size, 1, self.channels)
+        return small, cut(gt, crop, self.size, self.scale, self.channels), more
 
     def _whole(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8]) -> tuple[NDArray, NDArray, Sample]:
-        return planes(lq), planes(gt[: self.scale * lq.shape[0], : self.scale * lq.shape[1]]), {}
+        gt = gt[: self.scale * lq.shape[0], : self.scale * lq.shape[1]]
+        return planes(in_channels(lq, self.channels)), planes(in_channels(gt, self.channels)), {}
 
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(image)
@@ -143,9 +149,9 @@ class PairedCropDataset(Dataset):
 
     def _check_sizes(self) -> None:
         """Where the sizes of all images are known, find those that do not fit before training starts."""
-        gt, lq = self.gt.sizes(), self.sizes
-        if gt is None or lq is None:
+        if self.shapes is None or (shapes := self.gt.shapes()) is None:
             return
+        gt, lq = shapes[:, :2], self.shapes[:, :2]
         for index in np.flatnonzero((gt != self.scale * lq).any(1) | (lq < self.size).any(1))[:1]:
             self._check_pair(tuple(lq[index]), tuple(gt[index]), self.gt.name(index))
 
@@ -171,6 +177,19 @@ def _whole_number(opt: Mapping[str, Any], name: str, default: int | None = None)
     return value
 
 
+def _channels(opt: Mapping[str, Any], *sources: ImageSource) -> int:
+    color = opt.get("color")
+    if color not in (None, "rgb", "gray"):
+        raise DatasetError(
+            f"Expected `color` to be rgb or gray, but got {color!r}. "
+            "BasicSR's `y` has levels from 16 to 235; `gray` has all from 0 to 255."
+        )
+    if color is None:
+        shapes = [source.shapes() for source in sources]
+        return 1 if all(each is not None and (each[:, 2] == 1).all() for each in shapes) else 3
+    return 1 if color == "gray" else 3
+
+
 def _choice(opt: Mapping[str, Any], name: str, values: tuple[str | None, ...]) -> str | None:
     value = opt.get(name, values[0])
     if value not in values:
@@ -182,7 +201,7 @@ def _refuse(opt: Mapping[str, Any], names: Sequence[str]) -> None:
     found = [name for name in names if opt.get(name) is not None]
     if found:
         raise DatasetError(
-            f"Expected none of BasicSR's {', '.join(names)} (PairedCropDataset gives RGB in [0, 1]), but got "
+            f"Expected none of BasicSR's {', '.join(names)} (PairedCropDataset gives levels in [0, 1]), but got "
             f"`{found[0]}`. Leave it out, or use PairedImageDataset."
         )
 

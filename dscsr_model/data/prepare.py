@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data import aside
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.images import Header, ImageError, read_header, read_rgb
+from dscsr_model.data.images import Header, ImageError, in_channels, read_header, read_rgb
 from dscsr_model.data.lmdb_store import FORMATS, Entry, LmdbWriter, encode
 from dscsr_model.data.pairing import PairingError, find_images, keys_of, listed, pair
 from dscsr_model.data.subimages import common_size, windows
 from dscsr_model.data.workers import available_cores, worker_pool
 
+COLORS = ("auto", "rgb", "gray")
 # Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
@@ -44,6 +45,7 @@ class Job:
         crop_size: Side of the HR sub-images, rounded down to a multiple of ``scale``; 0 keeps images whole.
         step: Distance of neighbouring sub-images, rounded likewise.
         thresh_size: More HR pixels than this left over at the right or lower edge get one more sub-image.
+        color: ``rgb``, ``gray`` (one channel, the luma from 0 to 255), or ``auto``: gray if all images are.
         image_format: ``raw`` or ``png``.
         compression: Of png, 0 to 9.
         force: Replace LMDBs that are there.
@@ -58,6 +60,7 @@ class Job:
     crop_size: int = 480
     step: int = 240
     thresh_size: int = 0
+    color: str = "auto"
     image_format: str = "raw"
     compression: int = 1
     force: bool = False
@@ -86,6 +89,8 @@ class Job:
                 f"Expected --crop-size and --step to be at least the scale {self.scale}, one LR pixel, but got "
                 f"{self.crop_size} and {self.step}. Take 480 and 240, or --crop-size 0 to keep images whole."
             )
+        if self.color not in COLORS:
+            raise PrepareError(f"Expected --color to be one of {', '.join(COLORS)}, but got {self.color!r}.")
         if self.image_format not in FORMATS:
             raise PrepareError(f"Expected --format to be one of {', '.join(FORMATS)}, but got {self.image_format!r}.")
         if not 0 <= self.compression <= 9:
@@ -97,7 +102,8 @@ class Summary:
     """What was made: counts, bytes on the disk (GT, LQ), seconds, and the broken images that were left out.
 
     ``shortest`` is the shortest side of all HR sub-images in pixels, ``small`` the number of images shorter than the
-    crop, ``alpha`` the number of those that had an alpha channel.
+    crop, ``alpha`` the number of those that had an alpha channel. ``channels`` are those of the LMDBs; ``recolored``
+    counts files, HR and LR, that had others, ``sixteen_bit`` those of which 8 bits are kept.
     """
 
     images: int
@@ -108,6 +114,9 @@ class Summary:
     shortest: int
     small: int
     alpha: int
+    channels: int
+    recolored: int
+    sixteen_bit: int
 
 
 class Task(NamedTuple):
@@ -154,8 +163,10 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
     targets = [target.name for target in job.targets]
     with aside.built_together(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
         headers = list(progress(pool.in_order(_read_headers, files), "checking", len(files)))
-        tasks, skipped = _plan(job, [keys[name] for name in names], files, headers)
-        made = progress(pool.in_order(partial(_make, job), tasks), "preparing", len(tasks))
+        good = [header for pair_ in headers for header in pair_ if isinstance(header, Header)]
+        channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in good)) else 3
+        tasks, skipped = _plan(job, channels, [keys[name] for name in names], files, headers)
+        made = progress(pool.in_order(partial(_make, job, channels), tasks), "preparing", len(tasks))
         images, pairs, broken = _write(job, folder, made)
     return Summary(
         images=images,
@@ -165,7 +176,10 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
         skipped=(*skipped, *broken),
         shortest=min(min(window[2:]) for task in tasks for window in _windows(job, task)) * job.scale,
         small=sum(job.effective_crop > job.scale * min(task.size) for task in tasks),
-        alpha=sum(isinstance(header, Header) and header.alpha for pair_ in headers for header in pair_[:1]),
+        alpha=sum(isinstance(header, Header) and header.alpha for header, _ in headers),
+        channels=channels,
+        recolored=sum(header.gray != (channels == 1) for header in good),
+        sixteen_bit=sum(header.sixteen_bit for header in good),
     )
 
 
@@ -181,6 +195,7 @@ def _read_headers(files: tuple[Path, Path | None]) -> tuple[Header | str, Header
 
 def _plan(
     job: Job,
+    channels: int,
     keys: Sequence[str],
     files: Sequence[tuple[Path, Path | None]],
     headers: Sequence[tuple[Header | str, Header | str | None]],
@@ -207,7 +222,7 @@ def _plan(
     _check_broken(job, broken)
     if not tasks:
         raise PrepareError(f"Expected images in {job.gt}, but none can be used: {listed(broken, 'image')}.")
-    _check_room(job, tasks)
+    _check_room(job, channels, tasks)
     return tasks, broken
 
 
@@ -219,13 +234,13 @@ def _check_broken(job: Job, broken: Sequence[str]) -> None:
         )
 
 
-def _check_room(job: Job, tasks: Iterable[Task]) -> None:
+def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
     """Bare pixels take a known room."""
     if job.image_format != "raw":
         return
     shapes = (window for task in tasks for window in _windows(job, task))
     pixels = sum(window.height * window.width for window in shapes)
-    needed = 3 * pixels * (job.scale**2 + 1)
+    needed = channels * pixels * (job.scale**2 + 1)
     free = shutil.disk_usage(job.out).free
     if needed > free:
         raise PrepareError(
@@ -238,15 +253,15 @@ def _windows(job: Job, task: Task) -> list[Any]:
     return windows(*task.size, job.crop_size // job.scale, job.step // job.scale, job.thresh_size // job.scale)
 
 
-def _make(job: Job, task: Task) -> Made:
+def _make(job: Job, channels: int, task: Task) -> Made:
     """Read one image, make or read its LR image, cut both and encode the pieces; runs in a worker process."""
     height, width = task.size
     try:
-        hr = read_rgb(task.hr)[: height * job.scale, : width * job.scale]
-        lr = downscale(hr, job.scale) if task.lr is None else read_rgb(task.lr)[:height, :width]
+        hr = in_channels(read_rgb(task.hr), channels)[: height * job.scale, : width * job.scale]
+        lr = downscale(hr, job.scale) if task.lr is None else in_channels(read_rgb(task.lr), channels)[:height, :width]
     except ImageError as error:
         return Made(fault=str(error))
-    if hr.shape != (height * job.scale, width * job.scale, 3) or lr.shape != (height, width, 3):
+    if hr.shape[:2] != (height * job.scale, width * job.scale) or lr.shape[:2] != (height, width):
         return Made(fault=f"{task.hr}: its pixels are fewer than its header says")
     gt: list[Entry] = []
     lq: list[Entry] = []

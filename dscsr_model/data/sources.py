@@ -1,4 +1,4 @@
-"""Where a data set's images come from: LMDBs, folders, memory. All give pixels by number, in RGB."""
+"""Where a data set's images come from: LMDBs, folders, memory. All give pixels by number, in RGB or gray."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ImageSource(Protocol):
     def name(self, index: int) -> str:
         """Path of an image, or its key."""
 
-    def sizes(self) -> NDArray[np.int32] | None:
-        """Height and width of all images, (n, 2), or None where only reading them would tell."""
+    def shapes(self) -> NDArray[np.int32] | None:
+        """Height, width and channels of all images, (n, 3), or None where only reading them would tell."""
 
     def expect(self, index: int, first_row: int, rows: int) -> None:
         """Rows of an image that will be read next; a hint to fetch them."""
 
     def pixels(self, index: int) -> contextlib.AbstractContextManager[NDArray[np.uint8]]:
-        """One image (H, W, 3) RGB uint8, to be used inside the ``with`` block only, and not to be written to."""
+        """One image (H, W, 3) RGB or (H, W, 1) gray, uint8, not to be written to, nor used behind the block."""
 
 
 class LmdbSource:
@@ -52,9 +52,9 @@ class LmdbSource:
         """Key of an image."""
         return self.reader.key(index)
 
-    def sizes(self) -> NDArray[np.int32]:
-        """Height and width, (n, 2), as listed."""
-        return self.reader.shapes[:, :2]
+    def shapes(self) -> NDArray[np.int32]:
+        """Height, width and channels, (n, 3), as listed."""
+        return self.reader.shapes
 
     def expect(self, index: int, first_row: int, rows: int) -> None:
         """Have rows of bare pixels fetched; see `LmdbReader.expect`."""
@@ -78,7 +78,7 @@ class FileSource:
         """Path of an image."""
         return self.files[index]
 
-    def sizes(self) -> None:
+    def shapes(self) -> None:
         """Unknown before an image is read."""
 
     def expect(self, index: int, first_row: int, rows: int) -> None:
@@ -108,7 +108,7 @@ class MemorySource:
             with source.pixels(index) as image:
                 images.append(image.reshape(-1).copy())
                 shapes.append(image.shape)
-        self.shapes = np.array(shapes, dtype=np.int32)
+        self._shapes = np.array(shapes, dtype=np.int32)
         self.ends = np.cumsum([0, *(image.size for image in images)])
         self.block = np.concatenate(images)
 
@@ -119,9 +119,9 @@ class MemorySource:
         """As the other source calls the image."""
         return self.names[index]
 
-    def sizes(self) -> NDArray[np.int32]:
-        """Height and width, (n, 2)."""
-        return self.shapes[:, :2]
+    def shapes(self) -> NDArray[np.int32]:
+        """Height, width and channels, (n, 3)."""
+        return self._shapes
 
     def expect(self, index: int, first_row: int, rows: int) -> None:
         """It is there already."""
@@ -129,7 +129,7 @@ class MemorySource:
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
         """One image, not copied."""
-        yield self.block[self.ends[index] : self.ends[index + 1]].reshape(self.shapes[index])
+        yield self.block[self.ends[index] : self.ends[index + 1]].reshape(self._shapes[index])
 
 
 def open_pair(opt: Mapping[str, Any]) -> tuple[ImageSource, ImageSource]:

@@ -99,7 +99,8 @@ def _check(facts: Facts) -> None:
     if arguments.get("norm", True) and arguments["rgb_mean"] != MEAN:
         raise ExportError(
             f"Expected rgb_mean {MEAN} for spandrel, which cannot be told another, but got {arguments['rgb_mean']}. "
-            "Export to another format: a mean cannot be worked into the weights, because of the borders."
+            "Export to another format (a mean cannot be worked into the weights, because of the borders), or train "
+            "with `norm: false`."
         )
     if not arguments.get("bias", True):
         raise ExportError(

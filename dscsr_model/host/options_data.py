@@ -52,11 +52,24 @@ def check_datasets(run: Run) -> None:
             found = _read_single(key, dataset, run) if known == "SingleImageDataset" else _read_pair(key, dataset, run)
             if known in schema.STOCK_DATASETS:
                 _lmdb_once(key, dataset, in_use, run)
+            channels = _channels(key, dataset, found, run)
+            if channels is not None:
+                run.channels[name] = channels
             if found is not None:
                 _check_images(key, dataset, found, run)
                 if name == "train":
                     _check_batches(key, dataset, found.count, run)
         _check_loader(key, dataset, run)
+
+
+def _channels(key: Key, dataset: Mapping[Any, Any], found: Images | None, run: Run) -> int | None:
+    """Channels of the images that a dataset gives; None where faults hide them."""
+    color, stock = dataset.get("color"), run.known_datasets[key[1]] in schema.STOCK_DATASETS
+    if run.report.has(*key, "color"):
+        return None
+    if stock or color is not None or _backend(key, dataset, run) != "lmdb":
+        return 1 if color in ("y", "gray") else 3
+    return None if found is None else 1 if found.gray else 3
 
 
 def _dataroots_exist(key: Key, dataset: Mapping[Any, Any], run: Run) -> None:

@@ -6,12 +6,13 @@ Reads names, LMDB's ``meta_info.txt`` and image headers, never whole images (but
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dscsr_model.data.lmdb_reader import read_meta
+from dscsr_model.data.lmdb_store import Shape, StoreError
 from dscsr_model.host.options_faults import Key, Report, listed
 
 Size = tuple[int, int]  # height, width
@@ -21,7 +22,6 @@ _SUFFIXES = (  # what OpenCV reads
     ".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pfm", ".pgm", ".pic",
     ".png", ".pnm", ".ppm", ".pxm", ".ras", ".sr", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-_META_LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.[^()]*\((?P<height>\d+), *(?P<width>\d+)(, *\d+)?\)( \d+)?")
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class Images:
         count: How many images, or pairs, there are.
         gt: Sizes of GT images by name; all of them, or a sample.
         lq: Sizes of LQ images under the same names.
+        gray: Whether all are known to have one channel.
     """
 
     count: int
     gt: Mapping[str, Size]
     lq: Mapping[str, Size]
+    gray: bool = False
 
 
 def existing_folder(path: str, key: Key, report: Report) -> Path | None:
@@ -50,8 +52,8 @@ def existing_folder(path: str, key: Key, report: Report) -> Path | None:
     return None
 
 
-def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str, Size] | None:
-    """Names and sizes of the images of an LMDB in BasicSR's form, or None when it cannot be used.
+def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str, Shape] | None:
+    """Names and shapes of the images of an LMDB in BasicSR's form, or None when it cannot be used.
 
     Args:
         path: The LMDB's folder.
@@ -72,25 +74,12 @@ def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str
         if not (folder / name).is_file():
             report.add(key, f"a file {name} in {path}", "no such file", "Prepare it again with `dscsr prepare`.")
             return None
-    sizes = _read_meta(folder / "meta_info.txt", key, report)
-    return sizes if sizes is not None and _check_entries(folder, sizes, key, report, encoded) else None
-
-
-def _read_meta(file: Path, key: Key, report: Report) -> dict[str, Size] | None:
-    sizes: dict[str, Size] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        match = _META_LINE.fullmatch(line)
-        if match is None:
-            got = f"{line[:60]!r} in line {number} of {file}"
-            report.add(key, "lines like `0001_s001.png (480,480,3) 1`", got, "Prepare it again with `dscsr prepare`.")
-            return None
-        name = match["key"]
-        if name in sizes:
-            got = f"`{name}` twice in {file} (line {number}; BasicSR cuts names at the first dot)"
-            report.add(key, "every name once", got, "Rename the images and prepare them again.")
-            return None
-        sizes[name] = int(match["height"]), int(match["width"])
-    return sizes
+    try:
+        shapes = {name: shape for name, (shape, _) in read_meta(folder).items()}
+    except StoreError as error:
+        report.add_error(key, error)
+        return None
+    return shapes if _check_entries(folder, shapes, key, report, encoded) else None
 
 
 def _check_entries(folder: Path, names: Collection[str], key: Key, report: Report, encoded: bool) -> bool:
@@ -136,10 +125,12 @@ def _decodes(data: bytes) -> bool:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is not None
 
 
-def pair_lmdbs(gt: Mapping[str, Size], lq: Mapping[str, Size], key: Key, report: Report) -> Images | None:
+def pair_lmdbs(gt: Mapping[str, Shape], lq: Mapping[str, Shape], key: Key, report: Report) -> Images | None:
     """Pair two LMDBs by name; a difference is reported at ``key``."""
     if gt.keys() == lq.keys():
-        return Images(len(gt), gt, lq)
+        gray = all(shape[2] == 1 for shapes in (gt, lq) for shape in shapes.values())
+        gt_sizes, lq_sizes = ({name: shape[:2] for name, shape in each.items()} for each in (gt, lq))
+        return Images(len(gt), gt_sizes, lq_sizes, gray)
     parts = [
         f"{len(names)} only in {where} ({listed(sorted(names), most=3)})"
         for where, names in (("GT", gt.keys() - lq.keys()), ("LQ", lq.keys() - gt.keys()))

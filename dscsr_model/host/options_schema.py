@@ -230,7 +230,8 @@ DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
     "PairedImageDataset": _PAIRED,
     "SingleImageDataset": _SINGLE,
     "PairedCropDataset": {
-        **_PAIRED,
+        **{name: option for name, option in _PAIRED.items() if name not in ("mean", "std")},
+        "color": Option(one_of("rgb", "gray"), "`gray`: one channel, 0 to 255; by default what LMDBs hold", null=True),
         "output": Option(one_of("float32", "uint8"), "float32: what BasicSR's dataset gives; uint8: less to move"),
         "augment": Option(one_of("cpu", "device"), "device: EfficientSRModel turns the crops where it trains"),
         "repeat_crops": Option(COUNT, "crops taken of an image that was read"),

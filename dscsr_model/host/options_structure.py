@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -45,6 +45,7 @@ class Run:
         auto_resume: Whether training continues from the newest state by itself.
         known_model: The model type whose keys are known, or None for another plugin's.
         known_datasets: The same for each dataset, by its key under ``datasets:``.
+        channels: Of the images that a dataset gives, by the same key, where they are known.
     """
 
     options: Mapping[Any, Any]
@@ -54,6 +55,7 @@ class Run:
     auto_resume: bool
     known_model: str | None
     known_datasets: Mapping[Any, str | None]
+    channels: dict[Any, int] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:

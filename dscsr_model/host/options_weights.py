@@ -70,20 +70,36 @@ def check_scale(key: Key, section: Mapping[str, Any], network_class: Any, run: R
 
 
 def check_channels(key: Key, section: Mapping[str, Any], network_class: Any, run: Run) -> None:
-    """Channels in and out must be those of the pictures: three, or one of datasets with ``color: y``."""
-    sets = [section for section in run.section("datasets").values() if isinstance(section, dict)]
-    pictured = {1 if dataset.get("color") == "y" else 3 for dataset in sets}
-    known = section["type"] in schema.IMAGE_NETWORKS and all(run.known_datasets.values())
-    if key not in (("network_g",), ("network_g", "backbone")) or not known or len(pictured) != 1:
+    """Channels in and out must be those of the images. Where the datasets differ, it is theirs to change."""
+    if key not in (("network_g",), ("network_g", "backbone")) or section["type"] not in schema.IMAGE_NETWORKS:
         return
-    channels = pictured.pop()
     for name in ("num_in_ch", "num_out_ch"):
         parameter = inspect.signature(network_class).parameters.get(name)
         value = section.get(name, parameter.default if parameter is not None else None)
-        if isinstance(value, int) and not isinstance(value, bool) and value != channels:
-            expected = f"{channels}, the channels of the datasets' pictures"
-            remedy = "Write it so, or change `color` of the datasets (`y`: one channel)."
-            run.report.add((*key, name), expected, f"{value}" if name in section else f"{value}, its default", remedy)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        others = {dataset: channels for dataset, channels in run.channels.items() if channels != value}
+        if others and len(set(run.channels.values())) == 1:
+            expected = f"{next(iter(others.values()))}, the channels of the datasets' images"
+            got = f"{value}" if name in section else f"{value}, its default"
+            remedy = "Write it so, or change the images: `dscsr prepare --color`, and `color` of PairedCropDataset."
+            run.report.add((*key, name), expected, got, remedy)
+        else:
+            for dataset, channels in others.items():
+                expected = f"images of {value} channel{'s' if value > 1 else ''}, as the network's `{name}` says"
+                remedy = _other_channels(str(run.known_datasets[dataset]), value)
+                run.report.add(("datasets", str(dataset)), expected, f"{channels}", remedy)
+
+
+def _other_channels(dataset: str, wanted: int) -> str:
+    """How a dataset comes to give them."""
+    if dataset == "PairedCropDataset":
+        return f"Set `color: {'gray' if wanted == 1 else 'rgb'}`."
+    if wanted != 1:
+        return "Remove its `color: y`."
+    if dataset == "SingleImageDataset":
+        return "Leave it out, and enlarge its images by `dscsr upscale`, which gives a gray network each channel."
+    return "Take `type: PairedCropDataset` with `color: gray` (BasicSR's `y` has levels from 16 to 235)."
 
 
 def _build(key: Key, section: Mapping[str, Any], network_class: Any, report: Report) -> nn.Module | None:

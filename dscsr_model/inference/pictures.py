@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
-from dscsr_model.data.images import ImageError, orientation_of, picture_faults, read_header, upright
+from dscsr_model.data.images import (
+    GRAY_MODES,
+    ImageError,
+    orientation_of,
+    picture_faults,
+    read_header,
+    sixteen_bit_gray,
+    upright,
+)
 
 __all__ = ["ImageError", "Picture", "kept_exif", "read_picture"]
 
@@ -25,10 +33,8 @@ _DROPPED_EXIF = (
     *(ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, ExifTags.Base.MakerNote),
     ExifTags.Base.ExifInteroperabilityOffset,
 )
-_GRAY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # tags of TIFF
-_EXTRA_SAMPLES, _MULTIPLIED = 338, 1
+_EXTRA_SAMPLES, _MULTIPLIED = 338, 1  # a tag of TIFF
 
 
 class Picture(NamedTuple):
@@ -106,14 +112,12 @@ def _pixels(image: Image.Image) -> NDArray:
     """(H, W, C) of a decoded image."""
     transparency = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        gray = np.asarray(image).astype(np.uint16)[:, :, None]
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            gray = 65535 - gray  # which Pillow does for 8 bits only
+        gray = sixteen_bit_gray(image)[:, :, None]
         if isinstance(transparency, int):
             gray = np.concatenate([gray, np.where(gray == transparency, 0, 65535).astype(np.uint16)], axis=2)
         return gray
     alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or transparency is not None
-    mode = ("L" if image.mode in _GRAY else "RGB") + ("A" if alpha else "")
+    mode = ("L" if image.mode in GRAY_MODES else "RGB") + ("A" if alpha else "")
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 

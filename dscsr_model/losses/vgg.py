@@ -57,7 +57,10 @@ class VGG19Features(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Features of RGB pictures (B, 3, H, W) in [0, 1], in the dtype of the weights, under autocast too.
+        """Features of pictures in [0, 1], in the dtype of the weights, under autocast too.
+
+        Args:
+            pictures: (B, 3, H, W) RGB, or (B, 1, H, W) gray, which is taken as three equal channels.
 
         Returns:
             Five maps (B, C, H', W'): C = 64, 128, 256, 512, 512; each half as high and wide as the one before.
@@ -65,13 +68,13 @@ class VGG19Features(nn.Module):
         Raises:
             ValueError: Pictures of another shape, or too small.
         """
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < SMALLEST:
+        if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or min(pictures.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"Expected RGB pictures (B, 3, H, W) of at least {SMALLEST}×{SMALLEST} pixels, "
+                f"Expected RGB or gray pictures (B, 3 or 1, H, W) of at least {SMALLEST}×{SMALLEST} pixels, "
                 f"but got {tuple(pictures.shape)}. Take larger patches (`gt_size`)."
             )
         with precisely(pictures.device):
-            pictures = pictures.to(self.mean.dtype)
+            pictures = pictures.to(self.mean.dtype).expand(-1, 3, -1, -1)
             x = (pictures - self.mean) / self.std if self.imagenet_norm else pictures * self.input_range
             x = x.contiguous(memory_format=torch.channels_last)
             found = []

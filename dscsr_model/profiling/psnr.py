@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dscsr_model.data.images import read_rgb
+from dscsr_model.data.images import in_channels, read_rgb
 from dscsr_model.data.pairing import find_images, pair
 from dscsr_model.inference.engines import Engine
 from dscsr_model.profiling.errors import ProfileError
@@ -27,9 +27,9 @@ class Quality(NamedTuple):
     """Means over pictures, in dB."""
 
     psnr: float
-    """On R, G and B."""
+    """On R, G and B, or on the one channel of a gray network."""
     psnr_y: float
-    """On the luma of BT.601."""
+    """On the luma of BT.601, or the same as ``psnr``."""
     pictures: int
 
 
@@ -40,7 +40,7 @@ def evaluate(engine: Engine, hr: Path, lr: Path, watch: Callable[[Iterable[Any]]
     pictures, each counted alike.
 
     Args:
-        engine: From RGB to RGB.
+        engine: From RGB to RGB, or gray to gray, whose levels are then compared for both figures.
         hr: Folder of the truth.
         lr: Folder of the pictures that go in; names as `pairing.pair` matches them.
         watch: Wraps the pairs, for a progress bar.
@@ -48,15 +48,15 @@ def evaluate(engine: Engine, hr: Path, lr: Path, watch: Callable[[Iterable[Any]]
     Raises:
         DscsrError: The network has other channels, pictures are missing or broken, or sizes do not fit.
     """
-    if engine.channels != 3:
+    if engine.channels not in (1, 3):
         raise ProfileError(
-            f"Expected a network of RGB pictures, but it takes {engine.channels} channels. Leave --data."
+            f"Expected a network of RGB or gray pictures, but it takes {engine.channels} channels. Leave --data."
         )
     pairs = pair(find_images(hr), find_images(lr), engine.scale)
     rgb, luma = [], []
     for hr_name, lr_name in watch(list(pairs.items())):
-        truth = read_rgb(os.path.join(hr, hr_name))
-        result = super_resolve(engine, read_rgb(os.path.join(lr, lr_name)))
+        truth = in_channels(read_rgb(os.path.join(hr, hr_name)), engine.channels)
+        result = super_resolve(engine, in_channels(read_rgb(os.path.join(lr, lr_name)), engine.channels))
         if result.shape != truth.shape:
             raise ProfileError(
                 f"Expected {lr_name} to become {truth.shape[1]}×{truth.shape[0]} pixels as {hr_name} has, but "
@@ -68,7 +68,7 @@ def evaluate(engine: Engine, hr: Path, lr: Path, watch: Callable[[Iterable[Any]]
                 f"{truth.shape[1]}×{truth.shape[0]}. Leave it out."
             )
         rgb.append(psnr(result, truth, engine.scale))
-        luma.append(psnr(result @ _LUMA, truth @ _LUMA, engine.scale))
+        luma.append(psnr(result @ _LUMA, truth @ _LUMA, engine.scale) if engine.channels == 3 else rgb[-1])
     return Quality(fmean(rgb), fmean(luma), len(rgb))
 
 
@@ -86,7 +86,7 @@ def _as_input(picture: NDArray[np.uint8]) -> Tensor:
 
 
 def super_resolve(engine: Callable[[Tensor], Tensor], picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """From (H, W, 3) to (H·s, W·s, 3), both RGB uint8, by an engine or anything else that maps pictures as one does."""
+    """From (H, W, C) to (H·s, W·s, C), both uint8, by an engine or anything else that maps pictures as one does."""
     y = (engine(_as_input(picture))[0].clamp(0, 1) * 255).round().to(torch.uint8)
     result: NDArray[np.uint8] = y.permute(1, 2, 0).cpu().numpy()
     return result

@@ -149,7 +149,7 @@ def test_saving_and_loading_raises_no_warning():
         ({"img_range": "big"}, "Expected `img_range` to be a positive number, .* but got 'big'"),
         ({"img_range": float("nan")}, "Expected `img_range` to be a positive number, .* but got nan"),
         ({"rgb_mean": 0.4}, "Expected `rgb_mean` to be a list of numbers, but got 0.4"),
-        ({"num_in_ch": 1}, r"Expected `rgb_mean` to have one value per input channel \(1\), but got 3"),
+        ({"num_in_ch": 2}, r"Expected `rgb_mean` to have one value per input channel \(2\), but got 3"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -441,3 +441,30 @@ def test_four_hundred_photographs(prepare, assets, tmp_path):
     )
     assert len(dataset) == 400
     assert dataset[17]["gt"].shape == (3, 256, 256)
+
+
+def test_gray_images_have_one_channel(prepare, photographs, tmp_path):
+    """When all are gray, or when asked for; and 16 bits are said to become 8."""
+    for name, image in photographs.items():
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        deep = name == "coffee"
+        cv2.imwrite(str(tmp_path / "hr" / f"{name}.png"), gray.astype(np.uint16) * 257 if deep else gray)
+        photographs[name] = gray[:, :, None]
+    args = ("--gt", "hr", "--out", "data", "--scale", 4, "--crop-size", 0)
+    process = prepare(*args)
+    assert ", whole, gray raw, in" in process.stdout
+    assert "  1 file of 16 bits: kept as 8, rounded." in process.stdout
+    gt, lq = read(tmp_path / "data/GT.lmdb"), read(tmp_path / "data/LQ_X4.lmdb")
+    for name, image in photographs.items():
+        image = image[: image.shape[0] // 4 * 4, : image.shape[1] // 4 * 4]
+        np.testing.assert_array_equal(gt[name], image)
+        np.testing.assert_array_equal(lq[name], downscale(image, 4))
+    assert (tmp_path / "data/GT.lmdb/meta_info.txt").read_text().splitlines()[0] == "astronaut.png (512,512,1) 0"
+    assert prepare("--verify", "data").returncode == 0
+
+    cv2.imwrite(str(tmp_path / "hr" / "chelsea.png"), np.full((40, 40, 3), (200, 100, 10), np.uint8))
+    mixed = prepare(*args, "--force")
+    assert "  3 files in gray: kept as RGB; see --color gray." in mixed.stdout
+    asked = prepare(*args, "--force", "--color", "gray", "--format", "png")
+    assert "  1 file in colours: kept as gray; see --color rgb." in asked.stdout
+    assert (read(tmp_path / "data/GT.lmdb")["chelsea"] == 84).all()  # 0.299·10 + 0.587·100 + 0.114·200

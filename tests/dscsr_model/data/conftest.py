@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.images import in_channels
 from dscsr_model.data.lmdb_store import LmdbWriter
 
 PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "ihc.png", "rocket.jpg")
@@ -37,12 +38,12 @@ def folder(photographs, tmp_path) -> Path:
 def make_pair(photographs, tmp_path):
     """Write the photographs, cropped to multiples of 12, as a pair of LMDBs; returns dataset options."""
 
-    def make(image_format="raw", scale=4, name="data"):
+    def make(image_format="raw", scale=4, name="data", channels=3):
         for root, factor in (("GT", 1), (f"LQ_X{scale}", scale)):
             (tmp_path / name).mkdir(exist_ok=True)
             with LmdbWriter(tmp_path / name / f"{root}.lmdb") as writer:
                 for number, image in enumerate(photographs):
-                    image = image[: image.shape[0] // 12 * 12, : image.shape[1] // 12 * 12]
+                    image = in_channels(image[: image.shape[0] // 12 * 12, : image.shape[1] // 12 * 12], channels)
                     writer.put(f"photo{number}", image if factor == 1 else downscale(image, factor), image_format)
         return {
             "name": "test",

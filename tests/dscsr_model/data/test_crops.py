@@ -62,6 +62,9 @@ def test_orientations_are_numpy_s(shape, bits, seed):
     crop = Crop(0, 0, *bits)
     np.testing.assert_array_equal(orient(image, crop), turned(image, crop))
     np.testing.assert_array_equal(planes(image), image.transpose(2, 0, 1))
+    gray = np.ascontiguousarray(image[:, :, :1])
+    np.testing.assert_array_equal(planes(gray), gray.transpose(2, 0, 1))
+    assert not np.shares_memory(planes(gray), gray)  # which may lie in a mapped file
 
 
 def test_orientations_are_basicsr_s(monkeypatch):

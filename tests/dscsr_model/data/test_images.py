@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscsr_model.data.images import Header, ImageError, decode_rgb, read_header, read_rgb, upright
+from dscsr_model.data.images import Header, ImageError, decode_rgb, in_channels, read_header, read_rgb, upright
 from dscsr_model.inference.pictures import Picture
 from dscsr_model.inference.tiff_file import write_tiff
 
@@ -66,7 +66,7 @@ def test_sixteen_bits_are_rounded(tmp_path, suffix, channels):
     file = tmp_path / f"deep.{suffix}"
     assert cv2.imwrite(str(file), values)
     header = read_header(file)
-    assert header == Header(31, 40, alpha=channels == 4, sixteen_bit=True)
+    assert header == Header(31, 40, alpha=channels == 4, sixteen_bit=True, gray=channels == 1)
     expected = np.rint(values[:, :, 2::-1] / 257) if channels > 1 else np.repeat(np.rint(values / 257), 3, axis=2)
     np.testing.assert_array_equal(read_rgb(file), expected)
 
@@ -181,3 +181,20 @@ def test_result_is_contiguous_and_own(tmp_path, image):
     result = decode_rgb(save(image, tmp_path / "a.png").read_bytes())
     assert result.flags.c_contiguous
     assert result.dtype == np.uint8
+
+
+def test_gray_keeps_its_levels_and_colours_become_their_luma(photographs):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    colours = in_channels(levels, 3)
+    assert (colours == levels).all()
+    np.testing.assert_array_equal(in_channels(colours, 1), levels)
+    luma = in_channels(photographs[0], 1).astype(int)
+    assert np.abs(luma[:, :, 0] - np.asarray(Image.fromarray(photographs[0]).convert("L"))).max() <= 1  # rounding
+
+
+def test_sixteen_bit_gray_tiff_whose_white_is_zero(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="it comes with scikit-image")
+    values = np.linspace(0, 65535, 31 * 40).astype(np.uint16).reshape(31, 40)
+    tifffile.imwrite(tmp_path / "a.tiff", 65535 - values, photometric="miniswhite")
+    assert read_header(tmp_path / "a.tiff").gray
+    assert np.abs(read_rgb(tmp_path / "a.tiff")[:, :, 0] - values / 257).max() <= 0.5

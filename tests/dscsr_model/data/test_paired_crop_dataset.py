@@ -288,7 +288,8 @@ def test_folder_options(folders, tmp_path):
         ({"output": "float16"}, r"Expected `output` to be one of \('float32', 'uint8'\), but got 'float16'"),
         ({"cache": "disk"}, r"Expected `cache` to be one of \(None, 'ram'\), but got 'disk'"),
         ({"repeat_crops": 0}, r"Expected `repeat_crops` to be a whole number, at least 1, but got 0"),
-        ({"color": "y"}, r"Expected none of BasicSR's color, mean, std .* but got `color`\. Leave it out"),
+        ({"color": "y"}, r"Expected `color` to be rgb or gray, but got 'y'\. .*`gray` has all from 0 to 255"),
+        ({"mean": [0.5]}, r"Expected none of BasicSR's mean, std .* but got `mean`\. Leave it out"),
         ({"io_backend": {"type": "memcached"}}, r"Expected `io_backend: type` to be lmdb or disk, but got 'memcached'"),
     ],
 )
@@ -334,3 +335,33 @@ def test_opencv_and_rgb_order(folders):
     with FileSource([str(file)]).pixels(0) as image:
         np.testing.assert_array_equal(image, cv2.imread(str(file))[:, :, ::-1])
         np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
+
+
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_one_channel_however_it_is_stored(make_pair, folders, phase):
+    """Of LMDBs with one channel, and by `color: gray` of colours; LR images differ by rounding."""
+    gray = {**make_pair("raw", name="gray", channels=1), "phase": phase}
+    forms = [
+        gray,
+        {**gray, "cache": "ram"},
+        {**make_pair("png", name="png", channels=1), "phase": phase},
+        {**make_pair(name="colours"), "phase": phase, "color": "gray"},
+        {**folders, "phase": phase, "color": "gray"},
+    ]
+    colours = PairedCropDataset({**forms[3], "color": "rgb"})[Draw(2, 5)]
+    pixels = colours["gt"].permute(1, 2, 0).mul(255).round().byte().numpy()
+    expected = torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[None].float() / 255
+    for options in forms:
+        sample = PairedCropDataset(options)[Draw(2, 5)]
+        assert torch.equal(sample["gt"], expected)
+        assert sample["lq"].shape[0] == 1
+        assert (sample["lq"] - colours["lq"].mean(0)).abs().mean() < 0.2
+    three = PairedCropDataset({**gray, "color": "rgb"})[Draw(2, 5)]
+    assert torch.equal(three["gt"], expected.expand(3, -1, -1))
+
+
+def test_colours_among_gray_images_stay_colours(make_pair):
+    """BasicSR's own tool lists the gray images of a set with one channel."""
+    options = make_pair("png", channels=1)
+    colours = make_pair("png", name="colours")
+    assert PairedCropDataset({**options, "dataroot_gt": colours["dataroot_gt"]})[0]["lq"].shape[0] == 3

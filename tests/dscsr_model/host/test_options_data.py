@@ -81,7 +81,7 @@ def test_a_meta_info_that_is_none(check, training, data):
 
 def test_names_that_become_one_key(check, training, data):
     (data / "GT.lmdb" / "meta_info.txt").write_text("a.1.png (48,48,3) 1\na.2.png (48,48,3) 1\n")
-    assert_fault(check(training), GT, "`a` twice", "first dot")
+    assert_fault(check(training), GT, "`a` for the second time", "first dot")
 
 
 def test_names_without_an_image(check, training, data):
@@ -343,3 +343,35 @@ def test_an_lmdb_under_disk(training, tmp_path):
 def test_a_slash_that_basicsr_stumbles_over(check, training):
     path = training["datasets"]["train"]["dataroot_gt"] + "/"
     assert_fault(check(changed(training, {"datasets:train:dataroot_gt": path})), GT, "Remove the slash at its end")
+
+
+GRAY = {"type": "SPAN", "num_in_ch": 1, "num_out_ch": 1, "feature_channels": 6, "upscale": 4}
+
+
+def test_channels_of_a_gray_network(check, training, data):
+    """LMDBs of one channel are gray by themselves; folders when told; of BasicSR's datasets only `y` has one."""
+    for name in ("GT.lmdb", "LQ.lmdb"):
+        meta = data / name / "meta_info.txt"
+        meta.write_text(meta.read_text().replace(",3)", ",1)"))
+    crops = {"network_g": GRAY, "datasets:train:type": "PairedCropDataset"}
+    fault = check(changed(training, crops))
+    assert_fault(fault, "datasets: val", "images of 1 channel", "got 3", "Take `type: PairedCropDataset` with")
+    crops["datasets:val:type"] = "PairedCropDataset"
+    assert_fault(check(changed(training, crops)), "datasets: val", "got 3", "Set `color: gray`")
+    crops["datasets:val:color"] = "gray"
+    assert check(changed(training, crops)) is None
+    lone = {
+        "name": "lone",
+        "type": "SingleImageDataset",
+        "dataroot_lq": str(data / "lq"),
+        "io_backend": {"type": "disk"},
+    }
+    assert_fault(
+        check(changed(training, {**crops, "datasets:val_2": lone, "val:metrics": None})),
+        "datasets: val_2",
+        "`dscsr upscale`",
+    )
+    fault = check(changed(training, {**crops, "datasets:val:color": "y"}))
+    assert_fault(fault, "datasets: val: color", "rgb", "'y'")
+    colours = {**crops, "network_g": {**GRAY, "num_in_ch": 3}}
+    assert_fault(check(changed(training, colours)), "network_g: num_in_ch", "Expected 1, the channels")

@@ -82,9 +82,16 @@ def test_autocast_changes_nothing(random_vgg):
         assert torch.equal(random_vgg(pictures)[4], expected)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 15, 16), (1, 1, 16, 16), (3, 16, 16)])
+def test_gray_is_three_equal_channels(random_vgg):
+    gray = torch.rand(1, 1, 16, 16)
+    assert torch.equal(random_vgg(gray)[4], random_vgg(gray.repeat(1, 3, 1, 1))[4])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 15, 16), (1, 2, 16, 16), (3, 16, 16)])
 def test_pictures_it_cannot_take(random_vgg, shape):
-    with pytest.raises(ValueError, match=r"Expected RGB pictures \(B, 3, H, W\) of at least 16×16 pixels, but got"):
+    with pytest.raises(
+        ValueError, match=r"Expected RGB or gray pictures \(B, 3 or 1, H, W\) of at least 16×16 pixels, but got"
+    ):
         random_vgg(torch.rand(shape))
 
 

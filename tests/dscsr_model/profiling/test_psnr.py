@@ -43,6 +43,15 @@ def test_psnr_is_that_of_scikit_image(border):
     assert psnr(one, other, border) == pytest.approx(expected, rel=1e-12)
 
 
+def test_gray_by_a_gray_network(tmp_path):
+    """Its levels are compared, from 0 to 255, for both figures."""
+    gray = Repeat()
+    gray.channels = 1
+    lr = write(tmp_path / "lr", a=np.full((6, 8), 100, np.uint8))
+    quality = evaluate(gray, write(tmp_path / "hr", a=np.full((12, 16), 101, np.uint8)), lr)
+    assert quality.psnr == quality.psnr_y == pytest.approx(48.1308, abs=1e-4)
+
+
 def test_the_border_does_not_count():
     one = random_picture(12, 12)
     other = one.copy()
@@ -86,8 +95,8 @@ def test_pictures_of_a_folder_as_input(tmp_path):
 
 
 def test_a_network_of_other_channels_is_refused(tmp_path):
-    engine = torch_engine(SPAN(1, 1, 4, rgb_mean=(0.5,)), device="cpu")
-    with pytest.raises(ProfileError, match="Expected a network of RGB pictures, but it takes 1 channels"):
+    engine = torch_engine(SPAN(2, 2, 4, rgb_mean=(0.5, 0.5)), device="cpu")
+    with pytest.raises(ProfileError, match="Expected a network of RGB or gray pictures, but it takes 2 channels"):
         evaluate(engine, tmp_path, tmp_path)
 
 
