@@ -8,11 +8,13 @@ beside them ``<layer>.lora_A``, ``.lora_B`` and ``.lora_alpha``; these alone are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.lora_layer import ConvLoRA, check_plain
@@ -23,6 +25,7 @@ from dscsr_arch.low_rank import (
     check_setting,
     factor_shapes,
     named_entries,
+    rank_limit,
     rank_unit,
     scale_lora,
 )
@@ -48,7 +51,9 @@ Setting = Sequence[float]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def inject(network: Network, ranks: Mapping[str, Setting], *, dropout: float = 0.0) -> Network:
+def inject(
+    network: Network, ranks: Mapping[str, Setting | None], *, dropout: float = 0.0, clip_ranks: bool = False
+) -> Network:
     """Give convolutions of ``network`` ConvLoRA, in place, and freeze every other parameter.
 
     Args:
@@ -56,8 +61,11 @@ def inject(network: Network, ranks: Mapping[str, Setting], *, dropout: float = 0
             update; of ours, fuse those first (``SPAN.fuse()``). Running statistics (batch normalisation) are not
             parameters: keep such layers in eval mode if they are to stay as they are.
         ranks: Patterns of module names (as of ``fnmatch``: ``*`` meets dots too) to (rank, alpha). A pattern that
-            meets a module means every ``nn.Conv2d`` in it. Of several patterns the first that meets a layer counts.
+            meets a module means every ``nn.Conv2d`` in it. Of several patterns the first that meets a layer counts;
+            one with None leaves its layers out.
         dropout: In [0, 1), for all of them.
+        clip_ranks: Where a weight allows less than the rank (depthwise convolutions), take what it allows, with the
+            same alpha/rank.
 
     Returns:
         The network itself (or the new layer, if it is a single convolution). A layer that has this ConvLoRA already
@@ -67,7 +75,7 @@ def inject(network: Network, ranks: Mapping[str, Setting], *, dropout: float = 0
         LoRAError: A pattern meets no convolution or none that an earlier one has not taken, a setting is out of range
             for a layer, or a layer cannot carry ConvLoRA. The network is then untouched.
     """
-    planned = _plan(network, ranks)
+    planned = _within_limits(_plan(network, ranks), clip_ranks)
     for conv, (name, rank, alpha) in planned.items():
         _check_layer(network, conv, name, rank, alpha, dropout)
     return _install(network, planned, dropout)
@@ -154,16 +162,16 @@ def load_lora_state_dict(network: Network, state: Mapping[str, Tensor]) -> Netwo
     return network
 
 
-def _plan(network: nn.Module, ranks: Mapping[str, Setting]) -> dict[nn.Conv2d, tuple[str, Any, Any]]:
+def _plan(network: nn.Module, ranks: Mapping[str, Setting | None]) -> dict[nn.Conv2d, tuple[str, Any, Any]]:
     """Which convolutions ``ranks`` means: to their name, rank and alpha (both unchecked)."""
     if not isinstance(ranks, Mapping) or not ranks:
         raise LoRAError(f"Expected patterns of layer names with their (rank, alpha), but got {ranks!r}. Name some.")
     convolutions = _convolutions(network)
-    planned: dict[nn.Conv2d, tuple[str, Any, Any]] = {}
+    planned: dict[nn.Conv2d, Any] = {}  # None: left out
     for pattern, setting in ranks.items():
         if not isinstance(pattern, str):  # YAML reads `0:` as a number
             raise LoRAError(f"Expected a pattern of layer names, but got the value {pattern!r}. Quote it.")
-        if isinstance(setting, str) or not isinstance(setting, Sequence) or len(setting) != 2:
+        if setting is not None and (isinstance(setting, str) or not isinstance(setting, Sequence) or len(setting) != 2):
             raise LoRAError(
                 f"Expected (rank, alpha) for the pattern {pattern!r}, but got {setting!r}. Write two numbers."
             )
@@ -173,15 +181,41 @@ def _plan(network: nn.Module, ranks: Mapping[str, Setting]) -> dict[nn.Conv2d, t
                 f"Expected the pattern {pattern!r} to meet a convolution, but it meets none of "
                 f"{_some([names[0] for names in convolutions.values()])}. Correct it, or leave it out."
             )
-        rank, alpha = setting
-        new = {conv: (name, rank, alpha) for conv, name in met.items() if conv not in planned}
+        plan: tuple[Any, ...] | None = None if setting is None else tuple(setting)
+        new = {conv: plan and (name, *plan) for conv, name in met.items() if conv not in planned}
         if not new:
             raise LoRAError(
                 f"Expected the pattern {pattern!r} to meet a convolution of its own, but earlier patterns take all "
                 f"that it meets ({_some(list(met.values()))}). The first pattern counts: move it to the front."
             )
         planned |= new
-    return planned
+    kept = {conv: plan for conv, plan in planned.items() if plan is not None}
+    if not kept:
+        raise LoRAError(f"Expected a pattern with (rank, alpha), but got {dict(ranks)!r}, which leave every layer out.")
+    return kept
+
+
+def _within_limits(planned: dict[nn.Conv2d, tuple[str, Any, Any]], clip: bool) -> dict[nn.Conv2d, tuple[str, Any, Any]]:
+    """``planned`` with ranks that the weights allow; the other values are still unchecked."""
+    limits = {conv: rank_limit(conv.weight.shape) for conv in planned if not is_lazy(conv.weight)}
+    high = {c: limits[c] for c, (_, rank, _) in planned.items() if isinstance(rank, int) and rank > limits.get(c, rank)}
+    if high and not clip:
+        names = [planned[conv][0] for conv in high]
+        first = next(iter(high))
+        pattern = re.sub(r"\b\d+\b", "*", names[0])
+        if {name for name, *_ in planned.values() if _meets(name, pattern)} != set(names):
+            pattern = names[0]
+        raise LoRAError(
+            f"Expected a LoRA rank of at most {high[first]} (all that a weight {tuple(first.weight.shape)} allows) in "
+            f"{_some(names, 1)}, but got {planned[first][1]}. Leave out such layers (depthwise convolutions, heads of "
+            f"few channels) by a pattern before the others, `'{pattern}': ~`, or lower the rank there by `rank: auto`, "
+            "in Python clip_ranks=True."
+        )
+
+    def clipped(name: str, rank: Any, alpha: Any, limit: int) -> tuple[str, Any, Any]:
+        return name, limit, alpha * limit / rank if isinstance(alpha, (int, float)) else alpha
+
+    return planned | {conv: clipped(*planned[conv], limit) for conv, limit in high.items()}
 
 
 def _meets(name: str, pattern: str) -> bool:

@@ -76,7 +76,7 @@ class DSCLoRA(SPAN):
         norm: bool = True,
         lora_rank: int = 2,
         lora_alpha: float = 4,
-        lora_ranks: Mapping[str, Setting] | None = None,
+        lora_ranks: Mapping[str, Setting | None] | None = None,
     ) -> None:
         super().__init__(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
         for index in range(1, len(self.blocks()) + 1):

@@ -5,6 +5,7 @@ networks are built without memory for their weights where that is possible. The 
 
 - `options_file`: is it there, is it YAML, ``--force_yml``;
 - `options_structure` with the tables of `options_schema`, made of `options_kinds`: keys and types of values;
+- `options_unread`: options of ours that the model type does not read;
 - `options_registry`: types that are named, and the arguments of their constructors;
 - `options_losses`: values of our losses, and the weights they need;
 - `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;
@@ -31,6 +32,7 @@ from dscsr_model.host.options_losses import check_losses
 from dscsr_model.host.options_registry import Registries, check_registered, known_type
 from dscsr_model.host.options_structure import Run, check_structure
 from dscsr_model.host.options_teacher import check_learning, check_learning_sections
+from dscsr_model.host.options_unread import check_unread
 from dscsr_model.host.options_weights import check_networks
 
 __all__ = ["Fault", "OptionsError", "check_options"]
@@ -79,6 +81,7 @@ def check_options(
     )
     check_learning_sections(run, registries)
     check_csd_sections(run, registries)
+    check_unread(run, registries)
     check_structure(run)
     check_registered(run, registries)
     check_losses(run, registries)

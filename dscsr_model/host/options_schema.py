@@ -164,7 +164,7 @@ IO_BACKEND: dict[str, Option] = {
 # --- who is known ---
 
 # What EfficientSRModel and its children know beyond SRModel, by section ("" is the top level).
-_EFFICIENT: dict[str, Mapping[str, Option]] = {
+EFFICIENT: dict[str, Mapping[str, Option]] = {
     "train": {
         "precision": Option(one_of("fp32", "bf16", "fp16"), "numbers the network computes in; weights stay fp32"),
         "channels_last": Option(BOOL, "memory order that convolutions are often faster in"),
@@ -184,8 +184,8 @@ _EFFICIENT: dict[str, Mapping[str, Option]] = {
     },
 }
 _CSD_VAL = {"widths": Option(NUMBERS, "widths to validate; by default all that are trained", null=True)}
-_CSD = {**_EFFICIENT, "val": {**_EFFICIENT["val"], **_CSD_VAL}}
-_DISTILLING = {**_EFFICIENT, "": {"teacher": Option(SECTION, "a trained network, or several, to learn from")}}
+_CSD = {**EFFICIENT, "val": {**EFFICIENT["val"], **_CSD_VAL}}
+_DISTILLING = {**EFFICIENT, "": {"teacher": Option(SECTION, "a trained network, or several, to learn from")}}
 TEACHER: dict[str, Option] = {
     "network": Option(SECTION, "the teacher's type and arguments; left out, the weight file tells them", null=True),
     "weights": Option(FILES, "weight file, or a list: outputs are averaged", required="always"),
@@ -194,7 +194,8 @@ TEACHER: dict[str, Option] = {
     "border": Option(NATURAL, "LQ pixels at each side of a patch in which the teacher's output is left out"),
 }
 LORA: dict[str, Option] = {
-    "layers": Option(SECTION, "patterns of layer names, each with [rank, alpha]", null=True),
+    "layers": Option(SECTION, "patterns of layer names, each with [rank, alpha], or `~` to leave out", null=True),
+    "rank": Option(one_of("auto"), "`auto`: where a layer allows less than the rank, take what it allows", null=True),
     "dropout": Option(DECAY, "share of a layer's input that its update does not see in training"),
     "weights": Option(PATH, "adapters to start from, as lora_g_*.pth holds them", null=True),
 }
@@ -203,11 +204,18 @@ LORA: dict[str, Option] = {
 MODEL_OPTIONS: dict[str, Mapping[str, Mapping[str, Option]]] = {
     "SRModel": {},
     "SwinIRModel": {},
-    "EfficientSRModel": _EFFICIENT,
+    "EfficientSRModel": EFFICIENT,
     "DistillationModel": _DISTILLING,
     "DSCLoRAModel": _DISTILLING,
     "CSDModel": _CSD,
 }
+
+
+def models_knowing(section: str, key: object) -> frozenset[str]:
+    """Model types that know a key of a section ("" is the top level) beside SRModel's; none for any other key."""
+    return frozenset(model for model, tables in MODEL_OPTIONS.items() if key in tables.get(section, {}))
+
+
 # Models that take any number of losses, as sections `<name>_opt` of `train:`.
 ANY_LOSSES = frozenset({"EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel"})
 # Models that make batches of uint8 float, and turn crops, themselves.

@@ -72,7 +72,7 @@ class Run:
     def constructors(self, key: Key, section: Mapping[Any, Any]) -> dict[Any, Any]:
         """A network's or loss's section without the keys that the model reads itself."""
         own: tuple[str, ...] = ()
-        if key == ("network_g",) and self.known_model in schema.LORA_MODELS:
+        if key == ("network_g",) and self.known_model in (None, *schema.LORA_MODELS):  # of others: `options_unread`
             own = ("lora",)
         elif key[0] == "train" and self.known_model in schema.DISTILLING:
             own = aims.KEYS
@@ -101,7 +101,7 @@ def check_structure(run: Run) -> None:
     }
     if run.is_train:
         tables["train"] = {**schema.LOOP_TRAIN, **own[2], **_losses(run), **extra.get("train", {})}
-        tables["logger"] = {**schema.LOGGER, **extra.get("logger", {})}
+        tables["logger"] = {**schema.LOGGER, **(extra if strict else schema.EFFICIENT).get("logger", {})}
     for name, table in tables.items():
         if isinstance(options.get(name), dict):
             check_section(options[name], (name,), table, run.phase, report, strict or name in ("logger", "dist_params"))
@@ -136,7 +136,9 @@ def check_section(
             meant = nearest(name, missing) or nearest(name, table)
             missing.discard(meant or "")
             remedy = f"Did you mean `{meant}`?" if meant else f"Known here: {listed(sorted(table), most=30)}."
-            if name in _ELSEWHERE and name not in table:
+            if models := schema.models_knowing(":".join(key), name):
+                remedy = f"It is known to {listed(sorted(models))}: take one of them as `model_type`, or remove it."
+            elif name in _ELSEWHERE:
                 remedy = f"It belongs under {_ELSEWHERE[name]}."
             report.add((*key, str(name)), "a known option", f"`{name}`", remedy)
     for name in sorted(missing):

@@ -25,8 +25,9 @@ def put(network: Network, section: Mapping[str, Any] | None) -> Network:
 
     Args:
         network: As its constructor leaves it: its base is loaded later.
-        section: ``layers``, patterns of layer names to [rank, alpha], as `conv_lora.inject` takes them; ``dropout``;
-            ``weights``, a file of adapters, whose ranks count where there are no ``layers``. None leaves the network.
+        section: ``layers``, patterns of layer names to [rank, alpha], or to nothing for layers to leave out, as
+            `conv_lora.inject` takes them; ``rank: auto`` lowers ranks to what a layer allows; ``dropout``; ``weights``,
+            a file of adapters, whose ranks count where there are no ``layers``. None leaves the network.
 
     Raises:
         LoRAError: Nothing says which layers, a pattern meets none, or a rank or the adapters do not fit.
@@ -36,9 +37,9 @@ def put(network: Network, section: Mapping[str, Any] | None) -> Network:
         return network
     if not conv_lora.lora_layers(network):
         network = fused(network)  # type: ignore[assignment]
-        layers = section.get("layers")
+        layers, dropout = section.get("layers"), section.get("dropout") or 0.0
         if layers:
-            network = conv_lora.inject(network, layers, dropout=section.get("dropout") or 0.0)
+            network = conv_lora.inject(network, layers, dropout=dropout, clip_ranks=section.get("rank") == "auto")
         elif not section.get("weights"):
             raise LoRAError("Expected `lora: layers` or `lora: weights`, but got neither. Say which layers to adapt.")
     elif section.get("layers"):

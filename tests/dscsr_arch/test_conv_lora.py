@@ -90,6 +90,21 @@ def test_patterns_name_layers_and_what_they_hold(net, pattern, layers):
     }
 
 
+def test_depthwise_convolutions_are_left_out_or_get_the_rank_that_they_allow(net):
+    for block in (net.body[0], net.body[2]):
+        block.depthwise = nn.Conv2d(6, 6, 3, groups=6)
+    said = r"at most 1 .*\(6, 1, 3, 3\) .* in body.0.depthwise and 1 more, .* `'body.\*.depthwise': ~`, .* `rank: auto`"
+    with pytest.raises(LoRAError, match=said):
+        inject(net, {"body": (4, 8)})
+    without = lora_layers(inject(copy.deepcopy(net), {"body.*.depthwise": None, "body": (4, 8)}))
+    assert list(without) == [f"body.{block}.conv{number}" for block in (0, 2) for number in (1, 2)]
+    lowered = lora_layers(inject(net, {"body": (4, 8)}, clip_ranks=True))
+    assert {name: (layer.rank, layer.alpha) for name, layer in lowered.items() if name not in without} == {
+        "body.0.depthwise": (1, 2), "body.2.depthwise": (1, 2)
+    }  # fmt: skip
+    assert {(layer.rank, layer.alpha) for name, layer in lowered.items() if name in without} == {(4, 8)}
+
+
 def test_of_several_patterns_the_first_counts(net):
     inject(net, {"*.conv1": (3, 6), "body.2.*": [1, 2], "*": (2, 4)}, dropout=0.1)
     settings = {name: (layer.rank, layer.alpha, layer.dropout) for name, layer in lora_layers(net).items()}
@@ -281,7 +296,9 @@ if __name__ == "__main__":
         ({"head": 2}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got 2"),
         ({"head": "24"}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got '24'"),
         ({"head": (1, 2, 3)}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got \(1, 2, 3\)"),
-        ({"tail": (2, 4), "head": (4, 4)}, 0, "rank of layer 'head' to be an integer from 1 to 3 .*, but got 4"),
+        ({"tail": (2, 4), "head": (4, 4)}, 0, r"rank of at most 3 \(all .* \(6, 3, 3, 3\) allows\) in head, but got 4"),
+        ({"tail": (2, 4), "head": (0, 4)}, 0, "rank of layer 'head' to be an integer from 1 to 3 .*, but got 0"),
+        ({"head": None}, 0, "but got {'head': None}, which leave every layer out"),
         ({"tail": (2, 4), "head": (2, -4)}, 0, "alpha of layer 'head' to be a positive number, but got -4"),
         ({"tail": (2, 4), "head": (2, None)}, 0, "alpha of layer 'head' to be a positive number, but got None"),
         ({"head": (2, 4)}, 1, r"dropout of layer 'head' to be a number in \[0, 1\), but got 1"),

@@ -174,14 +174,14 @@ def test_ranks_follow_the_arguments_and_narrow_layers(arguments, expected):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lora_rank": 9}, r"rank of layer 'block_1.c1_r.eval_conv' to be an integer from 1 to 8 .*, but got 9"),
+        ({"lora_rank": 9}, r"rank of at most 8 .* in block_1.c1_r.eval_conv and 17 more, but got 9"),
         ({"lora_rank": 0}, "to be an integer from 1 to 8 .*, but got 0"),
         ({"lora_alpha": None}, r"alpha of layer 'block_1.c1_r.eval_conv' to be a positive number, but got None"),
         (
             {"lora_ranks": {"block_7": (2, 4)}},
             "the pattern 'block_7' to meet a convolution, but it meets none of conv_1",
         ),
-        ({"lora_ranks": {"conv_1": (4, 4)}}, "rank of layer 'conv_1.eval_conv' .* from 1 to 3 .*, but got 4"),
+        ({"lora_ranks": {"conv_1": (4, 4)}}, "rank of at most 3 .* in conv_1.eval_conv, but got 4"),
         ({"upscale": 5}, "Expected `upscale` to be one of"),
     ],
 )

@@ -75,6 +75,8 @@ GOOD: dict[str, dict[str, Any]] = {
              "path:pretrain_network_g": "@base.pth"},
     "whole LoRA": {"network_g": {**BASE, "lora": {"layers": {"block_1": [1, 2]}}},
                    "path:pretrain_network_g": "@whole.pth"},
+    "clipped": {"network_g": {**BASE, "lora": {"layers": {"block_1": None, "*": [999, 2]}, "rank": "auto"}},
+                "path:pretrain_network_g": "@base.pth"},
     "adapters": {"network_g": {**BASE, "lora": {"weights": "@lora.pth", "dropout": 0}},
                  "path:pretrain_network_g": "@base.pth"},
     "DSCLoRA": {"model_type": "DSCLoRAModel", "network_g": {**BASE, "type": "DSCLoRA"},
@@ -144,13 +146,14 @@ def test_each_fault_is_found_with_one_message(check, changes, key, text):
 
 
 BAD_LORA: list[tuple[Any, str, str]] = [
-    ({"layers": {"body.*": [99, 4]}}, ": layers", "LoRA rank of layer 'body.0.conv1' to be an integer from 1"),
+    ({"layers": {"body.*": [99, 4]}}, ": layers", "a LoRA rank of at most 8 (all that a weight"),
     ({"layers": {"boddy.*": [2, 4]}}, ": layers", "Expected the pattern 'boddy.*' to meet a convolution"),
     ({"layers": {"body.*": 2}}, ": layers", "Expected (rank, alpha) for the pattern 'body.*', but got 2"),
     ({"layers": {0: [2, 4]}}, ": layers", "Expected a pattern of layer names, but got the value 0. Quote it."),
     ({"layers": [1, 2]}, ": layers", "Expected a section"),
     ({**LORA, "dropout": 1}, ": dropout", "from 0 to below 1"),
-    ({**LORA, "rank": 1}, ": rank", "Expected a known option, but got `rank`"),
+    ({**LORA, "rank": 1}, ": rank", "Expected one of `auto`, but got 1"),
+    ({"weights": "@lora.pth", "rank": "auto"}, ": rank", "Expected `rank` beside `layers`"),
     ({**LORA, "weights": "nowhere.pt"}, ": weights", "Expected a weight file at nowhere.pt"),
     ({**LORA, "weights": "@base.pth"}, ": weights", "Expected LoRA adapters alone"),
     ({"weights": "@lora.pth"}, ": weights", "Expected adapters of convolutions of the network"),

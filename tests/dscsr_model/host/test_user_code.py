@@ -128,3 +128,47 @@ def test_spawned_processes_have_it_too(folder):
         found = pool.apply(sys.modules["spawned"].modules)
     assert {"spawned", "beside"} <= set(found)
     assert not user_code.import_again()
+
+
+MODEL = """
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
+from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+@MODEL_REGISTRY.register()
+class TheirModel(SRModel):
+    def __init__(self, opt):
+        self.tile = opt['val'].get('tile')
+
+@MODEL_REGISTRY.register()
+class TheirEfficientModel(EfficientSRModel):
+    pass
+"""
+OURS = {
+    "train:precision": "bf16",
+    "val:tile": 64,
+    "logger:keep_checkpoints": 3,
+    "network_g:lora": {"layers": {"*": [1, 1]}},
+    "teacher": {"weights": "x"},
+}
+
+
+def test_keys_of_ours_that_nothing_reads(folder, monkeypatch):
+    """A model of others that never mentions them ignores them; one that derives from ours reads what ours does."""
+    from basicsr.utils import registry
+
+    monkeypatch.setattr(registry.MODEL_REGISTRY, "_obj_map", dict(registry.MODEL_REGISTRY._obj_map))
+    (folder / "options/their_model.py").write_text(MODEL)
+
+    def found(model_type):
+        with pytest.raises(OptionsError) as error:
+            check(folder, {**OURS, "import": "their_model.py", "model_type": model_type})
+        return {fault.key: str(fault) for fault in error.value.faults}
+
+    faults = found("TheirModel")
+    assert set(faults) == {"train: precision", "logger: keep_checkpoints", "network_g: lora", "teacher"}
+    words = "`teacher:` (`DSCLoRAModel`, `DistillationModel`), but got `model_type: TheirModel`, whose code does not"
+    assert words in faults["teacher"]
+    assert set(found("TheirEfficientModel")) == {"teacher"}
+    words = "It is known to `CSDModel`, `DSCLoRAModel`, `DistillationModel`, `EfficientSRModel`: take one of them as"
+    assert words in found("SRModel")["train: precision"]
