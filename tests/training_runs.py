@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import option_files
 import torch
 
-from dscsr_arch.checkpoint import read_pickle
+from dscsr_arch import SPAN
+from dscsr_arch.checkpoint import read_pickle, save_state_dict
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""}
 COMMAND = [sys.executable, "-m", "dscsr_model.cli", "train", "-opt", "opt.yml"]
@@ -34,6 +36,30 @@ def write_options(folder: Path, **changes) -> None:
     options["val"].update(val_freq=16, save_img=False)
     options["logger"].update(save_checkpoint_freq=4, use_tb_logger=True)
     option_files.write_options(folder / "opt.yml", option_files.changed(options, changes))
+
+
+LEARNING = {
+    "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
+    "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]},
+}
+
+
+def prepare_dsclora(folder: Path, upscale: int) -> dict[str, Any]:
+    """A base and a teacher in ``folder``, and the options that adapt the one to the other."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(2)
+    for name, channels in {"base": 4, "teacher": 6}.items():
+        save_state_dict(
+            {"params": SPAN(feature_channels=channels, upscale=upscale).state_dict()}, folder / f"{name}.pth"
+        )
+    return {
+        **LEARNING,
+        "model_type": "DSCLoRAModel",
+        "network_g": {"type": "DSCLoRA", "feature_channels": 4, "upscale": upscale},
+        "teacher": {"weights": "teacher.pth"},
+        "path:pretrain_network_g": "base.pth",
+        "path:param_key_g": None,
+    }
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +97,7 @@ def pipeline(folder: Path, *arguments: str) -> None:
 
     before = Path.cwd()
     os.chdir(folder)
+    logger.initialized_logger.clear()
     try:
         code = main(["train", "-opt", "opt.yml", *arguments])
     finally:

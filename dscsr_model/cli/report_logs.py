@@ -21,6 +21,7 @@ _ITERATION = re.compile(
     r"(?:\[eta: .*?, time \(data\): (?P<seconds>[\d.]+) \([\d.]+\)\] )?(?P<items>.*)"
 )
 _ITEM = re.compile(r"(\S+): (\S+)")
+_STARTS_AT = re.compile(r" INFO: Validating iteration (\d+), which training starts from")
 _RESUMED = re.compile(r" INFO: Resuming training from epoch: \d+, iter: (\d+)")
 _VALIDATION = re.compile(r" INFO: Validation (.+)")
 _METRIC = re.compile(r"\t # (.+?): (\S+)")
@@ -124,7 +125,8 @@ def _continued(earlier: History, later: History) -> History:
 class _LogReader:
     """Reads one log file line by line.
 
-    Validations don't say their iteration: it is the next multiple of ``val_freq``, or the end of the training.
+    Validations don't say their iteration: it is that which training starts from, where a line says so, then the next
+    multiple of ``val_freq``, or the end of the training.
     """
 
     def __init__(self) -> None:
@@ -132,6 +134,7 @@ class _LogReader:
         self.settings: dict[str, float] = {}
         self.last_iteration = 0
         self.ended = False
+        self.starts_at: int | None = None
         self.dataset: str | None = None
         self.validated: dict[str, int] = {}
 
@@ -147,6 +150,8 @@ class _LogReader:
             elif (found := _METRIC.match(line)) and self.dataset is not None:
                 key = self.dataset, found[1]
                 _add(self.history.metrics.setdefault(key, {}), self.validated[self.dataset], found[2])
+            elif found := _STARTS_AT.search(line):
+                self.starts_at = int(found[1])
             elif found := _RESUMED.search(line):
                 self.history.start = self.last_iteration = int(found[1])
             elif found := _SETTING.match(line):
@@ -157,6 +162,7 @@ class _LogReader:
 
     def _iteration(self, found: re.Match[str]) -> None:
         iteration = self.last_iteration = int(found["iteration"].replace(",", ""))
+        self.starts_at = None
         if self.history.start < 0:
             self.history.start = iteration - 1
         items = dict(_ITEM.findall(found["items"]))
@@ -173,6 +179,8 @@ class _LogReader:
         return str(images / float(seconds)) if seconds and images and float(seconds) else None
 
     def _validated_at(self, dataset: str) -> int:
+        if self.starts_at is not None:
+            return self.starts_at
         if self.ended:
             return int(self.settings.get("total_iter", self.last_iteration))
         every = int(self.settings.get("val_freq", 0))

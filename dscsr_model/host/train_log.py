@@ -1,25 +1,64 @@
-"""What BasicSR's train loop leaves out of TensorBoard: the learning rate."""
+"""What the log and TensorBoard show of a run, beyond what BasicSR's train loop writes."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 
 def install(namespace: dict[str, Any]) -> None:
-    """Let the train loop in this module's ``namespace`` write it. A repeat, or a module without it, is let be."""
-    logger = namespace.get("MessageLogger")
-    if logger is None or hasattr(logger, "dscsr_writes_rates"):
+    """Let the train loop in this module's ``namespace`` show it, in runs of our models.
+
+    A repeat, or a module without a train loop, is let be.
+    """
+    from dscsr_model.models.validating_sr_model import ValidatingSRModel
+
+    build, load, logger = map(namespace.get, ("build_model", "create_train_val_dataloader", "MessageLogger"))
+    if build is None or load is None or logger is None or hasattr(logger, "dscsr_writes_rates"):
         return
+    run: dict[str, Any] = {}
 
     class MessageLogger(logger):  # type: ignore[misc, valid-type]
-        """BasicSR's, which prints the learning rates but does not plot them."""
+        """BasicSR's, which prints the learning rates but does not plot them, and estimates one iteration too few.
+
+        The loop makes it when all is ready for the first step.
+        """
 
         dscsr_writes_rates = True
 
+        def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
+            self.ours = isinstance(run["model"], ValidatingSRModel)
+            if self.ours:
+                if tb_logger is not None and start_iter:
+                    _undo_after(start_iter, tb_logger)
+                run["model"].validate_start(run["loaders"][2], start_iter, tb_logger)
+            super().__init__(opt, start_iter, tb_logger)
+            self.max_iters += self.ours  # else the last iteration's estimate is negative: -1 day
+
         def __call__(self, log_vars: dict[str, Any]) -> None:
-            if self.tb_logger is not None:
+            if self.ours and self.tb_logger is not None:
                 for number, rate in enumerate(log_vars["lrs"]):
                     self.tb_logger.add_scalar(f"lr_{number}" if number else "lr", rate, log_vars["iter"])
             super().__call__(log_vars)
 
     namespace["MessageLogger"] = MessageLogger
+    namespace["build_model"] = _kept(build, run, "model")
+    namespace["create_train_val_dataloader"] = _kept(load, run, "loaders")
+
+
+def _kept(function: Callable[..., Any], results: dict[str, Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        results[name] = function(*args, **kwargs)
+        return results[name]
+
+    return wrapper
+
+
+def _undo_after(iteration: int, tb_logger: Any) -> None:
+    """Let TensorBoard drop what the run that is resumed showed of later iterations: they come again."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    start = SessionLog(status=SessionLog.START)
+    tb_logger.file_writer.add_event(Event(session_log=start), step=iteration + 1)

@@ -45,6 +45,7 @@ class CheckpointingSRModel(SRModel):
         path = self.save_networks(networks, "latest" if current_iter == -1 else str(current_iter))
         if current_iter != -1:
             state = self.training_state(epoch, current_iter) | {"random_states": random_states}
+            checkpoints.validation_record(states, current_iter).unlink(missing_ok=True)  # of a run that was undone
             save_state_dict(state, states / f"{current_iter}.state")
             if keep := self.opt["logger"].get("keep_checkpoints"):
                 checkpoints.prune(states, models, int(keep))

@@ -30,11 +30,15 @@ class DistillationModel(EfficientSRModel):
     - in each section ``train: <name>_opt:`` either ``target: gt | teacher`` (gt by default), or ``layers``, names of
       the student's layers, and ``teacher_layers``, the teacher's (the same by default): then the loss compares
       feature maps, summed over the layers.
+
+    A student that starts from trained weights (``path: pretrain_network_g``) is validated before its first step, as
+    iteration 0, so that the log shows what was gained. ``net_g_best.pth`` is this start until a better one comes.
     """
 
     def init_training_settings(self) -> None:
         """Also the teacher, and taps on the layers that losses compare; before anything can be compiled."""
         self.aims: dict[str, aims.Aim] = {}
+        self.validates_start = bool(self.opt["path"].get("pretrain_network_g"))
         super().init_training_settings()
         self.taps = FeatureTaps(self.get_bare_model(self.net_g), _all("layers", self.aims))
         self.teacher = self.build_teacher()

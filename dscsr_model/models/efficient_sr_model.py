@@ -206,6 +206,7 @@ class EfficientSRModel(ValidatingSRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of the optimizer on the current batch, unless loss or gradients are not finite."""
         self.restore_random_state()
+        self.iteration = current_iter
         self.optimizer_g.zero_grad(set_to_none=True)
         self.statistics.remember()
         self.loss_terms = self._accumulate()

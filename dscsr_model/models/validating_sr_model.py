@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import WeightsError, read_pickle
+from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.models.scoring import finish_picture
+from dscsr_model.training import checkpoints
 from dscsr_model.training.pictures import as_float
 from dscsr_model.training.tiling import self_ensemble, tiled
 from dscsr_model.training.validation import Pictures, evaluating, validate
@@ -27,6 +28,12 @@ class ValidatingSRModel(CheckpointingSRModel):
     """
 
     best_metric_results: dict[str, dict[str, dict[str, Any]]]
+    validates_start = False  # whether a new run validates the network that it starts from, as iteration 0
+    iteration: int | None = None  # the last one that was trained
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.validated_at: dict[str, int] = {}  # validation set to the iteration of its last validation
+        super().__init__(opt)
 
     def test(self) -> None:
         """Super-resolve the current batch."""
@@ -66,6 +73,43 @@ class ValidatingSRModel(CheckpointingSRModel):
         with torch.no_grad(), evaluating(network):
             return self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
 
+    def validate_start(self, dataloaders: Iterable[Any], current_iter: int, tb_logger: Any) -> None:
+        """Before the first step: what training starts from, if that is due and was not done.
+
+        Due is a new run's base (`validates_start`), and after a resume what BasicSR's loop validates at this
+        iteration: it saves first, so a kill can come between the checkpoint and its validation.
+        """
+        val = self.opt.get("val") or {}
+        if "val_freq" not in val or not (current_iter % val["val_freq"] == 0 if current_iter else self.validates_start):
+            return
+        pending = [
+            loader for loader in dataloaders if self.validated_at.get(loader.dataset.opt["name"]) != current_iter
+        ]
+        if pending:
+            get_root_logger().info(f"Validating iteration {current_iter}, which training starts from.")
+        for loader in pending:
+            self.validation(loader, current_iter, tb_logger, val.get("save_img", False))
+
+    def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
+        """Validate; in training under the iteration of the last step, and only once.
+
+        BasicSR's loop validates when training has ended, whether or not it just did, one iteration too high.
+        """
+        if not self.is_train:
+            super().validation(dataloader, current_iter, tb_logger, save_img)
+            return
+        name = dataloader.dataset.opt["name"]
+        current_iter = current_iter if self.iteration is None else min(current_iter, self.iteration)
+        if self.validated_at.get(name) == current_iter:
+            return
+        super().validation(dataloader, current_iter, tb_logger, save_img)
+        self.validated_at[name] = current_iter
+        record = checkpoints.validation_record(Path(self.opt["path"]["training_states"]), current_iter)
+        if self.opt["rank"] == 0 and record.with_suffix(".state").is_file():
+            if tb_logger:
+                tb_logger.flush()  # what is recorded here will not be validated again
+            save_state_dict(self._validation_state(), record)
+
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Every rank takes its share of the pictures."""
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
@@ -84,22 +128,22 @@ class ValidatingSRModel(CheckpointingSRModel):
             progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
         )
         if metrics and self.opt["rank"] == 0:
-            self._initialize_best_metric_results(name)
-            for metric, value in self.metric_results.items():
-                self._update_best_metric_result(name, metric, value, current_iter)
+            if self.is_train:
+                self._initialize_best_metric_results(name)
+                for metric, value in self.metric_results.items():
+                    self._update_best_metric_result(name, metric, value, current_iter)
             self._log_validation_metric_values(current_iter, name, tb_logger)
             if self.is_train:
                 self._keep_best(name, current_iter)
 
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: Any) -> None:
-        """A tie is no new best: BasicSR validates once more when training has ended, under a number of its own."""
+        """A tie is no new best."""
         if val != self.best_metric_results[dataset_name][metric]["val"]:
             super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
     def _super_resolve(self, batch: Mapping[str, Any]) -> Pictures:
         # The ground truth, the largest picture of all, never needs the device.
         self.feed_data({name: value for name, value in batch.items() if name != "gt"})
-        self.test()
         pictures = {name: tensor2img([output.detach().cpu()]) for name, output in self.results().items()}
         if "gt" in batch:
             pictures["img2"] = tensor2img([as_float(batch["gt"])])
@@ -121,15 +165,21 @@ class ValidatingSRModel(CheckpointingSRModel):
     # --- the best network -------------------------------------------------------------------------------------
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
-        """Also the best results so far."""
-        best = getattr(self, "best_metric_results", {})
-        return super().training_state(epoch, current_iter) | {"best_metric_results": best}
+        """Also what was validated, and the best results so far."""
+        return super().training_state(epoch, current_iter) | self._validation_state()
+
+    def _validation_state(self) -> dict[str, Any]:
+        return {"best_metric_results": getattr(self, "best_metric_results", {}), "validated_at": self.validated_at}
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Also the best results, those included that came after the checkpoint."""
         super().resume_training(resume_state)
-        self.best_metric_results = resume_state.get("best_metric_results", {})
-        best = self._read_best()
+        self.iteration = resume_state["iter"]
+        states = Path(self.opt["path"]["training_states"])
+        after = _read(checkpoints.validation_record(states, resume_state["iter"])) or resume_state
+        self.best_metric_results = after.get("best_metric_results", {})
+        self.validated_at = after.get("validated_at", {})
+        best = (_read(Path(self.opt["path"]["models"], "net_g_best.pth")) or {}).get("best")
         if best is None or best["dataset"] not in self._validation_sets():
             return
         self._initialize_best_metric_results(best["dataset"])
@@ -155,14 +205,13 @@ class ValidatingSRModel(CheckpointingSRModel):
         datasets = self.opt["datasets"].items()
         return [section["name"] for phase, section in datasets if phase.split("_")[0] == "val"]
 
-    def _best_path(self) -> Path:
-        return Path(self.opt["path"]["models"], "net_g_best.pth")
 
-    def _read_best(self) -> dict[str, Any] | None:
-        if not self._best_path().is_file():
-            return None
-        try:
-            best: dict[str, Any] | None = read_pickle(self._best_path()).get("best")
-        except WeightsError:
-            return None  # it is broken: the next validation replaces it
-        return best
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is in a file that the next validation replaces; None if there is none, or it is broken."""
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = read_pickle(path)
+    except WeightsError:
+        return None
+    return content

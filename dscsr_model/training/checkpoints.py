@@ -1,7 +1,8 @@
 """Checkpoints on disk: which of them are whole, which may go, and the random state that belongs to one.
 
 A checkpoint is what BasicSR makes it: ``models/net_g_<iteration>.pth`` and ``training_states/<iteration>.state``.
-The state is written last, so its presence says that the network was written before it.
+The state is written last, so its presence says that the network was written before it. Beside it comes, when its
+iteration has been validated, the small ``<iteration>.validation``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from dscsr_model.training.widths import FILE_KIND as STUDENT_KIND
 def iterations(states: Path) -> list[int]:
     """Iterations that have a training state in the folder ``states``, in ascending order."""
     return sorted(int(path.stem) for path in states.glob("*.state") if path.stem.isdigit())
+
+
+def validation_record(states: Path, iteration: int) -> Path:
+    """The file that says which validations followed the checkpoint of this iteration."""
+    return states / f"{iteration}.validation"
 
 
 def newest_whole(states: Path, models: Path) -> tuple[Path | None, list[str]]:
@@ -55,6 +61,7 @@ def prune(states: Path, models: Path, keep: int) -> None:
     for iteration in iterations(states)[:-keep]:
         # The state first: without it, nobody resumes from the network that is about to go.
         (states / f"{iteration}.state").unlink(missing_ok=True)
+        validation_record(states, iteration).unlink(missing_ok=True)
         for kind in ("net", *LORA_KINDS, STUDENT_KIND):
             for network in models.glob(f"{kind}_*_{iteration}.pth"):
                 network.unlink(missing_ok=True)

@@ -114,6 +114,17 @@ def test_a_resume_undoes_what_came_after_its_checkpoint():
     assert history.last_iteration == 70
 
 
+def test_a_validation_of_what_training_starts_from_is_its():
+    """A base, and after a kill between a checkpoint and its validation."""
+    starts = f"{STAMP}Validating iteration {{}}, which training starts from.\n"
+    resumed = f"{STAMP}Resuming training from epoch: 0, iter: 40.\n" + starts.format(40) + validation(40)
+    files = [
+        write("a", starts.format(0) + validation(0) + log_text(range(10, 31, 10)), "20261121_103707"),
+        write("a", resumed + log_text(range(50, 71, 10)), "20261121_110000"),
+    ]
+    assert list(read_logs(files).metrics["Set5", "psnr"]) == [0, 20, 40, 60]
+
+
 def test_the_later_file_wins():
     files = [
         write("a", log_text(range(10, 51, 10)), "20261121_103707"),

@@ -191,27 +191,3 @@ def test_installing_again_or_elsewhere_changes_nothing(loop):
         elsewhere = {"other": 1}
         install(elsewhere)
         assert elsewhere == {"other": 1}
-
-
-def test_the_learning_rates_are_plotted():
-    lines, points = [], []
-
-    class Logger:
-        def __init__(self, tb_logger):
-            self.tb_logger = tb_logger
-
-        def __call__(self, log_vars):
-            lines.append(log_vars)
-
-    class Writer:
-        def add_scalar(self, *point):
-            points.append(point)
-
-    namespace = {"MessageLogger": Logger}
-    train_log.install(namespace)
-    train_log.install(namespace)
-    figures = {"iter": 7, "lrs": [0.1, 0.2]}
-    namespace["MessageLogger"](Writer())(figures)
-    namespace["MessageLogger"](None)(figures)  # other ranks, or no TensorBoard
-    assert points == [("lr", 0.1, 7), ("lr_1", 0.2, 7)]
-    assert lines == [figures, figures]

@@ -1,46 +1,24 @@
 """Distillation in real processes: killed and resumed with its teacher; a step shared by two ranks."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-import torch
 from rank_steps import one_and_two
 from small_models import distance
-from training_runs import COMMAND, experiment, train, train_until_killed, weights_on_disk, write_options
-
-from dscsr_arch import SPAN
-from dscsr_arch.checkpoint import save_state_dict
-
-LEARNING = {
-    "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
-    "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]},
-}
-
-
-def prepare(folder: Path, upscale: int) -> dict[str, Any]:
-    """A base and a teacher in ``folder``, and the options that adapt the one to the other."""
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(2)
-    for name, channels in {"base": 4, "teacher": 6}.items():
-        save_state_dict(
-            {"params": SPAN(feature_channels=channels, upscale=upscale).state_dict()}, folder / f"{name}.pth"
-        )
-    return {
-        **LEARNING,
-        "model_type": "DSCLoRAModel",
-        "network_g": {"type": "DSCLoRA", "feature_channels": 4, "upscale": upscale},
-        "teacher": {"weights": "teacher.pth"},
-        "path:pretrain_network_g": "base.pth",
-        "path:param_key_g": None,
-    }
+from training_runs import (
+    COMMAND,
+    experiment,
+    prepare_dsclora,
+    train,
+    train_until_killed,
+    weights_on_disk,
+    write_options,
+)
 
 
 def test_killed_and_resumed_with_its_teacher_it_ends_where_it_would_have(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     shorter = {"train:total_iter": 16, "val:val_freq": 8, "train:scheduler:T_max": 16, "logger:keep_checkpoints": 2}
     for folder in (whole, killed):
-        write_options(folder, **prepare(folder, 4), **shorter)
+        write_options(folder, **prepare_dsclora(folder, 4), **shorter)
     done = train(whole)
     assert done.returncode == 0, done.stderr
     assert train_until_killed(killed, COMMAND, "iter:      10", 0.01)
@@ -74,7 +52,7 @@ rank_steps.end(rank, world, found)
 
 @pytest.mark.slow
 def test_two_ranks_step_as_one_process_does(tmp_path, monkeypatch):
-    changes = prepare(tmp_path, 2) | {"train:accumulate_steps": 2, "train:grad_clip_norm": 1.0}
+    changes = prepare_dsclora(tmp_path, 2) | {"train:accumulate_steps": 2, "train:grad_clip_norm": 1.0}
     one, two = one_and_two(tmp_path, monkeypatch, RANKS, changes)
     assert distance(one["weights"], two["weights"]) <= 1e-6
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
