@@ -136,6 +136,14 @@ class ValidatingSRModel(CheckpointingSRModel):
             if self.is_train:
                 self._keep_best(name, current_iter)
 
+    def _initialize_best_metric_results(self, dataset_name: str) -> None:
+        """Keeps what is known of this set; metrics may be others since a resume."""
+        known = getattr(self, "best_metric_results", {}).pop(dataset_name, {})
+        super()._initialize_best_metric_results(dataset_name)
+        for metric, record in self.best_metric_results[dataset_name].items():
+            if metric in known and known[metric]["better"] == record["better"]:
+                record.update(known[metric])
+
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: Any) -> None:
         """A tie is no new best."""
         if val != self.best_metric_results[dataset_name][metric]["val"]:

@@ -107,6 +107,7 @@ def test_the_network_runs_once_for_each_image(tmp_path, dataset, model_type, net
     """Five LQ images of 23×19 pixels; CSDModel tests two students and their teacher."""
     model, runs = build(options(tmp_path, model_type, is_train=False, network_g=network)), []
     model.opt["val"].update(changes)
+    assert model.size_requirements  # found once for all images, by runs on small ones
     model.net_g.register_forward_pre_hook(lambda *_: runs.append(1))
     model.validation(dataset(), "run", None, save_img=False)
     assert len(runs) == 5 * widths * forwards
@@ -307,6 +308,18 @@ def test_a_resumed_run_does_not_put_a_worse_network_over_the_best(tmp_path, vali
     assert best(tmp_path) == kept
     validate(model, 20, psnr=31.0, ssim=0.9, rgb=29.0)
     assert best(tmp_path) == 20
+
+
+def test_metrics_may_change_before_a_resume(tmp_path, validate):
+    opt = options(tmp_path, network_g=SPAN, **{"val:metrics": {"psnr": METRICS["psnr"]}})
+    model = build(copy.deepcopy(opt))
+    validate(model, 5, psnr=30.0)
+    model.save(0, 8)
+    opt["val"]["metrics"] = {"psnr": METRICS["psnr"] | {"better": "lower"}, "rgb": METRICS["rgb"]}
+    model = build(opt)
+    model.resume_training(read_pickle(tmp_path / "training_states/8.state"))
+    validate(model, 10, psnr=31.0, rgb=29.0)
+    assert {name: best["val"] for name, best in model.best_metric_results["Set"].items()} == {"psnr": 31.0, "rgb": 29.0}
 
 
 def test_a_broken_best_network_is_replaced(tmp_path, validate):
