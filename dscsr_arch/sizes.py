@@ -67,7 +67,11 @@ def likely_channels(network: nn.Module) -> tuple[int, ...]:
 
 @torch.no_grad()
 def try_sizes(
-    forward: Callable[[Tensor], Tensor], channels: Sequence[int], name: str, like: Tensor
+    forward: Callable[[Tensor], Tensor],
+    channels: Sequence[int],
+    name: str,
+    like: Tensor,
+    remedy: str = "Give another network, or its class a `size_multiple`.",
 ) -> SizeRequirements:
     """Find what ``forward`` requires by running it on black images; the state of torch's generators stays as it is.
 
@@ -76,6 +80,7 @@ def try_sizes(
         channels: Numbers to try as C.
         name: What messages call it.
         like: A tensor of the dtype and on the device of the images.
+        remedy: What messages end with.
 
     Raises:
         SizeError: See `size_requirements`.
@@ -108,8 +113,7 @@ def try_sizes(
             return SizeRequirements(multiple, next(each for each in sides if takes(each, each + multiple)))
     raise SizeError(
         f"Expected a network from images (1, C, H, W) to images a whole number of times larger, at least where H and W "
-        f"are multiples of some number up to {LARGEST}, but {name} gives: {faults[0]}. Give another network, or its "
-        "class a `size_multiple`."
+        f"are multiples of some number up to {LARGEST}, but {name} gives: {faults[0]}. {remedy}"
     )
 
 

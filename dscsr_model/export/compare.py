@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dscsr_arch.sizes import padded, size_requirements
 from dscsr_model.export.errors import ExportError
 
 TOLERANCE = 1e-4
@@ -36,7 +37,7 @@ def pictures(channels: int) -> Iterator[Tensor]:
 def difference(
     source: nn.Module, candidate: Callable[[Tensor], Tensor], channels: int, *, half: bool = False, what: str = "it"
 ) -> float:
-    """The largest difference of what ``source`` and ``candidate`` make of `pictures`.
+    """The largest difference of what ``source`` and ``candidate`` make of `pictures`, `padded` as ``source`` requires.
 
     Args:
         source: The network, in float32.
@@ -51,9 +52,9 @@ def difference(
     Raises:
         ExportError: The difference is beyond the tolerance, the output has another size, or is not finite.
     """
-    worst = 0.0
+    worst, sizes = 0.0, size_requirements(source)
     for picture in pictures(channels):
-        wanted, got = source(picture), candidate(picture)
+        wanted, got = padded(source, picture, sizes), padded(candidate, picture, sizes)
         size = " × ".join(map(str, picture.shape))
         if wanted.shape != got.shape:
             raise ExportError(

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from dscsr_arch.facts import describe, to_metadata
 from dscsr_arch.plain import plain
+from dscsr_arch.sizes import SizeRequirements, size_requirements
 from dscsr_model.export.compare import difference
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.half import HalfInside
@@ -29,6 +31,7 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
     """Write ``network`` as an ONNX model that maps ``input`` (batch, C, height, width) to ``output``, in [0, 1].
 
     The model holds plain convolutions (see `plain`), its weights, and the facts of the network in ``metadata_props``.
+    One whose height and width must be multiples (of a window) says of what there, as ``size_multiple``.
     Input and output are float32 also with ``half``: a cast at either end costs nothing, and every program can run it.
 
     Args:
@@ -43,12 +46,12 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
     import onnx
 
     shipped = plain(network)
-    facts = describe(shipped)
+    facts, sizes = describe(shipped), size_requirements(shipped)
     with quiet():
-        program = _translate(HalfInside(shipped) if half else shipped, facts.arguments["num_in_ch"])
+        program = _translate(HalfInside(shipped) if half else shipped, facts.arguments["num_in_ch"], sizes)
     model = program.model_proto
     _strip(model)
-    onnx.helper.set_model_props(model, to_metadata(facts))
+    onnx.helper.set_model_props(model, to_metadata(facts) | {"size_multiple": str(sizes.multiple_of)})
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # ONNX has several classes, one per stage
@@ -118,17 +121,20 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _translate(network: nn.Module, channels: int) -> Any:
+def _translate(network: nn.Module, channels: int, sizes: SizeRequirements) -> Any:
     if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
         raise ExportError(f"Expected torch 2.6 or newer for ONNX, but got {torch.__version__}. Update it.")
-    sizes = {0: "batch", 2: "height", 3: "width"}
+    height, width = sizes.fit(24), sizes.fit(sizes.fit(24) + 16)
+    multiples = {2: Dim("height"), 3: Dim("width")}
+    if sizes.multiple_of > 1:
+        multiples = {axis: sizes.multiple_of * dim for axis, dim in multiples.items()}
     try:
         return torch.onnx.export(
             network,
-            (torch.rand(2, channels, 24, 40),),
+            (torch.rand(2, channels, height, width),),
             input_names=["input"],
             output_names=["output"],
-            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in sizes.items()},),
+            dynamic_shapes=({0: Dim("batch"), **multiples},),
             dynamo=True,
             verbose=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.plain import plain
-from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint
+from dscsr_arch.sizes import padded, size_requirements
+from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint, try_channels
 from dscsr_model.inference.in_place import work_in_place
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,7 +26,8 @@ class EngineError(DscsrError):
 class Engine(Protocol):
     """From pictures (B, channels, H, W), float32, [0, 1], to (B, channels, H·scale, W·scale), float32, not clamped.
 
-    The picture may come on any device; the result lies on the engine's.
+    Pictures may be of any size: they are `padded` as the network requires. They may come on any device; the result lies
+    on the engine's.
     """
 
     scale: int
@@ -52,9 +55,11 @@ class TorchEngine:
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """Super-resolve ``x``; see `Engine`."""
-        x = x.to(self.device, torch.float32).contiguous(memory_format=self._layout)
         with _exact_convolutions(self.device):
-            result: Tensor = self.network(x).float()
+            return padded(self._forward, x.to(self.device, torch.float32), self.footprint.sizes)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.network(x.contiguous(memory_format=self._layout)).float()
         return result
 
 
@@ -72,7 +77,7 @@ class OnnxEngine:
     def __call__(self, x: Tensor) -> Tensor:
         """Super-resolve ``x``; see `Engine`."""
         try:
-            return torch.from_numpy(_run(self._session, x, self._half)).float()
+            return padded(partial(_run, self._session, half=self._half), x, self.footprint.sizes)
         except Exception as error:  # ONNX Runtime's have no other common base
             raise RuntimeError(f"ONNX Runtime: {error}") from error
 
@@ -97,6 +102,7 @@ def torch_engine(
 
     Raises:
         EngineError: No such device or precision; or the network is of another kind than described.
+        SizeError: It takes no pictures of any size that was tried.
     """
     place = find_device(device)
     if precision not in PRECISIONS:
@@ -104,8 +110,10 @@ def torch_engine(
     fused = plain(network)
     if not compile:  # which finds that out by itself
         work_in_place(fused)
-    scale, channels = _kind(fused)
-    seen = footprint(fused, channels)
+    sizes = size_requirements(fused)
+    channels, shape = try_channels(fused, sizes.fit(PROBE_SIDE))
+    scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), type(network).__name__)
+    seen = footprint(fused, channels, sizes)
     dtype = PRECISIONS[precision]
     if dtype != torch.float32:
         _lower(fused, dtype)
@@ -120,33 +128,33 @@ def torch_engine(
     return engine
 
 
-def onnx_engine(
-    path: str | Path, *, device: str = "auto", threads: int | None = None, seen: Footprint | None = None
-) -> OnnxEngine:
+def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None = None) -> OnnxEngine:
     """A network in an ONNX file, run by ONNX Runtime.
 
     Args:
         path: A file with one input (B, C, H, W) of float32 or float16 and one such output.
         device: As for `torch_engine`; a GPU needs the package onnxruntime-gpu.
         threads: On the CPU; None: as many as PyTorch uses.
-        seen: The footprint of the network in the file, where it is known; None: it is read from the file.
 
     Raises:
         EngineError: The file cannot be read, is of another kind, or the device cannot be had; or a package is missing.
+        SizeError: Its network takes no pictures of any size that was tried.
     """
-    from dscsr_model.inference.onnx_file import open_session, read_footprint
+    from dscsr_model.inference.onnx_file import open_session, read_footprint, read_sizes
 
     session, half, channels = open_session(Path(path), device, threads or torch.get_num_threads())
-    probe = torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE)
+    run = partial(_run, session, half=half)
+    sizes = read_sizes(session, run, channels, str(path))
+    side = sizes.fit(PROBE_SIDE)
     try:
-        shape = _run(session, probe, half).shape
+        shape = run(torch.zeros(1, channels, side, side)).shape
     except Exception as error:
         raise EngineError(
-            f"Expected an ONNX network that takes pictures of any size in {path}, but a picture of {PROBE_SIDE}x"
-            f"{PROBE_SIDE} pixels fails: {str(error).splitlines()[0]}. Export it again with dynamic height and width."
+            f"Expected an ONNX network that takes pictures of any size in {path}, but a picture of {side}x{side} "
+            f"pixels fails: {str(error).splitlines()[0]}. Export it again with dynamic height and width."
         ) from error
-    scale = _scale_of(shape, channels, str(path))
-    return OnnxEngine(session, scale, channels, seen or read_footprint(Path(path), session, channels, half), half)
+    scale = _scale_of(shape, channels, side, str(path))
+    return OnnxEngine(session, scale, channels, read_footprint(Path(path), session, channels, half, sizes), half)
 
 
 def find_device(name: str) -> torch.device:
@@ -183,30 +191,12 @@ def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None
         ) from error
 
 
-def _kind(network: nn.Module) -> tuple[int, int]:
-    """Scale and channels, found by trying: the channels of the first convolution, or else colours, or gray."""
-    first = next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
-    fault = ""
-    for channels in dict.fromkeys((first, 3, 1)):
-        try:
-            with torch.no_grad():
-                shape = network(torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE)).shape
-        except (RuntimeError, ValueError) as error:
-            fault = fault or str(error)
-            continue
-        return _scale_of(tuple(shape), channels, type(network).__name__), channels
-    raise EngineError(
-        f"Expected a network from pictures to pictures, but {type(network).__name__} takes no (1, {first}, "
-        f"{PROBE_SIDE}, {PROBE_SIDE}): {fault}. Give another network."
-    )
-
-
-def _scale_of(shape: tuple[int, ...], channels: int, what: str) -> int:
-    scale = shape[-1] // PROBE_SIDE if shape else 0
-    if scale < 1 or shape != (1, channels, PROBE_SIDE * scale, PROBE_SIDE * scale):
+def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> int:
+    scale = shape[-1] // side if shape else 0
+    if scale < 1 or shape != (1, channels, side * scale, side * scale):
         raise EngineError(
             f"Expected a network that makes pictures a whole number of times larger and keeps their channels, but "
-            f"{what} makes {tuple(shape)} of {(1, channels, PROBE_SIDE, PROBE_SIDE)}. Give another network."
+            f"{what} makes {tuple(shape)} of {(1, channels, side, side)}. Give another network."
         )
     return scale
 
@@ -232,6 +222,6 @@ def _exact_convolutions(device: torch.device) -> Any:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
 
 
-def _run(session: Any, x: Tensor, half: bool) -> Any:
+def _run(session: Any, x: Tensor, half: bool) -> Tensor:
     pictures = x.to("cpu", torch.float16 if half else torch.float32).contiguous().numpy()
-    return session.run(None, {session.get_inputs()[0].name: pictures})[0]
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: pictures})[0]).float()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import weakref
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from dscsr_arch.sizes import ANY_SIZE, SizeError, SizeRequirements, likely_channels
 
 PROBE_SIDE = 32
 _LOCAL_NAMES = """
@@ -34,6 +37,8 @@ class Footprint(NamedTuple):
     """Whether nothing farther away can (no attention over the whole picture); else tiles are no exact cut."""
     bytes_per_pixel: float
     """Peak memory of a run per pixel of the input, without the weights."""
+    sizes: SizeRequirements = ANY_SIZE
+    """Sides of the input that it takes."""
 
 
 class _Watch(TorchDispatchMode):
@@ -90,18 +95,35 @@ class _Watch(TorchDispatchMode):
 
 
 @torch.no_grad()
-def footprint(network: nn.Module, channels: int) -> Footprint:
+def footprint(network: nn.Module, channels: int, sizes: SizeRequirements = ANY_SIZE) -> Footprint:
     """Look at a run of a float32 network on the CPU.
 
     Args:
         network: From (1, channels, H, W) to (1, C, H·s, W·s).
         channels: Of its input.
+        sizes: Of its input that it takes.
 
     Returns:
         The radius is the sum of what all convolutions reach, each at its resolution: exact where they follow one
         another, as in SPAN and EDSR, and never too small for a network that is `local`.
     """
-    x = torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE)
-    with _Watch(PROBE_SIDE) as watch:
-        network(x)
-    return Footprint(math.ceil(watch.radius - 1e-6), watch.local, watch.peak / PROBE_SIDE**2)
+    side = sizes.fit(PROBE_SIDE)
+    with _Watch(side) as watch:
+        network(torch.zeros(1, channels, side, side))
+    return Footprint(math.ceil(watch.radius - 1e-6), watch.local, watch.peak / side**2, sizes)
+
+
+@torch.no_grad()
+def try_channels(network: nn.Module, side: int) -> tuple[int, tuple[int, ...]]:
+    """How many channels a network takes, and the shape that it makes of (1, channels, side, side).
+
+    Raises:
+        SizeError: It takes none of the usual numbers.
+    """
+    for channels in likely_channels(network):
+        with suppress(Exception):  # a network may fail in any way
+            return channels, tuple(network(torch.zeros(1, channels, side, side)).shape)
+    raise SizeError(
+        f"Expected a network that takes a picture of 1, 3 or 4 channels and {side}x{side} pixels, but "
+        f"{type(network).__name__} takes none. Give another network."
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from dscsr_arch.sizes import LARGEST, SizeRequirements, try_sizes
 from dscsr_model.inference.engines import EngineError, find_device
 from dscsr_model.inference.footprint import Footprint
 from dscsr_model.inference.memory import resident
@@ -38,7 +41,7 @@ def open_session(path: Path, device: str, threads: int) -> tuple[Any, bool, int]
     providers = _providers(runtime, device)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     try:
         session = runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions have no common base but this one
@@ -58,7 +61,21 @@ def open_session(path: Path, device: str, threads: int) -> tuple[Any, bool, int]
     return session, _TYPES[given.type], channels
 
 
-def read_footprint(path: Path, session: Any, channels: int, half: bool) -> Footprint:
+def read_sizes(session: Any, run: Callable[[Tensor], Tensor], channels: int, name: str) -> SizeRequirements:
+    """The sizes that a file takes: what it says as ``size_multiple``, or what is found by trying.
+
+    Raises:
+        SizeError: It takes none that was tried.
+    """
+    said = session.get_modelmeta().custom_metadata_map.get("size_multiple")
+    for multiple in range(1, LARGEST + 1):
+        if said == str(multiple):
+            return SizeRequirements(multiple, multiple)
+    remedy = "Export it again with dynamic height and width."
+    return try_sizes(run, (channels,), name, torch.empty(0), remedy)
+
+
+def read_footprint(path: Path, session: Any, channels: int, half: bool, sizes: SizeRequirements) -> Footprint:
     """How far the convolutions of a file reach together, and the memory of a run as the process grows by it."""
     import onnx
 
@@ -76,9 +93,10 @@ def read_footprint(path: Path, session: Any, channels: int, half: bool) -> Footp
         local &= bool(sides) and max(attributes.get("strides", [1])) == 1  # kernels that are computed tell no size
     before = resident()
     name = session.get_inputs()[0].name
-    session.run(None, {name: np.zeros((1, channels, _SIDE, _SIDE), np.float16 if half else np.float32)})
+    side = sizes.fit(_SIDE)
+    session.run(None, {name: np.zeros((1, channels, side, side), np.float16 if half else np.float32)})
     # The arena of ONNX Runtime keeps what a run took. The heap may have had some to spare: never less than 4 KiB.
-    return Footprint(radius, local, max(4096.0, (resident() - before) / _SIDE**2))
+    return Footprint(radius, local, max(4096.0, (resident() - before) / side**2), sizes)
 
 
 def _providers(runtime: Any, device: str) -> list[Any]:

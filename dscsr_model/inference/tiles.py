@@ -67,7 +67,9 @@ class Upscaler:
         self.engine = engine
         self.tiling = tiling
         self.ensemble = ensemble
-        self.overlap = engine.footprint.radius if tiling.overlap is None else tiling.overlap
+        self._sizes = engine.footprint.sizes
+        _, self.overlap = self._sizes.align(1, engine.footprint.radius if tiling.overlap is None else tiling.overlap)
+        self._smallest, _ = self._sizes.align(SMALLEST, 0)
         self._limit = 2**31  # side of the largest tile that is known not to be too large
 
     def __call__(self, pixels: NDArray, done: Callable[[int], None] = lambda _: None) -> NDArray:
@@ -95,7 +97,7 @@ class Upscaler:
 
     def _enlarge(self, pixels: NDArray, result: NDArray, done: Callable[[int], None]) -> None:
         height, width, _ = pixels.shape
-        for window in split(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)):
+        for window in self._split(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)):
             for part in self._windows(window):
                 self._write(pixels, part, result)
                 done((part.bottom - part.top) * (part.right - part.left))
@@ -113,15 +115,18 @@ class Upscaler:
         largest = LARGEST.get(self.engine.device.type, 768)
         if height * width <= min(fitting, largest**2):
             return max(height, width)
-        return max(SMALLEST, min(largest, math.isqrt(int(fitting)) - 2 * self.overlap))
+        return max(self._smallest, min(largest, math.isqrt(int(fitting)) - 2 * self.overlap))
 
     def _windows(self, window: Window) -> Iterator[Window]:
         """The window, or smaller ones once a large one has turned out to be too large."""
         if max(window.bottom - window.top, window.right - window.left) <= self._limit:
             yield window
         else:
-            for part in split(window, self._limit):
+            for part in self._split(window, self._limit):
                 yield from self._windows(part)
+
+    def _split(self, window: Window, side: int) -> Iterator[Window]:
+        return split(window, self._sizes.align(side, 0)[0], self._sizes.multiple_of)
 
     def _write(self, pixels: NDArray, window: Window, result: NDArray) -> None:
         try:
@@ -134,9 +139,9 @@ class Upscaler:
             return
         # Outside of the handler, whose traceback holds what was made until then.
         side = max(window.bottom - window.top, window.right - window.left)
-        if side <= SMALLEST:
+        if side <= self._smallest:
             raise UpscaleError(f"not enough memory even for a tile of {side} pixels: {fault}")
-        self._limit = max(SMALLEST, side // 2)
+        self._limit = max(self._smallest, side // 2)
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
         for part in self._windows(window):
@@ -149,7 +154,7 @@ class Upscaler:
         most = np.iinfo(pixels.dtype).max
         seen = torch.from_numpy(pixels[top:bottom, left:right].astype(np.float32)) / most
         batch = _batch(seen, self.engine.channels)
-        made = self_ensemble(self.engine, batch) if self.ensemble else self.engine(batch)
+        made = self_ensemble(self.engine, batch, self._sizes) if self.ensemble else self.engine(batch)
         scale = self.engine.scale
         rows = slice((window.top - top) * scale, (window.bottom - top) * scale)
         columns = slice((window.left - left) * scale, (window.right - left) * scale)
@@ -160,10 +165,13 @@ class Upscaler:
         result[window.top * scale : window.bottom * scale, window.left * scale : window.right * scale] = whole
 
 
-def split(window: Window, side: int) -> Iterator[Window]:
-    """Cut a window into a grid of nearly equal parts, none longer than ``side``."""
-    for top, bottom in _spans(window.top, window.bottom, side):
-        for left, right in _spans(window.left, window.right, side):
+def split(window: Window, side: int, multiple: int = 1) -> Iterator[Window]:
+    """Cut a window into a grid of nearly equal parts, none longer than ``side``, a multiple of ``multiple``.
+
+    All cuts lie at multiples of it, from where the window begins.
+    """
+    for top, bottom in _spans(window.top, window.bottom, side // multiple, multiple):
+        for left, right in _spans(window.left, window.right, side // multiple, multiple):
             yield Window(top, bottom, left, right)
 
 
@@ -189,11 +197,11 @@ def fill_hidden(pixels: NDArray) -> NDArray:
     return filled
 
 
-def _spans(start: int, end: int, side: int) -> Iterator[tuple[int, int]]:
-    length = end - start
+def _spans(start: int, end: int, side: int, unit: int) -> Iterator[tuple[int, int]]:
+    length = -(-(end - start) // unit)
     count = -(-length // side)
-    for index in range(count):
-        yield start + index * length // count, start + (index + 1) * length // count
+    cuts = [start + index * length // count * unit for index in range(count)]
+    return zip(cuts, [*cuts[1:], end], strict=True)
 
 
 def _batch(pixels: Tensor, channels: int) -> Tensor:

@@ -71,7 +71,7 @@ class ValidatingSRModel(CheckpointingSRModel):
             tile, overlap = int(val_opt["tile"]), int(val_opt.get("tile_overlap", 32))
             whole = partial(tiled, forward, tile=tile, overlap=overlap, requirements=sizes)
         with torch.no_grad(), evaluating(network):
-            return self_ensemble(whole, self.lq) if val_opt.get("self_ensemble") else whole(self.lq)
+            return self_ensemble(whole, self.lq, sizes) if val_opt.get("self_ensemble") else whole(self.lq)
 
     def validate_start(self, dataloaders: Iterable[Any], current_iter: int, tb_logger: Any) -> None:
         """Before the first step: what training starts from, if that is due and was not done.

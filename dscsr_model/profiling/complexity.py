@@ -10,7 +10,6 @@ attention, batched products and convolutions with ``padding="same"``, which fvco
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import Counter
 from math import prod
@@ -20,7 +19,8 @@ import torch
 from torch import nn
 
 from dscsr_arch.plain import plain
-from dscsr_model.inference.footprint import Footprint, footprint
+from dscsr_arch.sizes import size_requirements
+from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint, try_channels
 from dscsr_model.inference.memory import free_memory
 from dscsr_model.profiling.errors import ProfileError
 
@@ -48,11 +48,13 @@ def parameters(network: nn.Module) -> int:
 def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity:
     """Count for one picture of ``height`` × ``width``, fused or not: always the fused network's figures.
 
-    The network is traced on the CPU, where it runs once.
+    The network is traced on the CPU, where it runs once. One that takes multiples of a window runs on what the picture
+    is padded to, as everywhere.
 
     Raises:
         ProfileError: fvcore is not installed, the size is none or needs more memory than is free, or the network does
             not run at it.
+        SizeError: It takes no picture.
 
     Warns:
         UncountedWarning: The network has operators, attention or the like, that are not in ``flops``.
@@ -60,8 +62,10 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     check_size(height, width)
     network = plain(network)
     learned = sum(parameter.numel() for parameter in network.parameters())
-    channels = input_channels(network)
-    check_memory(footprint(network, channels), height, width, torch.device("cpu"))
+    sizes = size_requirements(network)
+    channels, _ = try_channels(network, sizes.fit(PROBE_SIDE))
+    height, width = sizes.fit(height), sizes.fit(width)
+    check_memory(footprint(network, channels, sizes), height, width, torch.device("cpu"))
     sums, uncounted = _trace(network, (1, channels, height, width))
     if uncounted:
         warnings.warn(
@@ -91,25 +95,6 @@ def check_memory(needs: Footprint, height: int, width: int, device: torch.device
         )
 
 
-def input_channels(network: nn.Module) -> int:
-    """Channels of the picture that the network takes: tried, without computing anything.
-
-    Raises:
-        ProfileError: It takes no picture of any usual number of channels.
-    """
-    first = next((weight.shape[1] for weight in network.parameters() if weight.dim() == 4), 3)
-    for channels in dict.fromkeys((first, 3, 1, 4)):
-        try:
-            _try(network, (1, channels, 32, 32))
-        except Exception:  # a network may fail in any way
-            continue
-        return channels
-    raise ProfileError(
-        "Expected a network that takes one picture (1, C, H, W) with C of 1, 3 or 4, but it runs on none of 32×32. "
-        "Networks with several inputs or recurrent ones cannot be measured."
-    )
-
-
 def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], list[str]]:
     """What was counted by name, and the names of operators of weight that were not."""
     try:
@@ -133,17 +118,6 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
             f"{' '.join(str(error).split())[:200]}. Try a larger size, or one that its strides divide."
         ) from error
     return dict(sums), sorted(name for name in unsupported if any(part in name for part in _HEAVY))
-
-
-@torch.no_grad()
-def _try(network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Run it on the meta device, where that costs nothing; on the CPU if it has tensors that stay behind."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            copy.deepcopy(network).to("meta")(torch.zeros(shape, device="meta"))
-        except Exception:
-            copy.deepcopy(network)(torch.zeros(shape))
 
 
 def _shape(value: Any) -> list[int]:

@@ -90,7 +90,8 @@ class Teacher:
     def _output(self, lq: Tensor, plain: Tensor | None) -> Tensor:
         """Mean over networks and, if asked for, orientations; ``plain`` is what the first network has said already."""
         if self.ensemble:
-            outputs = [self_ensemble(forward, lq) for forward in self._forwards]
+            forwards = zip(self._forwards, self.size_requirements, strict=True)
+            outputs = [self_ensemble(forward, lq, sizes) for forward, sizes in forwards]
         else:
             first = self._forwards[0](lq) if plain is None else plain
             outputs = [first, *(forward(lq) for forward in self._forwards[1:])]

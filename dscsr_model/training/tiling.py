@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dscsr_arch.sizes import ANY_SIZE, SizeError, SizeRequirements
+from dscsr_arch.sizes import ANY_SIZE, SizeError, SizeRequirements, padded
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -49,8 +50,15 @@ def tiled(forward: Forward, x: Tensor, tile: int, overlap: int, requirements: Si
     return output
 
 
-def self_ensemble(forward: Forward, x: Tensor) -> Tensor:
-    """Mean of ``forward`` over the eight orientations of ``x`` (B, C, H, W), each turned back (the "+" of papers)."""
+def self_ensemble(forward: Forward, x: Tensor, requirements: SizeRequirements = ANY_SIZE) -> Tensor:
+    """Mean of ``forward`` over the eight orientations of ``x`` (B, C, H, W), each turned back (the "+" of papers).
+
+    ``x`` is `padded` as required before it is turned, so that windows lie alike in all orientations, and in all tiles.
+    """
+    return padded(partial(_self_ensemble, forward), x, requirements)
+
+
+def _self_ensemble(forward: Forward, x: Tensor) -> Tensor:
     total: Any = 0.0
     for mirrored in (False, True):
         for quarters in range(4):

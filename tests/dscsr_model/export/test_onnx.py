@@ -45,7 +45,7 @@ def test_the_model_holds_plain_convolutions_and_no_trace_of_this_machine(exporte
     assert [each.name for each in (*model.graph.input, *model.graph.output)] == ["input", "output"]
     assert b"span_arch" not in path.read_bytes()
     facts = {prop.key: prop.value for prop in model.metadata_props}
-    assert (facts["network"], facts["scale"]) == ("SPAN", "2")
+    assert (facts["network"], facts["scale"], facts["size_multiple"]) == ("SPAN", "2", "1")
     assert json.loads(facts["arguments"]) == describe(network).arguments
 
 
@@ -54,6 +54,29 @@ def test_exporting_says_nothing(exported, tmp_path, capfd):
     to_onnx(exported[0], tmp_path / "net.onnx")
     assert capfd.readouterr() == ("", "")
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]  # no file of weights beside it
+
+
+class Windowed(SPAN):
+    """With an operation on windows of 4×4 in front."""
+
+    size_multiple = None
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        windows = x.view(batch, channels, height // 4, 4, width // 4, 4)
+        return super().forward((windows - windows.mean((3, 5), keepdim=True)).reshape(x.shape))
+
+
+@pytest.mark.slow
+def test_windows_are_in_the_model_and_said_in_its_metadata(tmp_path):
+    from dscsr_model.inference.engines import onnx_engine, torch_engine
+
+    network = Windowed(feature_channels=4, upscale=2).eval()
+    to_onnx(network, tmp_path / "net.onnx")
+    assert 0 <= compare(network, tmp_path / "net.onnx") < 1e-5
+    engine, x = onnx_engine(tmp_path / "net.onnx", device="cpu"), torch.rand(1, 3, 9, 22)
+    assert engine.footprint.sizes == (4, 4)
+    torch.testing.assert_close(engine(x), torch_engine(network, device="cpu")(x))
 
 
 def test_a_file_that_is_no_model_gets_a_message(exported, tmp_path):

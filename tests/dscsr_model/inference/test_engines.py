@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from small_models import Windows
 from torch import nn
 
 from dscsr_arch import CARN, SPAN, DSCLoRA
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.sizes import SizeError, SizeRequirements, padded
 from dscsr_arch.span_arch import SPAB
 from dscsr_model.inference.engines import EngineError, find_device, onnx_engine, torch_engine
 
@@ -115,14 +118,38 @@ def test_no_such_precision(span):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear(7, 7), "Expected a network from pictures to pictures, but Linear takes no"),
+        (nn.Linear(7, 7), r"a network from images \(1, C, H, W\) to images .* but Linear gives"),
         (nn.Conv2d(3, 8, 3, padding=1), "keeps their channels, but Conv2d makes"),
-        (nn.Conv2d(3, 3, 3), "a whole number of times larger"),
+        (nn.Conv2d(3, 3, 3), r"a whole number of times larger, .* \(1, 3, 13, 14\) of \(1, 3, 15, 16\)"),
     ],
 )
 def test_other_networks(network, message):
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(DscsrError, match=message):
         torch_engine(network, device="cpu")
+
+
+def test_windows_take_pictures_of_any_size():
+    network, x = Windows(12, 3), torch.rand(2, 3, 17, 23)
+    engine = torch_engine(network, device="cpu")
+    assert (engine.scale, engine.channels, engine.footprint.sizes) == (3, 3, (12, 12))
+    torch.testing.assert_close(engine(x), padded(network, x, SizeRequirements(12, 12)).detach())
+
+
+@pytest.mark.parametrize(("said", "multiple"), [(None, 8), ("16", 16), ("99999999999", 8), ("0", 8)])
+def test_an_onnx_file_says_its_multiple_or_is_tried(tmp_path, said, multiple, capfd):
+    onnx = pytest.importorskip("onnx", reason="extra: onnx")
+    nodes = [
+        ("SpaceToDepth", ["a"], ["c"], {"blocksize": 8}),
+        ("DepthToSpace", ["c"], ["d"], {"blocksize": 8}),
+        ("Mul", ["d", "d"], ["b"], {}),
+    ]
+    model = onnx_model(nodes, ["n", 3, "h", "v"])
+    onnx.helper.set_model_props(model, {} if said is None else {"size_multiple": said})
+    onnx.save(model, tmp_path / "windows.onnx")
+    engine, x = onnx_engine(tmp_path / "windows.onnx", device="cpu", threads=1), torch.rand(1, 3, 3, 17)
+    assert engine.footprint.sizes == (multiple, multiple)
+    assert torch.equal(engine(x), x * x)
+    assert capfd.readouterr() == ("", "")
 
 
 def onnx_model(nodes, shape, kind="FLOAT", weights=()):
@@ -224,9 +251,7 @@ def test_onnx_of_another_kind(tmp_path):
 def test_onnx_of_one_size(tmp_path):
     onnx = pytest.importorskip("onnx", reason="extra: onnx")
     onnx.save(onnx_model([("Identity", ["a"], ["b"], {})], [1, 3, 64, 64]), tmp_path / "s.onnx")
-    with pytest.raises(
-        EngineError, match=r"takes pictures of any size .* Export it again with dynamic height and width"
-    ):
+    with pytest.raises(SizeError, match=r"s.onnx gives: .* Export it again with dynamic height and width"):
         onnx_engine(tmp_path / "s.onnx", device="cpu")
 
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import Windows
 from torch import nn
 
 from dscsr_arch import SPAN
+from dscsr_arch.sizes import SizeRequirements
 from dscsr_model.inference import tiles
 from dscsr_model.inference.engines import EngineError, torch_engine
 from dscsr_model.inference.footprint import Footprint
@@ -52,6 +54,16 @@ def test_tiled_equals_whole(span, dtype, ensemble):
     difference = np.abs(whole.astype(int) - tiled)
     assert difference.max() <= 1
     assert (difference > 0).mean() < (1e-3 if dtype == np.uint8 else 0.05)
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_windows_lie_in_tiles_as_in_the_whole(ensemble):
+    """Tiles of 20 pixels and an overlap of 3, for windows of 8: cuts at multiples of 8 and margins of 8."""
+    engine, pixels = torch_engine(Windows(8), device="cpu"), drawn((67, 53, 3), np.uint16)
+    whole = Upscaler(engine, Tiling(0), ensemble)(pixels)
+    assert whole.std() > 10
+    tiled = Upscaler(engine, Tiling(20, 3), ensemble)(pixels)
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
 def test_a_smaller_overlap_shows(span):
@@ -108,12 +120,13 @@ def test_hidden_colours_do_not_leak():
     assert fill_hidden(everything_hidden) is everything_hidden
 
 
-@given(height=st.integers(1, 60), width=st.integers(1, 60), side=st.integers(1, 70))
-def test_windows_cover_all_once(height, width, side):
-    seen = np.zeros((height, width), int)
-    for window in split(Window(0, height, 0, width), side):
+@given(height=st.integers(1, 60), width=st.integers(1, 60), times=st.integers(1, 70), multiple=st.integers(1, 9))
+def test_windows_cover_all_once(height, width, times, multiple):
+    seen, side = np.zeros((height, width), int), times * multiple
+    for window in split(Window(0, height, 0, width), side, multiple):
         assert 0 < window.bottom - window.top <= side
         assert 0 < window.right - window.left <= side
+        assert window.top % multiple == window.left % multiple == 0
         seen[window.top : window.bottom, window.left : window.right] += 1
     assert (seen == 1).all()
 
@@ -160,12 +173,17 @@ def test_smaller_tiles_when_memory_ends(error):
     assert failed <= 2, "a size that was too large is not tried again and again"
 
 
-def test_no_memory_at_all():
+@pytest.mark.parametrize(("multiple", "smallest"), [(1, 16), (12, 12), (48, 48)])
+def test_no_memory_at_all(multiple, smallest):
     def never(_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(UpscaleError, match="not enough memory even for a tile of 16 pixels: CUDA out of memory"):
-        Upscaler(FakeEngine(function=never))(drawn((64, 64, 3)))
+    engine = FakeEngine(function=never)
+    engine.footprint = engine.footprint._replace(sizes=SizeRequirements(multiple, multiple))
+    with pytest.raises(
+        UpscaleError, match=f"not enough memory even for a tile of {smallest} pixels: CUDA out of memory"
+    ):
+        Upscaler(engine)(drawn((64, 64, 3)))
 
 
 def test_a_network_that_fails_on_a_picture():

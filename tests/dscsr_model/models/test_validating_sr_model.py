@@ -180,7 +180,10 @@ def test_windowed_networks_take_images_of_any_size(tmp_path, is_train):
     assert torch.equal(result, super_resolved(stock, x))
     tiled = {"val:tile": 12, "val:tile_overlap": 20}  # windows of 8, moved once: all tiles see what they need
     torch.testing.assert_close(super_resolved(swinir(**tiled), x), result, rtol=0, atol=1e-5)
-    assert super_resolved(swinir(**tiled, **{"val:self_ensemble": True}), x[..., :3, :]).shape == (1, 3, 6, 60)
+    eight = super_resolved(swinir(**{"val:self_ensemble": True}), x[..., :3, :])
+    assert eight.shape == (1, 3, 6, 60)
+    both = super_resolved(swinir(**tiled, **{"val:self_ensemble": True}), x[..., :3, :])
+    torch.testing.assert_close(both, eight, rtol=0, atol=1e-5)
 
 
 def test_sizes_are_known_before_the_first_step_and_found_once(tmp_path, monkeypatch):
