@@ -20,7 +20,7 @@ from dscsr_model.host import install_help
 
 PYTHONS = ((3, 10), (3, 12))
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lmdb", "pyyaml", "pillow", "safetensors", "tqdm")
-EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "profile": ("fvcore", "matplotlib"), "spandrel": ("spandrel",)}
+EXTRAS = {"onnx": ("onnx", "onnxruntime"), "profile": ("fvcore", "matplotlib"), "spandrel": ("spandrel",)}
 """Packages that some commands want, by the extra of ours that brings them (pyproject.toml)."""
 OTHER_OPENCVS = ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 

@@ -44,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
         "--format", choices=_FORMATS, help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt"
     )
     parser.add_argument("--fp16", action="store_true", help="float16 weights; programs compute in it, and take float32")
+    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX: 17 (default) to 20")
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
     weights.add_arguments(parser)
     parser.set_defaults(run=run)
@@ -51,10 +52,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export one network; returns the exit code."""
-    from dscsr_model.export.formats import choose
+    from dscsr_model.export.formats import choose, with_opset
     from dscsr_model.export.ship import ship
 
     path, form = choose(args.out, args.format, args.weights, args.fp16)
+    if args.opset is not None:
+        form = with_opset(form, args.opset)
     if form.name == "spandrel":
         _mend_torchvision()
     network = weights.load_network(args)

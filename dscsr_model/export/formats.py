@@ -83,6 +83,23 @@ def choose(
     return path, FORMATS[wanted]
 
 
+def with_opset(form: Format, opset: int) -> Format:
+    """``form`` of ONNX, with operators of this version; see `onnx.to_onnx`.
+
+    Raises:
+        ExportError: ``form`` is another.
+    """
+    if form.name != "onnx":
+        raise ExportError(f"Expected the format onnx for --opset, but got {form.name}. Leave --opset out.")
+
+    def write(network: nn.Module, path: Path, half: bool) -> None:
+        from dscsr_model.export.onnx import to_onnx
+
+        to_onnx(network, path, half=half, opset=opset)
+
+    return form._replace(write=write)
+
+
 def _write_weights(network: nn.Module, path: Path, half: bool) -> None:
     from dscsr_arch.plain import plain
     from dscsr_model.export.weights import to_weights

@@ -9,13 +9,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from dscsr_arch.facts import describe, to_metadata
 from dscsr_arch.plain import plain
@@ -24,10 +23,12 @@ from dscsr_model.export.compare import difference
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.half import HalfInside
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("onnx", "onnxruntime")
+OPSETS = range(17, 21)
+"""What can be written. 17, with IR 8, is what ONNX Runtime 1.15 to 1.32 opens; no network here needs more."""
 
 
-def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
+def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False, opset: int = OPSETS[0]) -> None:
     """Write ``network`` as an ONNX model that maps ``input`` (batch, C, height, width) to ``output``, in [0, 1].
 
     The model holds plain convolutions (see `plain`), its weights, and the facts of the network in ``metadata_props``.
@@ -38,18 +39,22 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
         network: A network that `load_model` knows; it stays as it is.
         path: The file; an existing one is replaced.
         half: Compute in float16 with float16 weights. Half the size; faster on GPUs, not on CPUs.
+        opset: Version of the operators, of `OPSETS`; the version of the file (IR) is the lowest that has it.
 
     Raises:
-        ExportError: Packages are missing, torch cannot translate the network, or the model is faulty.
+        ExportError: No such opset, packages are missing, torch cannot translate the network, or the model is faulty.
     """
+    if opset not in OPSETS:
+        raise ExportError(f"Expected --opset to be one of {', '.join(map(str, OPSETS))}, but got {opset}. Choose one.")
     require(*PACKAGES)
     import onnx
 
     shipped = plain(network)
     facts, sizes = describe(shipped), size_requirements(shipped)
     with quiet():
-        program = _translate(HalfInside(shipped) if half else shipped, facts.arguments["num_in_ch"], sizes)
-    model = program.model_proto
+        text = _translate(HalfInside(shipped) if half else shipped, facts.arguments["num_in_ch"], sizes, opset)
+    model = onnx.load_from_string(text)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _strip(model)
     onnx.helper.set_model_props(model, to_metadata(facts) | {"size_multiple": str(sizes.multiple_of)})
     try:
@@ -121,26 +126,29 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _translate(network: nn.Module, channels: int, sizes: SizeRequirements) -> Any:
-    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
-        raise ExportError(f"Expected torch 2.6 or newer for ONNX, but got {torch.__version__}. Update it.")
-    height, width = sizes.fit(24), sizes.fit(sizes.fit(24) + 16)
-    multiples = {2: Dim("height"), 3: Dim("width")}
-    if sizes.multiple_of > 1:
-        multiples = {axis: sizes.multiple_of * dim for axis, dim in multiples.items()}
+def _translate(network: nn.Module, channels: int, sizes: SizeRequirements, opset: int) -> bytes:
+    """By torch's older exporter: the newer one begins at opset 18, which ONNX's converter cannot take back for RCAN."""
+    if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
+        raise ExportError(f"Expected torch 2.5 or newer for ONNX, but got {torch.__version__}. Update it.")
+    model, height = BytesIO(), sizes.fit(24)
     try:
-        return torch.onnx.export(
+        torch.onnx.export(
             network,
-            (torch.rand(2, channels, height, width),),
+            (torch.rand(2, channels, height, sizes.fit(height + 16)),),
+            model,
             input_names=["input"],
             output_names=["output"],
-            dynamic_shapes=({0: Dim("batch"), **multiples},),
-            dynamo=True,
-            verbose=False,
+            dynamic_axes={
+                "input": {0: "batch", 2: "height", 3: "width"},
+                "output": {0: "batch", 2: "height_out", 3: "width_out"},
+            },
+            opset_version=opset,
+            dynamo=False,
         )
     except Exception as error:  # anything in torch's exporter, which has many classes of its own
         first = str(error).strip().partition("\n")[0]
         raise ExportError(f"Expected torch to translate the network to ONNX, but it says: {first}") from error
+    return model.getvalue()
 
 
 def _strip(model: Any) -> None:

@@ -140,9 +140,7 @@ def test_a_basicsr_that_cannot_be_imported(monkeypatch, error, remedy):
 def test_optional_packages_are_no_fault(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: {"onnx": "1.23.2", "spandrel": "0.4.2"}.get(name))
     assert list(doctor._extras()) == [
-        doctor.Finding(
-            "[onnx]", "onnx 1.23.2; onnxruntime, onnxscript not installed (optional): pip install 'dscsr[onnx]'"
-        ),
+        doctor.Finding("[onnx]", "onnx 1.23.2; onnxruntime not installed (optional): pip install 'dscsr[onnx]'"),
         doctor.Finding("[profile]", "fvcore, matplotlib not installed (optional): pip install 'dscsr[profile]'"),
         doctor.Finding("[spandrel]", "spandrel 0.4.2"),
     ]
