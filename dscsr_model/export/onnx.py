@@ -135,7 +135,7 @@ def _translate(network: nn.Module, channels: int, sizes: SizeRequirements, opset
         torch.onnx.export(
             network,
             (torch.rand(2, channels, height, sizes.fit(height + 16)),),
-            model,
+            model,  # type: ignore[arg-type]  # a file is as good as a path
             input_names=["input"],
             output_names=["output"],
             dynamic_axes={
