@@ -130,23 +130,22 @@ def _autoload() -> Finding:
 
 
 def _basicsr() -> Iterator[Finding]:
-    folder = install_help.find_basicsr()
-    if folder is None:
-        yield Finding("basicsr", "not installed", install_help.HOW_TO_INSTALL)
+    install_help.look_into_working_directory()
+    try:
+        install_help.require_basicsr()
+    except install_help.BasicSRMissingError as error:
+        yield Finding("basicsr", "not usable", str(error))
         return
     from dscsr_model.host import compat, registration
 
+    folder = install_help.find_basicsr()
     try:
         registration.register()
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        says = f"cannot be imported ({folder}): {type(error).__name__}: {error}"
-        remedy = f"The error comes from {where.filename}, line {where.lineno}."
-        if isinstance(error, ModuleNotFoundError):
-            remedy = "One of its dependencies is missing: pip install --no-build-isolation basicsr==1.4.2 brings them."
-        yield Finding("basicsr", says, remedy)
+    except registration.RegistrationError as error:
+        where = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
+        yield Finding("basicsr", "not usable", f"{error}\nThe error comes from {where.filename}, line {where.lineno}.")
         return
-    yield Finding("basicsr", f"{sys.modules['basicsr'].__version__} ({folder})")
+    yield Finding("basicsr", f"{install_help.version_of(folder)} ({folder})")
     for mend in compat.applied():
         yield Finding("  mended", f"{mend.name}: {mend.why}")
     for name, registered in registration.registered_names().items():

@@ -21,6 +21,7 @@ class KeyedDataset(Dataset[Any]):
     """A dataset whose generators, Python's, numpy's and torch's, are seeded anew for each sample.
 
     In the main process they are put back afterwards: there they belong to the network (dropout, CSD's negatives).
+    A bare index is handed on, and drawn for as ever; so are attributes that are asked for.
 
     Args:
         dataset: Takes whole numbers.
@@ -36,12 +37,21 @@ class KeyedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int | Draw) -> Any:
-        draw = index if isinstance(index, Draw) else Draw(index)
-        digest = hashlib.blake2b(struct.pack("<4q", self.seed, draw.epoch, draw.image, draw.repeat), digest_size=12)
+    def __getattr__(self, name: str) -> Any:
+        # Not what Python asks for by itself: a `__getitems__` of the dataset would be called around the keys, and
+        # nothing is there yet when a worker unpickles.
+        if name.startswith("__") or "dataset" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, Draw):
+            return self.dataset[index]
+        key = struct.pack("<4q", self.seed, index.epoch, index.image, index.position)
+        digest = hashlib.blake2b(key, digest_size=12)
         number, short = struct.unpack("<QI", digest.digest())
         with _seeded(number, short):
-            return self.dataset[draw.image]
+            return self.dataset[index.image]
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 In place of BasicSR's ``PairedImageDataset``, with the same options and the same dictionary. Different from it:
 
 - From an LMDB of bare pixels (``dscsr prepare``, format raw) only the pixels of the crop are read.
-- Crops, flips and rotations depend on (seed, epoch, index) alone, not on the number of workers or on what was drawn
-  before, so that a stopped and resumed run sees the samples that it would have seen.
+- Crops, flips and rotations depend on the seed and the draw alone (see ``draws.py``), not on the number of workers
+  or on what was drawn before, so that a stopped and resumed run sees the samples that it would have seen.
 - Train and validation may use one LMDB, and the dataset can be pickled at any time.
 """
 
@@ -80,12 +80,13 @@ class PairedCropDataset(Dataset):
             self._check_sizes()
         self.flips = bool(opt.get("use_hflip", False)), bool(opt.get("use_rot", False))
         self.seed = _run_seed() if opt.get("seed") is None else int(opt["seed"])
-        self.epoch = 0
+        self.epoch: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of samples asked for by a bare index; BasicSR's sampler hands out the epoch itself.
+        """Choose the epoch of samples asked for by a bare index; in BasicSR's loop every index comes as a draw.
 
-        Call it before a loader is iterated over. Workers that outlive an epoch do not hear of it.
+        Call it before a loader is iterated over. Workers that outlive an epoch do not hear of it. Until it is called,
+        a bare index gives another crop each time, from torch's generator.
         """
         self.epoch = epoch
 
@@ -104,7 +105,11 @@ class PairedCropDataset(Dataset):
         return [sample for group in groups for sample in self._samples(group)]
 
     def _draw(self, index: int | Draw) -> Draw:
-        return index if isinstance(index, Draw) else Draw(index, self.epoch)
+        if isinstance(index, Draw):
+            return index
+        if self.epoch is None and self.train:
+            return Draw(index, int(torch.randint(2**31, ())))  # a worker's generator differs from epoch to epoch
+        return Draw(index, self.epoch or 0)
 
     def _expect(self, wanted: Sequence[Draw]) -> None:
         """Let the rows of all crops be on their way from the disk before the first is cut."""
@@ -127,7 +132,7 @@ class PairedCropDataset(Dataset):
         return [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
 
     def _crop(self, draw: Draw, height: int, width: int) -> Crop:
-        key = (self.seed, draw.epoch, draw.image, draw.repeat)
+        key = (self.seed, draw.epoch, draw.image, draw.position)
         return draw_crop(key, height, width, self.size, *self.flips)
 
     def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: Draw) -> tuple[NDArray, NDArray, Sample]:

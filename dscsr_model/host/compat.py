@@ -1,4 +1,4 @@
-"""Mends BasicSR 1.4.2 and GitHub master where today's PyTorch, or a machine without a GPU, breaks them.
+"""Mends BasicSR where today's PyTorch, or a machine without a GPU, breaks them.
 
 The only place that does, with its two rooms `compat_imports` and `compat_running`. Each mend is detected first,
 touches BasicSR's own names only (or supplies a module that is missing altogether), and is recorded, so that
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dscsr_model.host import compat_imports as imports
 from dscsr_model.host import compat_running as running
+from dscsr_model.host.patches import installed
 
 
 class Mend(NamedTuple):
@@ -69,12 +70,12 @@ RUN_MENDS = (
     ),
 )
 
-_applied: list[Mend] = []
+_applied: dict[str, Mend] = {}
 
 
 def applied() -> tuple[Mend, ...]:
     """The mends this process needed, in the order in which they were applied."""
-    return tuple(_applied)
+    return tuple(_applied.values())
 
 
 def mend_imports() -> None:
@@ -91,4 +92,4 @@ def _mend(mends: tuple[Mend, ...]) -> None:
     for mend in mends:
         if mend.broken():
             mend.apply()
-            _applied.append(mend)
+            installed.set(_applied, mend.name, mend)

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dscsr_model.host.install_help import version_of
+
 FUNCTIONAL_TENSOR = "torchvision.transforms.functional_tensor"
 
 
@@ -107,8 +109,7 @@ def version_missing() -> bool:
 
 def supply_version() -> None:
     """Supply what BasicSR's ``setup.py`` would have written, from the clone's own VERSION file."""
-    file = Path(_basicsr_locations()[0]).parent / "VERSION"
-    version = file.read_text(encoding="utf-8").strip() if file.is_file() else "unknown"
+    version = version_of(Path(_basicsr_locations()[0]))
     info = tuple(int(part) if part.isdigit() else part for part in version.split("."))
     doc = "Stands in for the file that BasicSR's setup.py generates (dscsr)."
     _stand_ins.supply("basicsr.version", doc, __version__=version, __gitsha__="unknown", version_info=info)

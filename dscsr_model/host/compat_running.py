@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import Any, TypeGuard
 
+from dscsr_model.host import loop
+from dscsr_model.host.patches import installed
+
 
 class _Overlay:
     """An object seen through: the given names are replaced, every other one is its own."""
@@ -71,52 +74,37 @@ def _resume_anywhere(load_resume_state: FunctionType) -> Callable[..., Any]:
 def _mend_resume_in(namespace: dict[str, Any]) -> None:
     function = namespace.get("load_resume_state")
     if _mentions(function, "current_device"):
-        namespace["load_resume_state"] = _resume_anywhere(function)
+        installed.set(namespace, "load_resume_state", _resume_anywhere(function))
 
 
 def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
-    from dscsr_model.host import resume, train_log, user_code
+    from dscsr_model.host import user_code
 
     @functools.wraps(parse_options)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         # `python basicsr/train.py` runs that file as `__main__`: its load_resume_state is not basicsr.train's, and
         # is defined after we are called. But it calls this first.
         namespace = sys._getframe(1).f_globals
+        loop.leave()
         _mend_resume_in(namespace)
-        resume.install(namespace)  # around what was mended
-        train_log.install(namespace)
         sys.argv[1:] = [
             arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
         ]
         opt, parsed = parse_options(*args, **kwargs)
         user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
-        _seed_as_forced(opt, parsed)
         for dataset in opt["datasets"].values():
             if dataset.get("prefetch_mode") == "cuda" and not _gpu():
                 print("dscsr: no GPU is usable, so `prefetch_mode: cuda` is taken as `~`.", file=sys.stderr)
                 dataset.update(prefetch_mode=None, pin_memory=False)
+        loop.enter(namespace, opt, parsed)
         return opt, parsed
 
     return wrapper
 
 
-def _seed_as_forced(opt: dict[str, Any], parsed: Any) -> None:
-    """BasicSR seeds before it reads ``--force_yml``: runs with other seeds would be the same run."""
-    forced = [
-        entry for entry in getattr(parsed, "force_yml", None) or () if entry.split("=")[0].strip() == "manual_seed"
-    ]
-    if forced and opt.get("manual_seed") is not None:
-        _of("basicsr.utils", "set_random_seed")(opt["manual_seed"] + opt["rank"])
-
-
 def parse_options_broken() -> bool:
-    """Whether the train script wants a GPU to resume, or its command line refuses ``--local-rank``."""
-    parse_options = _of("basicsr.utils.options", "parse_options")
-    if not _mentions(parse_options, "parse_args"):
-        return False
-    return _mentions(_of("basicsr.train", "load_resume_state"), "current_device") or not _mentions(
-        parse_options, "--local-rank"
-    )
+    """Whether this is BasicSR's own: no release resumes or prefetches without a GPU, and it is how we meet its loop."""
+    return _mentions(_of("basicsr.utils.options", "parse_options"), "parse_args")
 
 
 def mend_parse_options() -> None:
@@ -126,7 +114,7 @@ def mend_parse_options() -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "basicsr":
             if getattr(module, "parse_options", None) is original:
-                module.parse_options = mended  # type: ignore[attr-defined]
+                installed.set(module, "parse_options", mended)
             _mend_resume_in(vars(module))
 
 
@@ -156,7 +144,7 @@ def mend_init_dist() -> None:
     module = sys.modules["basicsr.utils.dist_util"]
     for name in ("_init_dist_pytorch", "_init_dist_slurm"):
         if _mentions(getattr(module, name, None), "set_device"):
-            setattr(module, name, _init_anywhere(getattr(module, name)))
+            installed.set(module, name, _init_anywhere(getattr(module, name)))
 
 
 def model_to_device_broken() -> bool:
@@ -183,7 +171,7 @@ def mend_model_to_device() -> None:
         with _globals_of(original, torch=_Overlay(torch, cuda=cuda), DistributedDataParallel=on_cpu):
             return original(self, net)
 
-    BaseModel.model_to_device = model_to_device
+    installed.set(BaseModel, "model_to_device", model_to_device)
 
 
 def validation_broken() -> bool:
@@ -206,4 +194,4 @@ def mend_validation() -> None:
         finally:
             self.net_g = wrapped
 
-    SRModel.dist_validation = dist_validation
+    installed.set(SRModel, "dist_validation", dist_validation)

@@ -1,6 +1,8 @@
 """What to tell somebody whose environment lacks BasicSR. Standard library only: ``dscsr doctor`` runs anywhere."""
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 
 from dscsr_arch.errors import DscsrError
@@ -18,6 +20,14 @@ class BasicSRMissingError(DscsrError):
     """BasicSR is not importable from here."""
 
 
+def look_into_working_directory() -> None:
+    """Let a ``basicsr`` folder here come before an installed one, as for ``python -m`` and projects' own scripts."""
+    here = str(Path.cwd())
+    if Path("basicsr", "__init__.py").is_file() and here not in sys.path:
+        sys.path.insert(0, here)
+        importlib.invalidate_caches()
+
+
 def find_basicsr() -> Path | None:
     """Folder of the BasicSR package that ``import basicsr`` would take, or None. Nothing is imported."""
     spec = importlib.util.find_spec("basicsr")
@@ -25,13 +35,27 @@ def find_basicsr() -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
+def version_of(folder: Path | None) -> str:
+    """What a BasicSR folder says of its version, in the file that its setup.py writes or in the one that it reads."""
+    if folder is None:
+        return "unknown"
+    written, read = folder / "version.py", folder.parent / "VERSION"
+    if written.is_file():
+        found = re.search(r"""^__version__ = ['"](.+?)['"]""", written.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    return read.read_text(encoding="utf-8").strip() if read.is_file() else "unknown"
+
+
 def require_basicsr() -> None:
     """Raise, with the way out, unless ``import basicsr`` would find BasicSR."""
     if find_basicsr() is not None:
         return
-    if Path("basicsr", "__init__.py").is_file():
+    spec = importlib.util.find_spec("basicsr")
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(next(iter(spec.submodule_search_locations)))
         raise BasicSRMissingError(
-            "Expected BasicSR to be importable, but got only a folder `basicsr` here that Python does not look into. "
-            "Start with `PYTHONPATH=. dscsr …` to use that clone."
+            f"Expected BasicSR 1.3.4 or later, but got {folder}, version {version_of(folder)}, which has no "
+            f"`__init__.py` and no registries to put networks into. {HOW_TO_INSTALL}"
         )
     raise BasicSRMissingError(f"Expected BasicSR to be installed, but got no module named `basicsr`. {HOW_TO_INSTALL}")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.host import registration
-from dscsr_model.host.install_help import require_basicsr
+from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
 
 
 class LaunchError(DscsrError):
@@ -35,6 +35,7 @@ def test(args: argparse.Namespace) -> None:
 
 
 def _run(phase: str, args: argparse.Namespace) -> None:
+    look_into_working_directory()
     require_basicsr()
     _check_launcher(args.launcher)
     from dscsr_model.host.options_check import check_options

@@ -11,8 +11,10 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
-from dscsr_model.host import compat, sampling, user_code
-from dscsr_model.host.install_help import require_basicsr
+from dscsr_arch.errors import DscsrError
+from dscsr_model.host import compat, user_code
+from dscsr_model.host.install_help import find_basicsr, require_basicsr, version_of
+from dscsr_model.host.patches import installed
 
 
 class Entry(NamedTuple):
@@ -43,32 +45,58 @@ ENTRIES = (
 
 SUFFIX = "dscsr"
 
+_registering = False
+
+
+class RegistrationError(DscsrError):
+    """This BasicSR cannot be imported, or lacks what our classes are built on."""
+
 
 def register() -> None:
     """Mend and import ``basicsr``, and register every entry that is not registered yet; see `dscsr_model.register`."""
+    global _registering
+    if _registering:  # `import basicsr` below brings the autoload here as well
+        return
     require_basicsr()
-    compat.mend_imports()
-    importlib.import_module("basicsr")
-    compat.mend_running()
-    sampling.hand_out_draws()
-    for entry in ENTRIES:
-        obj = _load(entry.target)
-        if obj is not None:
-            registry = getattr(importlib.import_module("basicsr.utils.registry"), entry.registry)
-            _give_way_later(registry)
-            _register(registry, obj)
+    _registering = True
+    try:
+        compat.mend_imports()
+        importlib.import_module("basicsr")
+        objects = [(_registry(entry.registry), _load(entry.target)) for entry in ENTRIES]
+        with installed.all_or_nothing():
+            compat.mend_running()
+            for registry, obj in objects:
+                if obj is not None:
+                    _register(registry, obj)
+    except Exception as error:
+        raise RegistrationError(_cannot_register(error)) from error
+    finally:
+        _registering = False
     if os.environ.get("DSCSR_AUTOLOAD") == "0":
         # Data-loader workers that this process spawns import BasicSR anew, before they could call us.
         os.environ["DSCSR_REGISTERED_IN"] = str(os.getpid())
     user_code.import_again()
 
 
+def _cannot_register(error: Exception) -> str:
+    folder = find_basicsr()
+    remedy = (
+        "Nothing of dscsr is registered here. Use a BasicSR from 1.3.4 on: pip install --no-build-isolation "
+        "basicsr==1.4.2, in an environment or folder without this one."
+    )
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "basicsr":
+        remedy = f"`{error.name}` is missing: install what this BasicSR requires, with pip install {error.name}."
+    return (
+        f"Expected a BasicSR that dscsr's classes fit, but got {folder}, version {version_of(folder)}, "
+        f"where it ends with {type(error).__name__}: {error}. {remedy}"
+    )
+
+
 def registered_names() -> dict[str, str | None]:
     """The name under which each of our classes can be named in an option file; None where it is not registered."""
-    registries = importlib.import_module("basicsr.utils.registry")
     names: dict[str, str | None] = {}
     for entry in ENTRIES:
-        held = _held(getattr(registries, entry.registry))
+        held = _held(_registry(entry.registry))
         candidates = (entry.name, f"{entry.name}_{SUFFIX}")
         names[entry.name] = next((name for name in candidates if _is_ours(held.get(name))), None)
     return names
@@ -78,10 +106,13 @@ def is_our_model(name: Any) -> bool:
     """Whether a ``model_type`` is one of our models, or derives from one."""
     from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 
-    registry = importlib.import_module("basicsr.utils.registry").MODEL_REGISTRY
-    held = _held(registry)
+    held = _held(_registry("MODEL_REGISTRY"))
     model = held.get(name, held.get(f"{name}_basicsr"))
     return isinstance(model, type) and issubclass(model, CheckpointingSRModel)
+
+
+def _registry(name: str) -> Any:
+    return getattr(importlib.import_module("basicsr.utils.registry"), name)
 
 
 def _load(target: str) -> Any:
@@ -92,8 +123,9 @@ def _load(target: str) -> Any:
     return getattr(importlib.import_module(module_name), class_name)
 
 
-def _held(registry: Any) -> dict[str, Any]:
-    return dict(iter(registry))  # not dict(registry): it has keys() but cannot be indexed
+def _held(registry: Any) -> dict[Any, Any]:
+    names: dict[Any, Any] = registry._obj_map
+    return names
 
 
 def _is_ours(obj: object) -> bool:
@@ -101,39 +133,41 @@ def _is_ours(obj: object) -> bool:
 
 
 def _register(registry: Any, obj: Any) -> None:
-    held = _held(registry)
-    name = obj.__name__
+    """Put it into the registry's own table, since ``register`` knows suffixes in some releases only."""
+    if not isinstance(registry._do_register, _GivingWay):
+        installed.set(registry, "_do_register", _GivingWay(registry))
+    held, name = _held(registry), obj.__name__
     if held.get(name) is obj or held.get(f"{name}_{SUFFIX}") is obj:
         return
     if name in held:
-        registry.register(obj, suffix=SUFFIX)
         _warn_of_clash(name, held[name])
-    else:
-        registry.register(obj)
+        name = f"{name}_{SUFFIX}"
+    installed.set(held, name, obj)
 
 
 class _GivingWay:
-    """Stands before a registry's ``_do_register``: a newcomer gets the name that one of ours holds."""
+    """Stands before a registry's ``_do_register``: a newcomer gets the name that one of ours holds.
+
+    What its arguments are differs from release to release; what it does to the table tells the same.
+    """
 
     def __init__(self, registry: Any) -> None:
         self._registry = registry
         self._do_register = registry._do_register
 
-    def __call__(self, name: str, obj: Any, suffix: str | None = None) -> None:
-        wanted = f"{name}_{suffix}" if isinstance(suffix, str) else name
-        holder = self._registry._obj_map.get(wanted)
-        if holder is None or not _is_ours(holder) or _is_ours(obj):
-            self._do_register(name, obj, suffix)
-            return
-        del self._registry._obj_map[wanted]
-        self._do_register(name, obj, suffix)
-        self._do_register(wanted, holder, SUFFIX)
-        _warn_of_clash(wanted, obj)
-
-
-def _give_way_later(registry: Any) -> None:
-    if not isinstance(registry._do_register, _GivingWay):
-        registry._do_register = _GivingWay(registry)
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        held = _held(self._registry)
+        ours = {name: obj for name, obj in held.items() if _is_ours(obj)}
+        for name in ours:
+            del held[name]
+        try:
+            self._do_register(*args, **kwargs)
+        finally:
+            for name, obj in ours.items():
+                theirs = held.setdefault(name, obj)
+                if theirs is not obj:
+                    held[f"{name}_{SUFFIX}"] = obj
+                    _warn_of_clash(name, theirs)
 
 
 def _warn_of_clash(name: str, theirs: Any) -> None:

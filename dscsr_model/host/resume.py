@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.draws import takes_draws
-from dscsr_model.host.registration import is_our_model
+from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.host.patches import Patches
+from dscsr_model.host.sampling import DrawSampler, handing_out_draws
 
 
 class ResumeError(DscsrError):
@@ -32,29 +34,24 @@ class Run:
     """What the names that are replaced know of the run.
 
     Attributes:
-        ours: Whether it trains one of our models; in others' runs nothing is changed but the choice of the checkpoint.
         seed: From which its samples are drawn.
         batch: Samples of an iteration on this rank.
         state: The training state it goes on from, if any.
     """
 
-    ours: bool = False
     seed: int = 0
     batch: int = 1
     state: dict[str, Any] | None = None
 
 
-def install(namespace: dict[str, Any]) -> None:
-    """Let the train loop in this module's ``namespace`` resume well. A repeat, or a module without it, is let be."""
-    names = ("load_resume_state", "EnlargedSampler", "build_dataset", "build_dataloader")
-    load, sampler, build, loader = map(namespace.get, names)
-    if load is None or sampler is None or build is None or loader is None or hasattr(load, "dscsr_resumes"):
+def install(loop: Patches, namespace: dict[str, Any]) -> None:
+    """Let the train loop in this module's ``namespace`` resume well, until ``loop`` is undone."""
+    load, build = namespace.get("load_resume_state"), namespace.get("build_dataloader")
+    if load is None or build is None:
         return
     run = Run()
-    namespace["load_resume_state"] = _whole_checkpoint(load, run)
-    namespace["EnlargedSampler"] = _continuing(sampler, run)
-    namespace["build_dataset"] = _keyed(build, run)
-    namespace["build_dataloader"] = _drawing_for_itself(loader, run)
+    loop.set(namespace, "load_resume_state", _whole_checkpoint(load, run))
+    loop.set(namespace, "build_dataloader", _continuing(handing_out_draws(build), run))
 
 
 def _whole_checkpoint(load_resume_state: Callable[..., Any], run: Run) -> Callable[..., Any]:
@@ -77,18 +74,15 @@ def _whole_checkpoint(load_resume_state: Callable[..., Any], run: Run) -> Callab
                     "train anew."
                 )
         state = load_resume_state(opt)
-        run.ours = is_our_model(opt["model_type"])
         if state is not None:
             _take_seed(opt, state.get("manual_seed"))
-            if run.ours:
-                _check_total(state["iter"], opt)
+            _check_total(state["iter"], opt)
         devices = 1 if opt["dist"] else max(1, opt["num_gpu"])
         run.seed = opt["manual_seed"]
         run.batch = opt["datasets"]["train"]["batch_size_per_gpu"] * devices
-        run.state = state if run.ours else None
+        run.state = state
         return state
 
-    wrapper.dscsr_resumes = True  # type: ignore[attr-defined]
     return wrapper
 
 
@@ -110,22 +104,6 @@ def _check_total(iteration: int, opt: dict[str, Any]) -> None:
         )
     if iteration == total and opt["rank"] == 0:
         print(f"dscsr: this run has made its {total} iterations; a larger `total_iter` goes on.", file=sys.stderr)
-
-
-def _continuing(enlarged_sampler: Any, run: Run) -> Any:
-    class ContinuingSampler(enlarged_sampler):
-        """BasicSR's sampler in its order, without what was seen before the checkpoint."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.resumed_epoch, self.seen = -1, 0
-            if run.state is not None and self.num_samples >= run.batch:
-                self.resumed_epoch, self.seen = position(self.num_samples, run.batch, run.state)
-
-        def __iter__(self) -> Iterator[Any]:
-            return islice(super().__iter__(), self.seen if self.epoch == self.resumed_epoch else 0, None)
-
-    return functools.wraps(enlarged_sampler, updated=())(ContinuingSampler)
 
 
 def position(samples: int, batch: int, state: dict[str, Any]) -> tuple[int, int]:
@@ -151,28 +129,23 @@ def position(samples: int, batch: int, state: dict[str, Any]) -> tuple[int, int]
     return epoch, done * batch
 
 
-def _keyed(build_dataset: Callable[[dict[str, Any]], Any], run: Run) -> Callable[[dict[str, Any]], Any]:
-    from dscsr_model.data.keyed_dataset import KeyedDataset
+def _continuing(build_dataloader: Callable[..., Any], run: Run) -> Callable[..., Any]:
+    """Every training set is drawn from by key, by a loader that leaves out what was seen before the checkpoint."""
 
-    @functools.wraps(build_dataset)
-    def wrapper(opt: dict[str, Any]) -> Any:
-        dataset = build_dataset(opt)
-        if opt["phase"] != "train" or takes_draws(dataset) or not run.ours:
-            return dataset
-        return KeyedDataset(dataset, run.seed)
-
-    return wrapper
-
-
-def _drawing_for_itself(build_dataloader: Callable[..., Any], run: Run) -> Callable[..., Any]:
     @functools.wraps(build_dataloader)
     def wrapper(dataset: Any, dataset_opt: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        training = dataset_opt["phase"] == "train"
+        if training and not takes_draws(dataset) and not isinstance(dataset, IterableDataset):
+            dataset = KeyedDataset(dataset, run.seed)
         loader = build_dataloader(dataset, dataset_opt, *args, **kwargs)
-        if dataset_opt["phase"] == "train" and run.ours:
+        if training:
             # A loader draws a number whenever an epoch starts: from torch's generator, which belongs to the network,
             # it would take one that a run resumed at the end of an epoch does not see.
             loader.generator = torch.Generator()
             loader.generator.manual_seed(run.seed)
+            sampler = loader.batch_sampler.sampler
+            if isinstance(sampler, DrawSampler) and run.state is not None and len(sampler) >= run.batch:
+                sampler.resumed_epoch, sampler.seen = position(len(sampler), run.batch, run.state)
         return loader
 
     return wrapper

@@ -1,28 +1,77 @@
-"""Lets BasicSR's sampler tell a dataset more than a number: the epoch and the repeat too (see ``data/draws.py``)."""
+"""Lets any sampler tell a dataset more than a number: the epoch and the position in it too (see ``data/draws.py``)."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
+import torch
+from torch.utils.data import Sampler
 
-def hand_out_draws() -> None:
-    """Make every ``EnlargedSampler`` hand out draws to datasets that take them; others get their numbers as ever.
+from dscsr_model.data.draws import Draw, takes_draws
 
-    ``basicsr`` must be imported. A repeat does nothing.
+
+class DrawSampler(Sampler[Any]):
+    """The indices of another sampler, in that one's own order, as draws.
+
+    The train loop goes on talking to the other sampler, so its ``set_epoch`` is listened to. Where nobody tells the
+    epoch, the rounds through the sampler are counted.
+
+    Args:
+        sampler: Gives whole numbers; whatever else it gives is handed on as it is.
+
+    Attributes:
+        resumed_epoch: The epoch in which the first ``seen`` samples are left out.
     """
-    from basicsr.data.data_sampler import EnlargedSampler
 
-    from dscsr_model.data.draws import draws, takes_draws
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.resumed_epoch, self.seen = -1, 0
+        self.rounds = 0
+        self.epoch: int | None = getattr(sampler, "epoch", None)
+        set_epoch = getattr(sampler, "set_epoch", None)
+        if set_epoch is not None:
 
-    original = EnlargedSampler.__iter__
-    if hasattr(original, "hands_out_draws"):
-        return
+            @functools.wraps(set_epoch)
+            def listen(epoch: int) -> Any:
+                self.epoch = epoch
+                return set_epoch(epoch)
 
-    @functools.wraps(original)
-    def iterate(self: Any) -> Iterator[Any]:
-        return draws(self) if takes_draws(self.dataset) else original(self)
+            sampler.set_epoch = listen
 
-    iterate.hands_out_draws = True  # type: ignore[attr-defined]
-    EnlargedSampler.__iter__ = iterate
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, begin = self.rounds, 0
+        if self.epoch is None:
+            self.rounds += 1
+        else:
+            epoch, begin = self.epoch, self.seen if self.epoch == self.resumed_epoch else 0
+        rank, ranks = _rank_of(self.sampler)
+        for number, index in islice(enumerate(self.sampler), begin, None):
+            # Ranks take every n-th sample of one order: the position in it does not depend on how many there are.
+            yield Draw(int(index), epoch, number * ranks + rank) if hasattr(index, "__index__") else index
+
+
+def _rank_of(sampler: Any) -> tuple[int, int]:
+    if hasattr(sampler, "rank") and hasattr(sampler, "num_replicas"):
+        return sampler.rank, sampler.num_replicas
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def handing_out_draws(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
+    """BasicSR's ``build_dataloader``, but a training set that takes draws gets them; others get numbers as ever."""
+
+    @functools.wraps(build_dataloader)
+    def wrapper(dataset: Any, dataset_opt: Any, *args: Any, **kwargs: Any) -> Any:
+        loader = build_dataloader(dataset, dataset_opt, *args, **kwargs)
+        if dataset_opt["phase"] == "train" and takes_draws(dataset):
+            loader.batch_sampler.sampler = DrawSampler(loader.batch_sampler.sampler)
+        return loader
+
+    return wrapper

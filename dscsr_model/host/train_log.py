@@ -6,16 +6,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from dscsr_model.host.patches import Patches
 
-def install(namespace: dict[str, Any]) -> None:
-    """Let the train loop in this module's ``namespace`` show it, in runs of our models.
 
-    A repeat, or a module without a train loop, is let be.
-    """
-    from dscsr_model.models.validating_sr_model import ValidatingSRModel
-
+def install(loop: Patches, namespace: dict[str, Any]) -> None:
+    """Let the train loop in this module's ``namespace`` show it, until ``loop`` is undone."""
     build, load, logger = map(namespace.get, ("build_model", "create_train_val_dataloader", "MessageLogger"))
-    if build is None or load is None or logger is None or hasattr(logger, "dscsr_writes_rates"):
+    if build is None or load is None or logger is None:
         return
     run: dict[str, Any] = {}
 
@@ -25,26 +22,22 @@ def install(namespace: dict[str, Any]) -> None:
         The loop makes it when all is ready for the first step.
         """
 
-        dscsr_writes_rates = True
-
         def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
-            self.ours = isinstance(run["model"], ValidatingSRModel)
-            if self.ours:
-                if tb_logger is not None and start_iter:
-                    _undo_after(start_iter, tb_logger)
-                run["model"].validate_start(run["loaders"][2], start_iter, tb_logger)
+            if tb_logger is not None and start_iter:
+                _undo_after(start_iter, tb_logger)
+            run["model"].validate_start(run["loaders"][2], start_iter, tb_logger)
             super().__init__(opt, start_iter, tb_logger)
-            self.max_iters += self.ours  # else the last iteration's estimate is negative: -1 day
+            self.max_iters += 1  # else the last iteration's estimate is negative: -1 day
 
         def __call__(self, log_vars: dict[str, Any]) -> None:
-            if self.ours and self.tb_logger is not None:
+            if self.tb_logger is not None:
                 for number, rate in enumerate(log_vars["lrs"]):
                     self.tb_logger.add_scalar(f"lr_{number}" if number else "lr", rate, log_vars["iter"])
             super().__call__(log_vars)
 
-    namespace["MessageLogger"] = MessageLogger
-    namespace["build_model"] = _kept(build, run, "model")
-    namespace["create_train_val_dataloader"] = _kept(load, run, "loaders")
+    loop.set(namespace, "MessageLogger", MessageLogger)
+    loop.set(namespace, "build_model", _kept(build, run, "model"))
+    loop.set(namespace, "create_train_val_dataloader", _kept(load, run, "loaders"))
 
 
 def _kept(function: Callable[..., Any], results: dict[str, Any], name: str) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Draws that depend on the sample alone, whoever makes it and after whatever else."""
 
+import pickle
 import random
 
 import numpy as np
@@ -11,6 +12,8 @@ from dscsr_model.data.keyed_dataset import KeyedDataset
 
 
 class Noise(Dataset):
+    name = "noise"
+
     def __len__(self):
         return 4
 
@@ -19,7 +22,7 @@ class Noise(Dataset):
 
 
 def sample(seed=0, **draw):
-    return KeyedDataset(Noise(), seed)[Draw(**{"image": 1, "epoch": 2, "repeat": 0, **draw})]
+    return KeyedDataset(Noise(), seed)[Draw(**{"image": 1, "epoch": 2, "position": 0, **draw})]
 
 
 def test_the_same_sample_draws_the_same_numbers():
@@ -30,7 +33,7 @@ def test_the_same_sample_draws_the_same_numbers():
 
 
 def test_every_part_of_the_key_counts():
-    samples = [sample(), sample(image=2), sample(epoch=1), sample(repeat=1), sample(seed=1)]
+    samples = [sample(), sample(image=2), sample(epoch=1), sample(position=1), sample(seed=1)]
     for drawn in (1, 2):
         assert len({each[drawn] for each in samples}) == 5
 
@@ -49,3 +52,20 @@ def test_workers_make_what_the_main_process_makes():
     assert made[0] == made[1]
     assert len(dataset) == 4
     assert takes_draws(dataset)
+
+
+def test_a_bare_index_draws_from_the_generators_as_they_are():
+    dataset = KeyedDataset(Noise(), 7)
+    random.seed(3)
+    expected = random.random()
+    random.seed(3)
+    assert dataset[1][:2] == (1, expected)
+    assert dataset[1] != dataset[1]
+
+
+def test_attributes_are_the_dataset_s_also_after_pickling():
+    dataset = pickle.loads(pickle.dumps(KeyedDataset(Noise(), 7)))
+    assert dataset.name == "noise"
+    assert dataset.seed == 7
+    assert not hasattr(dataset, "no_such_thing")
+    assert not hasattr(dataset, "__getitems__")  # torch would ask for whole batches around the keys

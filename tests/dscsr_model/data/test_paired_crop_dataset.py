@@ -14,7 +14,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data import paired_crop_dataset
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
-from dscsr_model.data.draws import Draw, draws
+from dscsr_model.data.draws import Draw
 from dscsr_model.data.paired_crop_dataset import DatasetError, PairedCropDataset
 from dscsr_model.data.sources import FileSource, LmdbSource, MemorySource, SourceError
 from dscsr_model.training.pictures import turned
@@ -35,17 +35,17 @@ def folders(make_pair, photographs, tmp_path):
 
 
 class DrawsSampler:
-    """What `dscsr train` puts in place of BasicSR's sampler."""
+    """What `dscsr train` makes of BasicSR's sampler."""
 
     def __init__(self, dataset, ratio=1):
-        self.dataset, self.rank, self.num_replicas, self.epoch = dataset, 0, 1, 0
-        self.total_size = len(dataset) * ratio
+        self.images, self.total, self.epoch = len(dataset), len(dataset) * ratio, 0
 
     def __iter__(self):
-        return draws(self)
+        order = torch.randperm(self.total, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        return (Draw(index % self.images, self.epoch, position) for position, index in enumerate(order))
 
     def __len__(self):
-        return self.total_size
+        return self.total
 
 
 def assert_same(one, other):
@@ -117,10 +117,11 @@ def test_uint8_is_float32_times_255(make_pair):
     options = make_pair()
     floats, levels = PairedCropDataset(options), PairedCropDataset({**options, "output": "uint8"})
     for index in range(5):
+        level, values = levels[Draw(index)], floats[Draw(index)]
         for name in ("lq", "gt"):
-            assert levels[index][name].dtype == torch.uint8
-            assert levels[index][name].is_contiguous()
-            assert torch.equal(levels[index][name].float() / 255, floats[index][name])
+            assert level[name].dtype == torch.uint8
+            assert level[name].is_contiguous()
+            assert torch.equal(level[name].float() / 255, values[name])
 
 
 def test_turned_on_the_device_is_turned_on_the_cpu(make_pair):
@@ -128,7 +129,7 @@ def test_turned_on_the_device_is_turned_on_the_cpu(make_pair):
     options.update(use_hflip=True, use_rot=True)
     here, there = PairedCropDataset(options), PairedCropDataset({**options, "augment": "device"})
     seen = set()
-    for draw in [Draw(index, 0, repeat) for index in range(5) for repeat in range(8)]:
+    for draw in [Draw(index, 0, position) for index in range(5) for position in range(8)]:
         sample = there[draw]
         seen.add(sample["orientation"])
         for name in ("lq", "gt"):
@@ -149,7 +150,7 @@ def test_lr_crop_belongs_to_gt_crop(make_pair):
             assert difference.max() <= 1
 
 
-def test_samples_depend_on_seed_epoch_index_and_repeat_alone(make_pair):
+def test_samples_depend_on_the_seed_and_the_draw_alone(make_pair):
     options = make_pair()
     dataset = PairedCropDataset(options)
     first = dataset[Draw(2, 5, 1)]
@@ -164,6 +165,15 @@ def test_samples_depend_on_seed_epoch_index_and_repeat_alone(make_pair):
     assert_same(dataset[2], dataset[Draw(2, 5, 0)])
 
 
+def test_bare_indices_are_not_frozen_where_nobody_tells_the_epoch(make_pair):
+    """A loop that builds its own loader: two epochs differ in every crop, in workers as well."""
+    dataset = PairedCropDataset(make_pair())
+    for workers in (0, 1):
+        loader = DataLoader(dataset, num_workers=workers)
+        one, two = ([batch["gt"] for batch in loader] for _ in range(2))
+        assert sum(torch.equal(first, second) for first, second in zip(one, two, strict=True)) <= 1
+
+
 def test_seed_is_the_run_s(make_pair):
     options = {key: value for key, value in make_pair().items() if key != "seed"}
     torch.manual_seed(11)
@@ -173,7 +183,7 @@ def test_seed_is_the_run_s(make_pair):
     torch.manual_seed(11)
     again = PairedCropDataset(options)
     assert (one.seed, other.seed, again.seed) == (11, 12, 11)
-    assert_same(one[0], again[0])
+    assert_same(one[Draw(0)], again[Draw(0)])
     torch.manual_seed(-1)
     assert PairedCropDataset(options)[0]
 
@@ -248,10 +258,10 @@ def test_batches_equal_single_samples(make_pair):
 def test_picklable_always(make_pair, cache):
     dataset = PairedCropDataset({**make_pair(), "cache": cache})
     before = pickle.loads(pickle.dumps(dataset))
-    sample = dataset[1]
+    sample = dataset[Draw(1)]
     after = pickle.loads(pickle.dumps(dataset))
-    assert_same(before[1], sample)
-    assert_same(after[1], sample)
+    assert_same(before[Draw(1)], sample)
+    assert_same(after[Draw(1)], sample)
 
 
 def test_folder_options(folders, tmp_path):

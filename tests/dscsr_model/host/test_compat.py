@@ -219,18 +219,23 @@ def script(tmp_path, monkeypatch, resuming):
     return namespace
 
 
-@pytest.mark.parametrize("forced", [["--force_yml", "name=other", "manual_seed=7"], []])
-def test_a_forced_seed_is_the_seed(script, monkeypatch, forced):
+@pytest.mark.parametrize(
+    ("model", "forced", "seed"),
+    [
+        ("EfficientSRModel", ["--force_yml", "name=other", "manual_seed=7"], 7),
+        ("EfficientSRModel", [], 3),
+        ("SRModel", ["--force_yml", "manual_seed=7"], 3),  # BasicSR's own runs stay as they are
+    ],
+)
+def test_a_forced_seed_is_the_seed_of_our_models(script, monkeypatch, model, forced, seed):
     monkeypatch.setattr(sys, "argv", [*sys.argv, *forced])
     file = Path(sys.argv[2])
-    file.write_text(f"{file.read_text()}\nmanual_seed: 3\n")
-    opt, _, _ = script["train_pipeline"](str(file.parent))
+    file.write_text(f"{file.read_text()}\nmanual_seed: 3\nmodel_type: {model}\n")
+    script["train_pipeline"](str(file.parent))
     drawn = torch.initial_seed(), np.random.randint(1000), random.random()  # noqa: NPY002 - the generator that BasicSR seeds
-    seed = 7 if forced else 3
-    assert opt["manual_seed"] == drawn[0] == seed
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
-    assert drawn[1:] == (np.random.randint(1000), random.random())  # noqa: NPY002
+    assert drawn == (seed, np.random.randint(1000), random.random())  # noqa: NPY002
 
 
 def test_a_script_run_as_main_resumes_on_the_cpu(script, tmp_path):

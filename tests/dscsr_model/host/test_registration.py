@@ -7,15 +7,38 @@ import warnings
 import pytest
 
 import dscsr_model
-from dscsr_model.host import registration
+from dscsr_model.host import compat, registration
+from dscsr_model.host.patches import installed
 
 
-@pytest.fixture
-def registry():
+class OldRegistry:
+    """As BasicSR had it before 1.4.0: two arguments, no suffix."""
+
+    def __init__(self, name):
+        self._name, self._obj_map = name, {}
+
+    def _do_register(self, name, obj):
+        assert name not in self._obj_map, f"An object named '{name}' was already registered in '{self._name}' registry!"
+        self._obj_map[name] = obj
+
+    def register(self, obj=None):
+        if obj is None:
+            return lambda obj: self._do_register(obj.__name__, obj) or obj
+        return self._do_register(obj.__name__, obj)
+
+    def __contains__(self, name):
+        return name in self._obj_map
+
+    def __iter__(self):
+        return iter(self._obj_map.items())
+
+
+@pytest.fixture(params=["1.3", "1.4"])
+def registry(request):
     dscsr_model.register()
     from basicsr.utils.registry import Registry
 
-    return Registry("arch")
+    return {"1.3": OldRegistry, "1.4": Registry}[request.param]("arch")
 
 
 def make(name: str = "SPAN", module: str = "another.plugin") -> type:
@@ -27,7 +50,6 @@ CLASH = r"name SPAN belongs to another\.plugin\.SPAN, so dscsr's is registered a
 
 
 def register_ours(registry):
-    registration._give_way_later(registry)
     registration._register(registry, OURS)
 
 
@@ -74,7 +96,8 @@ def test_a_name_that_another_wants_later_is_given_up(registry):
 
 def test_a_name_wanted_through_a_suffix_is_given_up(registry):
     ours, theirs = make("SPAN_x", "dscsr_arch.span_arch"), make("SPAN")
-    registration._give_way_later(registry)
+    if isinstance(registry, OldRegistry):
+        return
     registration._register(registry, ours)
     with pytest.warns(UserWarning, match="registered as SPAN_x_dscsr"):
         registry.register(theirs, suffix="x")
@@ -86,7 +109,7 @@ def test_others_keep_their_quarrels(registry):
     registry.register(make("Other"))
     with pytest.raises(AssertionError, match="'Other' was already registered"):
         registry.register(make("Other"))
-    assert [name for name, _ in registry] == ["SPAN", "Other"]
+    assert {name for name, _ in registry} == {"SPAN", "Other"}
 
 
 @pytest.mark.parametrize("process", ["worker", "rank 1"])
@@ -100,6 +123,79 @@ def test_only_the_first_process_warns(registry, process, monkeypatch):
         warnings.simplefilter("error")
         register_ours(registry)
     assert "SPAN_dscsr" in registry
+
+
+def state_of_basicsr():
+    """Everything that registering changes, or might."""
+    from basicsr.utils import registry
+
+    registries = [vars(getattr(registry, entry.registry)) for entry in registration.ENTRIES]
+    modules = {name: dict(vars(module)) for name, module in sys.modules.items() if name.partition(".")[0] == "basicsr"}
+    classes = [modules["basicsr.models.base_model"]["BaseModel"], modules["basicsr.models.sr_model"]["SRModel"]]
+    classes.append(modules["basicsr.data.data_sampler"]["EnlargedSampler"])
+    return (
+        [(dict(each), dict(each["_obj_map"])) for each in registries],
+        {name: {key: value for key, value in names.items() if callable(value)} for name, names in modules.items()},
+        [dict(vars(cls)) for cls in classes],
+    )
+
+
+@pytest.mark.parametrize("stage", ["loading", "mending", "registering"])
+def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
+    dscsr_model.register()
+    import basicsr
+
+    whole = state_of_basicsr()
+    installed.undo()
+    try:
+        without = state_of_basicsr()
+        assert not any(registration.registered_names().values())
+        assert without != whole
+        with monkeypatch.context() as patch:
+            if stage == "loading":
+                late = registration.Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:NotThere")
+                patch.setattr(registration, "ENTRIES", (*registration.ENTRIES, late))
+            elif stage == "mending":
+                late = compat.Mend("late", "", lambda: True, lambda: 1 / 0)
+                patch.setattr(compat, "RUN_MENDS", (*compat.RUN_MENDS, late))
+            else:
+                register = registration._register
+                fail_last = lambda table, obj: register(table, obj) or 1 / (obj.__name__ != "CSDModel")  # noqa: E731
+                patch.setattr(registration, "_register", fail_last)
+            version = basicsr.__version__.replace(".", r"\.")
+            met = rf"but got \S*basicsr, version {version}, where it ends with .*Nothing of dscsr is registered here"
+            with pytest.raises(registration.RegistrationError, match=met):
+                dscsr_model.register()
+        assert state_of_basicsr() == without
+        assert not {mend.name for mend in compat.applied()} & {mend.name for mend in compat.RUN_MENDS}
+    finally:
+        dscsr_model.register()
+    assert not [name for name, registered in registration.registered_names().items() if registered is None]
+
+
+def test_what_a_basicsr_requires_and_lacks_is_named():
+    says = registration._cannot_register(ModuleNotFoundError("No module named 'addict'", name="addict"))
+    assert says.endswith("`addict` is missing: install what this BasicSR requires, with pip install addict.")
+
+
+def test_models_of_ours_and_those_derived_from_them():
+    dscsr_model.register()
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    class Derived(MODEL_REGISTRY.get("EfficientSRModel")):
+        __module__ = "another.plugin"
+
+    held = dict(iter(MODEL_REGISTRY)) | {"Derived": Derived}
+    assert [name for name in held if held[name].__module__.startswith("dscsr")] == [
+        name for name in held if name != "Derived" and registration.is_model_of_ours(name)
+    ]
+    MODEL_REGISTRY._obj_map["Derived"] = Derived
+    try:
+        assert registration.is_model_of_ours("Derived")
+    finally:
+        del MODEL_REGISTRY._obj_map["Derived"]
+    assert not registration.is_model_of_ours("SRModel")
+    assert not registration.is_model_of_ours(None)
 
 
 def test_a_class_whose_module_is_being_imported_waits(monkeypatch):

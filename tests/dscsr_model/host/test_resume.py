@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, DistributedSampler
 
-import dscsr_model
 from dscsr_model.data.draws import Draw
 from dscsr_model.data.keyed_dataset import KeyedDataset
 from dscsr_model.host import resume, train_log
+from dscsr_model.host.patches import Patches
 from dscsr_model.host.resume import ResumeError, position
 from dscsr_model.training import checkpoints
 
@@ -20,7 +21,7 @@ class Images(torch.utils.data.Dataset):
         return 6
 
     def __getitem__(self, index):
-        return index
+        return int(index.image if isinstance(index, Draw) else index)
 
 
 class Drawing(Images):
@@ -29,17 +30,12 @@ class Drawing(Images):
 
 @pytest.fixture
 def loop():
-    """The names that BasicSR's train module looks up, its own sampler among them, after the installation."""
-    dscsr_model.register()
-    from basicsr.data.data_sampler import EnlargedSampler
-
+    """The names that BasicSR's train module looks up, after the installation."""
     namespace = {
         "load_resume_state": lambda opt: opt["path"].get("resume_state") and torch.load(opt["path"]["resume_state"]),
-        "EnlargedSampler": EnlargedSampler,
-        "build_dataset": lambda opt: opt["made"],
-        "build_dataloader": lambda dataset, opt, **_: torch.utils.data.DataLoader(dataset),
+        "build_dataloader": lambda dataset, opt, sampler=None: DataLoader(dataset, batch_size=2, sampler=sampler),
     }
-    resume.install(namespace)
+    resume.install(Patches(), namespace)
     return namespace
 
 
@@ -79,46 +75,32 @@ def test_the_position_is_that_of_the_iteration_whatever_the_batch_was_before(ite
 
 
 @pytest.mark.parametrize("dataset", [Images(), Drawing()])
-def test_the_sampler_leaves_out_what_was_seen_in_that_epoch_only(loop, experiment, dataset):
-    sampler = loop["EnlargedSampler"](dataset, 1, 0, 1)
-    whole = {}
-    for epoch in (2, 3):
-        sampler.set_epoch(epoch)
-        whole[epoch] = list(sampler)
-        assert len(whole[epoch]) == len(sampler) == 6
+def test_what_was_seen_in_that_epoch_is_left_out_in_it_only(loop, experiment, dataset):
+    def epochs(*numbers):
+        sampler = DistributedSampler(dataset, 1, 0)
+        loader = loop["build_dataloader"](dataset, {"phase": "train"}, sampler)
+        assert len(loader) == 3
+        found = []
+        for epoch in numbers:
+            sampler.set_epoch(epoch)
+            found.append([batch.tolist() for batch in loader])
+            assert [batch.tolist() for batch in loader] == found[-1]  # BasicSR's CUDAPrefetcher starts a loader twice
+        return found
+
+    assert loop["load_resume_state"](options(auto_resume=False)) is None
+    whole = epochs(2, 3)
     loop["load_resume_state"](options())
-    sampler = loop["EnlargedSampler"](dataset, 1, 0, 1)
-    for epoch, seen in ((2, 2), (3, 0)):
-        sampler.set_epoch(epoch)
-        assert list(sampler) == whole[epoch][seen:]
-        assert list(sampler) == whole[epoch][seen:]  # BasicSR's CUDAPrefetcher starts a loader twice
-
-
-def test_the_order_is_basicsrs(loop):
-    from basicsr.data.data_sampler import EnlargedSampler
-
-    for rank in (0, 1):
-        ours, theirs = (cls(Images(), 2, rank, 3) for cls in (loop["EnlargedSampler"], EnlargedSampler))
-        drawing = loop["EnlargedSampler"](Drawing(), 2, rank, 3)
-        for sampler in (ours, theirs, drawing):
-            sampler.set_epoch(4)
-        assert list(ours) == list(theirs) == [draw.image for draw in drawing]
-        assert {draw.repeat for draw in drawing} == {0, 1, 2}
-        assert {type(draw) for draw in drawing} == {Draw}
+    assert epochs(2, 3) == [whole[0][1:], whole[1]]
 
 
 def test_stock_datasets_are_keyed_by_the_seed_of_the_run_for_training(loop, experiment):
     loop["load_resume_state"](options())
-    build = loop["build_dataset"]
-    keyed = build({"phase": "train", "made": Images()})
+    build = loop["build_dataloader"]
+    keyed = build(Images(), {"phase": "train"}).dataset
     assert isinstance(keyed, KeyedDataset)
     assert keyed.seed == 11  # of the checkpoint, not the one drawn at this start
-    drawing, images = Drawing(), Images()
-    assert build({"phase": "train", "made": drawing}) is drawing
-    assert build({"phase": "val", "made": images}) is images
-    loop["load_resume_state"](options(model_type="SRModel"))
-    assert build({"phase": "train", "made": images}) is images
-    assert loop["build_dataloader"](images, {"phase": "train"}).generator is None
+    assert type(build(Drawing(), {"phase": "train"}).dataset) is Drawing
+    assert type(build(Images(), {"phase": "val"}).dataset) is Images
 
 
 def test_samples_and_the_loader_leave_the_generators_to_the_network(loop, experiment):
@@ -130,9 +112,9 @@ def test_samples_and_the_loader_leave_the_generators_to_the_network(loop, experi
 
     loop["load_resume_state"](options())
     before = checkpoints.random_state()
-    dataset = loop["build_dataset"]({"phase": "train", "made": Drawn()})
-    loader = loop["build_dataloader"](dataset, {"phase": "train"})
-    drawn = [[list(loader) for _ in range(2)], dataset[0]]
+    sampler = DistributedSampler(Drawn(), 1, 0)
+    loader = loop["build_dataloader"](Drawn(), {"phase": "train"}, sampler)
+    drawn = [[list(loader) for _ in range(2)], loader.dataset[Draw(0)]]
     assert str(drawn[0][0]) == str(drawn[0][1])
     assert len({*drawn[1]}) == 3
     assert str(checkpoints.random_state()) == str(before)
@@ -180,14 +162,10 @@ def test_without_checkpoints_and_without_auto_resume_training_starts_anew(loop, 
     for file in (experiment / "training_states").iterdir():
         file.unlink()
     assert loop["load_resume_state"](options()) is None
-    assert len(list(loop["EnlargedSampler"](Images(), 1, 0, 1))) == 6
 
 
-def test_installing_again_or_elsewhere_changes_nothing(loop):
-    before = dict(loop)
-    resume.install(loop)
-    assert loop == before
+def test_a_module_without_a_train_loop_is_let_be():
     for install in (resume.install, train_log.install):
         elsewhere = {"other": 1}
-        install(elsewhere)
+        install(Patches(), elsewhere)
         assert elsewhere == {"other": 1}

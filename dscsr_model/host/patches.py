@@ -1,0 +1,55 @@
+"""What is replaced in other people's modules and classes, remembered so that all of it can be put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_NOTHING = object()
+
+
+class Patches:
+    """Replacements of attributes and of dictionary entries, in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def set(self, owner: Any, name: str, value: object) -> None:
+        """Replace an attribute of a module, class or object; an entry, where ``owner`` is a dictionary."""
+        owner = vars(owner) if isinstance(owner, ModuleType) else owner
+        entries = owner if isinstance(owner, dict) else vars(owner)
+        self._before.append((owner, name, entries.get(name, _NOTHING)))
+        _write(owner, name, value)
+
+    def undo(self, keep: int = 0) -> None:
+        """Put back everything but the first ``keep`` replacements, the last one first."""
+        while len(self._before) > keep:
+            _write(*self._before.pop())
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Put back what was replaced inside if an error leaves it."""
+        made = len(self._before)
+        try:
+            yield
+        except BaseException:
+            self.undo(keep=made)
+            raise
+
+
+def _write(owner: Any, name: str, value: object) -> None:
+    if isinstance(owner, dict):
+        if value is _NOTHING:
+            owner.pop(name, None)
+        else:
+            owner[name] = value
+    elif value is _NOTHING:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+installed = Patches()
+"""What registering replaces, for as long as the process lives."""
