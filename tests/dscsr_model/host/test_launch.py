@@ -15,7 +15,7 @@ import torch
 
 import dscsr_model
 from dscsr_model.cli.train import add_basicsr_arguments
-from dscsr_model.host import launch
+from dscsr_model.host import install_help, launch
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""}
 DSCSR = ("-m", "dscsr_model.cli")
@@ -293,14 +293,30 @@ def test_without_basicsr_the_install_order_is_told(tmp_path, write):
     assert nothing_made(tmp_path)
 
 
-def test_a_clone_that_python_does_not_look_into_is_named(tmp_path, monkeypatch):
-    from dscsr_model.host import install_help
-
-    monkeypatch.setattr(install_help, "find_basicsr", lambda: None)
+def test_a_basicsr_vendored_here_comes_before_an_installed_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = list(sys.path)
+    install_help.look_into_working_directory()
+    assert sys.path == before
     (tmp_path / "basicsr").mkdir()
     (tmp_path / "basicsr/__init__.py").touch()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(install_help.BasicSRMissingError, match=r"a folder `basicsr` here .* `PYTHONPATH=\. dscsr"):
+    install_help.look_into_working_directory()
+    install_help.look_into_working_directory()
+    assert sys.path == [str(tmp_path), *before]
+    monkeypatch.delitem(sys.modules, "basicsr", raising=False)
+    assert install_help.find_basicsr() == tmp_path / "basicsr"
+
+
+def test_a_basicsr_without_registries_is_named(tmp_path, monkeypatch):
+    """A namespace package, as projects vendor that were made from BasicSR 1.2."""
+    (tmp_path / "basicsr").mkdir()
+    (tmp_path / "VERSION").write_text("1.2.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "basicsr", raising=False)
+    folder = tmp_path / "basicsr"
+    expected = rf"^Expected BasicSR 1\.3\.4 or later, but got {folder}, version 1\.2\.0, which has no `__init__\.py`"
+    with pytest.raises(install_help.BasicSRMissingError, match=expected):
         install_help.require_basicsr()
 
 
