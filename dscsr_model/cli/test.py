@@ -8,6 +8,8 @@ from dscsr_model.cli.train import add_basicsr_arguments
 EPILOG = """\
 example:
   dscsr test -opt options/test_span_x4.yml
+with only those of its sets whose folders are there:
+  dscsr test -opt options/test_span_x4.yml --skip-missing
 
 Log and pictures go to results/<name> under the working directory."""
 
@@ -22,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_basicsr_arguments(parser)
+    parser.add_argument("--skip-missing", action="store_true", help="leave out sets whose folders are missing")
     parser.set_defaults(run=run)
 
 

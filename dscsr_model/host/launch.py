@@ -5,8 +5,9 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.host import registration
@@ -40,19 +41,20 @@ def _run(phase: str, args: argparse.Namespace) -> None:
     _check_launcher(args.launcher)
     from dscsr_model.host.options_check import check_options
 
-    check_options(
+    left_out = check_options(
         args.opt,
         is_train=phase == "train",
         force_yml=args.force_yml or (),
         launcher=args.launcher,
         auto_resume=args.auto_resume,
         imports=args.imports or (),
+        skip_missing=getattr(args, "skip_missing", False),
     )
     registration.register()
-    pipeline = getattr(importlib.import_module(f"basicsr.{phase}"), f"{phase}_pipeline")
-    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]):
+    module = importlib.import_module(f"basicsr.{phase}")
+    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), _without(left_out, module):
         # Not the folder above the installed package, which BasicSR's own scripts take.
-        pipeline(os.getcwd())
+        getattr(module, f"{phase}_pipeline")(os.getcwd())
     _leave_process_group()
 
 
@@ -91,6 +93,28 @@ def _argv(argv: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextmanager
+def _without(left_out: Mapping[str, str], module: Any) -> Iterator[None]:
+    """Let the pipeline of ``module`` read options that lack these datasets, and say so."""
+    parse_options = module.parse_options
+
+    def parse_the_others(*args: Any, **kwargs: Any) -> Any:
+        found = parse_options(*args, **kwargs)
+        for name in left_out:
+            del (found[0] if isinstance(found, tuple) else found)["datasets"][name]  # BasicSR 1.2 gives options alone
+        return found
+
+    if left_out and os.environ.get("RANK", "0") == "0":
+        missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
+        print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
+    if left_out:
+        module.parse_options = parse_the_others
+    try:
+        yield
+    finally:
+        module.parse_options = parse_options
 
 
 def _leave_process_group() -> None:

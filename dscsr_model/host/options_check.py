@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host import user_code
 from dscsr_model.host.options_csd import check_csd, check_csd_sections
-from dscsr_model.host.options_data import check_datasets, check_gpus, check_place
+from dscsr_model.host.options_data import check_datasets, check_gpus, check_place, leave_out_missing
 from dscsr_model.host.options_faults import Fault, OptionsError
 from dscsr_model.host.options_file import apply_force_yml, read_options
 from dscsr_model.host.options_losses import check_losses
@@ -46,7 +46,8 @@ def check_options(
     launcher: str = "none",
     auto_resume: bool = False,
     imports: Sequence[str] = (),
-) -> None:
+    skip_missing: bool = False,
+) -> dict[str, str]:
     """Check an option file as BasicSR's train or test pipeline would read it.
 
     Args:
@@ -56,6 +57,10 @@ def check_options(
         launcher: ``none``, ``pytorch`` or ``slurm``; the number of processes is read from their environment.
         auto_resume: Whether ``--auto_resume`` is given: weights then come from the newest checkpoint.
         imports: Files and modules of ``--import``, beside those that the option file names.
+        skip_missing: Leave out datasets whose folders are not there, unless none is.
+
+    Returns:
+        The path that is missing of every dataset that was left out, by its key under ``datasets:``.
 
     Raises:
         OptionsError: Something is wrong; it lists all that is.
@@ -65,6 +70,7 @@ def check_options(
     apply_force_yml(options, force_yml, report)
     registries = Registries()
     user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
+    left_out = leave_out_missing(options) if skip_missing else {}
     datasets = options.get("datasets")
     run = Run(
         options=options,
@@ -92,3 +98,4 @@ def check_options(
     check_learning(run, registries, network)
     check_csd(run, network)
     report.raise_if_any()
+    return left_out

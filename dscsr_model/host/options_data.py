@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,24 @@ def check_place(run: Run) -> None:
     if folder.exists() and not folder.is_dir():
         got = f"a file `{folder}` in {Path.cwd()}"
         run.report.add(("name",), f"a folder `{folder}`, or none yet", got, "Move it away.")
+
+
+def leave_out_missing(options: MutableMapping[Any, Any]) -> dict[str, str]:
+    """Take the datasets whose folders are not there out of ``options``; none, if that would leave none.
+
+    Returns:
+        The missing path of each, by its key under ``datasets:``.
+    """
+    datasets = options.get("datasets")
+    missing: dict[str, str] = {}
+    for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
+        for path in _plain_roots(dataset).values() if isinstance(dataset, dict) else ():
+            if not Path(path).expanduser().exists():
+                missing.setdefault(name, path)
+    if not isinstance(datasets, dict) or len(missing) == len(datasets):
+        return {}
+    options["datasets"] = {name: dataset for name, dataset in datasets.items() if name not in missing}
+    return missing
 
 
 def check_datasets(run: Run) -> None:
@@ -74,10 +92,19 @@ def _channels(key: Key, dataset: Mapping[Any, Any], found: Images | None, run: R
 
 def _dataroots_exist(key: Key, dataset: Mapping[Any, Any], run: Run) -> None:
     """All that can be said of another plugin's dataset: its folders should be there."""
-    for name, path in dataset.items():
-        plain = isinstance(path, str) and "://" not in path and not any(c in path for c in "*?[")
-        if str(name).startswith("dataroot") and plain and path and not Path(path).expanduser().exists():
-            images.existing_folder(path, (*key, str(name)), run.report)
+    for name, path in _plain_roots(dataset).items():
+        if not Path(path).expanduser().exists():
+            images.existing_folder(path, (*key, name), run.report)
+
+
+def _plain_roots(dataset: Mapping[Any, Any]) -> dict[str, str]:
+    """The paths of a dataset section that name one place on this machine."""
+    return {
+        str(name): path
+        for name, path in dataset.items()
+        if str(name).startswith("dataroot") and isinstance(path, str) and path
+        if "://" not in path and not any(c in path for c in "*?[")
+    }
 
 
 def _root(key: Key, dataset: Mapping[Any, Any], name: str, run: Run) -> str | None:

@@ -157,11 +157,10 @@ def _try(key: Key, what: str, report: Report, build: Callable[[], Any]) -> Any |
 
 
 def _metrics(run: Run, registries: Registries) -> None:
-    without_gt = [
-        str(name)
-        for name, dataset in run.section("datasets").items()
-        if run.known_datasets.get(name) == "SingleImageDataset" and name != "train" and isinstance(dataset, dict)
-    ]
+    tested = {str(name): kind for name, kind in run.known_datasets.items() if name != "train"}
+    without_gt = [name for name, kind in tested.items() if kind == "SingleImageDataset"]
+    if run.known_model in schema.ON_DEVICE and (len(without_gt) < len(tested) or not run.is_train):
+        without_gt = []  # these models score where there is something to compare with
     for name, section in run.section("val", "metrics").items():
         key = ("val", "metrics", str(name))
         if not isinstance(section, dict) or "type" not in section:
@@ -181,7 +180,10 @@ def _metrics(run: Run, registries: Registries) -> None:
         check_arguments(key, arguments, metric, run.report, given=("img", "img2"))
         if "img2" in parameters and without_gt:
             got = f"`datasets: {without_gt[0]}` without it (SingleImageDataset)"
-            run.report.add(key, "ground truth to compare with", got, "Use PairedImageDataset, or remove the metric.")
+            remedy = "Add a set that has it, or remove the metric."
+            if run.known_model not in schema.ON_DEVICE:
+                remedy = "Remove the metric, or take EfficientSRModel, which then scores the other sets alone."
+            run.report.add(key, "ground truth to compare with", got, remedy)
 
 
 def _optimizer(run: Run, registries: Registries) -> None:

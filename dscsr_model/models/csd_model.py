@@ -208,7 +208,7 @@ class CSDModel(EfficientSRModel):
                     self.opt, dataset_name, current_iter, save_img, self._metrics, own, lq_path, f"_{label}"
                 )
                 scores |= {f"{name}_{label}": value for name, value in found.items()}
-            return {name: scores[name] for name in self.opt["val"]["metrics"]}
+            return {name: scores[name] for name in self.opt["val"]["metrics"] if name in scores}
 
         return finish
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from basicsr.metrics import calculate_metric
 from basicsr.utils import imwrite
+from basicsr.utils.registry import METRIC_REGISTRY
 
 from dscsr_model.training.validation import Pictures
 
@@ -30,16 +32,25 @@ def finish_picture(
         current_iter: Iteration, or the name of the test.
         save_img: Whether to save.
         metrics: Sections of ``val: metrics``.
-        pictures: The result and, for metrics that need it, the ground truth.
+        pictures: The result and, where there is one, the ground truth.
         lq_path: Path of the LQ picture, after which the result is named.
         label: Goes into the file name, behind that of the picture.
 
     Returns:
-        Metric to value.
+        Metric to value; without a ground truth only of those that need none.
     """
     if save_img:
         imwrite(pictures["img"], str(picture_path(opt, dataset_name, Path(lq_path).stem, current_iter, label)))
-    return {name: float(calculate_metric(dict(pictures), dict(section))) for name, section in metrics.items()}
+    return {
+        name: float(calculate_metric(dict(pictures), dict(section)))
+        for name, section in metrics.items()
+        if "img2" in pictures or not _compares(section)
+    }
+
+
+def _compares(section: Mapping[str, Any]) -> bool:
+    """Whether a metric is one of two images."""
+    return "img2" in inspect.signature(METRIC_REGISTRY.get(section["type"])).parameters
 
 
 def picture_path(opt: Mapping[str, Any], dataset_name: str, name: str, current_iter: Any, label: str = "") -> Path:

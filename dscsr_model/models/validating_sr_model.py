@@ -118,7 +118,6 @@ class ValidatingSRModel(CheckpointingSRModel):
         """Super-resolve a data set, score it as BasicSR does, log it, keep the best network."""
         dataset = dataloader.dataset
         name = dataset.opt["name"]
-        metrics = self.opt["val"].get("metrics") or {}
         self.metric_results = validate(
             dataset,
             self._super_resolve,
@@ -127,7 +126,7 @@ class ValidatingSRModel(CheckpointingSRModel):
             world_size=self.opt["world_size"],
             progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
         )
-        if metrics and self.opt["rank"] == 0:
+        if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
             if self.is_train:
                 self._initialize_best_metric_results(name)
                 for metric, value in self.metric_results.items():
@@ -199,7 +198,7 @@ class ValidatingSRModel(CheckpointingSRModel):
     def _keep_best(self, dataset_name: str, current_iter: int) -> None:
         """Save ``net_g_best.pth`` if this validation of the deciding data set was the best so far."""
         metric = self.opt["val"].get("best_metric") or next(iter(self.opt["val"]["metrics"]))
-        if dataset_name != self._validation_sets()[0]:
+        if dataset_name != self._deciding_set(metric):
             return
         record = self.best_metric_results[dataset_name][metric]
         networks = self.finite_networks() if record["iter"] == current_iter else None
@@ -208,8 +207,14 @@ class ValidatingSRModel(CheckpointingSRModel):
             path = self.save_networks(networks | {"best": about}, "best")
             get_root_logger().info(f"Best {metric} on {dataset_name} so far: saved as {path.name}.")
 
+    def _deciding_set(self, metric: str) -> str | None:
+        """The first set that has been scored by ``metric``: one without ground truth is not."""
+        known = self.best_metric_results
+        scored = (name for name in self._validation_sets() if known.get(name, {}).get(metric, {}).get("iter", -1) >= 0)
+        return next(scored, None)
+
     def _validation_sets(self) -> list[str]:
-        """Names of the validation sets; the first decides which network is best."""
+        """Names of the validation sets."""
         datasets = self.opt["datasets"].items()
         return [section["name"] for phase, section in datasets if phase.split("_")[0] == "val"]
 

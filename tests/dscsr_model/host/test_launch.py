@@ -59,13 +59,23 @@ def test_train_writes_under_the_working_directory_only(run_python, tmp_path, wri
     assert "iter:      10" in done.stderr
 
 
-def test_test_measures_and_writes_results(run_python, tmp_path, write, options):
+def test_test_measures_and_writes_results_of_the_sets_that_are_there(run_python, tmp_path, write, options):
+    """One of them without ground truth, whose images are made all the same."""
     options.update(option_files.testing_options(tmp_path / "data"), network_g=options["network_g"])
+    lone = {"name": "lone", "type": "SingleImageDataset", "dataroot_lq": "data/lq", "io_backend": {"type": "disk"}}
+    options["datasets"] |= {"test_3": option_files.paired("gone", Path("nowhere")), "test_4": lone}
+    options["model_type"] = "EfficientSRModel"
     option_files.write_options(tmp_path / "opt.yml", options)
-    done = run_python(*DSCSR, "test", "-opt", "opt.yml", env=ONE_THREAD)
+    done = run_python(*DSCSR, "test", "-opt", "opt.yml", "--skip-missing", env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
+    assert "left out, since their folders are missing: `test_3` (nowhere/gt)\n" in done.stderr
     assert done.stderr.count("# ssim:") == 2
     assert {entry.name for entry in tmp_path.iterdir()} == {"data", "opt.yml", "results"}
+    assert {folder.name for folder in (tmp_path / "results/tiny_test/visualization").iterdir()} == {
+        "one",
+        "two",
+        "lone",
+    }
 
 
 def test_killed_and_resumed_on_the_cpu(run_python, tmp_path, write, options):

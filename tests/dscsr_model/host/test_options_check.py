@@ -463,6 +463,16 @@ def test_metrics_that_need_ground_truth(check, testing, data):
     options = changed(testing, {"datasets:test_1": {**single, "io_backend": {"type": "disk"}}})
     assert_fault(check(options, is_train=False), "val: metrics: ssim", "`datasets: test_1` without it")
     assert check(changed(options, {"val:metrics": None}), is_train=False) == []
+    assert check(changed(options, {"model_type": "EfficientSRModel"}), is_train=False) == []
+
+
+def test_a_validation_that_could_score_nothing(check, training, data):
+    single = {"name": "one", "type": "SingleImageDataset", "dataroot_lq": str(data / "lq")}
+    single["io_backend"] = {"type": "disk"}
+    options = changed(training, {"model_type": "EfficientSRModel", "datasets:val": single})
+    assert_fault(check(options), "val: metrics: psnr", "`datasets: val` without it", "Add a set that has it")
+    options["datasets"]["val_2"] = training["datasets"]["val"]
+    assert check(options) == []
 
 
 # --- everything at once ---

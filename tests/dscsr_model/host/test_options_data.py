@@ -121,6 +121,18 @@ def test_an_lmdb_is_opened_once_only(training, data, tmp_path):
     assert_fault(lq, VAL_LQ, "`datasets: train: dataroot_lq` opens already")
 
 
+def test_sets_that_are_missing_are_left_out_when_asked(data, tmp_path):
+    options = option_files.testing_options(data)
+    options["datasets"]["test_2"] = option_files.paired("gone", tmp_path / "nowhere")
+    file = option_files.write_options(tmp_path / "options.yml", options)
+    assert len(option_files.faults_of(file, is_train=False)) == 2
+    assert option_files.faults_of(file, is_train=False, skip_missing=True) == []
+    del options["datasets"]["test_1"]
+    option_files.write_options(file, options)
+    gt, _ = option_files.faults_of(file, is_train=False, skip_missing=True)
+    assert_fault(gt, "datasets: test_2: dataroot_gt", "which does not exist")
+
+
 # --- pairs ---
 
 

@@ -284,6 +284,28 @@ def test_the_first_validation_set_decides(tmp_path, validate):
     assert best(tmp_path) == 5
 
 
+@pytest.mark.parametrize("model_type", ["EfficientSRModel", "CSDModel"])
+def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, dataset, logged, model_type):
+    images = option_files.write_images(tmp_path / "large", ["a.png"], (98, 98))
+    single = {"name": "Lone", "type": "SingleImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
+    lone = dataset({**single, "dataroot_lq": str(images)})
+    network = SPAN if model_type == "EfficientSRModel" else {"type": "CSSRNet", "backbone": SPAN, "widths": [0.5]}
+    changes = {"network_g": network, "datasets:val": {"name": "Lone"}, "datasets:val_2": {"name": "Set"}}
+    model = build(options(tmp_path, model_type, **changes))
+    before = len(logged())
+    model.validation(lone, 6, None, save_img=True)
+    assert not any("Validation" in line for line in logged()[before:])
+    assert len(list((tmp_path / "visualization/a").iterdir())) == 1
+    assert not (tmp_path / "models/net_g_best.pth").exists()
+    model.validation(dataset(), 6, None, save_img=False)
+    assert read_pickle(tmp_path / "models/net_g_best.pth")["best"]["dataset"] == "Set"
+
+    niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs none, but a picture of some size
+    model = build(options(tmp_path, model_type, **changes, **{"val:metrics": {**METRICS, "niqe": niqe}}))
+    model.validation(lone, 6, None, save_img=False)
+    assert [name.partition("_")[0] for name in model.metric_results] == ["niqe"]
+
+
 def test_a_best_network_that_is_not_finite_is_not_kept(tmp_path, validate):
     model = span(tmp_path)
     validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
