@@ -187,15 +187,15 @@ def test_models_of_ours_and_those_derived_from_them():
 
     held = dict(iter(MODEL_REGISTRY)) | {"Derived": Derived}
     assert [name for name in held if held[name].__module__.startswith("dscsr")] == [
-        name for name in held if name != "Derived" and registration.is_model_of_ours(name)
+        name for name in held if name != "Derived" and registration.is_our_model(name)
     ]
     MODEL_REGISTRY._obj_map["Derived"] = Derived
     try:
-        assert registration.is_model_of_ours("Derived")
+        assert registration.is_our_model("Derived")
     finally:
         del MODEL_REGISTRY._obj_map["Derived"]
-    assert not registration.is_model_of_ours("SRModel")
-    assert not registration.is_model_of_ours(None)
+    assert not registration.is_our_model("SRModel")
+    assert not registration.is_our_model(None)
 
 
 def test_a_class_whose_module_is_being_imported_waits(monkeypatch):
