@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host import registration
+from dscsr_model.host import registration, stopping
 from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
+from dscsr_model.training.stopping import Stopped
 
 
 class LaunchError(DscsrError):
@@ -51,11 +52,16 @@ def _run(phase: str, args: argparse.Namespace) -> None:
         skip_missing=getattr(args, "skip_missing", False),
     )
     registration.register()
-    module = importlib.import_module(f"basicsr.{phase}")
-    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), _without(left_out, module):
-        # Not the folder above the installed package, which BasicSR's own scripts take.
-        getattr(module, f"{phase}_pipeline")(os.getcwd())
+    module, stopped = importlib.import_module(f"basicsr.{phase}"), None
+    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), _without(left_out, module), stopping.handlers_kept():
+        try:
+            # Not the folder above the installed package, which BasicSR's own scripts take.
+            getattr(module, f"{phase}_pipeline")(os.getcwd())
+        except Stopped as request:
+            stopped = Stopped(request.signal_number)  # without the frames, which hold the network
     _leave_process_group()
+    if stopped is not None:
+        raise stopped
 
 
 def basicsr_arguments(args: argparse.Namespace) -> list[str]:

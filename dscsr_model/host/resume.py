@@ -23,6 +23,7 @@ from dscsr_model.data.draws import takes_draws
 from dscsr_model.data.keyed_dataset import KeyedDataset
 from dscsr_model.host.patches import Patches
 from dscsr_model.host.sampling import DrawSampler, handing_out_draws
+from dscsr_model.host.stopping import start_worker
 
 
 class ResumeError(DscsrError):
@@ -143,6 +144,7 @@ def _continuing(build_dataloader: Callable[..., Any], run: Run) -> Callable[...,
             # it would take one that a run resumed at the end of an epoch does not see.
             loader.generator = torch.Generator()
             loader.generator.manual_seed(run.seed)
+            loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
             sampler = loader.batch_sampler.sampler
             if isinstance(sampler, DrawSampler) and run.state is not None and len(sampler) >= run.batch:
                 sampler.resumed_epoch, sampler.seen = position(len(sampler), run.batch, run.state)

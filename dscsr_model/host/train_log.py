@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dscsr_model.host.patches import Patches
+from dscsr_model.host.stopping import end_well
 
 
 def install(loop: Patches, namespace: dict[str, Any]) -> None:
@@ -23,6 +24,7 @@ def install(loop: Patches, namespace: dict[str, Any]) -> None:
         """
 
         def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
+            end_well(run["model"], run["loaders"][1])
             if tb_logger is not None and start_iter:
                 _undo_after(start_iter, tb_logger)
             run["model"].validate_start(run["loaders"][2], start_iter, tb_logger)

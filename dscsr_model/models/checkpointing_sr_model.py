@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
@@ -14,6 +16,7 @@ from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
 from dscsr_model.training.precision import Precision
+from dscsr_model.training.stopping import Stopped, StopRequest
 
 
 class CheckpointingSRModel(SRModel):
@@ -27,10 +30,21 @@ class CheckpointingSRModel(SRModel):
     precision: Precision
     trained_with: dict[str, Any]
     last_checkpoint: str | None = None
+    iteration: int | None = None  # the last that was trained
+    sampler: Any = None  # of the training data, which knows the epoch
+    _saved: int | None = None
     _random_state_to_restore: dict[str, Any] | None = None
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.stop = StopRequest()
+        super().__init__(opt)
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save network, average and training state; the state last, since resuming looks for it."""
+        if current_iter == -1:  # the end of the training, which a last validation follows
+            self.end_if_asked()
+        else:
+            self._saved = current_iter
         random_states = self._everyones_random_state()
         if self.opt["rank"] != 0:
             return
@@ -50,6 +64,39 @@ class CheckpointingSRModel(SRModel):
             if keep := self.opt["logger"].get("keep_checkpoints"):
                 checkpoints.prune(states, models, int(keep))
         self.last_checkpoint = str(path)
+
+    def end_if_asked(self) -> None:
+        """Stop here, between two steps, if a signal has asked all ranks to."""
+        if self.stop.agreed:
+            self.end(self.stop.agreed)
+
+    def end(self, signal_number: int) -> NoReturn:
+        """Save what is not saved, say how to go on, and end the process.
+
+        Raises:
+            Stopped: Always.
+        """
+        if self.iteration is not None and self.iteration != self._saved:
+            self.save(self.sampler.epoch if self.sampler is not None else 0, self.iteration)
+        name = signal.Signals(signal_number).name
+        logger = get_root_logger()
+        if self.last_checkpoint is None:
+            logger.info(f"Stopped by {name}. No iteration was trained, and nothing is saved.")
+        else:
+            logger.info(
+                f"Stopped by {name} after iteration {self.iteration}. The last checkpoint is {self.last_checkpoint}: "
+                "the same command with `--auto_resume` goes on from it."
+            )
+        raise Stopped(signal_number)
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Begin an iteration: the last place to stop before it. Then its learning rate."""
+        self.end_if_asked()
+        self.step_schedule(current_iter, warmup_iter)
+
+    def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
+        """As BasicSR's ``update_learning_rate``."""
+        super().update_learning_rate(current_iter, warmup_iter)
 
     def finite_networks(self) -> dict[str, Any] | None:
         """What a network file holds: ``params`` and, with an average, ``params_ema``; None if not all is finite."""
@@ -106,7 +153,8 @@ class CheckpointingSRModel(SRModel):
                 logger.info("The optimizer remembers other things than it did before: it starts anew.")
             optimizer._opt_called = True  # it has stepped; without this torch warns that it should before the schedule
         for past in range(1, iteration + 1):
-            self.update_learning_rate(past, self.opt["train"].get("warmup_iter", -1))
+            self.step_schedule(past, self.opt["train"].get("warmup_iter", -1))
+        self.iteration = self._saved = iteration
         models, states = (Path(self.opt["path"][name]) for name in ("models", "training_states"))
         if self.opt["rank"] == 0:
             checkpoints.remove_unfinished(models, states)

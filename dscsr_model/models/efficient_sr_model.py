@@ -72,7 +72,7 @@ class EfficientSRModel(ValidatingSRModel):
             self.memory_format = torch.channels_last
         self.forward = CompiledForward(self.net_g, train_opt.get("compile"), logger)
         self.accumulate_steps = int(train_opt.get("accumulate_steps", 1))
-        self.guard = StepGuard(int(train_opt.get("max_bad_steps", 100)), self.device)
+        self.guard = StepGuard(int(train_opt.get("max_bad_steps", 100)), self.device, self.stop)
         self.throughput = log.Throughput(self.opt["world_size"])
         self.ema_decay = float(train_opt.get("ema_decay", 0))
         if self.ema_decay > 0:
@@ -179,10 +179,10 @@ class EfficientSRModel(ValidatingSRModel):
         else:
             self.schedulers += [scheduler_class(name)(optimizer, **section) for optimizer in self.optimizers]
 
-    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+    def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """Step the schedules, then put BasicSR's linear warm-up on top."""
         if self.basicsr_schedule:
-            super().update_learning_rate(current_iter, warmup_iter)
+            super().step_schedule(current_iter, warmup_iter)
             return
         self.warm_up.before_step()
         if current_iter > 1:

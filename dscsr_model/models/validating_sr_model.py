@@ -17,6 +17,7 @@ from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.models.scoring import finish_picture
 from dscsr_model.training import checkpoints
 from dscsr_model.training.pictures import as_float
+from dscsr_model.training.stopping import Stopped
 from dscsr_model.training.tiling import self_ensemble, tiled
 from dscsr_model.training.validation import Pictures, evaluating, validate
 
@@ -29,7 +30,6 @@ class ValidatingSRModel(CheckpointingSRModel):
 
     best_metric_results: dict[str, dict[str, dict[str, Any]]]
     validates_start = False  # whether a new run validates the network that it starts from, as iteration 0
-    iteration: int | None = None  # the last one that was trained
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.validated_at: dict[str, int] = {}  # validation set to the iteration of its last validation
@@ -118,14 +118,18 @@ class ValidatingSRModel(CheckpointingSRModel):
         """Super-resolve a data set, score it as BasicSR does, log it, keep the best network."""
         dataset = dataloader.dataset
         name = dataset.opt["name"]
-        self.metric_results = validate(
-            dataset,
-            self._super_resolve,
-            self.finisher(name, current_iter, save_img),
-            rank=self.opt["rank"],
-            world_size=self.opt["world_size"],
-            progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
-        )
+        try:
+            self.metric_results = validate(
+                dataset,
+                self._super_resolve,
+                self.finisher(name, current_iter, save_img),
+                rank=self.opt["rank"],
+                world_size=self.opt["world_size"],
+                progress=bool(self.opt["val"].get("pbar", True)) and self.opt["rank"] == 0,
+                asked=lambda: self.stop.asked,
+            )
+        except Stopped as stopped:
+            self.end(stopped.signal_number)
         if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
             if self.is_train:
                 self._initialize_best_metric_results(name)
@@ -181,7 +185,6 @@ class ValidatingSRModel(CheckpointingSRModel):
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Also the best results, those included that came after the checkpoint."""
         super().resume_training(resume_state)
-        self.iteration = resume_state["iter"]
         states = Path(self.opt["path"]["training_states"])
         after = _read(checkpoints.validation_record(states, resume_state["iter"])) or resume_state
         self.best_metric_results = after.get("best_metric_results", {})

@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.training.stopping import StopRequest
 
 
 class TrainingStoppedError(DscsrError):
@@ -24,10 +25,12 @@ class StepGuard:
     Args:
         max_bad_steps: So many bad steps in a row stop the run.
         device: Where the losses are.
+        stop: Agreed upon by the ranks with every step.
     """
 
-    def __init__(self, max_bad_steps: int, device: torch.device) -> None:
+    def __init__(self, max_bad_steps: int, device: torch.device, stop: StopRequest | None = None) -> None:
         self.max_bad_steps = max_bad_steps
+        self._stop = stop or StopRequest()
         self._total = torch.zeros((), dtype=torch.int64, device=device)
         self._in_row = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -56,9 +59,10 @@ class StepGuard:
         bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
         if distributed.is_available() and distributed.is_initialized():
             # Ranks share gradients but not losses: one of them alone must not skip.
-            anywhere = bad.float()
+            anywhere = torch.stack([bad.float(), torch.full_like(norm, self._stop.asked, dtype=torch.float32)])
             distributed.all_reduce(anywhere, distributed.ReduceOp.MAX)
-            bad = anywhere.bool()
+            bad = anywhere[0].bool()
+            self._stop.agree(anywhere[1])
         self._total += bad
         self._in_row += bad
         self._in_row *= bad

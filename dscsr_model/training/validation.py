@@ -13,6 +13,8 @@ from torch import distributed, nn
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
+from dscsr_model.training.stopping import Stopped
+
 Pictures = Mapping[str, np.ndarray]
 """``img`` (the result) and, where there is one, ``img2`` (the ground truth): (H, W, 3) uint8 BGR."""
 
@@ -28,6 +30,7 @@ def validate(
     rank: int = 0,
     world_size: int = 1,
     progress: bool = False,
+    asked: Callable[[], int] = lambda: 0,
 ) -> dict[str, float]:
     """Mean scores over a dataset, the same on every rank and for every number of ranks.
 
@@ -38,9 +41,13 @@ def validate(
         rank: This process takes the items rank, rank + world_size, …
         world_size: Number of processes that call this together.
         progress: Show a progress bar, where there is a terminal.
+        asked: The signal that has asked this process to stop, or 0.
 
     Returns:
         Metric to mean.
+
+    Raises:
+        Stopped: On every rank, after the image in work, when one of them was asked to stop.
     """
     indices = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
     scores: dict[int, dict[str, float]] = {}
@@ -51,12 +58,17 @@ def validate(
         tqdm(total=len(indices), unit="image", disable=None if progress else True, leave=False) as bar,
     ):
         for index, batch in zip(indices, _read_ahead(dataset, indices, reader), strict=True):
+            if asked():
+                break
             waiting.append((index, scorers.submit(finish, super_resolve(batch), batch["lq_path"][0])))
             while len(waiting) > (_WAITING if index != indices[-1] else 0):
                 scored, future = waiting.popleft()
                 scores[scored] = dict(future.result())
                 bar.update()
-    return _mean(_gather(scores))
+    everyone = _gathered((asked(), scores))
+    if signal_number := max(number for number, _ in everyone):
+        raise Stopped(signal_number)
+    return _mean({index: each for _, part in everyone for index, each in part.items()})
 
 
 @contextmanager
@@ -88,12 +100,12 @@ def _item(dataset: Dataset[Any], index: int) -> dict[str, Any]:
     return batch
 
 
-def _gather(mine: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+def _gathered(mine: Any) -> list[Any]:
     if not (distributed.is_available() and distributed.is_initialized()):
-        return mine
-    everyone: list[dict[int, dict[str, float]]] = [{} for _ in range(distributed.get_world_size())]
+        return [mine]
+    everyone = [mine] * distributed.get_world_size()
     distributed.all_gather_object(everyone, mine)
-    return {index: scores for part in everyone for index, scores in part.items()}
+    return everyone
 
 
 def _mean(scores: dict[int, dict[str, float]]) -> dict[str, float]:

@@ -1,17 +1,26 @@
-"""A run that is resumed from any of its checkpoints ends at the same bits, whatever draws random numbers."""
+"""A run that was killed anywhere, or stopped by a signal, and is resumed ends at the same bits."""
 
+import functools
+import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import option_files
 import pytest
 import torch
-from training_runs import experiment, pipeline, write_options
+import yaml
+from small_models import distance
+from training_runs import COMMAND, ENV, experiment, pipeline, weights_on_disk, write_options
 
 import dscsr_model
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_model.training import checkpoints
 
 EPOCH = 3  # iterations: six samples in batches of two
 LAST = 3 * EPOCH
@@ -130,6 +139,142 @@ def test_longer_epochs_do_not_end_a_run(tmp_path):
     log = max(experiment(tmp_path).glob("*.log"), key=lambda file: file.stat().st_mtime).read_text()
     assert "datasets:train:dataset_enlarge_ratio: 2 before this resume, 12 from here on" in log
     assert "iteration 8, which was in epoch 2, is in epoch 0, after 8 of 18 batches." in log
+
+
+# --- stopped by a signal ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run that saves in iterations 4 and 8 and validates in 6."""
+    dscsr_model.register()
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    write_seldom(folder)
+    pipeline(folder)
+    return folder
+
+
+def write_seldom(folder: Path) -> None:
+    write(folder, "EfficientSRModel", **{"logger:save_checkpoint_freq": 4, "val:val_freq": 6})
+
+
+def run_with_signal(folder: Path, monkeypatch, where: tuple[type, str], call: int, number: int) -> int:
+    """The exit code of a run that gets a signal in the n-th call of a method."""
+    (owner, name), calls = where, []
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def signalled(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return method(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        with pytest.raises(SystemExit) as stopped:
+            pipeline(folder)
+    return int(stopped.value.code)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "number", "code", "saved"),
+    [
+        ("optimize_parameters", 3, signal.SIGTERM, 143, 3),
+        ("optimize_parameters", LAST, signal.SIGINT, 130, LAST),
+        ("training_state", 1, signal.SIGTERM, 143, 4),  # while saving
+        ("super_resolve", 1, signal.SIGINT, 130, 6),  # while validating
+        ("validation", 2, signal.SIGTERM, 143, LAST),  # when training has ended
+    ],
+)
+def test_a_signal_lets_the_step_end_saves_and_exits(
+    uninterrupted, tmp_path, monkeypatch, capfd, method, call, number, code, saved
+):
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+    write_seldom(tmp_path)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    assert run_with_signal(tmp_path, monkeypatch, (EfficientSRModel, method), call, number) == code
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert max(checkpoints.iterations(experiment(tmp_path) / "training_states")) == saved
+    said = capfd.readouterr().err
+    assert f"dscsr: {number.name}: stopping after this step; again stops at once\n" in said
+    assert f"Stopped by {number.name} after iteration {saved}. The last checkpoint is " in said
+    assert f"models/net_g_{saved}.pth: the same command with `--auto_resume` goes on from it." in said
+    pipeline(tmp_path, "--auto_resume")
+    for name in ("latest", "best"):
+        assert distance(weights_on_disk(tmp_path, name), weights_on_disk(uninterrupted, name)) == 0
+
+
+def test_a_signal_before_the_first_step(tmp_path, monkeypatch, capfd):
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+    write_seldom(tmp_path)
+    where = (EfficientSRModel, "update_learning_rate")
+    assert run_with_signal(tmp_path, monkeypatch, where, 1, signal.SIGTERM) == 143
+    assert "Stopped by SIGTERM. No iteration was trained, and nothing is saved." in capfd.readouterr().err
+
+
+def test_a_worker_leaves_signals_to_the_training(uninterrupted, tmp_path, monkeypatch, capfd):
+    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run."""
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+    write(tmp_path, "EfficientSRModel", **{"datasets:train:num_worker_per_gpu": 1, "logger:save_checkpoint_freq": LAST})
+    step, workers = EfficientSRModel.optimize_parameters, set()
+
+    def signalled(self: Any, current_iter: int) -> None:
+        step(self, current_iter)
+        for worker in multiprocessing.active_children():
+            workers.add(worker.pid)
+            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)
+
+    monkeypatch.setattr(EfficientSRModel, "optimize_parameters", signalled)
+    pipeline(tmp_path)
+    assert workers
+    assert "Traceback" not in capfd.readouterr().err
+    assert distance(weights_on_disk(tmp_path), weights_on_disk(uninterrupted)) == 0
+
+
+def test_other_models_are_stopped_as_ever(tmp_path, monkeypatch):
+    from basicsr.models.sr_model import SRModel
+
+    seen = []
+
+    def look(self: Any, current_iter: int) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr(SRModel, "optimize_parameters", look)
+    monkeypatch.setattr(SRModel, "get_current_log", lambda self: {})
+    write(tmp_path, "EfficientSRModel", **{"model_type": "SRModel", "network_g": EDSR, "train:total_iter": 1})
+    options = option_files.changed(
+        yaml.safe_load((tmp_path / "opt.yml").read_text()),
+        {"train:scheduler": {"type": "MultiStepLR", "milestones": [5]}},
+    )
+    option_files.write_options(tmp_path / "opt.yml", options)
+    pipeline(tmp_path)
+    assert seen == [signal.SIG_DFL]
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_where_one_was_asked(tmp_path):
+    longer = {"train:total_iter": 3000, "logger:save_checkpoint_freq": 1000, "datasets:train:num_worker_per_gpu": 1}
+    write(tmp_path, "EfficientSRModel", **longer, **{"datasets:train:dataset_enlarge_ratio": 100})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, *COMMAND[1:], "--launcher", "pytorch"]
+    with subprocess.Popen(command, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "iter:       6," in line:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                os.kill(int(children[-1]), signal.SIGTERM)
+    (saved,) = checkpoints.iterations(experiment(tmp_path) / "training_states")
+    assert len(states(tmp_path, saved)["state"]["random_states"]) == 2
+    said = "".join(said)
+    assert said.count(f"Stopped by SIGTERM after iteration {saved}.") == 1
+    assert said.count("exitcode  : 143") >= 1
+    assert said.count("Traceback") == 1  # of torchrun itself, which says which of its processes failed
 
 
 @pytest.mark.slow

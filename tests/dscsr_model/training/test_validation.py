@@ -42,14 +42,19 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(monkeypatch, world_si
     """Every rank's share, gathered by hand; bit-equal to one process."""
     alone = validate(Numbers(), super_resolve, finish)
     shares = []
-    monkeypatch.setattr(validation, "_gather", lambda mine: shares.append(mine) or mine)
+    monkeypatch.setattr(validation, "_gathered", lambda mine: shares.append(mine[1]) or [mine])
     for rank in range(world_size):
         validate(Numbers(), super_resolve, finish, rank=rank, world_size=world_size)
     assert sorted(index for share in shares for index in share) == [0, 1, 2, 3, 4]
-    monkeypatch.setattr(
-        validation, "_gather", lambda mine: {i: s for share in reversed(shares) for i, s in share.items()}
-    )
+    monkeypatch.setattr(validation, "_gathered", lambda mine: [(0, share) for share in reversed(shares)])
     assert validate(Numbers(), super_resolve, finish) == alone
+
+
+def test_all_ranks_stop_when_one_of_them_is_asked_to(monkeypatch):
+    monkeypatch.setattr(validation, "_gathered", lambda mine: [mine, (15, {})])
+    with pytest.raises(SystemExit) as stopped:
+        validate(Numbers(), super_resolve, finish)
+    assert stopped.value.code == 143
 
 
 def test_pictures_wait_in_a_short_queue_and_are_scored_in_other_threads():
