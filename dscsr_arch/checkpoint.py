@@ -6,8 +6,8 @@ Files are opened by `weight_files`, which see for what is refused there.
 from __future__ import annotations
 
 import copy
-import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import conv_lora
+from dscsr_arch.arguments import Given, Said, arguments_of, facts_in
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.facts import FactsError, from_metadata, hidden_arguments, recognise
+from dscsr_arch.facts import describe, differences, recognise, shown
 from dscsr_arch.families import FAMILIES, Family, StateDict
 from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
 from dscsr_arch.plain import fused
 from dscsr_arch.weight_files import (
     WRAPPERS,
-    WeightFile,
     WeightsError,
     read_pickle,
     read_state_dict,
@@ -76,13 +76,16 @@ def load_model(
     param_key: str | None = None,
     base: str | os.PathLike[str] | None = None,
     width: float | None = None,
+    network: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Build the right network from a weight file alone.
 
     Width, scale and channels are read from the shapes of the weights. What shapes cannot tell (``img_range``,
-    ``rgb_mean``, ``res_scale``) is read from the metadata of files that `dscsr export` wrote; of other files it has
-    the network's default. Overrides win. A fused file gives a fused network.
+    ``rgb_mean``, ``norm``, ``res_scale``, ``final_relu``) is read from the metadata of files that dscsr's training and
+    export wrote; for other files it has the network's default, and an `AssumedWarning` names them. Overrides win over
+    ``network``, that wins over the file; a `DscsrWarning` says so where they differ. A fused file gives a fused
+    network.
 
     Args:
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.
@@ -91,19 +94,33 @@ def load_model(
         base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. LoRA
             that it has itself is put aside: adapters are updates of the frozen weights.
         width: Of weights of a CSSR-Net, give the student of this width instead of the whole backbone.
+        network: The section ``network_g`` of the option file of its training, for what shapes cannot tell.
         **overrides: Constructor arguments that replace what was read from the file.
 
     Returns:
         The network in eval mode, on the CPU, in float32.
 
     Raises:
-        WeightsError: The file cannot be read, holds no network known here, does not fit the overrides, has weights
-            that are no finite numbers, or has no student of ``width``.
+        WeightsError: The file cannot be read, holds no network known here, does not fit ``network`` or the overrides,
+            has weights that are no finite numbers, or has no student of ``width``; adapters and ``base`` were trained
+            with other facts, and no override decides.
     """
+    given = Given(network, overrides)
     if base is not None:
         if width is not None:
             raise WeightsError("Expected either a base of LoRA adapters or a width, but got both. Leave one out.")
-        return _load_adapters(path, base, param_key, overrides)
+        return _load_adapters(path, base, param_key, given)
+    return _load(path, param_key, width, given)
+
+
+def _load(
+    path: str | os.PathLike[str],
+    param_key: str | None,
+    width: float | None,
+    given: Given,
+    adapters: Said | None = None,
+) -> nn.Module:
+    """As `load_model`, of a whole network; what its ``adapters`` say counts where the file itself says nothing."""
     if width is not None and not (isinstance(width, int | float) and 0 < width <= 1):
         raise WeightsError(f"Expected `width` to be a part of the backbone's, in (0, 1], but got {width!r}.")
     file = read_weight_file(path, param_key)
@@ -113,45 +130,22 @@ def load_model(
             "network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: load_model(…, base=…)."
         )
     state_dict, width = _of_width(file.weights, width, path)
-    family = recognise(state_dict)
+    said, family = facts_in(file, path), recognise(state_dict)
     if family is None:
+        of = "" if said is None else f", of a network {said.facts.network[:60]!r} as the file says"
         names = ", ".join(family.name for family in FAMILIES)
         raise WeightsError(
             f"Expected weights of a known network ({names}) in {path}, but got layers such as "
-            f"{', '.join(name[:60] for name in list(state_dict)[:4]) or 'none'}. Build that network yourself and load "
-            "the file with its own code."
+            f"{', '.join(name[:60] for name in list(state_dict)[:4]) or 'none'}{of}. Build that network yourself and "
+            "load the file with its own code."
         )
-    arguments = _arguments(family, WeightFile(state_dict, file.metadata), overrides, path)
+    arguments, notes = arguments_of(family, state_dict, given, said or adapters, path)
     network = _build(family, arguments, state_dict, path)
-    return network if width is None else _student(network, family.name, arguments, width, path)
-
-
-def _arguments(
-    family: Family, file: WeightFile, overrides: Mapping[str, Any], path: str | os.PathLike[str]
-) -> dict[str, Any]:
-    """What to build the network of ``file`` with: overrides, before its metadata, before its shapes."""
-    try:
-        known = inspect.signature(family.network()).parameters
-    except ValueError as error:
-        raise WeightsError(f"{path} holds weights of {family.name}, which cannot be built: {error}") from error
-    if unknown := sorted(set(overrides) - set(known)):
-        raise WeightsError(
-            f"Expected overrides among {', '.join(known)} for {family.name}, but got {', '.join(unknown)}."
-        )
-    try:
-        facts = from_metadata(file.metadata)
-        given = {} if facts is None else hidden_arguments(facts, family, besides=overrides)
-        chosen = {**given, **overrides}
-        return {**family.arguments(file.weights, chosen), **chosen}
-    except FactsError as error:
-        raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
-    except LookupError as error:
-        raise WeightsError(
-            f"Cannot build {family.name} for {path}: a layer is missing or has too few dimensions ({error}). "
-            "Ask for a whole file."
-        ) from error
+    if width is not None:
+        network = _student(network, family.name, arguments, width, path)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)  # where load_model was called
+    return network
 
 
 def _build(
@@ -228,19 +222,27 @@ def _student(
 
 
 def _load_adapters(
-    path: str | os.PathLike[str], base: str | os.PathLike[str], param_key: str | None, overrides: Mapping[str, Any]
+    path: str | os.PathLike[str], base: str | os.PathLike[str], param_key: str | None, given: Given
 ) -> nn.Module:
-    """The fused network of ``base`` with the adapters of ``path``."""
-    state_dict = read_state_dict(path)
-    if not is_adapters(state_dict):
+    """The fused network of ``base`` with the adapters of ``path``, which know of their base what that may not say."""
+    file = read_weight_file(path)
+    if not is_adapters(file.weights):
         raise WeightsError(
             f"Expected LoRA adapters alone in {path}, since a base is given, but got a whole network. Leave `base` out."
         )
-    network = load_model(base, param_key=param_key, **overrides)
+    said = facts_in(file, path)
+    network = _load(base, param_key, None, given, said)
+    unlike = {} if said is None or given.section is not None else differences(describe(network), said.facts)
+    for name, (its, trained) in unlike.items():
+        if name not in given.overrides:
+            raise WeightsError(
+                f"Expected a base with {name} {shown(trained)}, as the adapters of {path} were trained on, but got "
+                f"{shown(its)} in {base}. Name their base, or say which holds (--set {name}=…)."
+            )
     for layer in lora_layers(network).values():
         nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
     try:
-        return _finite(conv_lora.load_lora_state_dict(fused(network), state_dict), path).eval()
+        return _finite(conv_lora.load_lora_state_dict(fused(network), file.weights), path).eval()
     except LoRAError as error:
         raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
 

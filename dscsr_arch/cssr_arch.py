@@ -31,9 +31,10 @@ from dscsr_arch.channel_split import (
     split_forward,
     tensors,
 )
+from dscsr_arch.dsclora_arch import DSCLoRA
 from dscsr_arch.span_arch import SPAN
 
-_OWN: Mapping[str, type[nn.Module]] = {"CARN": CARN, "SPAN": SPAN}
+_OWN: Mapping[str, type[nn.Module]] = {"CARN": CARN, "DSCLoRA": DSCLoRA, "SPAN": SPAN}
 _PREFIX = "backbone."
 _STUDENTS = "students."
 
@@ -97,17 +98,18 @@ class CSSRNet(nn.Module):
         kind, network, arguments = _read_backbone(backbone)
         self.widths = _check_widths(widths)
         names = _width_arguments(kind, arguments, width_args)
-        self._network = network
+        self._kind, self._network = kind, network
         self._arguments = {width: scaled_arguments(arguments, names, width) for width in self.widths}
         for scaled in self._arguments.values():
             _check_heads(scaled, names)
+        self._arguments[1.0] = arguments
         self.backbone = _build(network, arguments)
         self.students = nn.ModuleDict()  # filled by fuse() only: until then students have no weights of their own
         self._skeletons: dict[float, nn.Module] = {}  # not modules of this one: they hold shapes, no weights
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of layers without a channel, which are refused below
-            for width, scaled in self._arguments.items():
-                student = _build(network, scaled)
+            for width in self.widths:
+                student = _build(network, self._arguments[width])
                 check_split(self.backbone, student, width)
                 self._skeletons[width] = skeleton(student)
 
@@ -151,6 +153,10 @@ class CSSRNet(nn.Module):
                 tensor.copy_(prefix(wide[name], tensor.shape))
         return student
 
+    def section(self, width: float) -> dict[str, Any]:
+        """The network section ``{type: …, …}``, defaults too, of the plain backbone at a ``width`` of this network."""
+        return {"type": self._kind, **self._arguments[self._checked(width)]}
+
     @torch.no_grad()
     def redraw(self, width: float) -> None:
         """Begin anew at ``width``: the first channels get what the student's own constructor draws, in place.
@@ -160,7 +166,7 @@ class CSSRNet(nn.Module):
         Raises:
             ValueError: This network has no student of that width, or is fused.
         """
-        if self.students or width not in self._arguments:
+        if self.students or width not in self.widths:
             raise ValueError(
                 f"Expected a width among {self.widths} of a network that is not fused, but got {width!r}. Redraw "
                 "before `fuse()`, and build the network anew for the teacher."

@@ -7,3 +7,7 @@ class DscsrError(Exception):
     The message says what was expected, what was got, and what to do. The command line prints it without a
     traceback and exits with code 1.
     """
+
+
+class DscsrWarning(UserWarning):
+    """What a user should know of and need not stop for. The command line prints it as one line."""

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
+from dscsr_arch.errors import DscsrWarning
 from dscsr_arch.input_mean import input_mean
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class SPAN(nn.Module):
             warnings.warn(
                 "This SPAN is built with norm=False, but its weights have no `no_norm` marker, so they were probably "
                 "trained with mean and range. If the pictures come out wrong, build it with norm=True.",
+                DscsrWarning,
                 stacklevel=2,
             )
             state_dict[f"{prefix}no_norm"] = self.no_norm

@@ -77,12 +77,12 @@ def _mend_torchvision() -> None:
 
 def describe(shipped: Shipped, form: Format, half: bool) -> str:
     """What was written, as text."""
+    from dscsr_arch.facts import MATTERING, shown
     from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE
 
     network, arguments = shipped.facts
     width = arguments.get("feature_channels", arguments.get("num_feat"))
-    hidden = ("img_range", "rgb_mean", "norm", "res_scale", "final_relu")
-    known = ", ".join(f"{name} {_plain(arguments[name])}" for name in hidden if name in arguments)
+    known = ", ".join(f"{name} {shown(arguments[name])}" for name in MATTERING if name in arguments)
     tolerance = f"{HALF_TOLERANCE if half else TOLERANCE:.0e} allowed"
     lines = [
         f"{shipped.path}  {_bytes(shipped.bytes)}, {'float16' if half else 'float32'}, {form.says}",
@@ -111,16 +111,6 @@ def _notes(shipped: Shipped, form: Format) -> list[str]:
         notes.append("from dscsr_model.export.spandrel_support import register; register()")
     notes.append(f"use it: spandrel.ModelLoader().load_from_file({str(shipped.path)!r})")
     return notes
-
-
-def _plain(value: Any) -> str:
-    return (
-        "/".join(map(_plain, value))
-        if isinstance(value, list)
-        else f"{value:g}"
-        if value is not None and not isinstance(value, bool)
-        else str(value).lower()
-    )
 
 
 def _bytes(number: int) -> str:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 
-from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
+from dscsr_arch import CSSRNet
 from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.weights import read_overrides
@@ -31,13 +31,12 @@ def networks_of_options(file: Path, overrides: list[str], width: float | None = 
     section = {**read_network_section(file), **read_overrides(overrides)}
     section.pop("lora", None)  # adapters that training injects: what is measured is fused
     kind = section.pop("type").removesuffix("_dscsr")
-    own: Mapping[str, type[nn.Module]] = {"CARN": CARN, "CSSRNet": CSSRNet, "DSCLoRA": DSCLoRA, "SPAN": SPAN}
     try:
         if width is not None and kind != "CSSRNet":
             section = {"backbone": {"type": kind, **section}}
         if width is not None:
             return {f" at {width:g}": CSSRNet(**{**section, "widths": (width,)}).student(width).eval()}
-        network_class = own.get(kind) or find_backbone(kind)
+        network_class = CSSRNet if kind == "CSSRNet" else find_backbone(kind)
         if network_class is not CSSRNet:
             _check_memory(network_class, section)
         network = network_class(**section).eval()

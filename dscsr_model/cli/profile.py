@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="network_g of an option file, without weights; can be repeated",
     )
-    weights.add_arguments(parser)
+    weights.add_arguments(parser, option_file=False)
     group = parser.add_argument_group("what is measured")
     group.add_argument("--size", nargs=2, type=int, default=[256, 256], metavar=("H", "W"), help="default 256 256")
     group.add_argument(

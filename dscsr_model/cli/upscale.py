@@ -106,10 +106,11 @@ def check(args: argparse.Namespace) -> None:
         raise UpscaleArgumentsError(
             f"Expected weights of PyTorch for --backend torch, but got {args.weights}. Leave --backend out."
         )
-    if is_onnx and (args.precision != "fp32" or args.base or args.width or args.param_key or args.overrides):
+    fixed = args.base or args.width or args.param_key or args.overrides or args.opt
+    if is_onnx and (args.precision != "fp32" or fixed):
         raise UpscaleArgumentsError(
-            "Expected no --precision, --base, --width, --param-key or --set with an ONNX file, which has all that "
-            "fixed, but got one. Leave it out, or export another file (dscsr export --format onnx)."
+            "Expected no --precision, --base, --width, --param-key, -opt or --set with an ONNX file, which has all "
+            "that fixed, but got one. Leave it out, or export another file (dscsr export --format onnx)."
         )
     if backend == "onnx" and (args.precision == "bf16" or args.compile):
         raise UpscaleArgumentsError(

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dscsr_arch.arguments import contradiction
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_pickle, read_state_dict
+from dscsr_arch.facts import FactsError, described
+from dscsr_arch.weight_files import WeightFile, read_weight_file
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
@@ -48,6 +51,7 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
             network = _build(key, run.constructors(key, section), network_class, run.report)
             if network is not None and name == "network_g":
                 network = network_g = put_lora(network, run)
+                _check_adapters(network, section, run)
         if resumed is not None and network is not None:
             _check_resumed_weights(label, resumed, network, run)
         if isinstance(weights, str) and resumed is None and not run.report.has("path", f"pretrain_{name}"):
@@ -147,7 +151,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
             param_key = _stock_param_key(file, label, wanted, content_keys, run)
         if report.has("path", f"param_key_{label}") or report.has(*key):
             return
-        state_dict = read_state_dict(file, param_key)
+        content = read_weight_file(file, param_key)
     except WeightsError as exc:
         report.add_error(key, exc)
         return
@@ -155,12 +159,38 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         return
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # PyTorch warns that copying onto `meta` copies nothing
-        fault = mismatch(network, state_dict)
+        fault = mismatch(network, content.weights)
     if fault is not None:
         kind = run.options[f"network_{label}"]["type"]
         layers = fault.strip().replace("\n", "\n     ")
         remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
         report.add(key, f"weights of this {kind}", f"'{file}', whose layers differ:\n     {layers}", remedy)
+    _check_facts(key, file, content, label, f" `strict_load_{label}: false` loads it all the same.", run)
+
+
+def _check_facts(key: Key, file: Path, content: WeightFile, label: str, otherwise: str, run: Run) -> None:
+    """What the file says of its network, and shapes do not show, must be what the options say."""
+    section = run.constructors((f"network_{label}",), run.section(f"network_{label}"))
+    try:
+        unlike = contradiction(content, file, described(section)[0])
+    except WeightsError as exc:
+        run.report.add_error(key, exc)
+    except FactsError:
+        return  # of a network of which nothing can be said before it is built
+    else:
+        if unlike:
+            remedy = f"Give `network_{label}` what they were trained with, or take other weights.{otherwise}"
+            run.report.add(
+                key, f"weights trained as `network_{label}` says", f"'{file}', trained with {unlike}", remedy
+            )
+
+
+def _check_adapters(network: nn.Module | None, section: Mapping[Any, Any], run: Run) -> None:
+    """LoRA that a training starts from: `put_lora` has seen whether it fits."""
+    lora = section.get("lora")
+    if network is not None and isinstance(lora, dict) and lora.get("weights"):
+        file = Path(lora["weights"]).expanduser()
+        _check_facts(("network_g", "lora", "weights"), file, read_weight_file(file), "g", "", run)
 
 
 def _wrapper_keys(file: Path) -> list[str]:
@@ -168,8 +198,8 @@ def _wrapper_keys(file: Path) -> list[str]:
     read_state_dict(file)  # says what is wrong with a file that is missing, truncated or something else
     if file.suffix == ".safetensors":
         return []
-    content = read_pickle(file)
-    return [str(name) for name, value in content.items() if isinstance(value, dict)]
+    held = {name: value for name, value in read_pickle(file).items() if isinstance(value, dict)}
+    return [str(name) for name, value in held.items() if all(isinstance(one, Tensor) for one in value.values())]
 
 
 def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run: Run) -> str | None:
@@ -237,14 +267,16 @@ def _check_resumed_weights(label: str, step: str, network: nn.Module, run: Run) 
     if not file.is_file() or run.section("path").get(f"strict_load_{label}", True) is False:
         return
     try:
-        fault = mismatch(network, read_state_dict(file, "params"))
+        content = read_weight_file(file, "params")
     except WeightsError as exc:
         run.report.add_error(("path", "resume_state"), exc)
         return
+    fault = mismatch(network, content.weights)
     if fault is not None:
         got = f"'{file}' of another network:\n     {fault.strip()}\n    "
         remedy = f"Give `network_{label}` the values of the run to resume, or give this run another `name`."
         run.report.add(("path", "resume_state"), f"weights of `network_{label}`", got, remedy)
+    _check_facts(("path", "resume_state"), file, content, label, "", run)
 
 
 def _resumed_weights(step: str, experiment: Path, key: Key, run: Run) -> None:

@@ -12,6 +12,7 @@ from basicsr.utils import get_root_logger
 from torch import distributed, nn
 
 from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.facts import beside
 from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
@@ -109,13 +110,14 @@ class CheckpointingSRModel(SRModel):
     def save_networks(self, content: dict[str, Any], label: str) -> Path:
         """Save ``net_g_<label>.pth``; before it, for a network with LoRA, its parts (see `lora.parts`).
 
-        The parts are those of the average, if there is one. Returns the path of the network.
+        The parts are those of the average, if there is one. Every file says what its shapes cannot tell (see `facts`).
+        Returns the path of the network.
         """
-        models = Path(self.opt["path"]["models"])
+        models, section = Path(self.opt["path"]["models"]), self.opt["network_g"]
         network = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
-        for kind, state in lora.parts(network).items():
-            save_state_dict({"params": state}, models / f"{kind}_g_{label}.pth")
-        save_state_dict(content, models / f"net_g_{label}.pth")
+        for kind, part in lora.parts(network, section).items():
+            save_state_dict(part, models / f"{kind}_g_{label}.pth")
+        save_state_dict(content | beside(network, section), models / f"net_g_{label}.pth")
         return models / f"net_g_{label}.pth"
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:

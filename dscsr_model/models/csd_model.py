@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.facts import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.models.scoring import finish_picture
@@ -216,9 +217,10 @@ class CSDModel(EfficientSRModel):
         """Save every student as a plain backbone, then the network that holds them."""
         network: CSSRNet = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
         for width in self.students:
-            state = {name: tensor.cpu() for name, tensor in network.student(width).state_dict().items()}
+            student = network.student(width).cpu()
+            saved = {"params": student.state_dict(), **beside(student, network.section(width))}
             file = f"{widths.FILE_KIND}_{widths.label(width)}_{label}.pth"
-            save_state_dict({"params": state}, Path(self.opt["path"]["models"], file))
+            save_state_dict(saved, Path(self.opt["path"]["models"], file))
         return super().save_networks(content, label)
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
+from dscsr_arch.arguments import AssumedWarning
+from dscsr_arch.errors import DscsrWarning
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.training import aims
 from dscsr_model.training.feature_taps import Features, FeatureTaps
@@ -65,7 +68,12 @@ class DistillationModel(EfficientSRModel):
                 "the top level, with `weights:`."
             )
         section = self.opt["teacher"]
-        networks = build_teachers(section, build_network)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DscsrWarning)
+            networks = build_teachers(section, build_network)
+        for warning in caught:
+            remedy = " If that is wrong, write `teacher: network:`." * issubclass(warning.category, AssumedWarning)
+            get_root_logger().warning(f"{warning.message}{remedy}")
         get_root_logger().info(
             "Teacher: "
             + ", ".join(

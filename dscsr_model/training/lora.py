@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from dscsr_arch import conv_lora
 from dscsr_arch.checkpoint import read_state_dict
+from dscsr_arch.facts import beside
 from dscsr_arch.low_rank import LoRAError, is_adapters
 from dscsr_arch.plain import fused
 
@@ -68,16 +69,19 @@ def start_from(network: Network, section: Mapping[str, Any] | None) -> Network:
     return conv_lora.load_lora_state_dict(network, state)
 
 
-def parts(network: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """What is saved beside a network with LoRA, by `KINDS`: adapters, and the plain fused network; on the CPU.
+def parts(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Contents of the files beside a network with LoRA, by `KINDS`: adapters, and the plain fused network; on the CPU.
 
-    Without LoRA there is nothing.
+    Both say what the shapes of the fused network, which is the base of the adapters, cannot tell (see `facts.beside`,
+    also for ``section``). Without LoRA there is nothing.
     """
     if not conv_lora.lora_layers(network):
         return {}
-    states = (conv_lora.lora_state_dict(network), fused(copy.deepcopy(network)).state_dict())
+    base = fused(copy.deepcopy(network))
+    states = (conv_lora.lora_state_dict(network), base.state_dict())
     return {
-        kind: {name: tensor.cpu() for name, tensor in state.items()} for kind, state in zip(KINDS, states, strict=True)
+        kind: {"params": {name: tensor.cpu() for name, tensor in state.items()}, **beside(base, section)}
+        for kind, state in zip(KINDS, states, strict=True)
     }
 
 

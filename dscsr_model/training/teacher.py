@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import WeightsError, load_model, mismatch, read_state_dict
+from dscsr_arch.arguments import contradiction
+from dscsr_arch.checkpoint import WeightsError, load_model, mismatch
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.facts import FactsError, describe
 from dscsr_arch.plain import fused
 from dscsr_arch.sizes import padded, size_requirements
+from dscsr_arch.weight_files import read_weight_file
 from dscsr_model.training.feature_taps import Features, FeatureTaps
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.tiling import self_ensemble
@@ -126,13 +130,19 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
     network = build(dict(section["network"]))
     networks = [copy.deepcopy(network) for _ in files]
     for one, file in zip(networks, files, strict=True):
-        state = read_state_dict(file, section.get("param_key"))
-        if fault := mismatch(one, state):
+        content = read_weight_file(file, section.get("param_key"))
+        if fault := mismatch(one, content.weights):
             raise WeightsError(
                 f"Expected weights of the teacher's {type(one).__name__}, but got {file}, whose layers differ:"
                 f"\n{fault}\nCorrect `teacher: network:`, or leave it out if load_model knows the network."
             )
-        one.load_state_dict(state)
+        with suppress(FactsError):  # of a network of which nothing can be said
+            if unlike := contradiction(content, file, describe(one, section["network"])):
+                raise WeightsError(
+                    f"Expected weights trained as `teacher: network:` says, but got {file}, trained with {unlike}. "
+                    "Correct it, or leave it out if load_model knows the network."
+                )
+        one.load_state_dict(content.weights)
     return networks
 
 

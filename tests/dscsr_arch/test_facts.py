@@ -77,7 +77,7 @@ FAULTS = [
     ({"arguments": "[" * 9_000}, "Expected JSON in `arguments` of dscsr's metadata, but got '"),
     ({"arguments": '{"upscale": ' + "9" * 5000 + "}"}, "Expected JSON in"),
     ({"arguments": "[1]"}, "Expected names and values in `arguments` of dscsr's metadata"),
-    ({"network": "CARN"}, "Expected metadata of SPAN, since the weights are of it, but got 'CARN'"),
+    ({"network": "CARN"}, "Expected dscsr's metadata to be of SPAN, since the layers are, but got 'CARN'"),
     ({"arguments": '{"img_range": 1e999}'}, "Expected `img_range` in dscsr's metadata to be a positive number.* inf"),
     ({"arguments": '{"img_range": 1' + "0" * 400 + "}"}, "a positive number of usual size, but got 1000"),
     ({"arguments": '{"img_range": 1e300}'}, r"a positive number of usual size, but got 1e\+300"),

@@ -11,13 +11,14 @@ import torch
 
 from dscsr_arch import CARN, SPAN, load_model
 from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.facts import beside
 from dscsr_model.cli import main
 
 
 @pytest.fixture
 def weights(tmp_path):
     network = SPAN(feature_channels=4, upscale=2)
-    torch.save({"params": network.state_dict()}, tmp_path / "net_g_latest.pth")
+    torch.save({"params": network.state_dict(), **beside(network)}, tmp_path / "net_g_latest.pth")
     return tmp_path / "net_g_latest.pth"
 
 

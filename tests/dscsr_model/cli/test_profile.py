@@ -13,6 +13,7 @@ from PIL import Image
 
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.facts import beside
 from dscsr_model import cli
 from dscsr_model.cli.option_networks import networks_of_options
 from dscsr_model.cli.profile import read_figures
@@ -27,7 +28,7 @@ def _in_tmp_path(tmp_path, monkeypatch):
 
 
 def weights(name, network):
-    torch.save({"params": network.state_dict()}, name)
+    torch.save({"params": network.state_dict(), **beside(network)}, name)
     return name
 
 

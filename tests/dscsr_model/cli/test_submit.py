@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dscsr_arch import SPAN, CSSRNet
+from dscsr_arch.facts import beside
 from dscsr_model.cli import main
 from dscsr_model.export.ntire import kit as kits
 from dscsr_model.export.ntire import self_check
@@ -17,7 +18,8 @@ from dscsr_model.export.ntire import self_check
 def weights(tmp_path):
     """A training checkpoint of a small SPAN."""
     path = tmp_path / "net_g_latest.pth"
-    torch.save({"params": SPAN(feature_channels=6).state_dict()}, path)
+    network = SPAN(feature_channels=6)
+    torch.save({"params": network.state_dict(), **beside(network)}, path)
     return path
 
 

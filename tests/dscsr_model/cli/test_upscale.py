@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageCms
 
 from dscsr_arch import SPAN, load_model
+from dscsr_arch.facts import beside
 from dscsr_model.cli import main
 from dscsr_model.inference.pictures import read_picture
 
@@ -30,7 +31,7 @@ def weights(tmp_path_factory):
         network.upsampler[0].weight *= 0.05
         network.upsampler[0].bias.fill_(0.4)
     file = tmp_path_factory.mktemp("weights") / "span.pth"
-    torch.save({"params": network.state_dict()}, file)
+    torch.save({"params": network.state_dict(), **beside(network)}, file)
     return file
 
 

@@ -121,7 +121,7 @@ def test_every_source_in_every_format(source, name, tmp_path, spandrel, capsys):
         torch.testing.assert_close(run(x) / scale, wanted / scale, rtol=0, atol=1e-2 if half else 2e-5)
     assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, out.name, "base.pth"}
     printed = capsys.readouterr()
-    assert printed.err == ""
+    assert all("does not say what its shapes cannot tell" in line for line in printed.err.splitlines())
     assert "largest difference from the source" in printed.out
 
 

@@ -11,7 +11,9 @@ import torch
 from option_files import changed
 
 import dscsr_model
-from dscsr_arch import SPAN
+from dscsr_arch import SPAN, DSCLoRA
+from dscsr_arch.conv_lora import lora_state_dict
+from dscsr_arch.facts import beside
 from dscsr_model.host.options_check import Fault
 
 KEY = "path: pretrain_network_g"
@@ -95,6 +97,32 @@ def test_weights_of_another_network_name_the_layers(check, weights):
     fault = check({**pretrained("net.pth"), "network_g": {"type": "SPAN", "upscale": 4, "feature_channels": 8}})
     assert_fault(fault, KEY, "weights of this SPAN", "conv_1")
     assert check({**pretrained("net.pth", strict_load_g=False), "network_g:num_feat": 16}) is None
+
+
+def test_weights_that_were_trained_with_another_range(check):
+    """Shapes fit; the file says what they do not show, and so do the options, defaults too."""
+    network = {"type": "SPAN", "upscale": 4, "feature_channels": 4, "img_range": 1.0}
+    trained = SPAN(feature_channels=4, upscale=4, img_range=1.0)
+    torch.save({"params": trained.state_dict(), **beside(trained)}, "net.pth")
+    assert check({**pretrained("net.pth"), "network_g": network}) is None
+    del network["img_range"]
+    fault = check({**pretrained("net.pth"), "network_g": network})
+    assert_fault(
+        fault, KEY, "trained as `network_g` says", "'net.pth', trained with img_range: 1, not 255", "strict_load"
+    )
+    assert check({**pretrained("net.pth", strict_load_g=False), "network_g": network}) is None
+    models, states = (Path("experiments/tiny", name) for name in ("models", "training_states"))
+    models.mkdir(parents=True), states.mkdir()
+    Path("net.pth").rename(models / "net_g_7.pth")
+    state = {"epoch": 0, "iter": 7, "optimizers": [], "schedulers": []}
+    torch.save(state, states / "7.state")
+    fault = check({"network_g": network}, auto_resume=True)
+    assert_fault(fault, "path: resume_state", "net_g_7.pth', trained with img_range: 1, not 255")
+    torch.save({"params": lora_state_dict(DSCLoRA(feature_channels=4)), **beside(trained)}, "lora.pth")
+    changes = {"model_type": "EfficientSRModel", "network_g": {**network, "lora": {"weights": "lora.pth"}}}
+    torch.save({"params": SPAN(feature_channels=4, upscale=4).state_dict()}, "base.pth")
+    fault = check({**pretrained("base.pth"), **changes})
+    assert_fault(fault, "network_g: lora: weights", "'lora.pth', trained with img_range: 1, not 255")
 
 
 def test_keys_that_are_not_in_the_file(check, weights):

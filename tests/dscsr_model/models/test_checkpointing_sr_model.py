@@ -146,7 +146,7 @@ def test_files_are_basicsrs(tmp_path):
     assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net_g_1.pth", "net_g_latest.pth"]
     assert [file.name for file in (tmp_path / "training_states").iterdir()] == ["1.state"]
     content = torch.load(tmp_path / "models/net_g_1.pth", weights_only=True)
-    assert list(content) == ["params", "params_ema"]
+    assert list(content) == ["params", "params_ema", "metadata"]  # which is told of in test_saved_facts
     assert all(torch.equal(content["params"][name], tensor) for name, tensor in model.net_g.state_dict().items())
     assert all(
         torch.equal(content["params_ema"][name], tensor) for name, tensor in model.net_g_ema.state_dict().items()

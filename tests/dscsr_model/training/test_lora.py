@@ -24,7 +24,9 @@ def test_parts_are_the_network_and_leave_it_as_it_is():
     assert list(parts) == list(lora.KINDS)
     assert len(conv_lora.lora_layers(network)) == 18
     fused = SPAN(feature_channels=4, upscale=2).fuse()
-    fused.load_state_dict(parts["fused"])
+    fused.load_state_dict(parts["fused"]["params"])
     torch.testing.assert_close(fused(x), before)
-    again = conv_lora.load_lora_state_dict(conv_lora.fuse(SPAN(feature_channels=4, upscale=2).fuse()), parts["lora"])
-    assert all(torch.equal(parts["lora"][name], again.state_dict()[name]) for name in parts["lora"])
+    again = conv_lora.load_lora_state_dict(
+        conv_lora.fuse(SPAN(feature_channels=4, upscale=2).fuse()), parts["lora"]["params"]
+    )
+    assert all(torch.equal(parts["lora"]["params"][name], again.state_dict()[name]) for name in parts["lora"]["params"])

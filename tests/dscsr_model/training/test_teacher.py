@@ -6,6 +6,7 @@ from small_models import Windows
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import WeightsError, save_state_dict
+from dscsr_arch.facts import beside
 from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_model.training.feature_taps import FeatureError
 from dscsr_model.training.precision import Precision
@@ -116,6 +117,9 @@ def test_files_that_do_not_fit(tmp_path):
         build_teachers(section, lambda _: SPAN(feature_channels=5, upscale=2))
     with pytest.raises(WeightsError, match="Expected a weight file at nowhere, but there is none"):
         build_teachers({"weights": "nowhere"}, lambda _: span())
+    save_state_dict({"params": span().state_dict(), **beside(span(img_range=1.0))}, tmp_path / "t.pth")
+    with pytest.raises(WeightsError, match=r"as `teacher: network:` says, .*t.pth, trained with img_range: 1, not"):
+        build_teachers(section, lambda _: span())
 
 
 @pytest.mark.parametrize("weights", [None, [], 5, [None]])
