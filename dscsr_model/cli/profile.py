@@ -150,14 +150,26 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
         found += [
             (file, end, network) for end, network in networks_of_options(file, args.overrides, args.width).items()
         ]
-    stems = [file.stem + end for file, end, _ in found]
-    names = [
-        stem if stems.count(stem) == 1 else f"{file}{end}" for stem, (file, end, _) in zip(stems, found, strict=True)
-    ]
+    short = short_names(dict.fromkeys(file for file, _, _ in found))
+    names = [short[file] + end for file, end, _ in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise DscsrError(f"Expected different networks, but got `{twice[0]}` twice. Name it once.")
     named = [(name, network) for name, (_, _, network) in zip(names, found, strict=True)]
     return dict(named[: len(args.weights)]), dict(named[len(args.weights) :])
+
+
+def short_names(files: Iterable[Path]) -> dict[Path, str]:
+    """Files without suffix, and with the folders that tell those of one name apart: ``A/net_g_latest``."""
+    from dscsr_model.profiling.table import shared
+
+    names = {}
+    for file in files:
+        folders = [other.parent.parts for other in files if other.stem == file.stem]
+        start = shared(folders)
+        end = shared([parts[start:][::-1] for parts in folders])
+        names[file] = "/".join([*file.parent.parts[start : len(file.parent.parts) - end], file.stem])
+    given = list(names.values())
+    return {file: name if given.count(name) == 1 else name + file.suffix for file, name in names.items()}
 
 
 def read_figures(words: list[str], option: str, names: Iterable[str]) -> dict[str, float]:

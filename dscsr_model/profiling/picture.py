@@ -20,7 +20,7 @@ from dscsr_model.profiling.errors import ProfileError
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
 from dscsr_model.profiling.report import psnr_of
-from dscsr_model.profiling.table import short
+from dscsr_model.profiling.table import labels
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart; without the pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -66,8 +66,9 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
             _point(axes, run, decibel, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
         _scales(axes, [run.ms or 0 for run, _ in points.values()], [decibel for _, decibel in points.values()])
         _words(figure, axes, profile)
-        labels = [f"{short(name)}, {profile.networks[name].complexity.parameters / 1e6:.3f} M" for name in points]
-        _label(figure, axes, [(run.ms or 0, decibel) for run, decibel in points.values()], labels)
+        label = labels(points)
+        texts = [f"{label[name]}, {profile.networks[name].complexity.parameters / 1e6:.3f} M" for name in points]
+        _label(figure, axes, [(run.ms or 0, decibel) for run, decibel in points.values()], texts)
         return figure
 
 

@@ -23,6 +23,9 @@ class Scored(NamedTuple):
     """A score, and of which times it is made."""
 
     score: float
+    low: float
+    high: float
+    """What the score would be with the times at their quartiles: the network's and the baseline's at opposite ones."""
     runtime_ms: float
     runtime_source: str
     """``measured`` here, or ``given``."""
@@ -40,15 +43,25 @@ def scores(profile: Profile, name: str, given: Given | None = None) -> dict[int,
     """The NTIRE scores of a network, by year; empty where FLOPs or the time are missing."""
     given = given or Given()
     measured = profile.networks[name]
-    runtime = given.runtimes.get(name) or _ms(measured.runs.get(profile.plan.variants[0]))
+    run = measured.runs.get(profile.plan.variants[0])
+    runtime = given.runtimes.get(name) or _ms(run)
     if not (runtime and measured.flops_256):
         return {}
     source = "given" if name in given.runtimes else "measured"
     result = {}
     for year in BASELINES:
         baseline, baseline_source = _baseline(profile, year, given, source)
-        value = score(runtime, measured.flops_256, measured.complexity.parameters, year, baseline_ms=baseline)
-        result[year] = Scored(value, runtime, source, baseline, baseline_source)
+        low, high = _spread(run) if source == "measured" else (1.0, 1.0)
+        least, most = _spread(profile.baseline) if baseline_source == "measured" else (1.0, 1.0)
+        values = [
+            score(time, measured.flops_256, measured.complexity.parameters, year, baseline_ms=base)
+            for time, base in (
+                (runtime, baseline),
+                (runtime * low, baseline * most),
+                (runtime * high, baseline * least),
+            )
+        ]
+        result[year] = Scored(*values, runtime, source, baseline, baseline_source)
     return result
 
 
@@ -83,7 +96,11 @@ def _network(profile: Profile, name: str, psnr: Mapping[str, float], given: Give
         "psnr_y": _finite(quality and quality.psnr_y),
         "variants": {variant: _run(run) for variant, run in measured.runs.items()},
         "scores": {
-            str(year): {**scored._asdict(), "score": _finite(scored.score), "comparable": scored.comparable}
+            str(year): {
+                **scored._asdict(),
+                **{name: _finite(getattr(scored, name)) for name in ("score", "low", "high")},
+                "comparable": scored.comparable,
+            }
             for year, scored in scores(profile, name, given).items()
         },
         "notes": measured.notes,
@@ -100,6 +117,12 @@ def _baseline(profile: Profile, year: int, given: Given, source: str) -> tuple[f
         return given.baselines[year], "given"
     measured = _ms(profile.baseline) if year == 2026 and source == "measured" else None
     return (measured, "measured") if measured else (BASELINES[year].runtime_ms, "published")
+
+
+def _spread(run: Run | None) -> tuple[float, float]:
+    """The quartiles of a run's times as parts of its median; of a mean over pictures there are none."""
+    taken = run.latency if run and run.images_ms is None else None
+    return (taken.low_ms / taken.median_ms, taken.high_ms / taken.median_ms) if taken else (1.0, 1.0)
 
 
 def _ms(run: Run | None) -> float | None:

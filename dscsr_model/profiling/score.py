@@ -17,11 +17,13 @@ class Baseline(NamedTuple):
     """Mean over the challenge's test pictures on its GPU (an A6000 in 2026): not to be had on another machine."""
     flops: int
     parameters: int
+    weights: tuple[float, float, float]
+    """Of time, FLOPs and parameters in the score."""
 
 
 BASELINES: Mapping[int, Baseline] = {
-    2025: Baseline("EFDN", 16.69, 16_700_000_000, 276_000),
-    2026: Baseline("SPAN-28", 7.74, 9_830_000_000, 151_000),
+    2025: Baseline("EFDN", 16.69, 16_700_000_000, 276_000, (0.7, 0.15, 0.15)),
+    2026: Baseline("SPAN-28", 7.74, 9_830_000_000, 151_000, (0.8, 0.1, 0.1)),
 }
 
 
@@ -30,9 +32,8 @@ def score(
 ) -> float:
     r"""Score a network as the challenge of ``year`` does.
 
-    Formula: ``0.7·exp(2·t/t₀) + 0.15·exp(2·F/F₀) + 0.15·exp(2·P/P₀)`` with time t, FLOPs F, parameters P, and those
-    of the year's baseline. The baseline itself has e² ≈ 7.39; what exceeds float64 is inf. Published versions of 2026
-    differ in weights and baseline time: docs/shipping/profile.md.
+    Formula: ``a·exp(2·t/t₀) + b·exp(2·F/F₀) + c·exp(2·P/P₀)`` with time t, FLOPs F, parameters P, those of the year's
+    baseline, and the year's weights (a, b, c). The baseline itself has e² ≈ 7.39; what exceeds float64 is inf.
 
     Args:
         runtime_ms: Milliseconds a picture.
@@ -54,11 +55,8 @@ def score(
     for name, value in given.items():
         if not (math.isfinite(value) and value > 0):
             raise ProfileError(f"Expected `{name}` to be a positive number, but got {value!r}. Measure it first.")
-    return (
-        0.7 * _exp(2 * runtime_ms / (baseline_ms or base.runtime_ms))
-        + 0.15 * _exp(2 * flops / base.flops)
-        + 0.15 * _exp(2 * parameters / base.parameters)
-    )
+    ratios = (runtime_ms / (baseline_ms or base.runtime_ms), flops / base.flops, parameters / base.parameters)
+    return sum(weight * _exp(2 * ratio) for weight, ratio in zip(base.weights, ratios, strict=True))
 
 
 def _exp(value: float) -> float:

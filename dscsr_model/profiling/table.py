@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import BASELINE, Profile, Run
@@ -37,10 +38,26 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
-def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A name with its middle left out if it is too long."""
+def labels(names: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
+    """What stands for each name in ``longest`` characters, no two alike: the middle is left out, or what all share."""
     half = (longest - 1) // 2
-    return name if len(name) <= longest else f"{name[:half]}…{name[-(longest - 1 - half) :]}"
+    cut = {name: name if len(name) <= longest else f"{name[:half]}…{name[half + 1 - longest :]}" for name in names}
+    for _ in range(len(cut)):
+        alike = next((same for label in cut.values() if len(same := _named(cut, label)) > 1), [])
+        start = shared(alike)
+        for name in alike:  # longer than the label, else they would differ
+            end = name[start:]
+            cut[name] = f"…{end}" if len(end) < longest else f"…{end[: longest - 2]}…"
+    return cut
+
+
+def shared(sequences: Iterable[Sequence[object]]) -> int:
+    """How many elements all begin with."""
+    return sum(1 for _ in takewhile(lambda elements: len(set(elements)) == 1, zip(*sequences, strict=False)))
+
+
+def _named(cut: Mapping[str, str], label: str) -> list[str]:
+    return [name for name, other in cut.items() if other == label]
 
 
 def si(number: float, unit: str) -> str:
@@ -53,6 +70,7 @@ def si(number: float, unit: str) -> str:
 def _networks(profile: Profile, psnr: Mapping[str, float], given: Given | None) -> str:
     years = [f"score {year}" for year in BASELINES]
     rows = [["network", "params", "FLOPs", "activations", "convs", "PSNR", "PSNR-Y", *years]]
+    label = labels(profile.networks)
     for name, measured in profile.networks.items():
         cost, quality = measured.complexity, measured.quality
         decibel = psnr_of(profile, name, psnr)
@@ -60,7 +78,7 @@ def _networks(profile: Profile, psnr: Mapping[str, float], given: Given | None) 
         scored = scores(profile, name, given)
         rows.append(
             [
-                short(name),
+                label[name],
                 si(cost.parameters, "k"),
                 *(counted if profile.plan.flops else [""] * 3),
                 "" if decibel is None else f"{decibel:.2f} dB",
@@ -72,20 +90,20 @@ def _networks(profile: Profile, psnr: Mapping[str, float], given: Given | None) 
 
 
 def _score(scored: Scored) -> str:
-    """Two decimals, as NTIRE has it, as long as that makes sense; marked if it compares two machines."""
-    value = f"{scored.score:.2f}" if scored.score < 1e4 else ">1e4"
+    """Two decimals, as NTIRE has it, as long as that makes sense, with its spread; marked if of two machines."""
+    spread = (scored.high - scored.low) / 2
+    value = f"{scored.score:.2f}" + (f" ±{spread:.2f}" if spread > 0 else "") if scored.high < 1e4 else ">1e4"
     return value if scored.comparable else f"{value}*"
 
 
 def _latencies(profile: Profile) -> str:
     rows = [["network", "variant", "median", "quartiles", "runs", "peak memory", "per picture", "speed"]]
-    faults = []
+    faults, label = [], labels(profile.networks)
     for name, measured in profile.networks.items():
         first = next((run.latency.median_ms for run in measured.runs.values() if run.latency), None)
         for number, (variant, run) in enumerate(measured.runs.items()):
-            label = short(name) if number == 0 else ""
-            rows.append([label, variant, *_cells(run, first)])
-            faults += [f"{short(name)}, {variant}: {run.fault}"] if run.fault else []
+            rows.append([label[name] if number == 0 else "", variant, *_cells(run, first)])
+            faults += [f"{label[name]}, {variant}: {run.fault}"] if run.fault else []
     if profile.baseline is not None:
         rows.append([BASELINE, profile.plan.variants[0], *_cells(profile.baseline, None)])
         faults += [f"{BASELINE}: {profile.baseline.fault}"] if profile.baseline.fault else []
@@ -113,12 +131,16 @@ def milliseconds(value: float) -> str:
 
 
 def _notes(profile: Profile, given: Given | None) -> str:
-    notes = [f"{short(name)}: {note}" for name, measured in profile.networks.items() for note in measured.notes]
+    label = labels(profile.networks)
+    notes = [f"{label[name]}: {note}" for name, measured in profile.networks.items() for note in measured.notes]
     plan = profile.plan
     all_scores = [scored for name in profile.networks for scored in scores(profile, name, given).items()]
     if all_scores:
         time = f"the mean over {len(plan.images)} pictures" if plan.images else "the median above"
-        notes.append(f"Scores (lower is better; the baseline has 7.39) take {time} of {plan.variants[0]}, and:")
+        notes.append(
+            f"Scores (lower is better; the baseline has 7.39) take {time} of {plan.variants[0]}; ± is half the range "
+            "that the quartiles of the times give. They compare with:"
+        )
         for year, base in BASELINES.items():
             kinds = {(scored.baseline_ms, scored.baseline_source) for at, scored in all_scores if at == year}
             notes += [f"  {year}: {base.name}, {milliseconds(ms)} ms, {_SOURCES[source]}" for ms, source in kinds]

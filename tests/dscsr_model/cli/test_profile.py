@@ -16,7 +16,7 @@ from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.facts import beside
 from dscsr_model import cli
 from dscsr_model.cli.option_networks import networks_of_options
-from dscsr_model.cli.profile import read_figures
+from dscsr_model.cli.profile import read_figures, short_names
 
 QUICK = ("--size", "8", "12", "--seconds", "1e-6", "--device", "cpu", "--variants", "eager", "--no-flops")
 COUNTED = (*QUICK[:-1], "--no-baseline")
@@ -103,9 +103,23 @@ def test_width_and_set_reach_weight_files(capsys):
 
 
 def test_files_of_one_name_are_told_apart(capsys):
-    Path("other").mkdir()
-    span("other/span.pth")
-    assert list(figures(capsys, span(), "other/span.pth")) == ["span.pth", "other/span.pth"]
+    for run in ("a", "b"):
+        Path("experiments", run, "models").mkdir(parents=True)
+    files = [span(f"experiments/{run}/models/net_g_latest.pth") for run in ("a", "b")]
+    assert list(figures(capsys, *files, span())) == ["a/net_g_latest", "b/net_g_latest", "span"]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a/b/x.pth", "a/c/d/x.pth", "a/y.pth"], ["b/x", "c/d/x", "y"]),
+        (["x.pth", "b/x.pth", "/r/b/x.pth"], ["x", "b/x", "//r/b/x"]),
+        (["a/x.pth", "a/x.safetensors"], ["x.pth", "x.safetensors"]),
+        (["e/a/1/m/x.pth", "e/a/2/m/x.pth", "e/b/1/m/x.pth"], ["a/1/x", "a/2/x", "b/1/x"]),
+    ],
+)
+def test_names_hold_what_differs(files, names):
+    assert list(short_names(list(map(Path, files))).values()) == names
 
 
 OPTIONS = [
@@ -205,7 +219,7 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         ((), "Expected weight files, or -opt FILE, but got neither"),
         (("a.yml",), "a.yml is an option file. Write -opt a.yml"),
         (("none.pth",), "Expected a weight file at none.pth, but there is none"),
-        (("span.pth", "span.pth"), "Expected different networks, but got `span.pth` twice"),
+        (("span.pth", "span.pth"), "Expected different networks, but got `span` twice"),
         (("-opt", "a.yml", "--param-key", "x"), "Expected a weight file for --base and --param-key"),
         (("span.pth", "--size", "0", "8"), "Expected a picture of at least 1×1 pixels, but got 0×8"),
         (("span.pth", "--threads", "0"), "Expected --threads to be at least 1, but got 0"),

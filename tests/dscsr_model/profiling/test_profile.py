@@ -19,7 +19,7 @@ from dscsr_model.profiling.profile import BASELINE, Measured, Plan, Profile, Run
 from dscsr_model.profiling.psnr import Quality
 from dscsr_model.profiling.report import Given, as_dict, scores
 from dscsr_model.profiling.score import BASELINES, score
-from dscsr_model.profiling.table import WIDTH, aligned, milliseconds, short, table
+from dscsr_model.profiling.table import WIDTH, aligned, labels, milliseconds, table
 
 QUICK = {"height": 12, "width": 16, "seconds": 1e-6, "device": "cpu"}
 MACHINE = {"device": "CPU", "cpu": "Some CPU", "threads": 2, "torch": "2.13.0", "python": "3.11.7"}
@@ -69,7 +69,12 @@ def test_scores_follow_from_what_was_measured(real):
         each.complexity.parameters,
         baseline_ms=result.baseline.latency.median_ms,
     )
-    assert scores(result, "wide")[2026] == (expected, each.runs["eager"].ms, "measured", result.baseline.ms, "measured")
+    scored = scores(result, "wide")[2026]
+    assert (scored.score, *scored[3:]) == (expected, each.runs["eager"].ms, "measured", result.baseline.ms, "measured")
+    own, base = each.runs["eager"].latency, result.baseline.latency
+    rest = (each.flops_256, each.complexity.parameters)
+    assert scored.low == pytest.approx(score(own.low_ms, *rest, baseline_ms=base.high_ms))
+    assert scored.high == pytest.approx(score(own.high_ms, *rest, baseline_ms=base.low_ms))
 
 
 def test_the_networks_stay_as_they_are(real):
@@ -177,12 +182,14 @@ def test_score_sources():
     assert ours[2026].baseline_source == "measured"
     assert ours[2026].comparable
     assert ours[2026].score == pytest.approx(math.e**2, rel=1e-3)  # the exact counts differ from the published ones
+    assert ours[2026].low < ours[2026].score < ours[2026].high
     assert (ours[2025].baseline_ms, ours[2025].baseline_source) == (16.69, "published")
     assert not ours[2025].comparable
     here = scores(result, "net", Given(baselines={2025: 20.0, 2026: 4.0}))
     assert [(each.baseline_ms, each.baseline_source) for each in here.values()] == [(20.0, "given"), (4.0, "given")]
     assert here[2025].comparable
     there = scores(result, "net", Given(runtimes={"net": 7.74}))
+    assert there[2026].low == there[2026].score == there[2026].high
     assert [each.baseline_source for each in there.values()] == ["published", "published"]
     assert there[2026].comparable
     assert scores(result, "other", Given(runtimes={"net": 7.74})) == scores(result, "other")
@@ -200,7 +207,7 @@ def test_table_of_known_figures():
     assert all(len(line) <= WIDTH for line in text.splitlines())
     lines = [line.split() for line in text.splitlines()]
     assert next(line for line in lines if line[:1] == ["span_ch28"])[1:] == (
-        ["0.151", "M", "9.83", "G", "41.68", "M", "22", "29.85", "dB", "31.85", "dB", "2.76*", "7.39"]
+        ["0.151", "M", "9.83", "G", "41.68", "M", "22", "29.85", "dB", "31.85", "dB", "2.76", "±0.28*", "7.39", "±3.96"]
     )
     assert next(line for line in lines if line[:1] == ["bad"])[-4:] == ["20.00", "dB", ">1e4*", ">1e4"]
     assert next(line for line in lines if line[:1] == ["bf16"]) == (
@@ -229,7 +236,7 @@ def test_json_says_where_each_score_comes_from_and_has_no_infinity():
     json.dumps(data, allow_nan=False)
     (network,) = data["networks"]
     assert network["scores"]["2026"] == {
-        "score": None, "runtime_ms": 1e6, "runtime_source": "measured", "baseline_ms": 8.0,
+        "score": None, "low": None, "high": None, "runtime_ms": 1e6, "runtime_source": "measured", "baseline_ms": 8.0,
         "baseline_source": "measured", "comparable": True,
     }  # fmt: skip
     assert (network["psnr"], network["psnr_source"]) == (30.0, "given")
@@ -239,5 +246,6 @@ def test_json_says_where_each_score_comes_from_and_has_no_infinity():
 
 def test_small_parts_of_the_table():
     assert aligned([["a", "b", "c"], ["xx", "", "1"]]) == "a   c\nxx  1"
-    assert short("x" * 50, 11) == "xxxxx…xxxxx"
+    names = ["x" * 50, *(f"experiments/{'a' * 20}{run}{'b' * 20}" for run in "12"), "short"]
+    assert list(labels(names, 11).values()) == ["xxxxx…xxxxx", "…1bbbbbbbb…", "…2bbbbbbbb…", "short"]
     assert [milliseconds(value) for value in (0.1234, 12.34, 123.4, 1234.5)] == ["0.123", "12.3", "123.4", "1234"]
