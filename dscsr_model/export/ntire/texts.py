@@ -66,11 +66,11 @@ def table(form: Standalone, figures: Figures, quality: Quality | None) -> list[t
             ("Score of 2026 with these times", f"{value:.2f} ({base.name}: {math.e**2:.2f}; the lower, the better)"),
         ]
     if quality is not None:
-        value = f"{quality.psnr:.3f} dB, mean of {quality.pictures} pictures in {quality.folder}"
+        text = f"{quality.psnr:.3f} dB, mean of {quality.pictures} pictures in {quality.folder}"
         if _VALIDATION in quality.folder:  # of other pictures the threshold says nothing
             verdict = "at least" if quality.psnr >= THRESHOLD else "BELOW"
-            value += f"; {verdict} the {THRESHOLD:.2f} dB that the challenge asks for"
-        rows.append(("PSNR (RGB, 8 bits, border 4)", value))
+            text += f"; {verdict} the {THRESHOLD:.2f} dB that the challenge asks for"
+        rows.append(("PSNR (RGB, 8 bits, border 4)", text))
     return rows
 
 
