@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,7 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
     return dict(named[: len(args.weights)]), dict(named[len(args.weights) :])
 
 
-def short_names(files: Iterable[Path]) -> dict[Path, str]:
+def short_names(files: Collection[Path]) -> dict[Path, str]:
     """Files without suffix, and with the folders that tell those of one name apart: ``A/net_g_latest``."""
     from dscsr_model.profiling.table import shared
 

@@ -51,17 +51,17 @@ def scores(profile: Profile, name: str, given: Given | None = None) -> dict[int,
     result = {}
     for year in BASELINES:
         baseline, baseline_source = _baseline(profile, year, given, source)
-        low, high = _spread(run) if source == "measured" else (1.0, 1.0)
+        fast, slow = _spread(run) if source == "measured" else (1.0, 1.0)
         least, most = _spread(profile.baseline) if baseline_source == "measured" else (1.0, 1.0)
-        values = [
+        value, low, high = (
             score(time, measured.flops_256, measured.complexity.parameters, year, baseline_ms=base)
             for time, base in (
                 (runtime, baseline),
-                (runtime * low, baseline * most),
-                (runtime * high, baseline * least),
+                (runtime * fast, baseline * most),
+                (runtime * slow, baseline * least),
             )
-        ]
-        result[year] = Scored(*values, runtime, source, baseline, baseline_source)
+        )
+        result[year] = Scored(value, low, high, runtime, source, baseline, baseline_source)
     return result
 
 
