@@ -9,6 +9,7 @@ one, pads by itself and must stay as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -85,21 +86,23 @@ def try_sizes(
     Raises:
         SizeError: See `size_requirements`.
     """
-    faults: list[str] = []
+    fault = ""
 
+    @cache
     def takes(height: int, width: int) -> bool:
         return any(all(runs(each, *size) for size in ((height, width), (width, height))) for each in channels)
 
     def runs(number: int, height: int, width: int) -> bool:
+        nonlocal fault
         try:
             shape = tuple(forward(like.new_zeros(1, number, height, width)).shape)
+            scale = max(1, shape[-1] // width) if shape else 1
+            if len(shape) == 4 and (shape[0], *shape[2:]) == (1, height * scale, width * scale):
+                return True
+            failed = f"{shape} of {(1, number, height, width)}"
         except Exception as error:  # an assertion, a shape, an index: networks fail in many ways
-            faults.append(str(error).strip().partition("\n")[0] or type(error).__name__)
-            return False
-        scale = max(1, shape[-1] // width) if shape else 1
-        if len(shape) == 4 and (shape[0], *shape[2:]) == (1, height * scale, width * scale):
-            return True
-        faults.append(f"{shape} of {(1, number, height, width)}")
+            failed = str(error).strip().partition("\n")[0] or type(error).__name__
+        fault = failed if number == channels[0] else fault  # the last one tells most: that of the largest multiple
         return False
 
     with torch.random.fork_rng(devices=[like.device] if like.device.type == "cuda" else []):
@@ -113,7 +116,7 @@ def try_sizes(
             return SizeRequirements(multiple, next(each for each in sides if takes(each, each + multiple)))
     raise SizeError(
         f"Expected a network from images (1, C, H, W) to images a whole number of times larger, at least where H and W "
-        f"are multiples of some number up to {LARGEST}, but {name} gives: {faults[0]}. {remedy}"
+        f"are multiples of some number up to {LARGEST}, but {name} gives: {fault}. {remedy}"
     )
 
 

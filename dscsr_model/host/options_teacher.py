@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,10 +12,10 @@ from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.sizes import SizeError, SizeRequirements, size_requirements
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
+from dscsr_model.host.options_sizes import common_side
 from dscsr_model.host.options_structure import Run, check_section, describe
 from dscsr_model.training import aims, lora
 from dscsr_model.training.feature_taps import FeatureError, Features, FeatureTaps, check_layer
@@ -204,7 +202,7 @@ def _compare(
     """Send a small picture through student and teachers: do their outputs and features match in shape?"""
     report, scale = run.report, run.options.get("scale")
     channels = _input_channels(run, registries)
-    side = _common_side([*teachers, *([network] if network is not None else [])])
+    side = common_side([*teachers, *([network] if network is not None else [])], _SIDE)
     x = torch.zeros(1, channels, side, side)
     ours = _probe(network, x, [name for _, aim in aimed for name in aim.layers]) if network is not None else None
     theirs: list[tuple[Tensor, Features]] = []
@@ -260,17 +258,6 @@ def _input_channels(run: Run, registries: Registries) -> int:
     default = 3 if parameter is None or not isinstance(parameter.default, int) else parameter.default
     given = section.get("num_in_ch", default)
     return given if isinstance(given, int) else default
-
-
-def _common_side(networks: Iterable[nn.Module]) -> int:
-    """Of a small picture that all networks take; one that takes none will say so itself."""
-    common = SizeRequirements()
-    for network in networks:
-        with evaluating(network), suppress(SizeError):
-            found = size_requirements(network)
-            multiple = math.lcm(common.multiple_of, found.multiple_of)
-            common = SizeRequirements(multiple, max(common.minimum, found.minimum))
-    return common.fit(_SIDE)
 
 
 def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor, Features] | str:

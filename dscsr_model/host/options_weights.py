@@ -18,6 +18,7 @@ from dscsr_arch.weight_files import WeightFile, read_weight_file
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
+from dscsr_model.host.options_sizes import check_sizes
 from dscsr_model.host.options_structure import Run
 from dscsr_model.host.options_teacher import put_lora
 from dscsr_model.training.checkpoints import iterations, newest_whole
@@ -46,10 +47,11 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
         weights = run.section("path").get(f"pretrain_{name}")
         label = str(name).removeprefix("network_")
         network = None
-        learns = run.known_model in schema.DISTILLING or "lora" in section
-        if not run.report.has(*key) and (kind in schema.IMAGE_NETWORKS or weights is not None or learns):
-            network = _build(key, run.constructors(key, section), network_class, run.report)
+        known = kind in schema.IMAGE_NETWORKS or (name == "network_g" and run.known_model in schema.ON_DEVICE)
+        if not run.report.has(*key) and (known or weights is not None):
+            network = _build(key, run.constructors(key, section), network_class, known, run.report)
             if network is not None and name == "network_g":
+                check_sizes(network, run)
                 network = network_g = put_lora(network, run)
                 _check_adapters(network, section, run)
         if resumed is not None and network is not None:
@@ -106,16 +108,17 @@ def _other_channels(dataset: str, wanted: int) -> str:
     return "Take `type: PairedCropDataset` with `color: gray` (BasicSR's `y` has levels from 16 to 235)."
 
 
-def _build(key: Key, section: Mapping[str, Any], network_class: Any, report: Report) -> nn.Module | None:
+def _build(key: Key, section: Mapping[str, Any], network_class: Any, known: bool, report: Report) -> nn.Module | None:
     """Build the network, without memory for its weights where it can be; None when that says nothing.
 
-    Networks of ours do more than copy when weights are loaded (they take fused files), and are small: they get memory.
+    Those that need memory are built if they are ``known``. Networks of ours do more than copy when weights are loaded
+    (they take fused files), and are small: they get memory.
     """
     arguments = {str(name): value for name, value in section.items() if name != "type"}
     error: Exception | None = None
     if not network_class.__module__.startswith("dscsr_arch."):
         network, error = _try_on("meta", network_class, arguments)
-        if network is not None or section["type"] not in schema.IMAGE_NETWORKS:
+        if network is not None or not known:
             return network
     network, error = _try_on("cpu", network_class, arguments)  # some read values that `meta` does not have
     if error is not None:

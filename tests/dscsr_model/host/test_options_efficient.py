@@ -1,10 +1,14 @@
 """The option check knows what EfficientSRModel knows beside SRModel, and what only it can do."""
 
+import re
 from typing import Any
 
 import option_files
 import pytest
 from option_files import REMOVED, changed
+from small_models import SWINIR
+
+from dscsr_arch.cssr_arch import find_backbone
 
 
 @pytest.fixture
@@ -43,6 +47,24 @@ GOOD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", GOOD)
 def test_what_it_knows_is_no_fault(check, case):
     assert check(**GOOD[case]) == {}
+
+
+@pytest.mark.parametrize("kind", ["SwinIR", "Another"])
+@pytest.mark.parametrize(
+    ("changes", "key", "text"),
+    [
+        ({}, None, ""),
+        ({"datasets:train:gt_size": 40}, "datasets: train: gt_size", "in steps of 8, but got 10 .* Write .* 32 or 64"),
+        ({"network_g:ape": True}, "network_g", "SwinIR gives: .* its class a `size_multiple`"),
+    ],
+)
+def test_patches_that_do_not_fit_into_windows(check, monkeypatch, kind, changes, key, text):
+    """Before anything starts, also with a network of somebody else's, such as HAT."""
+    registry = pytest.importorskip("basicsr.utils.registry").ARCH_REGISTRY
+    monkeypatch.setitem(registry._obj_map, "Another", find_backbone("SwinIR"))
+    faults = check(**{"network_g": {**SWINIR, "type": kind, "upscale": 4}, **changes})
+    assert list(faults) == ([key] if key else [])
+    assert re.search(text, "".join(faults.values()), flags=re.DOTALL)
 
 
 def test_crops_may_be_uint8_and_turned_on_the_device(check):

@@ -120,7 +120,7 @@ def test_no_such_precision(span):
     [
         (nn.Linear(7, 7), r"a network from images \(1, C, H, W\) to images .* but Linear gives"),
         (nn.Conv2d(3, 8, 3, padding=1), "keeps their channels, but Conv2d makes"),
-        (nn.Conv2d(3, 3, 3), r"a whole number of times larger, .* \(1, 3, 13, 14\) of \(1, 3, 15, 16\)"),
+        (nn.Conv2d(3, 3, 3), r"a whole number of times larger, .* \(1, 3, 62, 126\) of \(1, 3, 64, 128\)"),
     ],
 )
 def test_other_networks(network, message):
