@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.cli import doctor
 
 # One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
 COMMANDS = ("train", "test", "prepare", "export", "upscale", "submit", "profile", "report", "doctor")
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train, test and ship efficient super-resolution networks with BasicSR.",
         epilog="`dscsr COMMAND --help` explains a command.",
     )
+    parser.add_argument("--version", action="version", version=f"dscsr {doctor.installed_version()}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         command = importlib.import_module(f"{__name__}.{name}")

@@ -60,7 +60,7 @@ def examine() -> Iterator[Finding]:
     yield _python()
     yield from _packages()
     yield _pair()
-    yield Finding("dscsr", f"{_version('dscsr') or 'not installed, run from its folder'} ({Path(__file__).parents[2]})")
+    yield Finding("dscsr", installed_version())
     yield from _extras()
     yield _autoload()
     yield from _basicsr()
@@ -79,6 +79,11 @@ def _python() -> Finding:
             f"KeyError: '__version__'. {remedy}"
         )
     return Finding("python", says, remedy)
+
+
+def installed_version() -> str:
+    """Ours, and where it is."""
+    return f"{_version('dscsr') or 'not installed, run from its folder'} ({Path(__file__).parents[2]})"
 
 
 def _version(name: str) -> str | None:
@@ -117,6 +122,21 @@ def _pair() -> Finding:
     if wanted and torch.partition("+")[0] != wanted:
         remedy = f"torchvision {torchvision} was built for torch {wanted}: pip install torch=={wanted}"
         return Finding("torch pair", f"torch {torch} beside torchvision {torchvision}", remedy)
+    from dscsr_model.host import compat
+
+    try:
+        compat.mend_imports()
+        fault = "only with dscsr's mend" if any(mend.name == "torchvision" for mend in compat.applied()) else ""
+    except Exception as error:
+        fault = f"not at all ({type(error).__name__}: {error})"
+    if fault:
+        build = torch.partition("+")[2]
+        index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+        remedy = (
+            "They are of two indexes: other programs cannot import torchvision. Take it from where torch comes from:\n"
+            f"pip install --force-reinstall --no-deps torchvision=={torchvision.partition('+')[0]}{index}"
+        )
+        return Finding("torch pair", f"torchvision {torchvision} can be imported beside torch {torch} {fault}", remedy)
     return Finding("torch pair", "torch and torchvision belong together")
 
 

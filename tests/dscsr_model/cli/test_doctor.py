@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 import dscsr_model
-from dscsr_model.cli import doctor
+from dscsr_model.cli import doctor, main
+from dscsr_model.host import compat
 
 DOCTOR = ("-m", "dscsr_model.cli", "doctor")
 ROOT = Path(dscsr_model.__file__).parents[1]
 
 
 def test_this_environment_is_well(run_python, tmp_path):
+    """But for a torchvision of another index than torch, which only we can import, if there is one."""
     done = run_python(*DOCTOR, env={"DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.endswith("\nAll is well.\n")
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("!!")]
+    assert ["torch pair" in line for line in wrong] == [True] * ("mended      torchvision:" in done.stdout)
+    assert done.returncode == len(wrong), done.stdout
+    assert done.stdout.endswith("1 thing to mend, marked !! above.\n" if wrong else "\nAll is well.\n")
     for name in ("python", *doctor.PACKAGES, "dscsr", "autoload", "basicsr", "gpu"):
         assert f"\nok  {name:<14}" in f"\n{done.stdout}"
     assert f"basicsr       {metadata.version('basicsr')} (" in done.stdout
@@ -82,11 +86,38 @@ def test_python(monkeypatch, version, words):
     ],
 )
 def test_torch_and_torchvision_belong_together(monkeypatch, installed, remedy):
+    monkeypatch.setattr(compat, "mend_imports", lambda: None)
+    monkeypatch.setattr(compat, "applied", lambda: ())
     monkeypatch.setattr(doctor, "_version", installed.get)
     monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "torch==2.13.0", "pillow>=5"])
     found = doctor._pair().remedy
     assert remedy in found
     assert bool(remedy) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("build", "index"), [("+cu126", " --index-url https://download.pytorch.org/whl/cu126"), ("", "")]
+)
+def test_a_torchvision_that_only_we_can_import_is_to_be_mended(monkeypatch, build, index):
+    monkeypatch.setattr(doctor, "_version", {"torch": f"2.13.0{build}", "torchvision": "0.28.0"}.get)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["torch==2.13.0"])
+    monkeypatch.setattr(compat, "mend_imports", lambda: None)
+    monkeypatch.setattr(compat, "applied", lambda: compat.IMPORT_MENDS[:1])
+    found = doctor._pair()
+    assert found.says == f"torchvision 0.28.0 can be imported beside torch 2.13.0{build} only with dscsr's mend"
+    assert found.remedy.endswith(f"pip install --force-reinstall --no-deps torchvision==0.28.0{index}")
+
+    def fail():
+        raise OSError("no libjpeg")
+
+    monkeypatch.setattr(compat, "mend_imports", fail)
+    assert doctor._pair().says.endswith("not at all (OSError: no libjpeg)")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"dscsr {metadata.version('dscsr')} ({ROOT})\n"
 
 
 def test_any_opencv_will_do(monkeypatch):
