@@ -136,7 +136,7 @@ def changed(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if value is REMOVED:
             del section[last]
         else:
-            section[last] = value
+            section[last] = copy.deepcopy(value)  # a later change may reach into it
     return options
 
 

@@ -171,6 +171,7 @@ EFFICIENT: dict[str, Mapping[str, Option]] = {
         "compile": Option(COMPILE, "run the network through torch.compile"),
         "accumulate_steps": Option(COUNT, "parts in which a batch is processed, for the memory of one"),
         "grad_clip_norm": Option(RATIO, "longest gradient; a longer one is shortened to it", null=True),
+        "ema_warmup": Option(BOOL, "the average begins close to the network, not to its random start"),
         "max_bad_steps": Option(COUNT, "so many steps in a row without finite loss and gradients stop the run"),
     },
     "val": {

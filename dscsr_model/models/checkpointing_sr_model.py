@@ -28,6 +28,7 @@ class CheckpointingSRModel(SRModel):
 
     net_g: nn.Module
     net_g_ema: nn.Module
+    ema_updates: int = 0
     precision: Precision
     trained_with: dict[str, Any]
     last_checkpoint: str | None = None
@@ -128,6 +129,7 @@ class CheckpointingSRModel(SRModel):
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "options": self.trained_with,
+            "ema_updates": self.ema_updates,
             "scaler": self.precision.scaler.state_dict(),
             "manual_seed": self.opt.get("manual_seed"),
         }
@@ -157,6 +159,8 @@ class CheckpointingSRModel(SRModel):
         for past in range(1, iteration + 1):
             self.step_schedule(past, self.opt["train"].get("warmup_iter", -1))
         self.iteration = self._saved = iteration
+        if hasattr(self, "net_g_ema"):  # else one that is asked for later starts anew
+            self.ema_updates = resume_state.get("ema_updates", iteration)
         models, states = (Path(self.opt["path"][name]) for name in ("models", "training_states"))
         if self.opt["rank"] == 0:
             checkpoints.remove_unfinished(models, states)

@@ -19,7 +19,7 @@ from dscsr_arch.low_rank import lora_ranks
 from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.training import log, lora
 from dscsr_model.training.checkpoints import training_options
-from dscsr_model.training.ema import update_average
+from dscsr_model.training.ema import update_average, warmed_up
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
 from dscsr_model.training.pictures import as_float, turned
@@ -38,6 +38,8 @@ class EfficientSRModel(ValidatingSRModel):
     - ``accumulate_steps`` n: each batch is processed in n parts, for the memory of one; the step is that of the batch;
     - ``optim_g: type`` any class of torch.optim, ``scheduler: type`` any of torch.optim.lr_scheduler;
     - ``grad_clip_norm``, ``max_bad_steps`` (100);
+    - ``ema_warmup`` (true; false: BasicSR's average), see `warmed_up`. An average that starts from a file follows the
+      network quickly at first, too. A skipped step is an update like any other, towards the unchanged network;
     - any number of losses in sections ``<name>_opt``, logged as ``l_<name>`` (SRModel's as ``l_pix``, ``l_percep``);
     - ``val: tile``, ``tile_overlap`` (32, in LQ pixels), ``self_ensemble``, ``best_metric``;
     - ``logger: keep_checkpoints`` n;
@@ -76,7 +78,8 @@ class EfficientSRModel(ValidatingSRModel):
         self.throughput = log.Throughput(self.opt["world_size"])
         self.ema_decay = float(train_opt.get("ema_decay", 0))
         if self.ema_decay > 0:
-            logger.info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
+            self.ema_warmup = bool(train_opt.get("ema_warmup", True))
+            logger.info(f"Use Exponential Moving Average with decay: {self.ema_decay}{', warmed up' * self.ema_warmup}")
             self.net_g_ema = self.build_average()
         self.criteria = self.build_losses()
         self.setup_optimizers()
@@ -212,7 +215,8 @@ class EfficientSRModel(ValidatingSRModel):
         self.loss_terms = self._accumulate()
         self._step()
         if self.ema_decay > 0:
-            self.model_ema(decay=self.ema_decay)
+            self.model_ema(decay=warmed_up(self.ema_decay, self.ema_updates) if self.ema_warmup else self.ema_decay)
+            self.ema_updates += 1
         self.throughput.add(len(self.lq))
         # On a GPU the counters are read now and then only: reading waits for the device.
         if self.device.type == "cpu" or current_iter % min(50, self.guard.max_bad_steps) == 0:

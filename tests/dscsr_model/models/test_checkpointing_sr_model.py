@@ -21,6 +21,18 @@ def resumed(opt, iteration: int):
     return model
 
 
+def test_an_average_goes_on_warming_up_where_it_was_or_begins(tmp_path):
+    """Its updates are counted in the checkpoint; in one of before they were as many as the iterations."""
+    opt = options(tmp_path)
+    train(build(copy.deepcopy(opt)), [1, 2]).save(0, 2)
+    without = options(tmp_path, **{"train:ema_decay": 0})
+    train(resumed(without, 2), [3]).save(0, 3)
+    assert [resumed(opt, iteration).ema_updates for iteration in (2, 3)] == [2, 0]
+    state = tmp_path / "training_states/2.state"
+    save_state_dict({key: value for key, value in read_pickle(state).items() if key != "ema_updates"}, state)
+    assert resumed(opt, 2).ema_updates == 2
+
+
 MULTI_STEP = {"type": "MultiStepLR", "milestones": [3, 6, 9], "gamma": 0.5}
 RUNS = {
     "Adam, BasicSR's schedule": ({"type": "Adam", "lr": 1e-3}, MULTI_STEP, {}),
@@ -130,7 +142,7 @@ def test_a_checkpoint_of_srmodel_can_be_gone_on_with(tmp_path, logged):
     opt = options(tmp_path, "SRModel")
     stock = train(build(copy.deepcopy(opt)), range(1, 5))
     stock.save(0, 4)
-    opt["model_type"] = "EfficientSRModel"
+    opt["model_type"], opt["train"]["ema_warmup"] = "EfficientSRModel", False
     model = resumed(opt, 4)
     assert any("was not written by EfficientSRModel" in line for line in logged())
     train(stock, [5, 6])

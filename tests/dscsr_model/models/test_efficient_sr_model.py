@@ -16,7 +16,9 @@ STEPS = range(1, 21)
 
 @pytest.mark.parametrize("network", [SPAN, EDSR], ids=["SPAN", "EDSR"])
 def test_in_fp32_it_takes_the_steps_of_srmodel(tmp_path, network):
-    models = [build(options(tmp_path, kind, network_g=network)) for kind in ("SRModel", "EfficientSRModel")]
+    opts = [options(tmp_path, kind, network_g=network) for kind in ("SRModel", "EfficientSRModel")]
+    opts[1]["train"]["ema_warmup"] = False
+    models = [build(opt) for opt in opts]
     assert distance(*map(weights, models)) == 0
     start = weights(models[0])
     stock, ours = (train(model, STEPS, warmup=5) for model in models)
@@ -158,6 +160,20 @@ def train_with(model, bad_steps, steps, planted):
             data[planted][0, 0, 0, 0] = math.nan
         model.feed_data(data)
         model.optimize_parameters(step)
+
+
+@pytest.mark.parametrize(
+    ("changes", "decays"), [({}, [1 / 10, 2 / 11, 3 / 12]), ({"train:ema_warmup": False}, [0.99] * 3)]
+)
+def test_the_average_warms_up(tmp_path, changes, decays):
+    model = build(options(tmp_path, **{"train:ema_decay": 0.99, **changes}))
+    wanted = {name: tensor.clone() for name, tensor in model.net_g_ema.state_dict().items()}
+    for step, decay in enumerate(decays, start=1):
+        train(model, [step])
+        for name, tensor in model.net_g.state_dict().items():
+            wanted[name] = decay * wanted[name] + (1 - decay) * tensor
+        torch.testing.assert_close(dict(model.net_g_ema.state_dict()), wanted)
+    assert distance(wanted, model.net_g.state_dict()) > 1e-4
 
 
 @pytest.mark.parametrize("planted", ["lq", "gt"])

@@ -103,8 +103,8 @@ def test_a_validation_that_was_made_is_not_repeated(undisturbed, tmp_path):
     same_best(tmp_path, undisturbed)
 
 
-def test_a_base_is_validated_first_and_remains_the_best_where_training_spoils_it(tmp_path):
-    changes = {"train:total_iter": 5, "val:val_freq": 4, "train:warmup_iter": -1, "train:optim_g:lr": 10.0}
+def test_a_base_is_validated_first_and_remains_the_best_where_training_gains_nothing(tmp_path):
+    changes = {"train:total_iter": 5, "val:val_freq": 4, "train:optim_g:lr": 1e-30}
     write_options(tmp_path, **prepare_dsclora(tmp_path, 4), **changes)
     pipeline(tmp_path)
     assert [step for step, _ in plotted(tmp_path)] == [0, 4, 5]
