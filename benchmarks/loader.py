@@ -32,7 +32,8 @@ from torch.utils.data import Dataset
 from dscsr_model.data import paired_crop_dataset
 from dscsr_model.data.crops import Crop
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
-from dscsr_model.data.prepare import Job, prepare
+from dscsr_model.data.prepare import prepare
+from dscsr_model.data.prepare_job import Job
 
 SCALE, CROP = 4, 256
 PHOTOGRAPHS = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")

@@ -31,7 +31,8 @@ import skimage
 import torch
 
 from dscsr_model import register
-from dscsr_model.data.prepare import Job, prepare
+from dscsr_model.data.prepare import prepare
+from dscsr_model.data.prepare_job import Job
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from plain_span import PlainSPAN

@@ -14,7 +14,7 @@ from dscsr_arch import CSSRNet
 from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.weights import read_overrides
-from dscsr_model.inference.memory import free_memory
+from dscsr_model.data.memory import free_memory
 
 
 def networks_of_options(file: Path, overrides: list[str], width: float | None = None) -> dict[str, nn.Module]:

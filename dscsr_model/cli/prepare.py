@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dscsr_model.data.prepare import Job, Summary
+    from dscsr_model.data.prepare_job import Job, Summary
 
 _EXAMPLES = """examples:
   HR photographs to LMDBs that PairedCropDataset reads; the LR images are made:
@@ -69,10 +69,13 @@ def run(args: argparse.Namespace) -> int:
     missing = [f"--{name}" for name in ("gt", "out", "scale") if getattr(args, name) is None]
     if missing:
         args.parser.error(f"the following arguments are required: {', '.join(missing)} (or --verify DIR)")
-    from dscsr_model.data.prepare import Job, prepare
+    from dscsr_model.data.prepare import prepare
+    from dscsr_model.data.prepare_job import Job
 
     wanted = {field.name for field in fields(Job)}
     job = Job(**{name: value for name, value in vars(args).items() if name in wanted and value is not None})
+    if job.scale == 1 and job.lq is None:
+        print("dscsr: warning: --scale 1 without --lq makes pairs of equal images.", file=sys.stderr)
     print(describe(job, prepare(job, show_progress)))
     return 0
 
@@ -87,6 +90,8 @@ def show_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]
 
 def describe(job: Job, summary: Summary) -> str:
     """The summary as text."""
+    from dscsr_model.data.pairing import left_out
+
     minutes, seconds = divmod(round(summary.seconds), 60)
     size = f"up to {job.effective_crop} pixels" if job.crop_size else "whole"
     kind = f"{'gray ' if summary.channels == 1 else ''}{job.image_format}"
@@ -107,6 +112,7 @@ def describe(job: Job, summary: Summary) -> str:
         lines.append(f"  {_count(summary.recolored, 'file')} in {was}: kept as {now}; see --color {other}.")
     if summary.sixteen_bit:
         lines.append(f"  {_count(summary.sixteen_bit, 'file')} of 16 bits: kept as 8, rounded.")
+    lines += left_out(summary.left_out)
     if summary.skipped:
         lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
         lines += [f"    {fault}" for fault in summary.skipped]

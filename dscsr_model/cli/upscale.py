@@ -186,7 +186,7 @@ class Bar:
 
 def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
     """The summary as text."""
-    from dscsr_model.data.pairing import listed
+    from dscsr_model.data.pairing import left_out, listed
 
     minutes, seconds = divmod(round(outcome.seconds), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{outcome.seconds:.1f} s"
@@ -199,7 +199,7 @@ def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
     if plan.renamed:
         names = listed([path.name for path in plan.renamed], "result", most=4)
         lines.append(f"  named with their old suffix, because pictures differ in it alone: {names}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out(plan.left_out)])
 
 
 def _count(number: int, what: str) -> str:

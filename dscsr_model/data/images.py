@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.data.memory import free_ram
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
@@ -83,6 +84,40 @@ def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
         else:
             pixels = np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def decoding_memory(header: Header) -> int:
+    """Bytes of RAM that reading an image takes: up to 8 a pixel in the decoders, and two copies of the pixels."""
+    pixel = (4 if header.alpha else 3) * (2 if header.sixteen_bit else 1)
+    return header.height * header.width * (2 * pixel + 8)
+
+
+def check_memory(needed: int, height: int, width: int, scale: int = 1) -> None:
+    """Stop before an image that would fill the memory, as one that only claims its size may.
+
+    Args:
+        needed: Bytes that it takes.
+        height: As its header says.
+        width: Likewise.
+        scale: How many times it is enlarged.
+
+    Raises:
+        ImageError: There is not so much memory.
+    """
+    free = free_ram()
+    if needed > free:
+        raise ImageError(
+            f"{width}x{height} pixels{f' times {scale}' if scale > 1 else ''} need {needed / 2**30:.1f} GiB of memory, "
+            f"but {free / 2**30:.1f} GiB are free: cut the picture, or use another machine"
+        )
+
+
+def decode_as_basicsr(data: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
+    """What OpenCV, and so BasicSR, makes of a file's content, in its order of channels; None if it cannot."""
+    try:
+        return cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:  # it claims more pixels than OpenCV allows
+        return None
 
 
 def in_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

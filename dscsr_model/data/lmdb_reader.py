@@ -17,6 +17,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from dscsr_model.data.images import decode_as_basicsr
 from dscsr_model.data.lmdb_pages import value_places
 from dscsr_model.data.lmdb_store import Shape, StoreError
 
@@ -121,7 +122,7 @@ class LmdbReader:
     def _decode(self, value: memoryview, index: int) -> NDArray[np.uint8]:
         gray = self._shapes[index, 2] == 1
         data = np.frombuffer(value, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
+        image = decode_as_basicsr(data, cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
         if image is None:
             raise StoreError(
                 f"Expected an encoded image or {self._shapes[index].prod()} bare bytes as `{self.key(index)}` in "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import string
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,30 +27,78 @@ class PairingError(DscsrError):
 
 
 def find_images(folder: str | Path) -> list[str]:
-    """Paths, relative to ``folder``, of all images in it and in the folders inside, sorted; hidden ones left out.
+    """The images of `search_images`."""
+    return search_images(folder)[0]
+
+
+def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
+    """All images in a folder and in the folders inside, linked ones too; hidden ones left out.
+
+    However many links lead to a folder, it is searched once; by its own path if that is inside.
+
+    Returns:
+        Paths relative to ``folder``, sorted; and how many other files of each kind there are, by suffix.
 
     Raises:
-        PairingError: No such folder, or no image in it.
+        PairingError: No such folder, no image in it, or a folder that cannot be read.
     """
     if not os.path.isdir(folder):
         raise PairingError(f"Expected a folder of images, but {folder} is not a folder. Correct the path.")
     found = []
-    others: set[str] = set()
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.startswith("."):
-                continue
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
-                found.append(os.path.relpath(os.path.join(root, name), folder))
-            else:
-                others.add(suffix or name)
+    others: Counter[str] = Counter()
+    for path, is_file in _walk(folder):
+        suffix = os.path.splitext(path)[1].lower()
+        if not is_file and os.path.exists(path):
+            others["pipe or device"] += 1  # nobody should wait for what comes out of it
+        elif suffix in SUFFIXES:  # a broken link is an image that fails
+            found.append(os.path.relpath(path, folder))
+        else:
+            others[suffix or "without a suffix"] += 1
     if not found:
-        inside = f"only files of {', '.join(sorted(others)[:5])}" if others else "nothing"
+        inside = f"only {listed_kinds(others)}" if others else "nothing"
         kinds = ", ".join(SUFFIXES)
         raise PairingError(f"Expected images ({kinds}) in {folder}, but found {inside}. Correct the path.")
-    return sorted(found)
+    return sorted(found), others
+
+
+def listed_kinds(others: Counter[str]) -> str:
+    """``3 .gif, 1 .txt``, the most frequent first."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
+
+
+def left_out(others: Counter[str]) -> list[str]:
+    """A line for a summary, if `search_images` has found others."""
+    kinds = ", ".join(SUFFIXES)
+    return [f"  left out: {listed_kinds(others)} (only {kinds} are read; convert other images)"] if others else []
+
+
+def _walk(folder: str | Path) -> Iterator[tuple[str, bool]]:
+    """Whatever is no folder, in ``folder`` and in those inside, and whether it is a file."""
+    waiting, seen = deque([os.fspath(folder)]), set()
+    while waiting:
+        place = waiting.popleft()
+        try:
+            status, entries = os.stat(place), sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            raise PairingError(
+                f"Expected folders that can be read, but got: {error}. Change its permissions, or name another folder."
+            ) from error
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                is_folder = is_file = False
+            if not is_folder:
+                yield entry.path, is_file
+            elif entry.is_symlink():
+                waiting.append(entry.path)  # what is here by itself comes first
+            else:
+                waiting.appendleft(entry.path)
 
 
 def key_of(name: str) -> str:

@@ -10,122 +10,39 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dscsr_arch.errors import DscsrError
 from dscsr_model.data import aside
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.images import Header, ImageError, in_channels, read_header, read_rgb
-from dscsr_model.data.lmdb_store import FORMATS, Entry, LmdbWriter, encode
-from dscsr_model.data.pairing import PairingError, find_images, keys_of, listed, pair
+from dscsr_model.data.images import (
+    Header,
+    ImageError,
+    check_memory,
+    decoding_memory,
+    in_channels,
+    read_header,
+    read_rgb,
+)
+from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
+from dscsr_model.data.pairing import PairingError, keys_of, listed, pair, search_images
+from dscsr_model.data.prepare_job import Job, PrepareError, Summary
 from dscsr_model.data.subimages import common_size, windows
-from dscsr_model.data.workers import available_cores, worker_pool
+from dscsr_model.data.workers import worker_pool
 
-COLORS = ("auto", "rgb", "gray")
 # Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
-class PrepareError(DscsrError):
-    """Images that cannot become a training set, or a place where it cannot be put."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to make of which images.
-
-    Attributes:
-        gt: Folder of HR images; folders inside are searched too.
-        out: Where the LMDBs go; made if it is missing.
-        scale: Whole number from 1 on.
-        lq: Folder of LR images; None to make them by MATLAB's bicubic.
-        crop_size: Side of the HR sub-images, rounded down to a multiple of ``scale``; 0 keeps images whole.
-        step: Distance of neighbouring sub-images, rounded likewise.
-        thresh_size: More HR pixels than this left over at the right or lower edge get one more sub-image.
-        color: ``rgb``, ``gray`` (one channel, the luma from 0 to 255), or ``auto``: gray if all images are.
-        image_format: ``raw`` or ``png``.
-        compression: Of png, 0 to 9.
-        force: Replace LMDBs that are there.
-        strict: Stop at a broken image instead of leaving it out.
-        workers: Processes; all cores by default.
-    """
-
-    gt: Path
-    out: Path
-    scale: int
-    lq: Path | None = None
-    crop_size: int = 480
-    step: int = 240
-    thresh_size: int = 0
-    color: str = "auto"
-    image_format: str = "raw"
-    compression: int = 1
-    force: bool = False
-    strict: bool = False
-    workers: int = field(default_factory=available_cores)
-
-    @property
-    def effective_crop(self) -> int:
-        """``crop_size`` as it is used."""
-        return self.crop_size // self.scale * self.scale
-
-    @property
-    def targets(self) -> tuple[Path, Path]:
-        """The two LMDBs."""
-        return self.out / "GT.lmdb", self.out / f"LQ_X{self.scale}.lmdb"
-
-    def check(self) -> None:
-        """Raise `PrepareError` at the first value that makes no sense."""
-        at_least = {"--scale": (self.scale, 1), "--crop-size": (self.crop_size, 0)}
-        at_least |= {"--thresh-size": (self.thresh_size, 0), "--workers": (self.workers, 1)}
-        for name, (value, least) in at_least.items():
-            if value < least:
-                raise PrepareError(f"Expected {name} to be at least {least}, but got {value}.")
-        if 0 < self.crop_size < self.scale or self.step < self.scale:
-            raise PrepareError(
-                f"Expected --crop-size and --step to be at least the scale {self.scale}, one LR pixel, but got "
-                f"{self.crop_size} and {self.step}. Take 480 and 240, or --crop-size 0 to keep images whole."
-            )
-        if self.color not in COLORS:
-            raise PrepareError(f"Expected --color to be one of {', '.join(COLORS)}, but got {self.color!r}.")
-        if self.image_format not in FORMATS:
-            raise PrepareError(f"Expected --format to be one of {', '.join(FORMATS)}, but got {self.image_format!r}.")
-        if not 0 <= self.compression <= 9:
-            raise PrepareError(f"Expected --compression to be from 0 to 9, but got {self.compression}.")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was made: counts, bytes on the disk (GT, LQ), seconds, and the broken images that were left out.
-
-    ``shortest`` is the shortest side of all HR sub-images in pixels, ``small`` the number of images shorter than the
-    crop, ``alpha`` the number of those that had an alpha channel. ``channels`` are those of the LMDBs; ``recolored``
-    counts files, HR and LR, that had others, ``sixteen_bit`` those of which 8 bits are kept.
-    """
-
-    images: int
-    pairs: int
-    bytes: tuple[int, int]
-    seconds: float
-    skipped: tuple[str, ...]
-    shortest: int
-    small: int
-    alpha: int
-    channels: int
-    recolored: int
-    sixteen_bit: int
-
-
 class Task(NamedTuple):
-    """One image: its key, its files, and height and width, in LR pixels, of what is used of it."""
+    """One image: its key, its files, and height and width, in LR pixels, of what is used of it; its files' headers."""
 
     key: str
     hr: Path
     lr: Path | None
     size: tuple[int, int]
+    headers: tuple[Header, ...]
 
 
 class Made(NamedTuple):
@@ -153,19 +70,23 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
     """
     start = time.perf_counter()
     job.check()
-    names = find_images(job.gt)
+    names, left_out = search_images(job.gt)
     keys = keys_of(names)
+    lr_names: dict[str, str] = {}
     try:
-        lr_names = pair(names, find_images(job.lq), job.scale) if job.lq is not None else {}
+        if job.lq is not None:
+            found, others = search_images(job.lq)
+            lr_names, left_out = pair(names, found, job.scale), left_out + others
     except PairingError as error:
         raise PairingError(f"{error} Without --lq, LR images are made.") from error
     files = [(job.gt / name, job.lq / lr_names[name] if job.lq is not None else None) for name in names]
     targets = [target.name for target in job.targets]
     with aside.built_together(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
         headers = list(progress(pool.in_order(_read_headers, files), "checking", len(files)))
-        good = [header for pair_ in headers for header in pair_ if isinstance(header, Header)]
+        tasks, skipped = _plan(job, [keys[name] for name in names], files, headers)
+        good = [header for task in tasks for header in task.headers]
         channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in good)) else 3
-        tasks, skipped = _plan(job, channels, [keys[name] for name in names], files, headers)
+        _check_room(job, channels, tasks)
         made = progress(pool.in_order(partial(_make, job, channels), tasks), "preparing", len(tasks))
         images, pairs, broken = _write(job, folder, made)
     return Summary(
@@ -176,10 +97,11 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
         skipped=(*skipped, *broken),
         shortest=min(min(window[2:]) for task in tasks for window in _windows(job, task)) * job.scale,
         small=sum(job.effective_crop > job.scale * min(task.size) for task in tasks),
-        alpha=sum(isinstance(header, Header) and header.alpha for header, _ in headers),
+        alpha=sum(task.headers[0].alpha for task in tasks),
         channels=channels,
         recolored=sum(header.gray != (channels == 1) for header in good),
         sixteen_bit=sum(header.sixteen_bit for header in good),
+        left_out=left_out,
     )
 
 
@@ -195,7 +117,6 @@ def _read_headers(files: tuple[Path, Path | None]) -> tuple[Header | str, Header
 
 def _plan(
     job: Job,
-    channels: int,
     keys: Sequence[str],
     files: Sequence[tuple[Path, Path | None]],
     headers: Sequence[tuple[Header | str, Header | str | None]],
@@ -213,7 +134,13 @@ def _plan(
         elif 0 in size:
             broken.append(f"{hr}: {hr_header[0]}×{hr_header[1]} pixels, too small for ×{job.scale}")
         else:
-            tasks.append(Task(key, hr, lr, size))
+            task = Task(key, hr, lr, size, (hr_header, lr_header) if lr_header else (hr_header,))
+            try:
+                _check_memory(job, task)
+            except ImageError as error:
+                broken.append(f"{hr}: {error}")
+            else:
+                tasks.append(task)
     if unfitting:
         raise PrepareError(
             f"Expected HR images {job.scale} times as large as their LR images (height, width), but got "
@@ -222,8 +149,14 @@ def _plan(
     _check_broken(job, broken)
     if not tasks:
         raise PrepareError(f"Expected images in {job.gt}, but none can be used: {listed(broken, 'image')}.")
-    _check_room(job, channels, tasks)
     return tasks, broken
+
+
+def _check_memory(job: Job, task: Task) -> None:
+    height, width = task.headers[0][:2]
+    needed = sum(map(decoding_memory, task.headers))
+    check_memory(needed, height, width)  # before the sub-images of what only claims its size are counted
+    check_memory(needed + 2 * _pixel_bytes(job, 3, [task]), height, width)  # these, and their copies on the way
 
 
 def _check_broken(job: Job, broken: Sequence[str]) -> None:
@@ -238,15 +171,19 @@ def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
     """Bare pixels take a known room."""
     if job.image_format != "raw":
         return
-    shapes = (window for task in tasks for window in _windows(job, task))
-    pixels = sum(window.height * window.width for window in shapes)
-    needed = channels * pixels * (job.scale**2 + 1)
+    needed = _pixel_bytes(job, channels, tasks)
     free = shutil.disk_usage(job.out).free
     if needed > free:
         raise PrepareError(
             f"Expected {needed / 2**30:.1f} GiB of free disk for the pixels, but {job.out} has {free / 2**30:.1f} GiB. "
             "Free some space, choose another --out, or take --format png."
         )
+
+
+def _pixel_bytes(job: Job, channels: int, tasks: Iterable[Task]) -> int:
+    """Of all sub-images, HR and LR."""
+    shapes = (window for task in tasks for window in _windows(job, task))
+    return channels * sum(window.height * window.width for window in shapes) * (job.scale**2 + 1)
 
 
 def _windows(job: Job, task: Task) -> list[Any]:

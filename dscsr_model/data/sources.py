@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.data.images import decode_as_basicsr
 from dscsr_model.data.lmdb_reader import LmdbReader
 from dscsr_model.data.pairing import listed
 
@@ -92,7 +93,7 @@ class FileSource:
             data = np.frombuffer(file.read_bytes(), np.uint8)
         except OSError as error:
             raise SourceError(f"Expected an image in {file}, but got: {error}. Restore or remove it.") from error
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = decode_as_basicsr(data, cv2.IMREAD_COLOR)
         if image is None:
             raise SourceError(f"Expected an image in {file}, but it does not decode. Replace or remove it.")
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

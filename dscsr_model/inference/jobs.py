@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.aside import disk_errors
 from dscsr_model.data.images import SUFFIXES
-from dscsr_model.data.pairing import find_images, listed
+from dscsr_model.data.pairing import listed, search_images
 from dscsr_model.inference.saving import FORMATS, format_of
 
 
@@ -37,6 +37,8 @@ class Plan(NamedTuple):
     """Results that exist and stay."""
     renamed: list[Path]
     """Results that have their source's suffix in their name, because another source has the same name without it."""
+    left_out: Counter[str]
+    """Files of a folder that are no pictures, by kind; see `search_images`."""
 
 
 def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: bool = False) -> Plan:
@@ -54,17 +56,16 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
 
     Raises:
         PlanError: There is no picture; ``out`` is a file; a source would be overwritten; a result exists.
-        PairingError: ``source`` is a folder without pictures.
+        PairingError: ``source`` is a folder without pictures, or one inside cannot be read.
     """
     check_out(out)
     check_source(source)
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
             raise PlanError(f"Expected a picture ({', '.join(SUFFIXES)}) as -i, but got {source}. Choose another.")
-        folder, names = source.parent, [source.name]
+        folder, names, others = source.parent, [source.name], Counter[str]()
     else:
-        check_readable(source)
-        names = [name for name in find_images(source) if not _is_special(source / name)]
+        names, others = search_images(source)
         folder, names = source, _without(names, source, out)
     targets = name_targets(names, scale, form)
     if source.is_dir() and _same(source, out):
@@ -80,7 +81,7 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
     stay = set(there)
     plain = {name: _target(name, scale, form, False) for name in targets}
     renamed = [out / target for name, target in targets.items() if target != plain[name]]
-    return Plan([job for job in jobs if job.target not in stay], there, renamed)
+    return Plan([job for job in jobs if job.target not in stay], there, renamed, others)
 
 
 def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
@@ -149,26 +150,13 @@ def check_source(source: Path) -> None:
         raise PlanError(f"Expected a picture or a folder as -i, but {source} is neither. Choose another.")
 
 
-def check_readable(folder: Path) -> None:
-    """Raise `PlanError` if a folder may not be looked into; those inside are passed over by the search otherwise."""
-
-    def fail(error: OSError) -> None:
-        raise PlanError(
-            f"Expected folders that can be read, but got: {error}. Change its permissions, or name another folder."
-        )
-
-    for _, folders, _ in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # these are not searched
-
-
 def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:
-    """The pictures that do not lie in ``out``, if that is a folder inside of ``source``."""
+    """The pictures that do not lie in ``out``, if that is a folder inside of ``source``, or one that it links to."""
     inside = Path(os.path.realpath(out))
-    root = Path(os.path.realpath(source))
-    if not inside.is_relative_to(root) or inside == root:
+    if inside == Path(os.path.realpath(source)):
         return list(names)
-    hidden = inside.relative_to(root)
-    left = [name for name in names if not Path(name).is_relative_to(hidden)]
+    folders = {folder: Path(os.path.realpath(source / folder)) for folder in {os.path.dirname(name) for name in names}}
+    left = [name for name in names if not folders[os.path.dirname(name)].is_relative_to(inside)]
     if not left:
         raise PlanError(f"Expected pictures in {source}, but all that there are lie in -o {out}. Correct the paths.")
     return left
@@ -184,12 +172,6 @@ def _check_sources_stay(jobs: Sequence[Job], sources: Iterable[Path]) -> None:
             f"Expected to replace results only, but --force would replace {listed(lost, 'picture')}, which -i reads. "
             "Remove what is an old result by hand, or choose another -o."
         )
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which nobody should wait for. A broken link is a picture that fails."""
-    found = _stat(path)
-    return found is not None and not stat.S_ISREG(found.st_mode)
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dscsr_arch.sizes import LARGEST, SizeRequirements, try_sizes
+from dscsr_model.data.memory import resident
 from dscsr_model.inference.engines import EngineError, find_device
 from dscsr_model.inference.footprint import Footprint
-from dscsr_model.inference.memory import resident
 
 _LOCAL_NAMES = """
     Add Cast Clip Concat Constant ConstantOfShape DepthToSpace Div Elu Equal Erf Exp Expand Gather Gelu Greater

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-import torch
-
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.images import ImageError, read_header
+from dscsr_model.data.images import Header, check_memory, decoding_memory, read_header
+from dscsr_model.data.memory import free_ram
 from dscsr_model.inference.jobs import Job
-from dscsr_model.inference.memory import free_memory
 from dscsr_model.inference.pictures import Picture, read_picture
 from dscsr_model.inference.saving import Saver, Stopped, check_size, without_lost_alpha
 from dscsr_model.inference.tiles import Upscaler
@@ -154,7 +152,7 @@ class _Stages:
     """The three stages; the queues between them; the counts."""
 
     def __init__(self, upscaler: Upscaler, saver: Saver, report: Reporter, replace: bool) -> None:
-        self.line = Line(int(free_memory(torch.device("cpu")) * _SHARE))
+        self.line = Line(int(free_ram() * _SHARE))
         self.read: Channel[_Read] = Channel(self.line, _AHEAD)
         self.made: Channel[_Read] = Channel(self.line, _AHEAD)
         self.successes = self.failures = self.input_pixels = 0
@@ -172,10 +170,10 @@ class _Stages:
         header = read_header(job.source)
         scale = self._upscaler.engine.scale
         check_size(header.height * scale, header.width * scale, job.form)
-        weight = memory_needed(header.height, header.width, header.alpha, header.sixteen_bit, scale, job.form)
+        weight = memory_needed(header, scale, job.form)
         self.line.acquire(weight)
         with self._faults(job, weight, header.height * header.width):
-            _check_memory(weight, header.height, header.width, scale)
+            check_memory(weight, header.height, header.width, scale)
             picture = without_lost_alpha(read_picture(job.source), job.form)
             if picture.frames > 1:
                 self._report.note(f"{job.source}: the first of {picture.frames} pictures in this file is taken")
@@ -262,21 +260,11 @@ def _threads(stages: _Stages, jobs: Sequence[Job]) -> Iterator[None]:
         raise stages.line.fault
 
 
-def memory_needed(height: int, width: int, alpha: bool, sixteen_bit: bool, scale: int, form: str) -> int:
+def memory_needed(header: Header, scale: int, form: str) -> int:
     """Bytes of RAM that a picture takes at most, from reading it to its result on the disk, beside the network's own.
 
-    The decoders take up to 8 bytes a pixel beside the picture; JPEG and WebP are encoded from a copy of the result, and
-    the encoder of WebP makes one more.
+    JPEG and WebP are encoded from a copy of the result, and the encoder of WebP makes one more.
     """
-    pixel = (4 if alpha else 3) * (2 if sixteen_bit else 1)
+    pixel = (4 if header.alpha else 3) * (2 if header.sixteen_bit else 1)
     copies = {"jpg": 5, "webp": 13}.get(form, 0)
-    return height * width * (2 * pixel + 8 + scale**2 * (pixel + copies)) + _SLACK
-
-
-def _check_memory(weight: int, height: int, width: int, scale: int) -> None:
-    free = free_memory(torch.device("cpu"))
-    if weight > free:
-        raise ImageError(
-            f"{width}x{height} pixels times {scale} need {weight / 2**30:.1f} GiB of memory, but "
-            f"{free / 2**30:.1f} GiB are free: cut the picture, or use another machine"
-        )
+    return decoding_memory(header) + header.height * header.width * scale**2 * (pixel + copies) + _SLACK

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.engines import Engine, EngineError
-from dscsr_model.inference.memory import free_memory
 from dscsr_model.training.tiling import self_ensemble
 
 LARGEST = {"cpu": 768, "cuda": 2048}

@@ -20,8 +20,8 @@ from torch import nn
 
 from dscsr_arch.plain import plain
 from dscsr_arch.sizes import size_requirements
+from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint, try_channels
-from dscsr_model.inference.memory import free_memory
 from dscsr_model.profiling.errors import ProfileError
 
 

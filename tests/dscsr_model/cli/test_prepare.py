@@ -3,9 +3,11 @@
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -468,3 +470,34 @@ def test_gray_images_have_one_channel(prepare, photographs, tmp_path):
     asked = prepare(*args, "--force", "--color", "gray", "--format", "png")
     assert "  1 file in colours: kept as gray; see --color rgb." in asked.stdout
     assert (read(tmp_path / "data/GT.lmdb")["chelsea"] == 84).all()  # 0.299·10 + 0.587·100 + 0.114·200
+
+
+def claiming(side):
+    """A PNG of a few bytes that claims to be a square of so many pixels a side."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+def test_bombs_links_and_what_is_no_image(prepare, photographs, tmp_path):
+    """A link to a folder is followed; what only claims its size is not decoded; what is left out is counted."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "hr/coffee.png").rename(tmp_path / "elsewhere/coffee.png")
+    (tmp_path / "hr/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "hr")
+    for name in ("a.gif", "b.GIF", "c.avif", "notes.txt"):
+        (tmp_path / "hr" / name).touch()
+    for side in (200_000, 2**31 - 1):
+        (tmp_path / "hr" / f"bomb{side}.png").write_bytes(claiming(side))
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 1, "--crop-size", 0)
+    assert process.returncode == 0, process.stderr
+    assert set(read_meta(tmp_path / "data/GT.lmdb")) == {"astronaut", "chelsea", "rocket", "link_coffee"}
+    assert "  left out: 2 .gif, 1 .avif, 1 .txt (only .png, " in process.stdout
+    assert "  2 broken images skipped:" in process.stdout
+    assert "hr/bomb200000.png: 200000x200000 pixels need" in process.stdout
+    assert "warning: --scale 1 without --lq makes pairs of equal images." in process.stderr

@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from dscsr_model.data.pairing import PairingError, find_images, key_of, keys_of, pair
+from dscsr_model.data.pairing import PairingError, find_images, key_of, keys_of, pair, search_images
 
 
 def touch(folder, *names):
@@ -20,8 +22,32 @@ def test_no_images(tmp_path):
     with pytest.raises(PairingError, match=r"Expected images \(\.png, .*\) in .*, but found nothing"):
         find_images(tmp_path)
     touch(tmp_path, "a.zip", "b.txt")
-    with pytest.raises(PairingError, match=r"but found only files of \.txt, \.zip"):
+    with pytest.raises(PairingError, match=r"but found only 1 \.zip, 1 \.txt\. Correct"):
         find_images(tmp_path)
+
+
+def test_links_lead_into_each_folder_once(tmp_path):
+    """By its own path where it is inside; and none leads round in a circle."""
+    touch(tmp_path, "in/z/a.png", "out/b.png", "out/deep/c.png")
+    for link, target in {
+        "in/a": "in/z", "in/link": "out", "in/once_more": "out", "in/z/up": "in", "out/back": "in",
+        "in/self": "in/self", "in/gone.png": "nowhere", "in/d.png": "out/b.png",
+    }.items():  # fmt: skip
+        (tmp_path / link).symlink_to(tmp_path / target)
+    os.mkfifo(tmp_path / "in/pipe.png")
+    touch(tmp_path, "in/x.gif", "in/z/y.GIF", "in/README")
+    found, others = search_images(tmp_path / "in")
+    assert found == ["d.png", "gone.png", "link/b.png", "link/deep/c.png", "z/a.png"]
+    assert others == {".gif": 2, "without a suffix": 2, "pipe or device": 1}
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    def deny(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(PairingError, match=r"Expected folders that can be read, but got: .*Permission denied: "):
+        search_images(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
     """With room for one picture, the next is not read before the last is written."""
     events = []
     read, save = pipeline.read_picture, Saver.save
-    weight = memory_needed(5, 6, False, False, 2, "png")
+    weight = memory_needed(Header(5, 6, False, False), 2, "png")
 
     def reading(source):
         events.append("read")
@@ -185,8 +185,8 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
 
     monkeypatch.setattr(pipeline, "read_picture", reading)
     monkeypatch.setattr(Saver, "save", saving)
-    monkeypatch.setattr(pipeline, "_check_memory", lambda *_: None)
-    monkeypatch.setattr(pipeline, "free_memory", lambda _: int(1.5 * weight / pipeline._SHARE))
+    monkeypatch.setattr(pipeline, "check_memory", lambda *_: None)
+    monkeypatch.setattr(pipeline, "free_ram", lambda: int(1.5 * weight / pipeline._SHARE))
     run(make_jobs(4), upscaler(), Saver(95), Report())
     assert events == ["read", "written"] * 4
 
@@ -281,7 +281,7 @@ def test_nothing_to_do():
 
 
 def test_memory_needed_is_what_a_picture_takes():
-    base = memory_needed(100, 100, False, False, 4, "png")
-    assert memory_needed(1000, 1000, False, False, 4, "png") - base > 990_000 * 3 * 17
+    base = memory_needed(Header(100, 100, False, False), 4, "png")
+    assert memory_needed(Header(1000, 1000, False, False), 4, "png") - base > 990_000 * 3 * 17
     for larger in ((True, False, "png"), (False, True, "png"), (False, False, "jpg"), (False, False, "webp")):
-        assert memory_needed(100, 100, larger[0], larger[1], 4, larger[2]) > base
+        assert memory_needed(Header(100, 100, larger[0], larger[1]), 4, larger[2]) > base

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dscsr_model.inference import memory
+from dscsr_model.data import memory
 
 
 def test_free_memory_is_what_this_machine_has():

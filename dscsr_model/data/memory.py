@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -13,8 +15,15 @@ _CGROUP = Path("/sys/fs/cgroup")
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken on a device without swapping, or harm to others."""
     if device.type == "cuda":
+        import torch
+
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + cached)
+    return free_ram()
+
+
+def free_ram() -> int:
+    """Bytes of RAM that can be taken, of the machine and of its container."""
     limits = (_free_of_machine(), _free_of_container())
     return min(limit for limit in limits if limit is not None)
 
