@@ -190,12 +190,13 @@ class ValidatingSRModel(CheckpointingSRModel):
         self.best_metric_results = after.get("best_metric_results", {})
         self.validated_at = after.get("validated_at", {})
         best = (_read(Path(self.opt["path"]["models"], "net_g_best.pth")) or {}).get("best")
-        if best is None or best["dataset"] not in self._validation_sets():
+        metrics = (self.opt.get("val") or {}).get("metrics") or {}
+        if best is None or best["dataset"] not in self._validation_sets() or best["metric"] not in metrics:
             return
         self._initialize_best_metric_results(best["dataset"])
-        known = self.best_metric_results[best["dataset"]].get(best["metric"])
+        known = self.best_metric_results[best["dataset"]][best["metric"]]
         sign = 1 if best["better"] == "higher" else -1
-        if known is not None and sign * (best["val"] - known["val"]) > 0:
+        if sign * (best["val"] - known["val"]) > 0:
             known.update({key: best[key] for key in ("better", "val", "iter")})
 
     def _keep_best(self, dataset_name: str, current_iter: int) -> None:

@@ -211,8 +211,11 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, logged, of_the_
 def test_old_checkpoints_are_pruned_but_never_the_best(tmp_path):
     model = train(build(options(tmp_path, **{"logger:keep_checkpoints": 2})), [1])
     (tmp_path / "models/net_g_best.pth").write_bytes(b"the best")
+    (tmp_path / "training_states/20.validation").touch()  # of a run that was resumed from before 20
     for iteration in (5, 10, 15, -1, 20):
         model.save(0, iteration)
+        if iteration == 5:
+            (tmp_path / "training_states/5.validation").touch()
     names = [file.name for folder in ("models", "training_states") for file in sorted((tmp_path / folder).iterdir())]
     assert names == ["net_g_15.pth", "net_g_20.pth", "net_g_best.pth", "net_g_latest.pth", "15.state", "20.state"]
 

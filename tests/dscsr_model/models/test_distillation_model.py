@@ -1,6 +1,7 @@
 """DistillationModel: what its losses compare, one forward of the student, nothing of the teacher in checkpoints."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import small_models
@@ -125,6 +126,25 @@ def test_nothing_of_the_teacher_is_saved_or_trained(options, tmp_path):
     state = read_pickle(tmp_path / "training_states/3.state")
     assert len(state["optimizers"][0]["state"]) == len(list(model.net_g.parameters()))
     assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net_g_3.pth"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "iteration", "due"),
+    [
+        ({}, 0, True),
+        ({"path:pretrain_network_g": None}, 0, False),  # nothing to be better than
+        ({"val": None}, 0, False),
+        ({}, 4, False),
+        ({}, 8, True),  # in a resumed run, where nothing says that it was validated
+    ],
+)
+def test_what_is_validated_before_the_first_step(options, tmp_path, monkeypatch, changes, iteration, due):
+    build(options()).save(0, 1)
+    base = {"path:pretrain_network_g": str(tmp_path / "models/net_g_1.pth"), "val:val_freq": 8}
+    model, validated = build(options(**{**base, **changes})), []
+    monkeypatch.setattr(model, "validation", lambda *arguments: validated.append(arguments[1]))
+    model.validate_start([SimpleNamespace(dataset=SimpleNamespace(opt={"name": "Set"}))], iteration, None)
+    assert validated == [iteration] * due
 
 
 def test_without_losses_on_it_no_teacher_is_built(options):

@@ -344,6 +344,8 @@ def test_metrics_may_change_before_a_resume(tmp_path, validate):
     model = build(opt)
     model.resume_training(read_pickle(tmp_path / "training_states/8.state"))
     validate(model, 10, psnr=31.0, rgb=29.0)
+    opt["val"] = None
+    build(opt).resume_training(read_pickle(tmp_path / "training_states/8.state"))
     assert {name: best["val"] for name, best in model.best_metric_results["Set"].items()} == {"psnr": 31.0, "rgb": 29.0}
 
 
