@@ -1,4 +1,4 @@
-"""How much memory is free, for this process: of the machine, of its container, of a GPU. And how much it has."""
+"""How much memory is free, for this process: of the machine, of its container, of a GPU."""
 
 from __future__ import annotations
 
@@ -26,14 +26,6 @@ def free_ram() -> int:
     """Bytes of RAM that can be taken, of the machine and of its container."""
     limits = (_free_of_machine(), _free_of_container())
     return min(limit for limit in limits if limit is not None)
-
-
-def resident() -> int:
-    """Bytes of RAM that this process has now; 0 where that is not told."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _free_of_machine(meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.plain import plain
-from dscsr_arch.sizes import padded, size_requirements
+from dscsr_arch.sizes import SizeError, padded, size_requirements
 from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint, try_channels
 from dscsr_model.inference.in_place import work_in_place
 
@@ -140,21 +140,27 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
         EngineError: The file cannot be read, is of another kind, or the device cannot be had; or a package is missing.
         SizeError: Its network takes no pictures of any size that was tried.
     """
-    from dscsr_model.inference.onnx_file import open_session, read_footprint, read_sizes
+    from dscsr_model.inference.onnx_file import Rehearsal, open_session, read_reach, read_sizes, require_onnx
 
-    session, half, channels = open_session(Path(path), device, threads or torch.get_num_threads())
-    run = partial(_run, session, half=half)
-    sizes = read_sizes(session, run, channels, str(path))
-    side = sizes.fit(PROBE_SIDE)
-    try:
-        shape = run(torch.zeros(1, channels, side, side)).shape
-    except Exception as error:
-        raise EngineError(
-            f"Expected an ONNX network that takes pictures of any size in {path}, but a picture of {side}x{side} "
-            f"pixels fails: {str(error).splitlines()[0]}. Export it again with dynamic height and width."
-        ) from error
-    scale = _scale_of(shape, channels, side, str(path))
-    return OnnxEngine(session, scale, channels, read_footprint(Path(path), session, channels, half, sizes), half)
+    require_onnx()
+    path = Path(path)
+    with Rehearsal(path) as rehearsal:
+        half, channels, metadata = rehearsal.inspect()
+        radius, local = read_reach(path)
+        try:
+            sizes = read_sizes(metadata, rehearsal, channels, str(path))
+            side = sizes.fit(PROBE_SIDE)
+            scale = _scale_of(tuple(rehearsal(torch.zeros(1, channels, side, side)).shape), channels, side, str(path))
+            seen = Footprint(radius, local, rehearsal.measure(channels, sizes), sizes)
+        except (RuntimeError, SizeError) as error:
+            if rehearsal.ended or isinstance(error, SizeError):
+                raise rehearsal.ended or error from None
+            raise EngineError(
+                f"Expected an ONNX network that takes pictures of any size in {path}, but one fails: {error}. "
+                "Export it again with dynamic height and width."
+            ) from error
+    session = open_session(path, device, threads or torch.get_num_threads())
+    return OnnxEngine(session, scale, channels, seen, half)
 
 
 def find_device(name: str) -> torch.device:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dscsr_arch.sizes import LARGEST, SizeRequirements, try_sizes
-from dscsr_model.data.memory import resident
+from dscsr_model.inference import onnx_rehearsal
 from dscsr_model.inference.engines import EngineError, find_device
-from dscsr_model.inference.footprint import Footprint
+from dscsr_model.inference.footprint import PROBE_SIDE
 
 _LOCAL_NAMES = """
     Add Cast Clip Concat Constant ConstantOfShape DepthToSpace Div Elu Equal Erf Exp Expand Gather Gelu Greater
@@ -22,52 +27,123 @@ _LOCAL_NAMES = """
 """
 _LOCAL = frozenset(_LOCAL_NAMES.split())
 """Operations of ONNX that see one pixel only, or (Pad) what convolutions see anyway."""
-_TYPES = {"tensor(float)": False, "tensor(float16)": True}
-_SIDE = 192
+_SIDES = (192, 96)
+"""Of pictures to measure memory on; the first one whose run can be waited for."""
+_MOST_BYTES, _MOST_SECONDS, _PATIENCE = 2 * 2**30, 8, 60
+"""What opening a file and all runs to get to know it may take: memory beyond the file's size, seconds of one core, and
+seconds in all, however busy the machine is."""
 
 
-def open_session(path: Path, device: str, threads: int) -> tuple[Any, bool, int]:
-    """Open a file.
+class Rehearsal:
+    """A file under trial in a process of its own; see `onnx_rehearsal`. Leaving it as a context ends the process."""
 
-    Returns:
-        The session, whether it computes in float16, and the channels of its pictures.
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise EngineError(f"Expected an ONNX file at {path}, but there is none. Check the path.")
+        self._path = path
+        self._grown = 0
+        most = _MOST_BYTES + 4 * path.stat().st_size
+        self._process = subprocess.Popen(
+            [sys.executable, onnx_rehearsal.__file__, str(path.resolve()), str(most), str(_MOST_SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        self._timer = Timer(_PATIENCE, self._process.kill)
+        self._timer.start()
+        self.ended: EngineError | None = None
 
-    Raises:
-        EngineError: See `onnx_engine`.
-    """
-    runtime = _import_onnxruntime()
-    if not path.is_file():
-        raise EngineError(f"Expected an ONNX file at {path}, but there is none. Check the path.")
-    providers = _providers(runtime, device)
-    options = runtime.SessionOptions()
+    def __enter__(self) -> Rehearsal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._process.kill()
+        self._process.communicate()
+
+    def inspect(self) -> tuple[bool, int, Mapping[str, str]]:
+        """Whether the file computes in float16, the channels of its pictures, and its metadata.
+
+        Raises:
+            EngineError: It cannot be opened, is of another kind, or may never come to an end.
+        """
+        found = self._answer()
+        if "fault" in found:
+            raise EngineError(
+                f"Expected a whole ONNX file at {self._path}, but ONNX Runtime cannot open it: {found['fault']}. "
+                "Export it again (dscsr export --format onnx)."
+            )
+        inputs, outputs = found["inputs"], found["outputs"]
+        _, kind, shape = inputs[0] if len(inputs) == len(outputs) == 1 else ("", "", [])
+        if kind not in onnx_rehearsal.TYPES or len(shape) != 4 or not isinstance(shape[1], int):
+            described = "; ".join(f"{name}: {kind} {shape}" for name, kind, shape in (*inputs, *outputs))
+            raise EngineError(
+                f"Expected one input (batch, channels, height, width) of float32 or float16 and one output in "
+                f"{self._path}, but got {described[:300]}. Export it again (dscsr export --format onnx)."
+            )
+        return onnx_rehearsal.TYPES[kind] == "float16", shape[1], found["metadata"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the file on zeros: the result is a shape without numbers. Raises RuntimeError if it fails."""
+        return torch.empty(self._run(x.shape)["shape"], device="meta")
+
+    def measure(self, channels: int, sizes: SizeRequirements) -> float:
+        """Bytes of memory that a run takes per pixel. Raises RuntimeError if it fails."""
+        side = sizes.fit(PROBE_SIDE)
+        found = self._run((1, channels, side, side))
+        for wanted in map(sizes.fit, _SIDES):
+            if found["seconds"] * (wanted / side) ** 2 < _MOST_SECONDS / 4:
+                side, found = wanted, self._run((1, channels, wanted, wanted))
+                break
+        return max(4096.0, self._grown / side**2)  # the heap may have some to spare
+
+    def _run(self, shape: Sequence[int]) -> dict[str, Any]:
+        if self.ended is None:
+            with suppress(OSError):  # then there is no answer
+                print(list(shape), file=self._process.stdin, flush=True)
+        found = self._answer()
+        if "fault" in found:
+            raise RuntimeError(found["fault"])
+        self._grown += found["grown"]
+        return found
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout and self.ended is None else ""
+        if not line:
+            self.ended = EngineError(
+                f"Expected an ONNX network that runs on small pictures in {_MOST_SECONDS} s and 2 GiB in {self._path}, "
+                "but it took more. Do not use it: it is damaged, or made to do harm."
+            )
+            raise self.ended
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+def open_session(path: Path, device: str, threads: int) -> Any:
+    """Open a file that passed its `Rehearsal`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised
+    providers = _providers(onnxruntime, device)
     try:
-        session = runtime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions have no common base but this one
-        raise EngineError(
-            f"Expected a whole ONNX file at {path}, but ONNX Runtime cannot open it: {_first_line(error)}. "
-            "Export it again (dscsr export --format onnx)."
-        ) from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    given = inputs[0] if len(inputs) == 1 and len(outputs) == 1 else None
-    channels = given.shape[1] if given is not None and len(given.shape) == 4 else None
-    if given is None or given.type not in _TYPES or not isinstance(channels, int):
-        described = "; ".join(f"{each.name}: {each.type} {each.shape}" for each in (*inputs, *outputs))
-        raise EngineError(
-            f"Expected one input (batch, channels, height, width) of float32 or float16 and one output in {path}, but "
-            f"got {described}. Export it again (dscsr export --format onnx)."
-        )
-    return session, _TYPES[given.type], channels
+        raise EngineError(f"Expected ONNX Runtime to open {path} on {device}, but got: {error}. Try cpu.") from error
 
 
-def read_sizes(session: Any, run: Callable[[Tensor], Tensor], channels: int, name: str) -> SizeRequirements:
+def read_sizes(
+    metadata: Mapping[str, str], run: Callable[[Tensor], Tensor], channels: int, name: str
+) -> SizeRequirements:
     """The sizes that a file takes: what it says as ``size_multiple``, or what is found by trying.
 
     Raises:
         SizeError: It takes none that was tried.
     """
-    said = session.get_modelmeta().custom_metadata_map.get("size_multiple")
+    said = metadata.get("size_multiple")
     for multiple in range(1, LARGEST + 1):
         if said == str(multiple):
             return SizeRequirements(multiple, multiple)
@@ -75,14 +151,24 @@ def read_sizes(session: Any, run: Callable[[Tensor], Tensor], channels: int, nam
     return try_sizes(run, (channels,), name, torch.empty(0), remedy)
 
 
-def read_footprint(path: Path, session: Any, channels: int, half: bool, sizes: SizeRequirements) -> Footprint:
-    """How far the convolutions of a file reach together, and the memory of a run as the process grows by it."""
+def read_reach(path: Path) -> tuple[int, bool]:
+    """How far the convolutions of a file reach together, and whether nothing in it looks farther.
+
+    Raises:
+        EngineError: What it does depends on the picture: nobody knows when it ends.
+    """
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
-    kernels = {item.name: list(item.dims) for item in graph.initializer}
+    model = onnx.load(str(path), load_external_data=False)
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise EngineError(
+                f"Expected an ONNX network without branches and loops, which may never end, in {path}, but got "
+                f"{node.op_type}. Export it again by tracing it."
+            )
+    kernels = {item.name: list(item.dims) for item in model.graph.initializer}
     radius, local = 0, True
-    for node in graph.node:
+    for node in model.graph.node:
         if node.op_type != "Conv":
             local &= node.op_type in _LOCAL
             continue
@@ -91,12 +177,7 @@ def read_footprint(path: Path, session: Any, channels: int, half: bool, sizes: S
         gaps = attributes.get("dilations") or [1] * len(sides)
         radius += max(((side - 1) * gap + 1 for side, gap in zip(sides, gaps, strict=True)), default=0) // 2
         local &= bool(sides) and max(attributes.get("strides", [1])) == 1  # kernels that are computed tell no size
-    before = resident()
-    name = session.get_inputs()[0].name
-    side = sizes.fit(_SIDE)
-    session.run(None, {name: np.zeros((1, channels, side, side), np.float16 if half else np.float32)})
-    # The arena of ONNX Runtime keeps what a run took. The heap may have had some to spare: never less than 4 KiB.
-    return Footprint(radius, local, max(4096.0, (resident() - before) / side**2), sizes)
+    return radius, local
 
 
 def _providers(runtime: Any, device: str) -> list[Any]:
@@ -114,17 +195,13 @@ def _providers(runtime: Any, device: str) -> list[Any]:
     return ["CPUExecutionProvider"]
 
 
-def _import_onnxruntime() -> Any:
+def require_onnx() -> None:
+    """Raise EngineError, with the remedy, unless ONNX files can be read and run."""
     try:
-        import onnx  # noqa: F401 - read_footprint needs it
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
         raise EngineError(
             f"Expected ONNX Runtime, but {error.name} is not installed. Run `pip install 'dscsr[onnx]'`, or choose "
             "--backend torch."
         ) from error
-    return onnxruntime
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300].rstrip(".")

@@ -1,6 +1,8 @@
 """Engines beside the plain network."""
 
 import copy
+import resource
+from itertools import pairwise
 
 import pytest
 import torch
@@ -253,6 +255,83 @@ def test_onnx_of_one_size(tmp_path):
     onnx.save(onnx_model([("Identity", ["a"], ["b"], {})], [1, 3, 64, 64]), tmp_path / "s.onnx")
     with pytest.raises(SizeError, match=r"s.onnx gives: .* Export it again with dynamic height and width"):
         onnx_engine(tmp_path / "s.onnx", device="cpu")
+
+
+def loop(onnx):
+    """As long as its condition holds, which is always."""
+    kinds = {"i": onnx.TensorProto.INT64, "c": onnx.TensorProto.BOOL, "x": onnx.TensorProto.FLOAT}
+    ends = [onnx.helper.make_tensor_value_info(name, kind, None if name == "x" else []) for name, kind in kinds.items()]
+    outs = [onnx.helper.make_tensor_value_info(f"{name}2", kinds[name], None) for name in "cx"]
+    nodes = [onnx.helper.make_node("Identity", [name], [f"{name}2"]) for name in "cx"]
+    return [("Loop", ["", "true", "a"], ["b"], {"body": onnx.helper.make_graph(nodes, "body", ends, outs)})]
+
+
+def zeros(onnx):
+    """As many as `shape` says, made when the file is opened or at the first run."""
+    value = onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT, [1], [0.0])
+    return [("ConstantOfShape", ["shape"], ["z"], {"value": value})]
+
+
+SUM = [("ReduceSum", ["s"], ["r"], {"keepdims": 0}), ("Add", ["a", "r"], ["b"], {})]
+HARMFUL = {
+    "endless": (
+        loop,
+        "without branches and loops, which may never end, in .*, but got Loop. Export it again by tracing",
+    ),
+    "scale": (lambda _: [("Resize", ["a", "", "scales"], ["b"], {"mode": "nearest"})], "Resize"),
+    "channels": (lambda _: [("Identity", ["a"], ["b"], {})], "images a whole number of times larger"),
+    "constants": (lambda onnx: [*zeros(onnx), ("Identity", ["z"], ["s"], {}), *SUM], "ConstantOfShape"),
+    "doubling": (
+        lambda _: [
+            ("Concat", [one] * 2, [two], {"axis": 2}) for one, two in pairwise(["a", *map(str, range(39)), "b"])
+        ],
+        "it took more|images a whole number of times larger",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "doubling" else ()) for k in HARMFUL])
+def test_onnx_that_would_take_everything(tmp_path, kind):
+    """No more memory than the file's size here, and little more where it is tried; one message."""
+    onnx = pytest.importorskip("onnx", reason="extra: onnx")
+    values = {
+        "true": torch.tensor(True),
+        "scales": torch.tensor([1.0, 1, 2000, 2000]),
+        "shape": torch.tensor([200_000] * 2),
+    }
+    made, message = HARMFUL[kind]
+    weights = [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in values.items()]
+    model = onnx_model(made(onnx), ["n", 10**9 if kind == "channels" else 3, "h", "v"], weights=weights)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "net.onnx")
+    before = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    with pytest.raises(DscsrError, match=message):
+        onnx_engine(tmp_path / "net.onnx", device="cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before[0] < 100 * 1024  # KiB
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before[1], 2.2 * 2**20)
+
+
+def test_onnx_that_takes_too_long(onnx_file, monkeypatch):
+    monkeypatch.setattr("dscsr_model.inference.onnx_file._PATIENCE", 0)
+    with pytest.raises(EngineError, match=r"runs on small pictures in 8 s and 2 GiB in .*net.onnx, but it took more"):
+        onnx_engine(onnx_file[0], device="cpu")
+
+
+def test_onnx_that_fails_on_larger_pictures(tmp_path):
+    """What is added reaches 100 pixels."""
+    onnx = pytest.importorskip("onnx", reason="extra: onnx")
+    values = {"add": torch.zeros(1, 3, 100, 100), "axes": torch.tensor([2, 3]), "no": torch.tensor([0, 0])}
+    values |= {"two": torch.tensor([2]), "four": torch.tensor([4])}
+    nodes = [
+        ("Shape", ["a"], ["shape"], {}),
+        ("Slice", ["shape", "two", "four"], ["size"], {}),
+        ("Slice", ["add", "no", "size", "axes"], ["added"], {}),
+        ("Add", ["a", "added"], ["b"], {}),
+    ]
+    weights = [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in values.items()]
+    onnx.save(onnx_model(nodes, ["n", 3, "h", "v"], weights=weights), tmp_path / "net.onnx")
+    with pytest.raises(EngineError, match=r"takes pictures of any size in .*, but one fails: .* Add node"):
+        onnx_engine(tmp_path / "net.onnx", device="cpu")
 
 
 def test_onnx_runtime_for_cpus_only(onnx_file):
