@@ -52,8 +52,13 @@ def networks_of_options(file: Path, overrides: list[str], width: float | None = 
 
 def _check_memory(network_class: type[nn.Module], arguments: Mapping[str, Any]) -> None:
     """Raise `MemoryError` before a mistyped width takes all there is: shapes alone cost nothing."""
-    with torch.device("meta"):
-        weights = [*network_class(**arguments).parameters()]
+    try:
+        with torch.device("meta"):
+            weights = [*network_class(**arguments).parameters()]
+    except RuntimeError as error:
+        if "meta tensors" in str(error):
+            return  # a constructor that reads values, such as SwinIR's: it must be built to see
+        raise
     needs, free = sum(weight.numel() * weight.element_size() for weight in weights), free_memory(torch.device("cpu"))
     if needs > free:
         raise MemoryError(f"its weights take {needs / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")

@@ -10,13 +10,14 @@ from torch import nn
 
 from dscsr_arch.sizes import SizeError, SizeRequirements, size_requirements
 from dscsr_model.host import options_schema as schema
+from dscsr_model.host.options_faults import Key
 from dscsr_model.host.options_structure import Run
 from dscsr_model.training.tiling import check_patch
 from dscsr_model.training.validation import evaluating
 
 
-def check_sizes(network: nn.Module, run: Run) -> None:
-    """Report a network of our models that takes no images, or not the patches of the training.
+def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: str = "") -> None:
+    """Report a network of our models, at a place in the file, that takes no images, or not the patches of the training.
 
     The models check it again, but only once BasicSR has moved the results of an older run away.
     """
@@ -27,12 +28,12 @@ def check_sizes(network: nn.Module, run: Run) -> None:
             sizes = size_requirements(network)
     except SizeError as error:
         if not any(parameter.is_meta for parameter in network.parameters()):  # some operations need memory
-            run.report.add_error(("network_g",), error)
+            run.report.add_error(at, error)
         return
     key = ("datasets", "train", "gt_size")
     if not run.report.has(*key) and not run.report.has("scale"):
         try:
-            check_patch(run.options, sizes, type(network).__name__)
+            check_patch(run.options, sizes, type(network).__name__ + role)
         except SizeError as error:
             run.report.add_error(key, error)
 

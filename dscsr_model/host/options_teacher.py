@@ -15,11 +15,11 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
-from dscsr_model.host.options_sizes import common_side
+from dscsr_model.host.options_sizes import check_sizes, common_side
 from dscsr_model.host.options_structure import Run, check_section, describe
 from dscsr_model.training import aims, lora
 from dscsr_model.training.feature_taps import FeatureError, Features, FeatureTaps, check_layer
-from dscsr_model.training.teacher import build_teachers, frozen
+from dscsr_model.training.teacher import AS_TEACHER, build_teachers, frozen
 from dscsr_model.training.validation import evaluating
 
 _SIDE = 16  # from here on, of the picture that is sent through student and teacher, to see what shapes come out
@@ -118,6 +118,8 @@ def check_learning(run: Run, registries: Registries, network: nn.Module | None) 
                 where = (*key, name if name in run.section(*key) else "layers")
                 for layer in getattr(aim, name):
                     _check_layer(where, layer, of, run.report)
+    if teachers and any(aim.teacher_layers for _, aim in aimed):
+        check_sizes(teachers[0], run, ("teacher",), AS_TEACHER)
     if teachers:
         _compare(run, registries, network, teachers, aimed)
 

@@ -15,7 +15,7 @@ from dscsr_arch.errors import DscsrWarning
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.training import aims
 from dscsr_model.training.feature_taps import Features, FeatureTaps
-from dscsr_model.training.teacher import Lesson, Teacher, TeacherError, build_teachers
+from dscsr_model.training.teacher import AS_TEACHER, Lesson, Teacher, TeacherError, build_teachers
 from dscsr_model.training.tiling import check_patch
 
 
@@ -89,10 +89,8 @@ class DistillationModel(EfficientSRModel):
             precision=self.precision,
             memory_format=self.memory_format,
         )
-        if layers:  # those of a padded patch would not lie where the student's do
-            check_patch(
-                self.opt, teacher.size_requirements[0], f"{type(networks[0]).__name__}, as a teacher of layers,"
-            )
+        if layers:
+            check_patch(self.opt, teacher.size_requirements[0], type(networks[0]).__name__ + AS_TEACHER)
         return teacher
 
     def run_network(self, lq: Tensor) -> Tensor:

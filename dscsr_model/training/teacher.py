@@ -24,6 +24,9 @@ from dscsr_model.training.feature_taps import Features, FeatureTaps
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.tiling import self_ensemble
 
+AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
+"""What messages add to its name when it does not take the patches."""
+
 
 class TeacherError(DscsrError):
     """A ``teacher:`` section that says nothing usable."""

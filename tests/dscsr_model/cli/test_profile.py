@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from small_models import SWINIR
 
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
@@ -155,6 +156,14 @@ def test_psnr_is_measured_on_folders_and_time_on_pictures(capsys):
     assert network["psnr_source"] == "measured"
     assert network["psnr"] > 0
     assert network["variants"]["eager"]["images_mean_ms"] > 0
+
+
+def test_windowed_networks_of_option_files(capsys):
+    """Windows of 8 on pictures of 8×12, and a constructor that the meta device cannot run."""
+    options("swinir.yml", json.dumps({"network_g": SWINIR}))
+    network = figures(capsys, "-opt", "swinir.yml", quick=COUNTED)["swinir"]
+    assert network["flops"] > 0
+    assert network["variants"]["eager"]["median_ms"] > 0
 
 
 def test_without_basicsr_and_in_a_real_process(run_without_basicsr):

@@ -64,7 +64,7 @@ def check(data, tmp_path):
 GOOD: dict[str, dict[str, Any]] = {
     "all": {},
     "of one section": {"teacher": {"weights": "@teacher.pth", "network": {**BASE, "feature_channels": 6}}},
-    "windows of 12": {"teacher": {"weights": "@windows.pth", "network": WINDOWS},
+    "windows of 12": {"datasets:train:gt_size": 48, "teacher": {"weights": "@windows.pth", "network": WINDOWS},
                       "train:affinity_opt": {**AFFINITY, "teacher_layers": ["conv_first", "conv_after_body"]}},
     "two teachers": {"teacher": {"weights": ["@teacher.pth", "@base.pth"], "self_ensemble": True, "param_key": None}},
     "other layers": {"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_2", "block_5"], "pool": 2}},
@@ -124,6 +124,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "teacher's 6 channels of 16×16. Take layers that match"),
     ({"train:affinity_opt": {**AFFINITY, "layers": ["block_1"], "teacher_layers": ["upsampler"]}},
      "train: affinity_opt: layers: block_1", "beside the teacher's 3 channels of 64×64"),
+    ({"teacher": {"weights": "@windows.pth", "network": WINDOWS},
+      "train:affinity_opt": {**AFFINITY, "teacher_layers": ["conv_first", "conv_after_body"]}},
+     "datasets: train: gt_size", "in steps of 12, but got 8 (`gt_size: 32`). Write `gt_size: 48`."),
     ({"network_t": BASE}, "network_t", "top-level `teacher:` section"),
     ({"model_type": "EfficientSRModel", "train:affinity_opt": REMOVED}, "teacher",
      "Expected a model type that knows `teacher:` (`DSCLoRAModel`, `DistillationModel`), but got"),

@@ -68,7 +68,7 @@ def test_patches_that_do_not_fit_into_the_windows_of_a_teacher(options, tmp_path
     layers = {"type": "SpatialAffinityLoss", "layers": ["body.0"], "teacher_layers": ["conv_first"]}
     changes = {"teacher": teacher, "datasets:train:gt_size": 18, "train:affinity_opt": layers}
     with pytest.raises(
-        SizeError, match=r"SwinIR, as a teacher of layers, takes, .* but got 9 .* Write `gt_size: 16 or 32`"
+        SizeError, match=r"SwinIR \(a teacher of layers, .*\) takes, .* but got 9 .* Write `gt_size: 16 or 32`"
     ):
         build(options(**changes))
     model = build(options(**changes | {"train:affinity_opt": None}))
