@@ -9,8 +9,10 @@ from typing import Any
 import cv2
 import lmdb
 import numpy as np
+import torch
 import yaml
 
+import dscsr_model
 from dscsr_model.host.options_check import Fault, OptionsError, check_options
 
 REMOVED = object()  # as a value of `changed`: the key is taken out
@@ -155,3 +157,32 @@ def faults_of(file: Path, *, is_train: bool = True, **arguments: Any) -> list[Fa
 def write_options(file: Path, options: dict[str, Any]) -> Path:
     file.write_text(yaml.safe_dump(options, sort_keys=False))
     return file
+
+
+def build(section: dict[str, Any]) -> torch.nn.Module:
+    dscsr_model.register()
+    from basicsr.archs import build_network
+
+    return build_network({key: value for key, value in section.items() if key != "lora"})
+
+
+def make_weights(root: Path, weights: str | None, param_key: str | None, network: torch.nn.Module) -> None:
+    """The file that an option names, unless it is there already (a base may be its own teacher)."""
+    if weights is not None and not (root / weights).exists():
+        (root / weights).parent.mkdir(parents=True, exist_ok=True)
+        state = network.state_dict()
+        torch.save(state if param_key is None else {param_key: state}, root / weights)
+
+
+def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:
+    """Tiny data of the kind that ``dataset`` reads; its dataroots are changed to it."""
+    side = dataset.get("gt_size", 12 * scale)
+    template = dataset.get("filename_tmpl", "{}")
+    folder.mkdir()
+    for name, size in (("dataroot_gt", side), ("dataroot_lq", side // scale)):
+        stems = [f"{i:04d}" if name == "dataroot_gt" else template.format(f"{i:04d}") for i in range(8)]
+        if dataset["io_backend"]["type"] == "lmdb":
+            made = write_lmdb(folder / f"{name}.lmdb", stems, (size, size))
+        else:
+            made = write_images(folder / name, [f"{stem}.png" for stem in stems], (size, size))
+        dataset[name] = str(made)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import option_files
 import pytest
 import torch
 import yaml
 
-import dscsr_model
 from dscsr_arch import SPAN
 from dscsr_model.losses import vgg_weights
 from dscsr_model.losses.vgg import VGG19Features
 
 OPTIONS = Path(__file__).resolve().parents[1] / "options"
 FILES = sorted(OPTIONS.rglob("*.yml"))
-PAIRS = 8
 
 
 def test_there_are_options_and_they_lie_flat():
@@ -72,12 +69,14 @@ def torch_home(tmp_path_factory):
 
 def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, torch_home):
     options = yaml.safe_load(file.read_text(encoding="utf-8"))
-    network = build(options["network_g"])
+    network = option_files.build(options["network_g"])
     for name, dataset in options["datasets"].items():
-        make_dataset(tmp_path / name, dataset, options["scale"])
-    make_weights(tmp_path, options["path"].get("pretrain_network_g"), options["path"].get("param_key_g"), network)
+        option_files.make_dataset(tmp_path / name, dataset, options["scale"])
+    option_files.make_weights(
+        tmp_path, options["path"].get("pretrain_network_g"), options["path"].get("param_key_g"), network
+    )
     if teacher := options.get("teacher"):
-        make_weights(tmp_path, teacher["weights"], teacher["param_key"], SPAN(feature_channels=28))
+        option_files.make_weights(tmp_path, teacher["weights"], teacher["param_key"], SPAN(feature_channels=28))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
     checked = option_files.write_options(tmp_path / file.name, options)
@@ -95,32 +94,3 @@ def test_the_numbers_of_the_file_are_numbers(file):
     faults = option_files.faults_of(file, is_train=phase_of(file) == "train")
     files = ("dataroot", "pretrain_network", "teacher: weights", "vgg_weights")
     assert all(any(name in fault.key for name in files) for fault in faults), list(map(str, faults))
-
-
-def build(section: dict[str, Any]) -> torch.nn.Module:
-    dscsr_model.register()
-    from basicsr.archs import build_network
-
-    return build_network({key: value for key, value in section.items() if key != "lora"})
-
-
-def make_weights(root: Path, weights: str | None, param_key: str | None, network: torch.nn.Module) -> None:
-    """The file that an option names, unless it is there already (a base may be its own teacher)."""
-    if weights is not None and not (root / weights).exists():
-        (root / weights).parent.mkdir(parents=True, exist_ok=True)
-        state = network.state_dict()
-        torch.save(state if param_key is None else {param_key: state}, root / weights)
-
-
-def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:
-    """Tiny data of the kind that ``dataset`` reads; its dataroots are changed to it."""
-    side = dataset.get("gt_size", 12 * scale)
-    template = dataset.get("filename_tmpl", "{}")
-    folder.mkdir()
-    for name, size in (("dataroot_gt", side), ("dataroot_lq", side // scale)):
-        stems = [f"{i:04d}" if name == "dataroot_gt" else template.format(f"{i:04d}") for i in range(PAIRS)]
-        if dataset["io_backend"]["type"] == "lmdb":
-            made = option_files.write_lmdb(folder / f"{name}.lmdb", stems, (size, size))
-        else:
-            made = option_files.write_images(folder / name, [f"{stem}.png" for stem in stems], (size, size))
-        dataset[name] = str(made)

@@ -12,6 +12,7 @@ from typing import Any
 from dscsr_arch.errors import DscsrError
 from dscsr_model.host import registration, stopping
 from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
+from dscsr_model.host.run_errors import explained
 from dscsr_model.training.stopping import Stopped
 
 
@@ -26,7 +27,8 @@ def train(args: argparse.Namespace) -> None:
         args: What ``dscsr train`` parsed: exactly BasicSR's arguments.
 
     Raises:
-        DscsrError: BasicSR is missing, the launcher does not fit, or the options are faulty. Nothing was written.
+        DscsrError: BasicSR is missing, the launcher does not fit, or the options are faulty: nothing was written. Or
+            the run ended with an error that is not ours (`run_errors`).
     """
     _run("train", args)
 
@@ -59,6 +61,12 @@ def _run(phase: str, args: argparse.Namespace) -> None:
             getattr(module, f"{phase}_pipeline")(os.getcwd())
         except Stopped as request:
             stopped = Stopped(request.signal_number)  # without the frames, which hold the network
+        except DscsrError:
+            raise
+        except Exception as error:
+            if (told := explained(error)) is None:
+                raise
+            raise told from error
     _leave_process_group()
     if stopped is not None:
         raise stopped

@@ -4,11 +4,13 @@
 networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
 
 - `options_file`: is it there, is it YAML, ``--force_yml``;
-- `options_structure` with the tables of `options_schema`, made of `options_kinds`: keys and types of values;
+- `options_structure` and `options_dataset_keys` with the tables of `options_schema`, made of `options_kinds`: keys and
+  types of values;
 - `options_unread`: options of ours that the model type does not read;
 - `options_registry`: types that are named, and the arguments of their constructors;
 - `options_losses`: values of our losses, and the weights they need;
-- `options_data` with `options_images`: GPUs, folders, LMDBs, pairs, sizes, batches;
+- `options_machine`: GPUs, and a place to write;
+- `options_data` with `options_images`: folders, LMDBs, pairs, sizes, batches;
 - `options_weights`: networks, their scale, weight files, the state to resume from;
 - `options_teacher`: teachers, LoRA, and what losses compare;
 - `options_csd`: backbone, widths and losses of CSDModel.
@@ -25,10 +27,12 @@ from collections.abc import Sequence
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host import user_code
 from dscsr_model.host.options_csd import check_csd, check_csd_sections
-from dscsr_model.host.options_data import check_datasets, check_gpus, check_place, leave_out_missing
+from dscsr_model.host.options_data import check_datasets, leave_out_missing
+from dscsr_model.host.options_dataset_keys import check_dataset_keys
 from dscsr_model.host.options_faults import Fault, OptionsError
 from dscsr_model.host.options_file import apply_force_yml, read_options
 from dscsr_model.host.options_losses import check_losses
+from dscsr_model.host.options_machine import check_gpus, check_place
 from dscsr_model.host.options_registry import Registries, check_registered, known_type
 from dscsr_model.host.options_structure import Run, check_structure
 from dscsr_model.host.options_teacher import check_learning, check_learning_sections
@@ -89,6 +93,7 @@ def check_options(
     check_csd_sections(run, registries)
     check_unread(run, registries)
     check_structure(run)
+    check_dataset_keys(run)
     check_registered(run, registries)
     check_losses(run, registries)
     check_gpus(run)

@@ -26,7 +26,7 @@ def check_csd_sections(run: Run, registries: Registries) -> None:
     A backbone is checked under every model type: any of them can test its smallest student.
     """
     section, key = run.section("network_g"), ("network_g", "backbone")
-    kind = find(registries.networks, section.get("type")) if isinstance(section.get("type"), str) else None
+    kind = find(registries.networks, section.get("type"))
     if kind is CSSRNet and isinstance(section.get("backbone"), dict):
         check_typed(key, section["backbone"], registries.networks, "network", run.report, must=True)
         if not run.report.has(*key):

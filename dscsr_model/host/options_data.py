@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from dscsr_model.host import options_images as images
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key
 from dscsr_model.host.options_images import Images, Size
+from dscsr_model.host.options_machine import gpus_there, physical_memory, processes
 from dscsr_model.host.options_structure import Run
 
-
-def check_gpus(run: Run) -> None:
-    """Report more GPUs than there are. `--launcher` counts processes instead; there `num_gpu` only means "not 0"."""
-    wanted, there = run.options.get("num_gpu"), _gpus_there()
-    if run.report.has("num_gpu") or not isinstance(wanted, int):
-        return
-    if wanted > 0 and there == 0:
-        got = f"{wanted}, and PyTorch {torch.__version__} sees no usable GPU here"
-        remedy = "Set `num_gpu: auto`, or 0 for the CPU; `dscsr doctor` says why no GPU is seen."
-        run.report.add(("num_gpu",), "`auto` or 0", got, remedy)
-    elif wanted > there and run.launcher == "none":
-        run.report.add(("num_gpu",), f"at most {there}, the GPUs of this machine", str(wanted), "Set `num_gpu: auto`.")
-
-
-def check_place(run: Run) -> None:
-    """Report that what BasicSR writes has no place: it makes the folder before it opens its log."""
-    folder = Path("experiments" if run.is_train else "results")
-    if folder.exists() and not folder.is_dir():
-        got = f"a file `{folder}` in {Path.cwd()}"
-        run.report.add(("name",), f"a folder `{folder}`, or none yet", got, "Move it away.")
+_BYTES_OF_A_SAMPLE = 90
+"""Of BasicSR's sampler, for each sample of an epoch: a drawn number, two entries in lists, two numbers of Python's."""
 
 
 def leave_out_missing(options: MutableMapping[Any, Any]) -> dict[str, str]:
@@ -220,16 +200,20 @@ def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -
     batch, ratio = dataset.get("batch_size_per_gpu"), dataset.get("dataset_enlarge_ratio", 1)
     if run.report.has(*key, "batch_size_per_gpu") or run.report.has(*key, "dataset_enlarge_ratio") or not batch:
         return
-    processes = _processes(run.launcher)
-    samples = math.ceil(count * ratio / processes)
+    ranks = processes(run.launcher)
+    samples = math.ceil(count * ratio / ranks)
     gpus = run.options.get("num_gpu")
-    gpus = _gpus_there() if gpus == "auto" else gpus
+    gpus = gpus_there() if gpus == "auto" else gpus
     together = max(1, gpus) if run.launcher == "none" and isinstance(gpus, int) else 1
+    if samples * ranks * _BYTES_OF_A_SAMPLE > physical_memory():
+        got = f"{ratio}: an epoch of {samples * ranks:.0e} samples"
+        expected = f"an epoch whose order fits into memory, below {physical_memory() // _BYTES_OF_A_SAMPLE:.0e} samples"
+        run.report.add((*key, "dataset_enlarge_ratio"), expected, got, "10 to 100 are usual: it makes epochs longer.")
     if samples // (batch * together):
         return
     each = f" × {together} GPUs" if together > 1 else ""
-    share = f" for each of {processes} processes" if processes > 1 else ""
-    needed = math.ceil(batch * together * processes / count)
+    share = f" for each of {ranks} processes" if ranks > 1 else ""
+    needed = math.ceil(batch * together * ranks / count)
     got = f"{batch}{each} of {count} images: no whole batch in an epoch"
     remedy = f"Lower it, add images, or set `dataset_enlarge_ratio: {needed}`."
     expected = f"at most {samples // together} (images of an epoch{share}{', per GPU' if together > 1 else ''})"
@@ -249,7 +233,7 @@ def _check_loader(key: Key, dataset: Mapping[Any, Any], run: Run) -> None:
         if dataset.get("pin_memory") is not True:
             got = "false" if "pin_memory" in dataset else "no such key"
             report.add((*key, "pin_memory"), "true, as `prefetch_mode: cuda` needs it", got, "Set `pin_memory: true`.")
-        if _gpus_there() == 0:
+        if gpus_there() == 0:
             report.add((*key, "prefetch_mode"), "`cpu` or `~`, as there is no usable GPU", "`cuda`", "Set it to `~`.")
     workers = dataset.get("num_worker_per_gpu") if train else 0
     if dataset.get("persistent_workers") is True and workers == 0:
@@ -276,14 +260,3 @@ def _lmdb_once(key: Key, dataset: Mapping[Any, Any], in_use: dict[Path, str], ru
             )
             run.report.add((*key, name), "an LMDB that no other dataset uses", got, remedy)
         in_use.setdefault(path, place)
-
-
-def _gpus_there() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _processes(launcher: str) -> int:
-    if launcher == "none":
-        return 1
-    value = os.environ.get("SLURM_NTASKS" if launcher == "slurm" else "WORLD_SIZE", "1")
-    return max(1, int(value)) if value.isdigit() else 1

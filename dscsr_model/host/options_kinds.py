@@ -39,7 +39,10 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can be
+        return False
 
 
 def _is_template(value: Any) -> bool:
@@ -65,6 +68,7 @@ TEMPLATE = Kind("text with `{}` for the name of the GT file, like `'{}x4'`", _is
 NAMES = Kind("a name or a list of names", lambda v: isinstance(v, (str, list)))
 BOOL = Kind("true or false", lambda v: isinstance(v, bool))
 COUNT = Kind("a whole number of at least 1", lambda v: _is_int(v) and v >= 1)
+WORKERS = Kind("a whole number from 0 to 256", lambda v: _is_int(v) and 0 <= v <= 256)
 NATURAL = Kind("a whole number of at least 0", lambda v: _is_int(v) and v >= 0)
 SEED = Kind("a whole number between 0 and 4294967295", lambda v: _is_int(v) and 0 <= v < 2**32)
 ITERATIONS = Kind("a whole number of iterations, at least 1", lambda v: _is_whole(v) and v >= 1)

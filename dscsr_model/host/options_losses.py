@@ -32,7 +32,7 @@ def check_losses(run: Run, registries: Registries) -> None:
         if not key[1].endswith("_opt") or not isinstance(section, dict) or run.report.has(*key):
             continue
         kind = section.get("type")
-        loss_class = find(registries.losses, kind) if isinstance(kind, str) else None
+        loss_class = find(registries.losses, kind)
         if loss_class is ContrastiveLoss and run.known_model not in (None, *schema.CSD_MODELS):
             got = f"`model_type: {run.known_model}`, which has no negatives"
             words = f"a model type that gives {kind} a teacher and negatives ({listed(sorted(schema.CSD_MODELS))})"

@@ -44,6 +44,8 @@ class Registries:
 
 def find(registry: Any, name: Any) -> Any | None:
     """What BasicSR would take for ``name``, or None."""
+    if not isinstance(name, str):
+        return None
     entries = dict(iter(registry))
     return entries.get(name) or entries.get(f"{name}_basicsr")
 
@@ -77,12 +79,12 @@ def check_registered(run: Run, registries: Registries) -> None:
         check_typed(("teacher", "network"), section, registries.networks, "network", report, True)
     if run.is_train:
         for key, section in run.section("train").items():
-            if str(key).endswith("_opt") and isinstance(section, dict) and "type" in section:
+            if str(key).endswith("_opt") and isinstance(section, dict) and section:
                 where = ("train", str(key))
                 section = run.constructors(where, section)
                 loss = check_typed(where, section, registries.losses, "loss", report, basicsr_builds)
                 if loss is not None and section["type"] in _PLAIN_LOSSES:
-                    _try(where, section["type"], report, functools.partial(loss, **_arguments(section)))
+                    _try(where, section["type"], report, functools.partial(_try_loss, loss, _arguments(section)))
     if run.known_model is not None:
         _metrics(run, registries)
         if run.is_train:
@@ -117,7 +119,7 @@ def check_arguments(
 def _known(key: Key, name: Any, registry: Any, what: str, report: Report) -> Any | None:
     if name is None:
         return None  # reported as a missing key, or not needed
-    found = find(registry, name) if isinstance(name, str) else None
+    found = find(registry, name)
     if found is None:
         words = f"a registered {what}"
         remedy = did_you_mean(name, registry.keys(), f"Registered are {listed(sorted(registry.keys()), most=12)}.")
@@ -131,7 +133,7 @@ def check_typed(
 ) -> Any | None:
     """Check a section of ``type`` and constructor arguments; give the class if all is well so far."""
     name = section.get("type")
-    if not must and (not isinstance(name, str) or find(registry, name) is None):
+    if not must and find(registry, name) is None:
         return None
     if name is None:
         report.add((*key, "type"), f"the name of a {what}", "no such key", "Add `type:`.")
@@ -154,6 +156,12 @@ def _try(key: Key, what: str, report: Report, build: Callable[[], Any]) -> Any |
         message = str(exc).strip().rstrip(".") or type(exc).__name__
         report.add(key, f"values that {what} takes", f"its error: {message}", "Correct them.")
         return None
+
+
+def _try_loss(loss_class: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    value = loss_class(**arguments)(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8))
+    if value.dim():
+        raise ValueError(f"it gives {tuple(value.shape)} values, not one that can be minimized (`reduction: mean`)")
 
 
 def _metrics(run: Run, registries: Registries) -> None:
@@ -208,7 +216,8 @@ def _optimizer(run: Run, registries: Registries) -> None:
     check_arguments(key, _arguments(section), getattr(torch.optim, kind), run.report, given=("params",))
     if not run.report.has(*key):
         weight = torch.zeros(1, 1, 1, 1, requires_grad=True)
-        _try(key, kind, run.report, lambda: model.get_optimizer(None, kind, [weight], **_arguments(section)))
+        weight.grad = torch.zeros_like(weight)  # a step shows what the constructor has not looked at, as three `betas`
+        _try(key, kind, run.report, lambda: model.get_optimizer(None, kind, [weight], **_arguments(section)).step())
 
 
 def _optimizer_is_known(base_model: Any, name: str) -> bool:
@@ -242,7 +251,13 @@ def _scheduler(run: Run, registries: Registries) -> None:
     if report.has(*key):
         return
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    _try(key, kind, report, lambda: schedule(optimizer, **_arguments(section)))
+
+    def build_and_step() -> None:
+        built = schedule(optimizer, **_arguments(section))
+        optimizer.step()
+        built.step()
+
+    _try(key, kind, report, build_and_step)
     total = run.section("train").get("total_iter", 0)
     if kind == "CosineAnnealingRestartLR" and not report.has(*key) and not report.has("train", "total_iter"):
         periods = sum(section["periods"])

@@ -31,6 +31,7 @@ from dscsr_model.host.options_kinds import (
     TEMPLATE,
     TEXT,
     WARMUP,
+    WORKERS,
     Option,
     one_of,
 )
@@ -81,7 +82,7 @@ LOOP_DATASET: dict[str, Option] = {
     "name": Option(TEXT, "name in logs and result folders", required="always"),
     "type": Option(TEXT, "dataset class, for example PairedImageDataset", required="always"),
     "batch_size_per_gpu": Option(COUNT, "samples per GPU and step", required="train"),
-    "num_worker_per_gpu": Option(NATURAL, "reading processes per GPU; 0: the training process reads", required="train"),
+    "num_worker_per_gpu": Option(WORKERS, "reading processes per GPU; 0: the training process reads", required="train"),
     "dataset_enlarge_ratio": Option(RATIO, "how often an epoch repeats the data"),
     "prefetch_mode": Option(one_of("cpu", "cuda"), "where batches wait; `~` for none", null=True),
     "num_prefetch_queue": Option(COUNT, "batches that wait with `prefetch_mode: cpu`"),
@@ -129,6 +130,7 @@ SCHEDULER: dict[str, Option] = {
     "eta_min": Option(NUMBER, "where a cosine ends"),
 }
 LOSS: dict[str, Option] = {
+    "type": Option(TEXT, "loss class, for example L1Loss", required="train"),
     "loss_weight": Option(NUMBER, "factor of the loss"),
 }
 METRIC: dict[str, Option] = {
@@ -158,7 +160,7 @@ _PAIRED: dict[str, Option] = {
     "use_rot": Option(BOOL, "rotate patches at random", required="train"),
 }
 IO_BACKEND: dict[str, Option] = {
-    "type": Option(one_of("disk", "lmdb", "memcached"), "how images are stored", required="always"),
+    "type": Option(one_of("disk", "lmdb"), "how images are stored", required="always"),
 }
 
 # --- who is known ---
@@ -246,6 +248,14 @@ DATASET_OPTIONS: dict[str, Mapping[str, Option]] = {
         "repeat_crops": Option(COUNT, "crops taken of an image that was read"),
         "cache": Option(one_of("ram"), "`ram` keeps all images in memory", null=True),
     },
+}
+# BasicSR's datasets of something else than LQ and GT images, which models like SRModel take.
+_FILMS = ("REDSDataset", "REDSRecurrentDataset", "Vimeo90KDataset", "Vimeo90KRecurrentDataset", "VideoTestDataset",
+          "VideoTestVimeo90KDataset", "VideoTestDUFDataset", "VideoRecurrentTestDataset")  # fmt: skip
+NOT_IMAGES = {
+    "FFHQDataset": "ground truth alone",
+    "RealESRGANDataset": "ground truth and kernels, from which RealESRNetModel makes `lq`",
+    **dict.fromkeys(_FILMS, "sequences of images"),
 }
 # BasicSR's own datasets decode every LMDB entry and open an LMDB for themselves; ours do neither.
 STOCK_DATASETS = frozenset({"PairedImageDataset", "SingleImageDataset"})

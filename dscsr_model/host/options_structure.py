@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,11 +106,10 @@ def check_structure(run: Run) -> None:
     for name, table in tables.items():
         if isinstance(options.get(name), dict):
             check_section(options[name], (name,), table, run.phase, report, strict or name in ("logger", "dist_params"))
-    if run.is_train and isinstance(run.section("logger").get("wandb"), dict):
-        _wandb(run.section("logger"), report)
+    if run.is_train:
+        _log_writers(run.section("logger"), report)
     if strict:
         _model_sections(run)
-    _datasets(run)
 
 
 def check_section(
@@ -193,11 +193,20 @@ def _name(name: Any, report: Report) -> None:
         report.add(("name",), "a folder name below experiments/ or results/", describe(name), remedy)
 
 
-def _wandb(logger: Mapping[Any, Any], report: Report) -> None:
-    check_section(logger["wandb"], ("logger", "wandb"), schema.WANDB, "train", report, strict=True)
-    if logger["wandb"].get("project") and logger.get("use_tb_logger") is not True:
+def _log_writers(logger: Mapping[Any, Any], report: Report) -> None:
+    wandb, key = logger.get("wandb"), ("logger", "use_tb_logger")
+    if logger.get("use_tb_logger") is True and importlib.util.find_spec("tensorboard") is None:
+        remedy = "Run `pip install tensorboard`, or set it to false."
+        report.add(key, "the package `tensorboard` for `use_tb_logger: true`", "none installed", remedy)
+    if not isinstance(wandb, dict):
+        return
+    check_section(wandb, ("logger", "wandb"), schema.WANDB, "train", report, strict=True)
+    if wandb.get("project") and importlib.util.find_spec("wandb") is None:
+        remedy = "Run `pip install wandb`, or write `project: ~`."
+        report.add(("logger", "wandb", "project"), "the package `wandb` for a project", "none installed", remedy)
+    if wandb.get("project") and logger.get("use_tb_logger") is not True:
         got = describe(logger.get("use_tb_logger"))
-        report.add(("logger", "use_tb_logger"), "true, as wandb needs TensorBoard's files", got, "Set it to true.")
+        report.add(key, "true, as wandb needs TensorBoard's files", got, "Set it to true.")
 
 
 def _losses(run: Run) -> dict[str, Option]:
@@ -236,62 +245,3 @@ def _model_sections(run: Run) -> None:
     if not run.is_train and val.get("save_img") is True and "suffix" not in val:
         remedy = "Add `suffix: ~` (the experiment's name ends the file names) or a text of yours."
         report.add(("val", "suffix"), "a key `suffix` beside `save_img: true`", "no such key", remedy)
-
-
-def _datasets(run: Run) -> None:
-    report, datasets = run.report, run.options.get("datasets")
-    if not isinstance(datasets, dict):
-        return
-    if not datasets:
-        report.add(("datasets",), "at least one dataset", "none", "See the files in options/ for examples.")
-    allowed = ("train", "val") if run.is_train else ("test", "val")
-    for name, dataset in datasets.items():
-        phase = str(name).split("_")[0]
-        if phase not in allowed or (phase == "train" and name != "train"):
-            words = "`train`, `val` or `val_…`" if run.is_train else "`test`, `test_…` or `val_…`"
-            report.add(("datasets", str(name)), f"a {run.phase}ing dataset called {words}", f"`{name}`", "Rename it.")
-        elif not isinstance(dataset, dict):
-            report.add(("datasets", str(name)), schema.SECTION.words, describe(dataset), "Indent its keys below it.")
-        else:
-            _dataset(run, str(name), phase, dataset)
-            _name_once(datasets, str(name), report)
-    if run.is_train and "train" not in datasets:
-        remedy = did_you_mean("train", map(str, datasets), "Add a section `train:`.")
-        report.add(("datasets", "train"), "a dataset to train on", "no such key", remedy)
-
-
-def _name_once(datasets: Mapping[Any, Any], name: str, report: Report) -> None:
-    """Results and metrics of a set go by its name: a second set of that name would overwrite them."""
-    called, before = datasets[name].get("name"), list(datasets)[: list(datasets).index(name)]
-    for other in before if name != "train" and called is not None else ():
-        if other != "train" and isinstance(datasets[other], dict) and datasets[other].get("name") == called:
-            got = f"`{called}`, which is `{other}`"
-            report.add(("datasets", name, "name"), "a name of its own for each set", got, "Rename one of them.")
-
-
-def _dataset(run: Run, name: str, phase: str, dataset: Mapping[Any, Any]) -> None:
-    key, known = ("datasets", name), run.known_datasets.get(name)
-    required = "train" if phase == "train" else "test"
-    table = {**schema.LOOP_DATASET, **schema.DATASET_OPTIONS.get(known or "", {})}
-    check_section(dataset, key, table, required, run.report, strict=known is not None)
-    if known is None:
-        return
-    backend = dataset.get("io_backend")
-    if isinstance(backend, dict):
-        check_section(backend, (*key, "io_backend"), schema.IO_BACKEND, required, run.report, strict=False)
-        if backend.get("type") == "disk" and len(backend) > 1:
-            extra = sorted(str(name) for name in backend if name != "type")
-            run.report.add((*key, "io_backend", extra[0]), "`type: disk` alone", f"`{extra[0]}`", "Remove it.")
-    if "gt_size" in table and "scale" not in run.options:
-        remedy = "Add `scale: 4` (or 1 for images of the same size) at the top."
-        run.report.add(("scale",), schema.COUNT.words, "no such key", f"{known} needs it. {remedy}")
-    if run.known_model is not None and run.known_model not in schema.ON_DEVICE:
-        for option, value, stock in (("output", "uint8", "float32"), ("augment", "device", "cpu")):
-            if dataset.get(option) == value:
-                remedy = (
-                    f"{run.known_model} trains on what it is given: take `model_type: EfficientSRModel`, or {stock}."
-                )
-                run.report.add((*key, option), f"`{stock}`", f"`{value}`", remedy)
-    if (dataset.get("mean") is None) != (dataset.get("std") is None):
-        lacking = "mean" if dataset.get("mean") is None else "std"
-        run.report.add((*key, lacking), "`mean` and `std` together", "only one of them", "Give both or neither.")

@@ -16,7 +16,8 @@ from dscsr_arch.checkpoint import WeightsError, mismatch, read_pickle, read_stat
 from dscsr_arch.facts import FactsError, described
 from dscsr_arch.weight_files import WeightFile, read_weight_file
 from dscsr_model.host import options_schema as schema
-from dscsr_model.host.options_faults import Key, Report, listed
+from dscsr_model.host.options_faults import Key, listed
+from dscsr_model.host.options_networks import build_network
 from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_sizes import check_sizes
 from dscsr_model.host.options_structure import Run
@@ -39,7 +40,7 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
         if not str(name).startswith("network_") or not isinstance(section, dict) or run.report.has(*key):
             continue
         kind = section.get("type")
-        network_class = find(registries.networks, kind) if isinstance(kind, str) else None
+        network_class = find(registries.networks, kind)
         if network_class is None:
             continue
         check_scale(key, section, network_class, run)
@@ -49,7 +50,7 @@ def check_networks(run: Run, registries: Registries) -> nn.Module | None:
         network = None
         known = kind in schema.IMAGE_NETWORKS or (name == "network_g" and run.known_model in schema.ON_DEVICE)
         if not run.report.has(*key) and (known or weights is not None):
-            network = _build(key, run.constructors(key, section), network_class, known, run.report)
+            network = build_network(key, run.constructors(key, section), network_class, known, run.report)
             if network is not None and name == "network_g":
                 check_sizes(network, run)
                 network = network_g = put_lora(network, run)
@@ -106,35 +107,6 @@ def _other_channels(dataset: str, wanted: int) -> str:
     if dataset == "SingleImageDataset":
         return "Leave it out, and enlarge its images by `dscsr upscale`, which gives a gray network each channel."
     return "Take `type: PairedCropDataset` with `color: gray` (BasicSR's `y` has levels from 16 to 235)."
-
-
-def _build(key: Key, section: Mapping[str, Any], network_class: Any, known: bool, report: Report) -> nn.Module | None:
-    """Build the network, without memory for its weights where it can be; None when that says nothing.
-
-    Those that need memory are built if they are ``known``. Networks of ours do more than copy when weights are loaded
-    (they take fused files), and are small: they get memory.
-    """
-    arguments = {str(name): value for name, value in section.items() if name != "type"}
-    error: Exception | None = None
-    if not network_class.__module__.startswith("dscsr_arch."):
-        network, error = _try_on("meta", network_class, arguments)
-        if network is not None or not known:
-            return network
-    network, error = _try_on("cpu", network_class, arguments)  # some read values that `meta` does not have
-    if error is not None:
-        message = str(error).strip().rstrip(".") or type(error).__name__
-        report.add(key, f"arguments that {section['type']} takes", f"its error: {message}", "Correct them.")
-    return network
-
-
-def _try_on(device: str, network_class: Any, arguments: dict[str, Any]) -> tuple[nn.Module | None, Exception | None]:
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device(device):
-            warnings.simplefilter("ignore")  # training will show them
-            network = network_class(**arguments)
-    except Exception as exc:  # whatever a constructor raises
-        return None, exc
-    return (network if isinstance(network, nn.Module) else None), None
 
 
 def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) -> None:
@@ -199,7 +171,7 @@ def _check_adapters(network: nn.Module | None, section: Mapping[Any, Any], run: 
 def _wrapper_keys(file: Path) -> list[str]:
     """Keys of the file that hold weights (params, params_ema, …); none for a file of bare weights."""
     read_state_dict(file)  # says what is wrong with a file that is missing, truncated or something else
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         return []
     held = {name: value for name, value in read_pickle(file).items() if isinstance(value, dict)}
     return [str(name) for name, value in held.items() if all(isinstance(one, Tensor) for one in value.values())]
@@ -208,7 +180,7 @@ def _wrapper_keys(file: Path) -> list[str]:
 def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run: Run) -> str | None:
     """The key that BasicSR's ``load_network`` would take out of the file; reports when it would stop."""
     key, report = ("path", f"param_key_{label}"), run.report
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         remedy = "Convert it: torch.save({'params': load_file(path)}, 'weights.pth')."
         report.add(("path", f"pretrain_network_{label}"), "a .pth file, which BasicSR reads", f"'{file}'", remedy)
     elif wanted is None:

@@ -22,7 +22,7 @@ from dscsr_model.training.checkpoints import training_options
 from dscsr_model.training.ema import update_average, warmed_up
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
-from dscsr_model.training.pictures import as_float, turned
+from dscsr_model.training.pictures import as_float, check_batch, turned
 from dscsr_model.training.precision import CompiledForward, Precision
 from dscsr_model.training.tiling import check_patch
 
@@ -199,6 +199,7 @@ class EfficientSRModel(ValidatingSRModel):
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Take a batch to the device; turn it there, if it says how; make it float in [0, 1] there, if it is uint8."""
+        check_batch(data, ["lq"])
         for name in ("lq", "gt"):
             if name in data:
                 pictures = data[name].to(self.device, non_blocking=True)
@@ -208,6 +209,7 @@ class EfficientSRModel(ValidatingSRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of the optimizer on the current batch, unless loss or gradients are not finite."""
+        check_batch(vars(self), ["gt"])
         self.restore_random_state()
         self.iteration = current_iter
         self.optimizer_g.zero_grad(set_to_none=True)

@@ -21,6 +21,10 @@ class LossNameError(DscsrError):
     """Two losses that would be logged under one name."""
 
 
+class LossValueError(DscsrError):
+    """A loss that is no number."""
+
+
 def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
     """Terms of a loss as they are logged.
 
@@ -30,10 +34,20 @@ def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
             may be None, logged as ``l_<name>`` and ``l_<name>_style``. SRModel's losses are called as SRModel does:
             ``l_pix``, ``l_percep``, ``l_style``.
         suffix: Ends the names.
+
+    Raises:
+        LossValueError: It is neither.
     """
     names = BASICSR_NAMES.get(name, (name, f"{name}_style"))
-    pair = zip(names, loss, strict=True) if isinstance(loss, tuple) else ((names[0], loss),)
-    return {f"l_{key}{suffix}": term for key, term in pair if term is not None}
+    given = loss if isinstance(loss, tuple) else (loss,)
+    terms = [term for term in given if term is not None]
+    if len(given) > 2 or not terms or not all(isinstance(term, Tensor) and term.dim() == 0 for term in terms):
+        got = ", ".join(str(tuple(term.shape) if isinstance(term, Tensor) else term) for term in terms)
+        raise LossValueError(
+            f"Expected `{name}_opt` to give a number, or a pair (perceptual, style), but got "
+            f"{f'something else ({got})' if terms else 'neither'}. Set its `reduction` to mean or sum, and a weight."
+        )
+    return {f"l_{key}{suffix}": term for key, term in zip(names, given, strict=False) if term is not None}
 
 
 def check_names(losses: Collection[str]) -> None:

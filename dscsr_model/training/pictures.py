@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from dscsr_arch.errors import DscsrError
+
+
+class BatchError(DscsrError):
+    """A batch that is no pairs of images."""
+
+
+def check_batch(data: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Check that a batch has images (B, C, H, W) under these names.
+
+    Raises:
+        BatchError: It has not.
+    """
+    for name in names:
+        found = data.get(name)
+        if not isinstance(found, Tensor) or found.dim() != 4:
+            got = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else "none"
+            raise BatchError(
+                f"Expected images (B, C, H, W) as `{name}` of each batch, but got {got}. Take a dataset of image "
+                "pairs, such as PairedImageDataset, or the model type that the dataset was made for."
+            )
 
 
 def as_float(pictures: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import dscsr_model
+from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.train import add_basicsr_arguments
 from dscsr_model.host import install_help, launch
 
@@ -386,7 +387,7 @@ def test_arguments_of_the_caller_are_put_back(monkeypatch, tmp_path, write):
     monkeypatch.setattr(basicsr.train, "train_pipeline", fail)
     monkeypatch.chdir(tmp_path)
     before = list(sys.argv)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(DscsrError, match=r"(?s)Expected your own code to run.*test_launch.py.*ZeroDivisionError"):
         launch.train(parse("-opt", str(write())))
     assert seen == [(["dscsr train", "-opt", str(tmp_path / "opt.yml"), *seen[0][0][3:]], str(tmp_path))]
     assert sys.argv == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,12 @@ def test_a_second_network_points_to_teacher(check, training):
         ("train:optim_g:lr", 0, ("above 0",)),
         ("train:optim_g:betas", 0.9, ("a list of numbers",)),
         ("train:optim_g:betas", [0.9, 2.0], ("its error: Invalid beta",)),
+        ("train:optim_g:betas", [0.9, 0.99, 0.999], ("values that Adam takes", "too many values to unpack")),
+        ("train:optim_g:lr", 10**400, ("a number above 0",)),
+        ("train:pixel_opt", {"loss_weight": 1}, ("no such key", "Add `type:`")),
+        ("train:pixel_opt:type", ["L1Loss"], ("text",)),
+        ("train:pixel_opt:reduction", "none", ("values that L1Loss takes", "it gives (1, 3, 8, 8) values, not one")),
+        ("train:scheduler", {"type": "CosineAnnealingRestartLR", "periods": [0]}, ("values that Cosine",)),
         ("train:scheduler:milestones", 5, ("a list of numbers",)),
         ("train:scheduler:restarts", [0, 5], ("do not match",)),
         ("train:pixel_opt:reduction", "average", ("values that L1Loss takes", "average")),
@@ -358,7 +365,8 @@ def test_a_second_network_points_to_teacher(check, training):
         ("logger:print_freq", 0, ("at least 1",)),
         ("datasets:train:batch_size_per_gpu", 0, ("at least 1",)),
         ("datasets:train:batch_size_per_gpu", 2.0, ("at least 1", "got 2.0")),
-        ("datasets:train:num_worker_per_gpu", -1, ("at least 0",)),
+        ("datasets:train:num_worker_per_gpu", -1, ("from 0 to 256",)),
+        ("datasets:train:num_worker_per_gpu", 10**9, ("from 0 to 256",)),
         ("datasets:train:dataset_enlarge_ratio", 0, ("above 0",)),
         ("datasets:train:prefetch_mode", "gpu", ("`cpu`, `cuda`",)),
         ("datasets:train:use_rot", "true", ("true or false", "the text 'true'")),
@@ -395,9 +403,19 @@ def test_a_name_may_look_like_a_number(check, training):
     assert check(changed(training, {"name": "1e5", "datasets:val:name": "1e5"})) == []
 
 
-def test_wandb_needs_tensorboard(check, training):
+def test_loggers_need_their_packages(check, training, monkeypatch):
+    found = importlib.util.find_spec
+    there = {"wandb"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in there or found(name))
     options = changed(training, {"logger:wandb": {"project": "p"}})
     assert_fault(check(options), "logger: use_tb_logger", "wandb needs TensorBoard")
+    options = changed(options, {"logger:use_tb_logger": True})
+    assert check(options) == []
+    missing = ("wandb", "tensorboard")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    faults = {fault.key: str(fault) for fault in check(options)}
+    assert "Expected the package `wandb` for a project, but got none installed" in faults["logger: wandb: project"]
+    assert "Expected the package `tensorboard` for `use_tb_logger: true`" in faults["logger: use_tb_logger"]
 
 
 # --- types and their arguments ---
@@ -445,6 +463,21 @@ def test_missing_arguments(check, training):
 
 def test_no_loss_at_all(check, training):
     assert_fault(check(changed(training, {"train:pixel_opt": REMOVED})), "train: pixel_opt", "a loss", "got none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"network_g:num_feat": 10**6}, "a network that fits into memory, but got weights of"),
+        ({"network_g:num_block": 10**9}, "its error: more than 100,000 layers"),
+        (
+            {"network_g": {"type": "SPAN", "feature_channels": 10**6}},
+            "a network that fits into memory, but got weights",
+        ),
+    ],
+)
+def test_a_network_without_end(check, training, changes, words):
+    assert_fault(check(changed(training, changes)), "network_g", words)
 
 
 def test_a_network_that_cannot_be_built(check, training):

@@ -290,9 +290,30 @@ def test_training_data_in_a_test(check, data):
     assert_fault(check(options, is_train=False), "datasets: train", "a testing dataset")
 
 
-def test_extra_arguments_of_the_disk(check, training):
-    fault = check(changed(training, {"datasets:val:io_backend:readonly": True}))
-    assert_fault(fault, "datasets: val: io_backend: readonly", "`type: disk` alone")
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_backend_has_a_type_alone(check, training, name):
+    fault = check(changed(training, {f"datasets:{name}:io_backend:db_path": "x"}))
+    assert_fault(fault, f"datasets: {name}: io_backend: db_path", "a known option", "Known here: `type`.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("RealESRGANDataset", "which gives ground truth and kernels, from which RealESRNetModel makes `lq`"),
+        ("SingleImageDataset", "which gives no ground truth"),
+        ("REDSDataset", "which gives sequences of images"),
+    ],
+)
+@pytest.mark.parametrize("model", ["SRModel", "EfficientSRModel"])
+def test_datasets_of_something_else_than_pairs(check, training, model, kind, words):
+    changes = {f"datasets:train:{name}": REMOVED for name in ("dataroot_gt", "gt_size", "use_hflip", "use_rot")}
+    fault = check(changed(training, {"model_type": model, "datasets:train:type": kind, **changes}))
+    assert_fault(fault, "datasets: train: type", "a dataset of image pairs", words, "Take PairedImageDataset")
+
+
+def test_an_epoch_whose_order_does_not_fit_into_memory(check, training):
+    fault = check(changed(training, {"datasets:train:dataset_enlarge_ratio": 10**12}))
+    assert_fault(fault, "datasets: train: dataset_enlarge_ratio", "fits into memory", "an epoch of 6e+12 samples")
 
 
 # --- what fits together ---

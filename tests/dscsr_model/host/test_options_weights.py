@@ -142,11 +142,12 @@ def test_unwrapped_weights(check, weights):
     assert check({**pretrained("bare.pth", param_key_g=None), "train:ema_decay": 0}) is None
 
 
-def test_stock_basicsr_reads_no_safetensors(check, weights):
+@pytest.mark.parametrize("name", ["net.safetensors", "NET.SAFETENSORS"])
+def test_stock_basicsr_reads_no_safetensors(check, weights, name):
     from safetensors.torch import save_file
 
-    save_file({name: value.contiguous() for name, value in weights.items()}, "net.safetensors")
-    assert_fault(check(pretrained("net.safetensors")), KEY, "a .pth file", "torch.save")
+    save_file({layer: value.contiguous() for layer, value in weights.items()}, name)
+    assert_fault(check(pretrained(name)), KEY, "a .pth file", "torch.save")
 
 
 def test_a_fused_file_fits_a_trainable_span(check):

@@ -16,12 +16,22 @@ def clock(monkeypatch):
 
 
 def test_terms_of_a_loss_are_named():
-    assert log.named("pixel", 1) == {"l_pix": 1}  # SRModel's names, where it has one
-    assert log.named("pixel", 1, "_0.5") == {"l_pix_0.5": 1}
-    assert log.named("perceptual", (1, 2)) == {"l_percep": 1, "l_style": 2}
-    assert log.named("perceptual", (None, 2), "_0.5") == {"l_style_0.5": 2}
-    assert log.named("edge", 1) == {"l_edge": 1}
-    assert log.named("vgg", (1, 2)) == {"l_vgg": 1, "l_vgg_style": 2}
+    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    assert log.named("pixel", one) == {"l_pix": one}  # SRModel's names, where it has one
+    assert log.named("pixel", one, "_0.5") == {"l_pix_0.5": one}
+    assert log.named("perceptual", (one, two)) == {"l_percep": one, "l_style": two}
+    assert log.named("perceptual", (None, two), "_0.5") == {"l_style_0.5": two}
+    assert log.named("edge", one) == {"l_edge": one}
+    assert log.named("vgg", (one, two)) == {"l_vgg": one, "l_vgg_style": two}
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"),
+    [(torch.zeros(2, 3), r"something else \(\(2, 3\)\)"), (0.5, r"something else \(0.5\)"), ((None, None), "neither")],
+)
+def test_a_loss_is_a_number(loss, got):
+    with pytest.raises(log.LossValueError, match=f"Expected `x_opt` to give a number, .* but got {got}. Set its `red"):
+        log.named("x", loss)
 
 
 def test_no_two_losses_share_a_name():

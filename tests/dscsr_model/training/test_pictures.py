@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dscsr_model.training.pictures import as_float, turned
+from dscsr_model.training.pictures import BatchError, as_float, check_batch, turned
 
 
 def test_uint8_becomes_float_as_basicsr_makes_it():
@@ -46,3 +46,11 @@ def test_each_picture_is_turned_its_own_way(dtype):
 def test_only_squares_can_be_turned():
     with pytest.raises(ValueError, match=r"Expected square pictures to turn, but got \(1, 3, 4, 5\)"):
         turned(torch.rand(1, 3, 4, 5), torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_batch_has_images():
+    check_batch({"lq": torch.zeros(1, 3, 4, 4)}, ["lq"])
+    with pytest.raises(BatchError, match=r"as `gt` of each batch, but got none\. Take a dataset of image pairs"):
+        check_batch({"lq": torch.zeros(1, 3, 4, 4)}, ["gt"])
+    with pytest.raises(BatchError, match=r"as `lq` of each batch, but got the shape \(1, 5, 3, 4, 4\)"):
+        check_batch({"lq": torch.zeros(1, 5, 3, 4, 4)}, ["lq"])

@@ -1,0 +1,74 @@
+"""Errors of BasicSR, and of the user's own code, that a run ends with: told without a traceback through the program.
+
+The option check knows the keys and values of the types that it knows. What others make of theirs shows only when they
+are built or run: an option that REDSDataset misses, a loss that cannot compare what a network gives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from dscsr_arch.errors import DscsrError
+
+_OURS = ("dscsr_arch", "dscsr_model")
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+
+
+class RunError(DscsrError):
+    """A run that ended with an error of BasicSR or of the user's own code."""
+
+
+def explained(error: Exception) -> RunError | None:
+    """What to tell of an error that ended a run; None for a fault of ours, whose traceback is to be seen.
+
+    Args:
+        error: As it was caught. Whose it is, the last of its frames tells that is neither Python's nor a library's.
+    """
+    if "DSCSR_TRACEBACK" in os.environ:
+        return None
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
+        return RunError(
+            f"Expected the run to fit into memory, but got: {_said(error)}. Take smaller batches, patches or networks, "
+            "`accumulate_steps`, or `val: tile`."
+        )
+    inside: TracebackType | None = error.__traceback__
+    last: TracebackType | None = None
+    whose = ""
+    while inside is not None:
+        owner = _owner(inside)
+        if owner:
+            # The user's own code is shown from where the program first enters it.
+            last = last if owner == whose == "theirs" else inside
+            whose = owner
+        inside = inside.tb_next
+    if last is None or whose == "ours":
+        return None
+    if whose == "theirs":
+        shown = "".join(traceback.format_exception(type(error), error, last, chain=False)).rstrip()
+        return RunError(f"Expected your own code to run, but it raises an error:\n{shown}")
+    place = Path(last.tb_frame.f_code.co_filename)
+    return RunError(
+        f"Expected options that BasicSR can use, but its {place.name}, line {last.tb_lineno}, got: {_said(error)}. "
+        "Compare with option files of the types that you name; DSCSR_TRACEBACK=1 shows the whole way there."
+    )
+
+
+def _owner(inside: TracebackType) -> str:
+    package = str(inside.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    if package in _OURS or package == "basicsr":
+        return "basicsr" if package == "basicsr" else "ours"
+    file = inside.tb_frame.f_code.co_filename
+    return "" if file.startswith((*_LIBRARIES, "<")) else "theirs"
+
+
+def _said(error: Exception) -> str:
+    """Type and message in one line; of an error in a reading process, which comes with its traceback, the last line."""
+    lines = str(error).strip().splitlines() or [""]
+    if "Original Traceback" in str(error):
+        return lines[-1].rstrip(".")
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": .")

@@ -1,0 +1,56 @@
+"""Whose error it is that ended a run, and what is told of it."""
+
+import sys
+
+import pytest
+
+import dscsr_model
+from dscsr_model.host.run_errors import explained
+from dscsr_model.training.precision import Precision
+
+
+def caught(run):
+    try:
+        run()
+    except Exception as error:
+        return error
+    return pytest.fail("nothing was raised")
+
+
+def build_theirs():
+    dscsr_model.register()
+    from basicsr.data.reds_dataset import REDSDataset
+
+    return REDSDataset({"dataroot_gt": "x"})
+
+
+def test_errors_of_basicsr_are_told_in_one_line():
+    told = str(explained(caught(build_theirs)))
+    assert "Expected options that BasicSR can use, but its reds_dataset.py, line " in told
+    assert "got: KeyError: 'dataroot_lq'. Compare" in told
+    assert "Traceback" not in told
+
+
+def test_errors_of_the_users_own_code_come_with_its_traceback():
+    told = str(explained(caught(lambda: [][0])))
+    assert told.startswith("Expected your own code to run, but it raises an error:\nTraceback")
+    assert "test_run_errors.py" in told
+    assert told.endswith("IndexError: list index out of range")
+
+
+def test_what_does_not_fit_into_memory():
+    told = str(explained(caught(lambda: bytearray(sys.maxsize))))
+    assert told.startswith("Expected the run to fit into memory, but got: MemoryError. Take smaller batches")
+
+
+def test_errors_of_ours_are_not_explained_away(monkeypatch):
+    ours = caught(lambda: Precision("fp8", "cpu"))
+    assert explained(ours) is None
+    monkeypatch.setenv("DSCSR_TRACEBACK", "1")
+    assert explained(caught(build_theirs)) is None
+
+
+def test_an_error_in_a_reading_process_is_its_last_line():
+    said = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most …):\n  …\nKeyError: 'lq'"
+    error = RuntimeError(said).with_traceback(caught(build_theirs).__traceback__)
+    assert "got: KeyError: 'lq'. Compare" in str(explained(error))
