@@ -209,10 +209,10 @@ def _time_images(
     """Mean milliseconds over the pictures of the plan, each run once after a run that does not count."""
     if not plan.images:
         return {}
-    times: dict[tuple[str, str], list[float]] = {pair: [] for pair in engines if engines[pair].channels == 3}
+    times: dict[tuple[str, str], list[float]] = {pair: [] for pair in engines if engines[pair].channels in (1, 3)}
     for image in watch(plan.images, "pictures"):
         for pair in times:
-            call = partial(engines[pair], image.to(engines[pair].device))
+            call = partial(engines[pair], image[:, : engines[pair].channels].to(engines[pair].device))
             call()
             times[pair].append(latency.milliseconds(call, device))
     return {pair: fmean(values) for pair, values in times.items()}

@@ -116,7 +116,8 @@ def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
     assert as_dict(result)["networks"][0]["variants"]["bf16"]["median_ms"] is None
 
 
-def test_pictures_give_a_mean_time_that_the_score_takes(monkeypatch):
+@pytest.mark.parametrize("channels", [3, 1])
+def test_pictures_give_a_mean_time_that_the_score_takes(monkeypatch, channels):
     images = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 12), torch.rand(1, 3, 8, 8))
     seen = []
     monkeypatch.setattr(
@@ -124,8 +125,8 @@ def test_pictures_give_a_mean_time_that_the_score_takes(monkeypatch):
     )
     monkeypatch.setattr(profiling.latency, "measure", lambda calls, **_: {key: run(5.0).latency for key in calls})
     plan = Plan(**QUICK, variants=("channels_last", "eager"), images=images, baseline=False)
-    result = profile({"net": SPAN(feature_channels=4)}, plan)
-    assert seen == [(1, 3, 32, 32), (1, 3, 32, 48), (1, 3, 32, 32)]
+    result = profile({"net": SPAN(channels, channels, feature_channels=4)}, plan)
+    assert seen == [(1, channels, 32, 32), (1, channels, 32, 48), (1, channels, 32, 32)]
     runs = result.networks["net"].runs
     assert (runs["channels_last"].images_ms, runs["eager"].images_ms) == (2.0, None)
     assert scores(result, "net")[2025].runtime_ms == 2.0
