@@ -7,6 +7,7 @@ are refused.
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dscsr_arch.csd_names import CSDWeightsError, from_csd
+from dscsr_arch.disk import whole_file
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
 
@@ -100,18 +102,15 @@ def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str])
     Args:
         state_dict: Anything that ``torch.save`` takes, e.g. ``{"params": network.state_dict()}``.
         path: The file; its folder must exist. An existing file is replaced.
+
+    Raises:
+        DiskError: The disk is full, or the file cannot be written. What was there before still is.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state_dict, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # Not by torch into the file: on a full disk its writer raises what nobody could tell from a fault of our own.
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    with whole_file(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:

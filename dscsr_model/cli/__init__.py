@@ -8,7 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from dscsr_arch.disk import REFUSED, DiskError, explain
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import doctor
 
@@ -37,7 +39,11 @@ def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
-    except DscsrError as error:
+    except (DscsrError, OSError) as error:
+        if not isinstance(error, DscsrError):  # from where no writer of ours stands: BasicSR's folders, TensorBoard
+            if error.errno not in REFUSED:
+                raise
+            error = DiskError(explain(error, Path(error.filename or "what this command writes")))
         _report(error, getattr(args, "launcher", "none"))
         return 1
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dscsr_arch.disk import whole_file
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import weights
 
@@ -259,20 +260,9 @@ def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float],
     else:
         print(table(result, psnr, given))
     if args.json not in (None, "-"):
-        _write_text(Path(args.json), text)
+        with whole_file(args.json) as file:
+            file.write(text.encode())
         print(f"\n{args.json}")
     if picture is not None:
         picture.save(picture.draw(result, psnr), args.picture)
         print(f"\n{args.picture}", file=sys.stderr if args.json == "-" else sys.stdout)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise DscsrError(f"Expected to write {path}, but got: {error}. Choose another place.") from error
-    finally:
-        aside.unlink(missing_ok=True)

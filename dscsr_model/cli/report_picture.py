@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from dscsr_arch.disk import whole_file
 from dscsr_model.cli.report_logs import Curve, History, best_of
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart; without the pale yellow.
@@ -70,13 +70,8 @@ def draw(histories: Mapping[str, History], window: int | None = None) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the picture in the format of its name; a picture of that name stays until the new one is whole."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with rc_context(STYLE):
-            figure.savefig(aside, dpi=DOTS_PER_INCH)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with rc_context(STYLE), whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=DOTS_PER_INCH)
 
 
 def experiment_colours(number: int) -> list[Any]:

@@ -6,7 +6,6 @@ process that claims that name starts with an empty folder.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -14,17 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import lmdb
-
+from dscsr_arch.disk import DiskError, disk_errors
 from dscsr_arch.errors import DscsrError
 
 
 class BusyError(DscsrError):
     """Another process is building in the same place."""
-
-
-class DiskError(DscsrError):
-    """The disk is full, or files cannot be written or have a name that is taken."""
 
 
 @contextmanager
@@ -146,21 +140,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says against ``path`` into a message for the user."""
-    try:
-        yield
-    except (OSError, lmdb.Error) as error:
-        code = getattr(error, "errno", getattr(error, "code", None))
-        # LMDB reports a write that a full disk cut short as an input/output error.
-        if code not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise DiskError(f"Expected to write {path}, but got: {error}. Choose another folder.") from error
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        raise DiskError(
-            f"Expected room on the disk for {path}, but it takes no more ({error}; "
-            f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free). Nothing is kept. "
-            "Free some space, or choose a folder on another disk."
-        ) from error

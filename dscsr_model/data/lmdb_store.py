@@ -28,6 +28,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data import aside
 
@@ -98,7 +99,7 @@ class LmdbWriter:
         if self.path.exists():
             raise StoreError(f"Expected a new path, but {self.path} exists. Remove it, or choose another.")
         self._folder = self.path.with_name(self.path.name + ".tmp")
-        with aside.disk_errors(self.path), contextlib.ExitStack() as opened:
+        with disk_errors(self.path, lmdb.Error), contextlib.ExitStack() as opened:
             opened.callback(os.close, aside.claim(self._folder))
             opened.callback(shutil.rmtree, self._folder, ignore_errors=True)
             self._list = opened.enter_context(open(self._folder / "meta_info.txt", "w", encoding="ascii"))
@@ -120,7 +121,7 @@ class LmdbWriter:
         """
         for entry in entries:
             _check_key(entry.key)
-        with aside.disk_errors(self.path):
+        with disk_errors(self.path, lmdb.Error):
             while not self._try_to_add(entries):
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
             for key, _, (height, width, channels), level in entries:
@@ -145,7 +146,7 @@ class LmdbWriter:
             StoreError: A full disk; or somebody else has made ``path`` in the meantime.
         """
         try:
-            with aside.disk_errors(self.path):
+            with disk_errors(self.path, lmdb.Error):
                 self._list.flush()
                 os.fsync(self._list.fileno())
                 self._environment.sync(True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +28,15 @@ def to_torch_export(network: nn.Module, path: str | os.PathLike[str], *, half: b
         ExportError: torch cannot translate the network.
     """
     shipped, example, facts = _prepared(network, half)
+    buffer = io.BytesIO()
     sizes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
     try:
         with quiet():
             program = torch.export.export(shipped, (example,), dynamic_shapes=(sizes,))
-            torch.export.save(program, path, extra_files={FACTS: facts})
+            torch.export.save(program, buffer, extra_files={FACTS: facts})
     except Exception as error:  # anything in torch's exporter, which has many classes of its own
         raise ExportError(f"Expected torch.export to translate the network, but it says: {_first(error)}") from error
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def to_torchscript(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
@@ -44,12 +48,14 @@ def to_torchscript(network: nn.Module, path: str | os.PathLike[str], *, half: bo
         ExportError: torch cannot translate the network.
     """
     shipped, example, facts = _prepared(network, half)
+    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process
     try:
         with quiet(), torch.no_grad():
             program = torch.jit.freeze(torch.jit.trace(shipped, example, check_trace=False))
-            torch.jit.save(program, os.fspath(path), _extra_files={FACTS: facts})
+            torch.jit.save(program, buffer, _extra_files={FACTS: facts})
     except Exception as error:
         raise ExportError(f"Expected TorchScript to trace the network, but it says: {_first(error)}") from error
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def run_torch_export(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from dscsr_arch.disk import disk_errors
 from dscsr_arch.facts import Facts, FactsError, describe
 from dscsr_arch.plain import plain
 from dscsr_model.data.aside import sync
@@ -96,10 +97,9 @@ def _aside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     new_folder = not path.parent.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-    except OSError as error:
-        raise ExportError(f"Expected to write {path}, but got: {error}. Choose another folder.") from error
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host import registration, stopping
+from dscsr_model.host import loop, registration, stopping
 from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
 from dscsr_model.host.run_errors import explained
 from dscsr_model.training.stopping import Stopped
@@ -67,6 +67,8 @@ def _run(phase: str, args: argparse.Namespace) -> None:
             if (told := explained(error)) is None:
                 raise
             raise told from error
+        finally:
+            loop.leave()
     _leave_process_group()
     if stopped is not None:
         raise stopped

@@ -8,16 +8,20 @@ when the next run begins. A run of a host's own model and data set meets nothing
 from __future__ import annotations
 
 import importlib
+from contextlib import ExitStack
 from typing import Any
 
 from dscsr_model.host.patches import Patches
 
 _patches = Patches()
+_experiment = ExitStack()
+"""Holds the lock of the run in this process, if one of our models is being trained."""
 
 
 def leave() -> None:
     """Put back what the last run in this process needed."""
     _patches.undo()
+    _experiment.close()
 
 
 def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
@@ -27,10 +31,15 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
         namespace: Of the module that called ``parse_options``.
         opt: All options.
         parsed: The command line.
+
+    Raises:
+        RunningError: Another training of this name is running.
     """
-    from dscsr_model.host import registration, resume, sampling, train_log
+    from dscsr_model.host import lock, registration, resume, sampling, train_log
 
     if registration.is_our_model(opt.get("model_type")):
+        if opt["is_train"]:
+            _experiment.callback(lock.lock_experiment(opt).release)
         _seed_as_forced(opt, parsed)
         resume.install(_patches, namespace)
         train_log.install(_patches, namespace)

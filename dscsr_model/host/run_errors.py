@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from dscsr_arch.disk import REFUSED
 from dscsr_arch.errors import DscsrError
 
 _OURS = ("dscsr_arch", "dscsr_model")
@@ -31,6 +32,8 @@ def explained(error: Exception) -> RunError | None:
     """
     if "DSCSR_TRACEBACK" in os.environ:
         return None
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return None  # the command line tells it
     if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
         return RunError(
             f"Expected the run to fit into memory, but got: {_said(error)}. Take smaller batches, patches or networks, "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from dscsr_model.host.patches import Patches
@@ -25,6 +28,8 @@ def install(loop: Patches, namespace: dict[str, Any]) -> None:
 
         def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
             end_well(run["model"], run["loaders"][1])
+            if tb_logger is not None:
+                atexit.register(_close, tb_logger)
             if tb_logger is not None and start_iter:
                 _undo_after(start_iter, tb_logger)
             run["model"].validate_start(run["loaders"][2], start_iter, tb_logger)
@@ -38,6 +43,8 @@ def install(loop: Patches, namespace: dict[str, Any]) -> None:
             super().__call__(log_vars)
 
     loop.set(namespace, "MessageLogger", MessageLogger)
+    if "get_root_logger" in namespace:
+        loop.set(namespace, "get_root_logger", _logging_or_stopping(namespace["get_root_logger"]))
     loop.set(namespace, "build_model", _kept(build, run, "model"))
     loop.set(namespace, "create_train_val_dataloader", _kept(load, run, "loaders"))
 
@@ -49,6 +56,29 @@ def _kept(function: Callable[..., Any], results: dict[str, Any], name: str) -> C
         return results[name]
 
     return wrapper
+
+
+def _logging_or_stopping(get_root_logger: Callable[..., logging.Logger]) -> Callable[..., logging.Logger]:
+    """A disk that takes no more stops the run with one message; logging would print a traceback for every line."""
+
+    def fail(record: logging.LogRecord) -> None:
+        raise  # logging calls this while it handles what has happened
+
+    @functools.wraps(get_root_logger)
+    def wrapper(*args: Any, **kwargs: Any) -> logging.Logger:
+        logger = get_root_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = fail  # type: ignore[method-assign]
+        return logger
+
+    return wrapper
+
+
+def _close(tb_logger: Any) -> None:
+    """Write what TensorBoard has not: BasicSR's loop closes it only when it ends by itself."""
+    with suppress(OSError):
+        tb_logger.close()
 
 
 def _undo_after(iteration: int, tb_logger: Any) -> None:

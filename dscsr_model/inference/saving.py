@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dscsr_model.data.aside import BusyError, disk_errors
+from dscsr_arch.disk import disk_errors
+from dscsr_model.data.aside import BusyError
 from dscsr_model.data.images import ImageError
 from dscsr_model.inference.pictures import Picture
 from dscsr_model.inference.png_file import write_png

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 from basicsr.metrics import calculate_metric
-from basicsr.utils import imwrite
 from basicsr.utils.registry import METRIC_REGISTRY
 
+from dscsr_arch.disk import disk_errors
 from dscsr_model.training.validation import Pictures
 
 
@@ -40,7 +41,10 @@ def finish_picture(
         Metric to value; without a ground truth only of those that need none.
     """
     if save_img:
-        imwrite(pictures["img"], str(picture_path(opt, dataset_name, Path(lq_path).stem, current_iter, label)))
+        path = picture_path(opt, dataset_name, Path(lq_path).stem, current_iter, label)
+        with disk_errors(path):  # imwrite would write less on a full disk, and say nothing
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cv2.imencode(path.suffix, pictures["img"])[1].tobytes())
     return {
         name: float(calculate_metric(dict(pictures), dict(section)))
         for name, section in metrics.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from dscsr_arch.disk import whole_file
 from dscsr_model.profiling.errors import ProfileError
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
@@ -74,13 +74,8 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the picture in the format of its name; a picture of that name stays until the new one is whole."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with rc_context(STYLE):
-            figure.savefig(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with rc_context(STYLE), whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
 
 
 def _point(axes: Axes, run: Run, decibel: float, colour: str, marker: str) -> None:

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from torch import nn
 
 from dscsr_arch.checkpoint import save_state_dict
-from dscsr_model.data.aside import claim, disk_errors, rename
+from dscsr_arch.disk import disk_errors
+from dscsr_model.data.aside import claim, rename
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.ntire import bare_check, texts
 from dscsr_model.export.ntire.psnr import SCALE, Pair, Progress, find_pairs, mean_psnr

@@ -9,8 +9,9 @@ import lmdb
 import numpy as np
 import pytest
 
+from dscsr_arch.disk import DiskError
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.aside import BusyError, DiskError
+from dscsr_model.data.aside import BusyError
 from dscsr_model.data.lmdb_reader import LmdbReader
 from dscsr_model.data.lmdb_store import LmdbWriter, StoreError, encode
 
@@ -159,7 +160,7 @@ def test_full_disk(tmp_path):
     )
     assert process.returncode == 1
     assert "DiskError: Expected room on the disk for" in process.stderr
-    assert "Nothing is kept. Free some space" in process.stderr
+    assert "Nothing of it is kept. Free some space" in process.stderr
     assert int(process.stdout.split()[-1]) > 3  # it had written a part
     assert os.listdir(tmp_path) == []
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dscsr_arch import SPAN, load_model
+from dscsr_arch.disk import DiskError
 from dscsr_model.export.errors import ExportError
 from dscsr_model.export.formats import FORMATS, Check, choose
 from dscsr_model.export.ship import ship
@@ -118,7 +119,7 @@ def test_a_file_that_came_in_the_meantime_stays(network, tmp_path):
 
 def test_a_folder_that_cannot_be_written_gets_a_message(network, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ExportError, match=r"Expected to write .*out\.pth, but got: .* Choose another folder"):
+    with pytest.raises(DiskError, match=r"Expected to write .*out\.pth, but got: .* Choose another folder"):
         ship(network, tmp_path / "file" / "out.pth", FORMATS["pth"])
 
 

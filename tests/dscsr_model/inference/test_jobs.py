@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dscsr_model.data.aside import DiskError
+from dscsr_arch.disk import DiskError
 from dscsr_model.data.pairing import PairingError
 from dscsr_model.inference import jobs
 from dscsr_model.inference.jobs import PlanError, name_targets, plan

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
-from dscsr_model.data.aside import BusyError, DiskError
+from dscsr_arch.disk import DiskError
+from dscsr_model.data.aside import BusyError
 from dscsr_model.data.images import ImageError
 from dscsr_model.inference import png_file, saving
 from dscsr_model.inference.pictures import Picture, kept_exif, read_picture

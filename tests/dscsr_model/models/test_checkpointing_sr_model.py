@@ -1,6 +1,7 @@
 """Checkpoints: whole, finite, pruned; and a resumed run takes the steps of one that never stopped."""
 
 import copy
+import os
 from pathlib import Path
 
 import option_files
@@ -9,6 +10,7 @@ import torch
 from small_models import SPAN, build, distance, options, train, weights
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
+from dscsr_arch.disk import DiskError
 
 
 def resumed(opt, iteration: int):
@@ -179,12 +181,11 @@ def test_a_checkpoint_is_never_touched_until_the_new_one_is_whole(tmp_path, monk
     good = read_state_dict(tmp_path / "models/net_g_5.pth", "params")
     train(model, [2])
 
-    def full_disk(content, file):
-        file.write(b"the first bytes")
+    def full_disk(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(DiskError, match=r"Expected room on the disk for .*models/net_g_5\.pth, but it takes no more"):
         model.save(0, 5)
     monkeypatch.undo()
     assert all(

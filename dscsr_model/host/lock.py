@@ -1,0 +1,45 @@
+"""One training at a time in an experiment: a second one would archive, or write into, the folder of the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import filelock
+from torch import distributed
+
+from dscsr_arch.disk import disk_errors
+from dscsr_arch.errors import DscsrError
+
+
+class RunningError(DscsrError):
+    """Another training of the same name is running."""
+
+
+def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
+    """Take the experiment for this run, before BasicSR touches its folder. A process that ends, however, gives it back.
+
+    The file is beside the folder, which BasicSR may rename. Rank 0 holds it; the others learn whether it does.
+
+    Raises:
+        RunningError: On every rank.
+        DiskError: The folder of experiments cannot be written to.
+    """
+    folder = Path(opt["path"]["experiments_root"])
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    alone = [True]
+    if opt["rank"] == 0:
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                alone = [False]
+    if opt["dist"]:
+        distributed.broadcast_object_list(alone)
+    if not alone[0]:
+        raise RunningError(
+            f"Expected to be alone in {folder}, but another training named {opt['name']} is running there. Wait for "
+            "it, stop it, or give this one another `name:`."
+        )
+    return lock
