@@ -2,8 +2,8 @@
 
 SwinIR and HAT cut images into windows, other networks halve them: they fail where a side is no multiple of 8, 16, …
 What a network says as ``size_multiple`` is believed. Of any other it is found by trying small images, which takes
-some milliseconds. A ``window_size`` says nothing: BasicSR's SwinIR, which fails, has none, and MambaIRv2, which has
-one, pads by itself and must stay as it is.
+milliseconds, or a second for a large network on a CPU. A ``window_size`` says nothing: BasicSR's SwinIR, which fails,
+has none, and MambaIRv2, which has one, pads by itself and must stay as it is.
 """
 
 from __future__ import annotations
@@ -51,10 +51,15 @@ def size_requirements(network: nn.Module) -> SizeRequirements:
 
     Raises:
         SizeError: It takes no image (1, C, H, W) of sides up to some hundred pixels that are multiples of a number up
-            to `LARGEST`, or does not make it a whole number of times larger.
+            to `LARGEST`, or does not make it a whole number of times larger; or what it says is no such number.
     """
     declared = getattr(network, "size_multiple", None)
     if declared is not None:
+        if not isinstance(declared, int) or declared < 1:
+            raise SizeError(
+                f"Expected `size_multiple` of {type(network).__name__} to be a whole number from 1, but got "
+                f"{declared!r}. Correct its class."
+            )
         return SizeRequirements(declared, declared)
     like = next((each for each in network.parameters() if each.is_floating_point()), torch.empty(0))
     return try_sizes(network, likely_channels(network), type(network).__name__, like)

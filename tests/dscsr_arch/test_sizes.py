@@ -77,6 +77,15 @@ def test_our_networks_say_them_and_are_not_run(monkeypatch):
         assert size_requirements(network) == (1, 1)
 
 
+def test_what_a_network_says_must_be_a_multiple(monkeypatch):
+    for said in (0, "8"):
+        monkeypatch.setattr(Windows, "size_multiple", said, raising=False)
+        with pytest.raises(SizeError, match=f"Expected `size_multiple` of Windows to be .* from 1, but got {said!r}"):
+            size_requirements(Windows(8))
+    monkeypatch.setattr(Windows, "size_multiple", 16)
+    assert size_requirements(Windows(8)) == (16, 16)
+
+
 def test_nothing_random_changes():
     network = Network(lambda x: Windows(4)(x + torch.rand(1)))
     before = torch.get_rng_state()
