@@ -114,6 +114,9 @@ def _argv(argv: list[str]) -> Iterator[None]:
 @contextmanager
 def _without(left_out: Mapping[str, str], module: Any) -> Iterator[None]:
     """Let the pipeline of ``module`` read options that lack these datasets, and say so."""
+    if not left_out:
+        yield
+        return
     parse_options = module.parse_options
 
     def parse_the_others(*args: Any, **kwargs: Any) -> Any:
@@ -122,11 +125,10 @@ def _without(left_out: Mapping[str, str], module: Any) -> Iterator[None]:
             del (found[0] if isinstance(found, tuple) else found)["datasets"][name]  # BasicSR 1.2 gives options alone
         return found
 
-    if left_out and os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0":
         missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
         print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
-    if left_out:
-        module.parse_options = parse_the_others
+    module.parse_options = parse_the_others
     try:
         yield
     finally:

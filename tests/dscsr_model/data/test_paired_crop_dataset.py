@@ -1,6 +1,8 @@
 import pickle
 import random
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -322,6 +324,12 @@ def test_broken_and_small_files(folders):
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(Path(folders["dataroot_lq"]) / "photo2.png")
     dataset = PairedCropDataset(folders)
     with pytest.raises(DatasetError, match=r"Expected images of at least 48 pixels .* `.*photo2\.png` is \(40, 40\)"):
+        dataset[2]
+    claiming = bytearray(small.read_bytes())
+    claiming[16:24] = struct.pack(">II", 60000, 60000)  # more pixels than OpenCV reads
+    claiming[29:33] = struct.pack(">I", zlib.crc32(claiming[12:29]))
+    small.write_bytes(claiming)
+    with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
         dataset[2]
     small.write_bytes(b"nonsense")
     with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
