@@ -89,7 +89,8 @@ def arguments_of(
         sections = [] if given.section is None else described(given.section)
         chosen = dict(given.overrides)
         if sections:
-            chosen |= hidden_arguments(sections[0], family, chosen, "`network_g` of the option file")
+            where, remedy = "`network_g` of the option file", "Name the one of their training."
+            chosen |= hidden_arguments(sections[0], family, chosen, where, remedy)
         mine = set(chosen)
         if said is not None:
             chosen |= hidden_arguments(said.facts, family, mine)
@@ -105,9 +106,10 @@ def arguments_of(
         ) from error
     _check_shapes(sections, arguments, given, path)
     notes: list[DscsrWarning] = []
-    if said is not None:
-        for name, (taken, its) in differences(Facts(family.name, arguments), said.facts).items():
-            notes += [DscsrWarning(f"{said.path} says {name} {shown(its)}; {shown(taken)} is taken, as given.")]
+    unlike = {} if said is None else differences(Facts(family.name, arguments), said.facts)
+    if said is not None and unlike:
+        its, taken = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (1, 0))
+        notes.append(DscsrWarning(f"{said.path} says {its}; taken, as given: {taken}."))
     matters = {name: arguments.get(name, known[name].default) for name in MATTERING if name in family.hidden}
     assumed = {name: value for name, value in matters.items() if name not in chosen}
     if assumed and matters.get("norm") is not False:  # else nothing reads range and mean

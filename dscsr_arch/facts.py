@@ -213,17 +213,21 @@ def from_metadata(metadata: object) -> Facts | None:
 
 
 def hidden_arguments(
-    facts: Facts, family: Family, besides: Container[str] = (), where: str = "dscsr's metadata"
+    facts: Facts,
+    family: Family,
+    besides: Container[str] = (),
+    where: str = "dscsr's metadata",
+    remedy: str = "Use that network's own code.",
 ) -> dict[str, Any]:
     """Of the arguments, those that shapes cannot tell, but ``besides``; of all others the weights themselves speak.
 
     Raises:
-        FactsError: A value is of the wrong kind, or the facts, which stand ``where``, are of another network.
+        FactsError: A value is of the wrong kind, or the facts, which stand ``where``, are of another network, for which
+            there is a ``remedy``.
     """
     if _BASES.get(facts.network, facts.network) != _BASES.get(family.name, family.name):
         raise FactsError(
-            f"Expected {where} to be of {family.name}, since the layers are, but got {_short(facts.network)}. "
-            "They do not belong together: use that network's own code."
+            f"Expected {where} to be of {family.name}, since the layers are, but got {_short(facts.network)}. {remedy}"
         )
     found = {name: facts.arguments[name] for name in family.hidden if name in facts.arguments and name not in besides}
     for name, value in found.items():

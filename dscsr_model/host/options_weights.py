@@ -132,8 +132,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         return
     if network is None or strict is False:
         return
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # PyTorch warns that copying onto `meta` copies nothing
+    with torch.random.fork_rng(devices=[]):
         fault = mismatch(network, content.weights)
     if fault is not None:
         kind = run.options[f"network_{label}"]["type"]

@@ -108,9 +108,9 @@ def test_the_option_file_of_students_and_their_teacher(load):
 def test_the_users_word_wins_and_one_line_says_so(load):
     options(type="SPAN", **{**OWN, "img_range": 2.0})
     arguments, lines = load("says.pth", "-opt", "opt.yml")
-    assert (arguments["img_range"], lines) == (2, ["dscsr: says.pth says img_range 1; 2 is taken, as given."])
+    assert (arguments["img_range"], lines) == (2, ["dscsr: says.pth says img_range 1; taken, as given: img_range 2."])
     arguments, lines = load("says.pth", "-opt", "opt.yml", "--set", "img_range=3")
-    assert (arguments["img_range"], lines) == (3, ["dscsr: says.pth says img_range 1; 3 is taken, as given."])
+    assert (arguments["img_range"], lines) == (3, ["dscsr: says.pth says img_range 1; taken, as given: img_range 3."])
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_users_word_wins_and_one_line_says_so(load):
     [
         (
             {"type": "CARN"},
-            "to be of SPAN, since the layers are, but got 'CARN'",
+            "to be of SPAN, since the layers are, but got 'CARN'. Name the one",
         ),
         ({"type": "SPAN"}, r"upscale among \[4\], but the file has 12"),
         (

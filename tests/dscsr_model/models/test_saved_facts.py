@@ -95,7 +95,7 @@ def test_adapters_and_a_base_that_say_otherwise(tmp_path):
     with pytest.raises(WeightsError, match=r"a base with img_range 1, as the adapters of .* on, but got 255 in .*base"):
         load_model(models / "lora_g_2.pth", base=base)
     for given in ({"img_range": 1.0}, {"network": model.opt["network_g"]}):
-        with pytest.warns(DscsrWarning, match=r"base/models/net_g_2.pth says img_range 255; 1 is taken, as given\."):
+        with pytest.warns(DscsrWarning, match=r"net_g_2.pth says img_range 255; taken, as given: img_range 1\."):
             loaded = load_model(models / "lora_g_2.pth", base=base, param_key="params", **given)
         assert_same(loaded, model.net_g_ema)
 
