@@ -15,7 +15,7 @@ from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
 
 
-class _Overlay:
+class Overlay:
     """An object seen through: the given names are replaced, every other one is its own."""
 
     def __init__(self, below: object, **names: object) -> None:
@@ -26,7 +26,7 @@ class _Overlay:
 
 
 @contextmanager
-def _globals_of(function: FunctionType, **names: object) -> Iterator[None]:
+def globals_of(function: FunctionType, **names: object) -> Iterator[None]:
     """Replace global names of the function's module while it runs; PyTorch itself is never touched."""
     namespace = function.__globals__
     before = {name: namespace[name] for name in names}
@@ -64,8 +64,8 @@ def _resume_anywhere(load_resume_state: FunctionType) -> Callable[..., Any]:
     def wrapper(opt: dict[str, Any]) -> Any:
         if _gpu():
             return load_resume_state(opt)
-        cuda = _Overlay(torch.cuda, current_device=lambda: 0)
-        with _globals_of(load_resume_state, torch=_Overlay(torch, cuda=cuda, load=load_on_cpu)):
+        cuda = Overlay(torch.cuda, current_device=lambda: 0)
+        with globals_of(load_resume_state, torch=Overlay(torch, cuda=cuda, load=load_on_cpu)):
             return load_resume_state(opt)
 
     return wrapper
@@ -127,8 +127,8 @@ def _init_anywhere(init: FunctionType) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapper(backend: str, *args: Any, **kwargs: Any) -> None:
-        cuda = _Overlay(torch.cuda, device_count=lambda: max(1, torch.cuda.device_count()), set_device=set_device)
-        with _globals_of(init, torch=_Overlay(torch, cuda=cuda)):
+        cuda = Overlay(torch.cuda, device_count=lambda: max(1, torch.cuda.device_count()), set_device=set_device)
+        with globals_of(init, torch=Overlay(torch, cuda=cuda)):
             init(backend if _gpu() else "gloo", *args, **kwargs)
 
     return wrapper
@@ -167,8 +167,8 @@ def mend_model_to_device() -> None:
     def model_to_device(self: Any, net: torch.nn.Module) -> torch.nn.Module:
         if self.device.type != "cpu":
             return original(self, net)
-        cuda = _Overlay(torch.cuda, current_device=lambda: None)
-        with _globals_of(original, torch=_Overlay(torch, cuda=cuda), DistributedDataParallel=on_cpu):
+        cuda = Overlay(torch.cuda, current_device=lambda: None)
+        with globals_of(original, torch=Overlay(torch, cuda=cuda), DistributedDataParallel=on_cpu):
             return original(self, net)
 
     installed.set(BaseModel, "model_to_device", model_to_device)

@@ -12,7 +12,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host import compat, user_code
+from dscsr_model.host import compat, saved_facts, user_code
 from dscsr_model.host.install_help import find_basicsr, require_basicsr, version_of
 from dscsr_model.host.patches import installed
 
@@ -65,6 +65,7 @@ def register() -> None:
         objects = [(_registry(entry.registry), _load(entry.target)) for entry in ENTRIES]
         with installed.all_or_nothing():
             compat.mend_running()
+            saved_facts.install()
             for registry, obj in objects:
                 if obj is not None:
                     _register(registry, obj)

@@ -63,6 +63,15 @@ def test_what_other_programs_read_is_as_before(tmp_path):
     assert_same(stock.net_g.eval(), model.net_g_ema)
 
 
+def test_networks_of_ours_under_models_of_others(tmp_path):
+    """BasicSR's SRModel: its files have one entry more, and none for networks that are not ours."""
+    stock, models = trained(tmp_path, SPAN_OWN, "SRModel")
+    assert_same(load_model(models / "net_g_2.pth"), stock.net_g_ema)
+    assert list(torch.load(models / "net_g_2.pth", weights_only=True)) == ["params", "params_ema", "metadata"]
+    trained(tmp_path, small_models.EDSR, "SRModel")
+    assert list(torch.load(models / "net_g_2.pth", weights_only=True)) == ["params", "params_ema"]
+
+
 def test_students_and_the_network_that_holds_them(tmp_path):
     network = {"type": "CSSRNet", "backbone": EDSR_OWN, "widths": [0.5, 0.25]}
     model, models = trained(
