@@ -1,6 +1,7 @@
 """Engines beside the plain network."""
 
 import copy
+import random
 import resource
 from itertools import pairwise
 
@@ -230,12 +231,37 @@ def test_onnx_without_the_package(onnx_file, monkeypatch):
         onnx_engine(onnx_file[0])
 
 
-@pytest.mark.parametrize("content", [b"", b"not onnx at all", None])
-def test_broken_onnx(onnx_file, tmp_path, content):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: b"",
+        lambda _: b"not onnx at all",
+        lambda content: content[:-300],
+        lambda content: content.replace(b"Conv", b"C\xa9nv"),  # ONNX Runtime prints of it
+    ],
+)
+def test_broken_onnx(onnx_file, tmp_path, spoil):
     file = tmp_path / "broken.onnx"
-    file.write_bytes(onnx_file[0].read_bytes()[:-300] if content is None else content)
+    file.write_bytes(spoil(onnx_file[0].read_bytes()))
     with pytest.raises(EngineError, match=r"Expected a whole ONNX file at .*broken.onnx"):
         onnx_engine(file, device="cpu")
+
+
+@pytest.mark.slow
+def test_damaged_onnx_gives_one_kind_of_error(onnx_file, tmp_path):
+    content, refused = onnx_file[0].read_bytes(), 0
+    for number in range(60):
+        draw = random.Random(number)
+        changed = bytearray(content)
+        for _ in range(draw.choice([1, 2, 5])):
+            at = int(len(content) * draw.random() ** draw.choice([1, 3]))
+            changed[at : at + draw.choice([1, 1, 4])] = draw.randbytes(1)
+        (tmp_path / "net.onnx").write_bytes(changed)
+        try:
+            onnx_engine(tmp_path / "net.onnx", device="cpu")
+        except DscsrError:
+            refused += 1
+    assert 0 < refused < 60
 
 
 def test_missing_onnx(tmp_path):
