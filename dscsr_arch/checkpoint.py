@@ -85,9 +85,9 @@ def load_model(
 
     Width, scale and channels are read from the shapes of the weights. What shapes cannot tell (``img_range``,
     ``rgb_mean``, ``norm``, ``res_scale``, ``final_relu``) is read from the metadata of files that dscsr's training and
-    export wrote; for other files it has the network's default, and an `AssumedWarning` names them. Overrides win over
-    ``network``, that wins over the file; a `DscsrWarning` says so where they differ. A fused file gives a fused
-    network.
+    export wrote; for other files it has the network's default, and an `AssumedWarning` (of `dscsr_arch.arguments`)
+    names them. Overrides win over ``network``, that wins over the file; a `DscsrWarning` (of `dscsr_arch.errors`) says
+    so where they differ. A fused file gives a fused network.
 
     Args:
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.

@@ -149,9 +149,11 @@ def _same(one: Any, other: Any) -> bool:
 
 def shown(value: Any) -> str:
     """An argument that matters, for people: ``0.4488/0.4371/0.4040``, ``255``, ``true``."""
-    if isinstance(value, list | tuple):
-        return "/".join(map(shown, value))
-    return f"{value:g}" if _is_number(value) else _short(value) if isinstance(value, str) else str(value).lower()
+    if isinstance(value, list | tuple) and _are_numbers(list(value)):
+        return "/".join(f"{each:g}" for each in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if _is_number(value) else _short(value)
 
 
 def recognise(state_dict: Mapping[str, Any]) -> Family | None:

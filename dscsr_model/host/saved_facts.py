@@ -20,7 +20,8 @@ def install() -> None:
     from dscsr_arch.facts import beside
 
     original = BaseModel.save_network
-    if hasattr(original, "dscsr_adds_facts"):
+    saving = inspect.unwrap(original)
+    if hasattr(original, "dscsr_adds_facts") or "torch" not in getattr(saving, "__globals__", {}):
         return
 
     @functools.wraps(original)
@@ -34,7 +35,7 @@ def install() -> None:
         if not facts:
             original(self, net, *args, **kwargs)
             return
-        with globals_of(inspect.unwrap(original), torch=Overlay(torch, save=save)):
+        with globals_of(saving, torch=Overlay(torch, save=save)):
             original(self, net, *args, **kwargs)
 
     save_network.dscsr_adds_facts = True  # type: ignore[attr-defined]

@@ -39,8 +39,10 @@ def options(tmp_path):
     return options
 
 
-def test_losses_are_those_of_their_formulas(options):
+def test_losses_are_those_of_their_formulas(options, logged):
     model = build(options())
+    (assumed,) = [line for line in logged() if "teacher.pth does not say" in line]
+    assert assumed.endswith("norm true. If that is wrong, write `teacher: network:`.")
     lq, gt = batch(1)["lq"], batch(1)["gt"]
     losses = model.compute_losses(lq, gt)
     assert list(losses) == ["l_pix", "l_teacher", "l_affinity"]
