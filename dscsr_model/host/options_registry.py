@@ -69,7 +69,7 @@ def check_registered(run: Run, registries: Registries) -> None:
         if isinstance(dataset, dict):
             _known(("datasets", str(name), "type"), dataset.get("type"), registries.datasets, "dataset", report)
     # Another plugin's model may build its networks and losses by itself: only what is registered is checked then.
-    basicsr_builds = run.known_model is not None or options.get("model_type") in schema.OTHER_BASICSR_MODELS
+    basicsr_builds = run.basicsr_builds
     for key, section in options.items():
         if str(key).startswith("network_") and isinstance(section, dict):
             section = run.constructors((str(key),), section)

@@ -63,6 +63,11 @@ class Run:
         """``train`` or ``test``, as in `Option.required`."""
         return "train" if self.is_train else "test"
 
+    @property
+    def basicsr_builds(self) -> bool:
+        """Whether the networks and losses of the model type are those of BasicSR's registries, read as BasicSR does."""
+        return self.known_model is not None or str(self.options.get("model_type")) in schema.OTHER_BASICSR_MODELS
+
     def section(self, *key: str) -> Mapping[Any, Any]:
         """The section at ``key``, or an empty one when it is missing or no section."""
         value: Any = self.options

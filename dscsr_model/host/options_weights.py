@@ -114,7 +114,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         got = f"'{file}', which is a folder" if file.is_dir() else f"'{file}', which does not exist"
         report.add(key, "a weight file", got, f"Correct the path (taken from {Path.cwd()}), or write `~`.")
         return
-    if run.known_model is None and run.options.get("model_type") not in schema.OTHER_BASICSR_MODELS:
+    if not run.basicsr_builds:
         return  # another plugin may read other files, and in another way
     strict, wanted = path.get(f"strict_load_{label}", True), path.get(f"param_key_{label}", "params")
     try:

@@ -331,6 +331,7 @@ def test_a_second_network_points_to_teacher(check, training):
         ("name", "", ("text",)),
         ("name", "..", ("a folder name below experiments/",)),
         ("name", "/tmp/x", ("a folder name below experiments/",)),
+        ("model_type", ["SRModel"], ("text",)),
         ("scale", 0, ("at least 1",)),
         ("scale", True, ("got true",)),
         ("num_gpu", "all", ("`auto` or a whole number",)),
