@@ -219,6 +219,9 @@ def mutant(options: Section, seed: int) -> str:
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         with suppress(IndexError, KeyError, ValueError, OverflowError, TypeError):  # nothing left to change in this way
             draw.choice(_CHANGES)(draw, changed)
+    train = changed.get("train")
+    if isinstance(train, dict) and train.get("compile"):
+        train["compile"] = False  # it takes minutes
     lines = yaml.dump(changed, Dumper=_Dumper, sort_keys=False).splitlines()
     if draw.random() < 0.05:
         number = draw.randrange(len(lines))

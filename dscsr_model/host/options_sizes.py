@@ -31,7 +31,8 @@ def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: st
             run.report.add_error(at, error)
         return
     key = ("datasets", "train", "gt_size")
-    if not run.report.has(*key) and not run.report.has("scale"):
+    known = all(isinstance(value, int) for value in (run.section(*key[:2]).get("gt_size"), run.options.get("scale", 1)))
+    if known and not run.report.has(*key) and not run.report.has("scale"):
         try:
             check_patch(run.options, sizes, type(network).__name__ + role)
         except SizeError as error:

@@ -106,6 +106,10 @@ def test_arguments_of_torchs_schedules_are_checked(check):
     assert "as CosineAnnealingLR has no default for it" in faults["train: scheduler: T_max"]
 
 
+def test_a_training_set_that_is_no_section(check):
+    assert "datasets: train" in check(**{"datasets:train": 1.5})
+
+
 def test_no_loss_at_all(check):
     assert "Expected a loss" in check(**{"train:pixel_opt": REMOVED})["train: pixel_opt"]
     assert "Expected a loss" in check(**{"train:pixel_opt": None, "train:edge_opt": None})["train: pixel_opt"]
