@@ -1,5 +1,6 @@
 # make demo   from photographs to a trained SPAN, a table and a picture (docs: README.md)
 # make test   the default test suite          make lint   ruff and mypy
+# make test-hosts  train in every BasicSR from 1.3.4.9 to master, fetched from the package index (a quarter of an hour)
 # make bench  every claim in benchmarks/       make clean  build products, caches, demo output (never .venv)
 # PYTHON=python3.11 make …  chooses the interpreter that .venv is built from.
 
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow lint bench clean env
+.PHONY: demo test test-slow test-hosts lint bench clean env
 
 demo: $(STAMP)
 	$(BIN)/python -m dscsr_model.cli.demo
@@ -19,6 +20,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+test-hosts: $(STAMP)
+	$(BIN)/python -m pytest -m hosts --verbose tests/test_hosts.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

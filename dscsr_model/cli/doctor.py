@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> Iterator[Finding]:
     """Every finding, in the order in which one would mend them."""
+    install_help.look_into_working_directory()
     yield _python()
     yield from _packages()
     yield _pair()
@@ -150,7 +151,6 @@ def _autoload() -> Finding:
 
 
 def _basicsr() -> Iterator[Finding]:
-    install_help.look_into_working_directory()
     try:
         install_help.require_basicsr()
     except install_help.BasicSRMissingError as error:

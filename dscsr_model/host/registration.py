@@ -6,6 +6,7 @@ before most other plugins, so a name can also be wanted by somebody who comes la
 
 import importlib
 import multiprocessing
+import operator
 import os
 import sys
 import warnings
@@ -43,6 +44,11 @@ ENTRIES = (
     Entry("MODEL_REGISTRY", "dscsr_model.models.csd_model:CSDModel"),
 )
 
+NEEDED = (  # what BasicSR has from 1.3.4.3 on, and our models and our way into its train loop are built on
+    "basicsr.utils.options:parse_options",
+    "basicsr.models.base_model:BaseModel._initialize_best_metric_results",
+)
+
 SUFFIX = "dscsr"
 
 _registering = False
@@ -62,6 +68,9 @@ def register() -> None:
     try:
         compat.mend_imports()
         importlib.import_module("basicsr")
+        for needed in NEEDED:
+            module, _, names = needed.partition(":")
+            operator.attrgetter(names)(importlib.import_module(module))
         objects = [(_registry(entry.registry), _load(entry.target)) for entry in ENTRIES]
         with installed.all_or_nothing():
             compat.mend_running()
