@@ -55,7 +55,7 @@ def require_basicsr() -> None:
     if spec is not None and spec.submodule_search_locations:
         folder = Path(next(iter(spec.submodule_search_locations)))
         raise BasicSRMissingError(
-            f"Expected BasicSR 1.3.4 or later, but got {folder}, version {version_of(folder)}, which has no "
+            f"Expected BasicSR 1.3.4.8 or later, but got {folder}, version {version_of(folder)}, which has no "
             f"`__init__.py` and no registries to put networks into. {HOW_TO_INSTALL}"
         )
     raise BasicSRMissingError(f"Expected BasicSR to be installed, but got no module named `basicsr`. {HOW_TO_INSTALL}")

@@ -44,7 +44,8 @@ ENTRIES = (
     Entry("MODEL_REGISTRY", "dscsr_model.models.csd_model:CSDModel"),
 )
 
-NEEDED = (  # what BasicSR has from 1.3.4.3 on, and our models and our way into its train loop are built on
+NEEDED = (  # what BasicSR has from 1.3.4.4 on, and our models and our way into its train loop are built on
+    "basicsr.utils.registry:ARCH_REGISTRY",
     "basicsr.utils.options:parse_options",
     "basicsr.models.base_model:BaseModel._initialize_best_metric_results",
 )
@@ -91,7 +92,7 @@ def register() -> None:
 def _cannot_register(error: Exception) -> str:
     folder = find_basicsr()
     remedy = (
-        "Nothing of dscsr is registered here. Use a BasicSR from 1.3.4 on: pip install --no-build-isolation "
+        "Nothing of dscsr is registered here. Use a BasicSR from 1.3.4.8 on: pip install --no-build-isolation "
         "basicsr==1.4.2, in an environment or folder without this one."
     )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "basicsr":

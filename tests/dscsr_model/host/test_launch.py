@@ -326,7 +326,7 @@ def test_a_basicsr_without_registries_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "basicsr", raising=False)
     folder = tmp_path / "basicsr"
-    expected = rf"^Expected BasicSR 1\.3\.4 or later, but got {folder}, version 1\.2\.0, which has no `__init__\.py`"
+    expected = rf"^Expected BasicSR 1\.3\.4\.8 or later, but got {folder}, version 1\.2\.0, which has no `__init__\.py`"
     with pytest.raises(install_help.BasicSRMissingError, match=expected):
         install_help.require_basicsr()
 
