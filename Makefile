@@ -1,6 +1,6 @@
 # make demo   from photographs to a trained SPAN, a table and a picture (docs: README.md)
 # make test   the default test suite          make lint   ruff and mypy
-# make test-hosts  train in every BasicSR from 1.3.4.9 to master, fetched from the package index (ten minutes)
+# make test-hosts  train in every BasicSR from 1.3.4.9 to master, from the package index (ten minutes)
 # make bench  every claim in benchmarks/       make clean  build products, caches, demo output (never .venv)
 # PYTHON=python3.11 make …  chooses the interpreter that .venv is built from.
 
@@ -24,7 +24,7 @@ test-slow: $(STAMP)
 HOSTS := 1.3.4.9 1.3.5 1.4.0 1.4.1 1.4.2
 
 test-hosts: $(HOSTS:%=build/hosts/%)
-	$(BIN)/python -m pytest -m hosts --verbose --numprocesses 2 --dist loadgroup tests/test_hosts.py
+	$(BIN)/python -m pytest -m hosts --verbose --numprocesses 2 tests/test_hosts.py
 
 build/hosts/%: | $(STAMP)
 	@echo "Fetching BasicSR $* from the package index into $@ (once)"

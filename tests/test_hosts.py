@@ -29,10 +29,7 @@ CLASSES = (
 )  # fmt: skip
 
 
-HOSTS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (*RELEASES, "master")]
-
-
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=[*RELEASES, "master"])
 def project(request, tmp_path_factory) -> Path:
     """A project's folder with that BasicSR in it, data, and option files."""
     release = "1.4.2" if request.param == "master" else request.param

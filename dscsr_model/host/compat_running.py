@@ -87,9 +87,10 @@ def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
         namespace = sys._getframe(1).f_globals
         loop.leave()
         _mend_resume_in(namespace)
-        sys.argv[1:] = [
-            arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
-        ]
+        if not _mentions(parse_options, "--local-rank"):
+            sys.argv[1:] = [
+                arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
+            ]
         opt, parsed = parse_options(*args, **kwargs)
         user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
         for dataset in opt["datasets"].values():
