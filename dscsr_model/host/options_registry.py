@@ -259,9 +259,13 @@ def _scheduler(run: Run, registries: Registries) -> None:
 
     _try(key, kind, report, build_and_step)
     total = run.section("train").get("total_iter", 0)
-    if kind == "CosineAnnealingRestartLR" and not report.has(*key) and not report.has("train", "total_iter"):
-        periods = sum(section["periods"])
-        if total - 1 > periods:
-            got = f"{periods}, shorter than `total_iter: {total}`"
-            remedy = "BasicSR would stop with an error there: lengthen the last period."
-            report.add((*key, "periods"), "periods that add up to the whole training", got, remedy)
+    if report.has(*key) or report.has("train", "total_iter"):
+        return
+    if kind == "CosineAnnealingRestartLR" and total - 1 > (periods := sum(section["periods"])):
+        got = f"{periods}, shorter than `total_iter: {total}`"
+        remedy = "BasicSR would stop with an error there: lengthen the last period."
+        report.add((*key, "periods"), "periods that add up to the whole training", got, remedy)
+    cycle: Any = schedule(optimizer, **_arguments(section)) if kind == "OneCycleLR" else None
+    if cycle is not None and total - 1 > cycle.total_steps:
+        got = f"{cycle.total_steps} steps, fewer than `total_iter: {total}`"
+        report.add(key, "a cycle of the whole training", got, "It would stop with an error there: lengthen it.")

@@ -40,11 +40,11 @@ def end_well(model: Any, sampler: Any) -> None:
         model.end_if_asked()
 
     sampler.set_epoch, model.sampler = wrapper, sampler
-    listen(model.stop)
+    listen(model.stop, tell=model.opt["rank"] == 0)
 
 
-def listen(stop: StopRequest) -> None:
-    """Note the first signal in ``stop``; let the second do what it does without us. Before this both do."""
+def listen(stop: StopRequest, tell: bool) -> None:
+    """Note the first signal in ``stop``, and ``tell`` of it; let the second do what it does without us, as before."""
     if threading.current_thread() is not threading.main_thread():
         return  # Python has handlers in the main thread only
     process, first = os.getpid(), float("-inf")
@@ -55,10 +55,9 @@ def listen(stop: StopRequest) -> None:
             return  # forked from it, and not yet `start_worker`'s
         if not stop.asked:
             stop.asked, first = number, time.monotonic()
-            # Not print, which may be what was interrupted.
-            os.write(
-                2, f"dscsr: {signal.Signals(number).name}: stopping after this step; again stops at once\n".encode()
-            )
+            if tell:  # not by print, which may be what was interrupted
+                name = signal.Signals(number).name
+                os.write(2, f"dscsr: {name}: stopping after this step; again stops at once\n".encode())
         elif time.monotonic() - first > _ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(process, number)

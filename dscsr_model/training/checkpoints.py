@@ -86,8 +86,14 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}:")
         else:
-            flat[f"{prefix}{name}"] = list(value) if isinstance(value, (list, tuple)) else value
+            flat[f"{prefix}{name}"] = _plain(value)
     return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -85,6 +85,11 @@ BAD = [
     ("train:optim_g:momentun", 0.9, "Expected an argument of Adam, but got `momentun`"),
     ("train:scheduler:type", "CosineAnealingLR", "Did you mean `CosineAnnealingLR`?"),
     ("train:scheduler:type", "ReduceLROnPlateau", "Expected a schedule of EfficientSRModel"),
+    (
+        "train:scheduler",
+        {"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 4},
+        "but got 4 steps, fewer than `total_iter",
+    ),
     ("train:edge_opt", {"type": "L1Los"}, "Did you mean `L1Loss`?"),
     ("val:tile", 0, "Expected a whole number of at least 1, but got 0"),
     ("val:tile_overlap", -1, "Expected a whole number of at least 0, but got -1"),

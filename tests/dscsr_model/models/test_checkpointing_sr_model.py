@@ -1,6 +1,7 @@
 """Checkpoints: whole, finite, pruned; and a resumed run takes the steps of one that never stopped."""
 
 import copy
+import datetime
 import os
 from pathlib import Path
 
@@ -192,6 +193,17 @@ def test_a_checkpoint_is_never_touched_until_the_new_one_is_whole(tmp_path, monk
         torch.equal(read_state_dict(tmp_path / "models/net_g_5.pth", "params")[name], good[name]) for name in good
     )
     assert [file.name for file in (tmp_path / "models").iterdir()] == ["net_g_5.pth"]
+
+
+def test_a_state_opens_whatever_an_option_file_holds(tmp_path):
+    """YAML makes dates; a state with one in it would not load."""
+    foreign = {"since": datetime.date(2026, 1, 2), "steps": [{"lr": 1}, (2, None)]}
+    model = build(options(tmp_path, **{"datasets:train:mine": foreign}))
+    assert {"datasets:train:mine:since": "2026-01-02"}.items() <= model.trained_with.items()
+    train(model, [1]).save(0, 1)
+    saved = read_pickle(tmp_path / "training_states/1.state")["options"]
+    assert saved == model.trained_with
+    assert saved["datasets:train:mine:steps"] == ["{'lr': 1}", [2, None]]
 
 
 @pytest.mark.parametrize("of_the_average", [False, True])
