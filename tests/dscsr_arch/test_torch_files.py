@@ -139,7 +139,7 @@ def damaged(content, draw):
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(8000, marks=pytest.mark.slow)])
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::dscsr_arch.arguments.AssumedWarning")
 def test_damaged_files_give_one_kind_of_error(tmp_path, count):
     files = list(seeds())
     memory, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
