@@ -77,8 +77,8 @@ def _read_archive(file: BinaryIO, size: int) -> Any:
         if "constants.pkl" in entries or "archive_format" in entries:
             raise RefusedError("a program of TorchScript or torch.export")
         unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > size:
-            raise RefusedError(f"an archive of {size:,} bytes that would unpack to {unpacked:,}")
+        if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise RefusedError(f"a compressed archive of {size:,} bytes that would unpack to {unpacked:,}")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != sys.byteorder.encode():
             raise RefusedError("numbers in the byte order of another machine")
         storages: dict[str, Tensor] = {}

@@ -19,12 +19,11 @@ TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 def main(path: str, most_bytes: int, most_seconds: int) -> None:
     """Open a file, and run it as often as asked."""
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import numpy as np
     import onnxruntime
 
+    for limit, most in (("DATA", most_bytes), ("CPU", most_seconds), ("CORE", 0)):
+        resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised
