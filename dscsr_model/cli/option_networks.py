@@ -15,6 +15,7 @@ from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.weights import read_overrides
 from dscsr_model.data.memory import free_memory
+from dscsr_model.host import user_code
 
 
 def networks_of_options(file: Path, overrides: list[str], width: float | None = None) -> dict[str, nn.Module]:
@@ -26,9 +27,11 @@ def networks_of_options(file: Path, overrides: list[str], width: float | None = 
         width: One student instead of a CSSR-Net at all its widths, or in place of any other network.
 
     Raises:
-        DscsrError: The file cannot be read, has no such section, or the network cannot be built.
+        DscsrError: The file cannot be read, has no such section, what it says to import cannot be imported, or the
+            network cannot be built.
     """
     section = {**read_network_section(file), **read_overrides(overrides)}
+    user_code.import_user_code(user_code.names(_content(file).get("import")), file)
     section.pop("lora", None)  # adapters that training injects: what is measured is fused
     kind = section.pop("type").removesuffix("_dscsr")
     try:
@@ -70,13 +73,7 @@ def read_network_section(file: Path) -> dict[str, Any]:
     Raises:
         DscsrError: The file cannot be read or has no such section with a type.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DscsrError(
-            f"Expected an option file (YAML) at {file}, but it cannot be read: {' '.join(str(error).split())[:200]}. "
-            "Check the path; weight files are given without -opt."
-        ) from error
+    content = _content(file)
     section = content.get("network_g") if isinstance(content, dict) else None
     if not (isinstance(section, dict) and isinstance(section.get("type"), str)):
         raise DscsrError(
@@ -84,3 +81,13 @@ def read_network_section(file: Path) -> dict[str, Any]:
             f"{'one without' if isinstance(section, dict) else 'none'}. Give a training or test option file."
         )
     return {str(name): value for name, value in section.items()}
+
+
+def _content(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DscsrError(
+            f"Expected an option file (YAML) at {file}, but it cannot be read: {' '.join(str(error).split())[:200]}. "
+            "Check the path; weight files are given without -opt."
+        ) from error

@@ -7,11 +7,14 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from dscsr_model.data.memory import free_memory
 from dscsr_model.host import options_images as images
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key
 from dscsr_model.host.options_images import Images, Size
-from dscsr_model.host.options_machine import gpus_there, physical_memory, processes
+from dscsr_model.host.options_machine import gpus_there, processes
 from dscsr_model.host.options_structure import Run
 
 _BYTES_OF_A_SAMPLE = 90
@@ -205,10 +208,11 @@ def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -
     gpus = run.options.get("num_gpu")
     gpus = gpus_there() if gpus == "auto" else gpus
     together = max(1, gpus) if run.launcher == "none" and isinstance(gpus, int) else 1
-    if samples * ranks * _BYTES_OF_A_SAMPLE > physical_memory():
-        got = f"{ratio}: an epoch of {samples * ranks:.0e} samples"
-        expected = f"an epoch whose order fits into memory, below {physical_memory() // _BYTES_OF_A_SAMPLE:.0e} samples"
-        run.report.add((*key, "dataset_enlarge_ratio"), expected, got, "10 to 100 are usual: it makes epochs longer.")
+    most = free_memory(torch.device("cpu")) // _BYTES_OF_A_SAMPLE
+    if samples * ranks > most:
+        expected, got = f"an epoch whose order fits into memory, at most {most:.0e} samples", f"{samples * ranks:.0e}"
+        remedy = "10 to 100 are usual: it makes epochs longer."
+        run.report.add((*key, "dataset_enlarge_ratio"), expected, got, remedy)
     if samples // (batch * together):
         return
     each = f" × {together} GPUs" if together > 1 else ""

@@ -42,8 +42,3 @@ def processes(launcher: str) -> int:
         return 1
     value = os.environ.get("SLURM_NTASKS" if launcher == "slurm" else "WORLD_SIZE", "1")
     return max(1, int(value)) if value.isdigit() else 1
-
-
-def physical_memory() -> int:
-    """Bytes of RAM of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from dscsr_model.data.memory import free_memory
 from dscsr_model.host.options_faults import Key, Report
-from dscsr_model.host.options_machine import physical_memory
 
 
 def build_network(
@@ -26,8 +26,8 @@ def build_network(
     arguments = {str(name): value for name, value in section.items() if name != "type"}
     network, error = _try_on("meta", network_class, arguments)
     bytes_needed = sum(p.numel() * p.element_size() for p in network.parameters()) if network is not None else 0
-    if bytes_needed > physical_memory():
-        got = f"weights of {bytes_needed / 2**30:,.0f} GiB, where this machine has {physical_memory() / 2**30:,.0f}"
+    if bytes_needed > (free := free_memory(torch.device("cpu"))):
+        got = f"weights of {bytes_needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
         report.add(key, "a network that fits into memory", got, "Make it smaller.")
         return None
     ours = network_class.__module__.startswith("dscsr_arch.")

@@ -313,7 +313,7 @@ def test_datasets_of_something_else_than_pairs(check, training, model, kind, wor
 
 def test_an_epoch_whose_order_does_not_fit_into_memory(check, training):
     fault = check(changed(training, {"datasets:train:dataset_enlarge_ratio": 10**12}))
-    assert_fault(fault, "datasets: train: dataset_enlarge_ratio", "fits into memory", "an epoch of 6e+12 samples")
+    assert_fault(fault, "datasets: train: dataset_enlarge_ratio", "fits into memory, at most", "but got 6e+12.")
 
 
 # --- what fits together ---

@@ -8,6 +8,7 @@ import option_files
 import pytest
 
 import dscsr_model
+from dscsr_model.cli.option_networks import networks_of_options
 from dscsr_model.host import user_code
 from dscsr_model.host.options_check import OptionsError, check_options
 from dscsr_model.host.user_code import UserCodeError, import_user_code
@@ -29,7 +30,8 @@ def folder(tmp_path, monkeypatch):
     dscsr_model.register()
     from basicsr.utils import registry
 
-    monkeypatch.setattr(registry.LOSS_REGISTRY, "_obj_map", dict(registry.LOSS_REGISTRY._obj_map))
+    for each in (registry.LOSS_REGISTRY, registry.MODEL_REGISTRY, registry.ARCH_REGISTRY):
+        monkeypatch.setattr(each, "_obj_map", dict(each._obj_map))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("DSCSR_IMPORTED", "")
     (tmp_path / "options").mkdir()
@@ -66,6 +68,13 @@ def test_modules_of_the_working_directory_and_of_the_command_line(folder):
         ["theirs/archs/one.py", "theirs/archs/__init__.py"], "options/opt.yml"
     )  # the same module, not one beside it
     assert "one" not in sys.modules
+
+
+def test_a_network_of_ones_own_is_profiled(folder):
+    code = LOSS.replace("L1Loss", "Identity").replace("LOSS_", "ARCH_").format(name="MineToProfile")
+    (folder / "options/my_net.py").write_text(code)
+    (folder / "options/net.yml").write_text("import: my_net.py\nnetwork_g: {type: MineToProfile}")
+    assert type(networks_of_options(folder / "options/net.yml", [])[""]).__name__ == "MineToProfile"
 
 
 def test_a_value_that_names_nothing(folder):
@@ -153,11 +162,8 @@ OURS = {
 }
 
 
-def test_keys_of_ours_that_nothing_reads(folder, monkeypatch):
+def test_keys_of_ours_that_nothing_reads(folder):
     """A model of others that never mentions them ignores them; one that derives from ours reads what ours does."""
-    from basicsr.utils import registry
-
-    monkeypatch.setattr(registry.MODEL_REGISTRY, "_obj_map", dict(registry.MODEL_REGISTRY._obj_map))
     (folder / "options/their_model.py").write_text(MODEL)
 
     def found(model_type):
