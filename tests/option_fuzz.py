@@ -217,7 +217,9 @@ def mutant(options: Section, seed: int) -> str:
     """The text of an option file, one to three changes away from ``options``; the same for the same seed."""
     draw, changed = random.Random(seed), copy.deepcopy(options)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        with suppress(IndexError, KeyError, ValueError, OverflowError, TypeError):  # nothing left to change in this way
+        with suppress(
+            IndexError, KeyError, ValueError, OverflowError, TypeError, AttributeError
+        ):  # nothing left to change in this way
             draw.choice(_CHANGES)(draw, changed)
     train = changed.get("train")
     if isinstance(train, dict) and train.get("compile"):
