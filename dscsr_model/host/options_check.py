@@ -11,7 +11,7 @@ networks are built without memory for their weights where that is possible. The 
 - `options_losses`: values of our losses, and the weights they need;
 - `options_machine`: GPUs, and a place to write;
 - `options_data` with `options_images`: folders, LMDBs, pairs, sizes, batches;
-- `options_weights`: networks, their scale, weight files, the state to resume from;
+- `options_weights` with `options_networks`: networks, their scale, weight files, the state to resume from;
 - `options_teacher`: teachers, LoRA, and what losses compare;
 - `options_csd`: backbone, widths and losses of CSDModel.
 
