@@ -52,7 +52,14 @@ def read_torch_file(path: Path) -> Any:
         Exception: Anything else, if it is damaged or of another kind.
     """
     with _Frugal(path.open("rb", buffering=0)) as file:
-        return _read_archive(file, path.stat().st_size) if file.peek(4)[:4] == b"PK\x03\x04" else _read_stream(file)
+        start = file.peek(4)[:4]
+        if start == b"PK\x03\x04":
+            return _read_archive(file, path.stat().st_size)
+        if (
+            start[:1] != b"\x80"
+        ):  # how a pickle of protocol 2 begins; an image's bytes would be read as one of protocol 0
+            raise ValueError("Expected the start of a file of torch.save, but got something else.")
+        return _read_stream(file)
 
 
 class _Frugal(io.BufferedReader):
