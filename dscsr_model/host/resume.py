@@ -92,6 +92,9 @@ def _take_seed(opt: dict[str, Any], seed: int | None) -> None:
     from basicsr.utils import set_random_seed
 
     if seed is not None and seed != opt["manual_seed"]:
+        if opt["rank"] == 0:
+            why = "samples are drawn from the seed that the run began with"
+            print(f"dscsr: `manual_seed` stays {seed}: {why}.", file=sys.stderr)
         opt["manual_seed"] = seed
         set_random_seed(seed + opt["rank"])
 

@@ -120,11 +120,14 @@ def test_samples_and_the_loader_leave_the_generators_to_the_network(loop, experi
     assert str(checkpoints.random_state()) == str(before)
 
 
-def test_a_seed_that_was_drawn_is_taken_over(loop, experiment):
+def test_a_seed_that_was_drawn_is_taken_over(loop, experiment, capsys):
     opt = options(rank=1)
     loop["load_resume_state"](opt)
     assert opt["manual_seed"] == 11
     assert torch.initial_seed() == 12
+    assert capsys.readouterr().err == ""
+    loop["load_resume_state"](options())
+    assert capsys.readouterr().err.startswith("dscsr: `manual_seed` stays 11: ")
 
 
 def test_the_newest_whole_checkpoint_is_loaded_and_the_broken_one_reported(loop, experiment, capsys):
@@ -152,8 +155,8 @@ def test_fewer_iterations_than_were_made_are_refused_and_as_many_told(loop, expe
     with pytest.raises(
         ResumeError, match=r"`train: total_iter` to be more than .*training_states/7\.state, but got 6\."
     ):
-        loop["load_resume_state"](options(train={"total_iter": 6}))
-    assert loop["load_resume_state"](options(train={"total_iter": 7}))["iter"] == 7
+        loop["load_resume_state"](options(train={"total_iter": 6}, manual_seed=11))
+    assert loop["load_resume_state"](options(train={"total_iter": 7}, manual_seed=11))["iter"] == 7
     assert capsys.readouterr().err == "dscsr: this run has made its 7 iterations; a larger `total_iter` goes on.\n"
 
 
