@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host import loop, registration, stopping
+from dscsr_model.host import loop, registration
 from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
 from dscsr_model.host.run_errors import explained
-from dscsr_model.training.stopping import Stopped
 
 
 class LaunchError(DscsrError):
@@ -42,7 +41,9 @@ def _run(phase: str, args: argparse.Namespace) -> None:
     look_into_working_directory()
     require_basicsr()
     _check_launcher(args.launcher)
+    from dscsr_model.host import stopping
     from dscsr_model.host.options_check import check_options
+    from dscsr_model.training.stopping import Stopped
 
     left_out = check_options(
         args.opt,
