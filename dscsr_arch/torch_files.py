@@ -166,6 +166,8 @@ def _unpickle(file: BinaryIO, storage: Storage) -> Any:
     for count, (opcode, given, position) in enumerate(pickletools.genops(file)):
         if count > _MOST_STEPS or (position or 0) - start > MOST_BYTES:
             raise RefusedError("more objects than the weights of any network")
+        if count == 0 and opcode.name != "PROTO":
+            raise ValueError("Expected a pickle, but got something else.")
         match opcode.name:
             case "BINPUT" | "LONG_BINPUT":
                 memo[given] = stack[-1]
