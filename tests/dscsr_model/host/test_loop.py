@@ -24,7 +24,7 @@ def namespace():
 
 def changed_by(namespace, model):
     before = dict(namespace)
-    loop.enter(namespace, {"model_type": model, "manual_seed": 0, "rank": 0}, None)
+    loop.enter(namespace, {"model_type": model, "manual_seed": 0, "rank": 0, "is_train": False}, None)
     return {name for name in before if namespace[name] is not before[name]}
 
 
