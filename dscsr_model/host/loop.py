@@ -38,7 +38,7 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
     from dscsr_model.host import lock, registration, resume, sampling, train_log
 
     if registration.is_our_model(opt.get("model_type")):
-        if opt["is_train"]:
+        if opt.get("is_train"):
             _experiment.callback(lock.lock_experiment(opt).release)
         _seed_as_forced(opt, parsed)
         resume.install(_patches, namespace)
