@@ -44,7 +44,7 @@ def install(loop: Patches, namespace: dict[str, Any]) -> None:
 
     loop.set(namespace, "MessageLogger", MessageLogger)
     if "get_root_logger" in namespace:
-        loop.set(namespace, "get_root_logger", _logging_or_stopping(namespace["get_root_logger"]))
+        loop.set(namespace, "get_root_logger", _logging_as_told(loop, namespace["get_root_logger"]))
     loop.set(namespace, "build_model", _kept(build, run, "model"))
     loop.set(namespace, "create_train_val_dataloader", _kept(load, run, "loaders"))
 
@@ -58,8 +58,11 @@ def _kept(function: Callable[..., Any], results: dict[str, Any], name: str) -> C
     return wrapper
 
 
-def _logging_or_stopping(get_root_logger: Callable[..., logging.Logger]) -> Callable[..., logging.Logger]:
-    """A disk that takes no more stops the run with one message; logging would print a traceback for every line."""
+def _logging_as_told(loop: Patches, get_root_logger: Callable[..., logging.Logger]) -> Callable[..., logging.Logger]:
+    """The loop's logger without a warning that is untrue of our models: they do validate several sets.
+
+    And a disk that takes no more stops the run with one message; logging would print a traceback for every line.
+    """
 
     def fail(record: logging.LogRecord) -> None:
         raise  # logging calls this while it handles what has happened
@@ -67,6 +70,13 @@ def _logging_or_stopping(get_root_logger: Callable[..., logging.Logger]) -> Call
     @functools.wraps(get_root_logger)
     def wrapper(*args: Any, **kwargs: Any) -> logging.Logger:
         logger = get_root_logger(*args, **kwargs)
+        warn = logger.warning
+
+        def warning(message: object, *args: Any, **kwargs: Any) -> None:
+            if not str(message).startswith("Multiple validation datasets are"):
+                warn(message, *args, **kwargs)
+
+        loop.set(logger, "warning", warning)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.handleError = fail  # type: ignore[method-assign]

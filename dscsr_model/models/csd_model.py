@@ -22,7 +22,7 @@ from dscsr_model.training import log, widths
 from dscsr_model.training.contrast import contrasts
 from dscsr_model.training.first_layers import FirstLayers
 from dscsr_model.training.roles import Role, RoleError, check_cover, read_roles, split
-from dscsr_model.training.validation import Pictures
+from dscsr_model.training.validation import Pictures, Scores
 from dscsr_model.training.widths import TEACHER
 
 
@@ -200,8 +200,8 @@ class CSDModel(EfficientSRModel):
     def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Pictures, str], Any]:
         """What saves and scores the pictures of every width."""
 
-        def finish(pictures: Pictures, lq_path: str) -> dict[str, float]:
-            scores: dict[str, float] = {}
+        def finish(pictures: Pictures, lq_path: str) -> Scores:
+            scores: dict[str, float | str] = {}
             truth = {"img2": pictures["img2"]} if "img2" in pictures else {}
             for label in map(widths.label, self.validated):
                 own = {"img": pictures[label], **truth}

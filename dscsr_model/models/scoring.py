@@ -12,7 +12,7 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from dscsr_arch.disk import disk_errors
-from dscsr_model.training.validation import Pictures
+from dscsr_model.training.validation import Pictures, Scores
 
 
 def finish_picture(
@@ -24,7 +24,7 @@ def finish_picture(
     pictures: Pictures,
     lq_path: str,
     label: str = "",
-) -> dict[str, float]:
+) -> Scores:
     """Save the result where BasicSR would, if asked to, and compute its metrics.
 
     Args:
@@ -38,7 +38,8 @@ def finish_picture(
         label: Goes into the file name, behind that of the picture.
 
     Returns:
-        Metric to value; without a ground truth only of those that need none.
+        Metric to value, or to what it said where it could not be computed (NIQE of small images): no reason to lose a
+        run. Without a ground truth only of those that need none.
     """
     if save_img:
         path = picture_path(opt, dataset_name, Path(lq_path).stem, current_iter, label)
@@ -46,10 +47,17 @@ def finish_picture(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(cv2.imencode(path.suffix, pictures["img"])[1].tobytes())
     return {
-        name: float(calculate_metric(dict(pictures), dict(section)))
+        name: _score(pictures, section, Path(lq_path).name)
         for name, section in metrics.items()
         if "img2" in pictures or not _compares(section)
     }
+
+
+def _score(pictures: Pictures, section: Mapping[str, Any], name: str) -> float | str:
+    try:
+        return float(calculate_metric(dict(pictures), dict(section)))
+    except Exception as error:  # whatever a metric raises
+        return f"{section['type']} of {name}: {f'{type(error).__name__}: {error}'.strip().splitlines()[0]}"
 
 
 def _compares(section: Mapping[str, Any]) -> bool:

@@ -119,7 +119,7 @@ class ValidatingSRModel(CheckpointingSRModel):
         dataset = dataloader.dataset
         name = dataset.opt["name"]
         try:
-            self.metric_results = validate(
+            scores = validate(
                 dataset,
                 self._super_resolve,
                 self.finisher(name, current_iter, save_img),
@@ -130,6 +130,10 @@ class ValidatingSRModel(CheckpointingSRModel):
             )
         except Stopped as stopped:
             self.end(stopped.signal_number)
+        for metric, fault in scores.items():
+            if isinstance(fault, str):
+                get_root_logger().warning(f"Validation {name} without `{metric}`, which failed: {fault}")
+        self.metric_results = {metric: value for metric, value in scores.items() if isinstance(value, float)}
         if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
             if self.is_train:
                 self._initialize_best_metric_results(name)

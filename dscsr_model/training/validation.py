@@ -17,6 +17,8 @@ from dscsr_model.training.stopping import Stopped
 
 Pictures = Mapping[str, np.ndarray]
 """``img`` (the result) and, where there is one, ``img2`` (the ground truth): (H, W, 3) uint8 BGR."""
+Scores = Mapping[str, float | str]
+"""Metric to value; to words, if it could not be computed."""
 
 # So many pictures may wait for their scores: memory stays bounded where SSIM is slower than the network.
 _WAITING = 4
@@ -25,13 +27,13 @@ _WAITING = 4
 def validate(
     dataset: Dataset[Any],
     super_resolve: Callable[[Mapping[str, Any]], Pictures],
-    finish: Callable[[Pictures, str], Mapping[str, float]],
+    finish: Callable[[Pictures, str], Scores],
     *,
     rank: int = 0,
     world_size: int = 1,
     progress: bool = False,
     asked: Callable[[], int] = lambda: 0,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     """Mean scores over a dataset, the same on every rank and for every number of ranks.
 
     Args:
@@ -44,14 +46,14 @@ def validate(
         asked: The signal that has asked this process to stop, or 0.
 
     Returns:
-        Metric to mean.
+        Metric to mean; to words, if an image could not be scored by it: a mean of the others would be another number.
 
     Raises:
         Stopped: On every rank, after the image in work, when one of them was asked to stop.
     """
     indices = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
-    scores: dict[int, dict[str, float]] = {}
-    waiting: deque[tuple[int, Future[Mapping[str, float]]]] = deque()
+    scores: dict[int, dict[str, float | str]] = {}
+    waiting: deque[tuple[int, Future[Scores]]] = deque()
     with (
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(2) as scorers,
@@ -108,7 +110,12 @@ def _gathered(mine: Any) -> list[Any]:
     return everyone
 
 
-def _mean(scores: dict[int, dict[str, float]]) -> dict[str, float]:
+def _mean(scores: dict[int, dict[str, float | str]]) -> dict[str, float | str]:
     """In the order of the dataset, so that the sum does not depend on who computed what."""
     ordered = [scores[index] for index in sorted(scores)]
-    return {name: float(np.mean([each[name] for each in ordered])) for name in ordered[0]} if ordered else {}
+    means: dict[str, float | str] = {}
+    for name in ordered[0] if ordered else ():
+        values = [each[name] for each in ordered]
+        fault = next((value for value in values if isinstance(value, str)), None)
+        means[name] = float(np.mean(values)) if fault is None else fault
+    return means

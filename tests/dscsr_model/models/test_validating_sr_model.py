@@ -306,6 +306,17 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, da
     assert [name.partition("_")[0] for name in model.metric_results] == ["niqe"]
 
 
+def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, dataset, logged):
+    niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs two blocks of 96 pixels
+    model = span(tmp_path, **{"val:metrics": {"niqe": niqe, **METRICS}, "val:best_metric": "psnr"})
+    before = len(logged())
+    model.validation(dataset(), 6, None, save_img=False)
+    assert model.metric_results.keys() == METRICS.keys()
+    (said,) = [line for line in logged()[before:] if "niqe" in line]
+    assert "Validation Set without `niqe`, which failed: calculate_niqe of picture" in said
+    assert (tmp_path / "models/net_g_best.pth").exists()
+
+
 def test_a_best_network_that_is_not_finite_is_not_kept(tmp_path, validate):
     model = span(tmp_path)
     validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
