@@ -116,6 +116,6 @@ def _mean(scores: dict[int, dict[str, float | str]]) -> dict[str, float | str]:
     means: dict[str, float | str] = {}
     for name in ordered[0] if ordered else ():
         values = [each[name] for each in ordered]
-        fault = next((value for value in values if isinstance(value, str)), None)
-        means[name] = float(np.mean(values)) if fault is None else fault
+        faults = [value for value in values if isinstance(value, str)]
+        means[name] = faults[0] if faults else float(np.mean(np.array(values, float)))
     return means
