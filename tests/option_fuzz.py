@@ -178,7 +178,7 @@ def _likely(draw: random.Random, options: Section) -> None:
     section, table = draw.choice(tables)
     name = draw.choice(sorted(table))
     named = next((key for key, value in vars(kinds).items() if value is table[name].kind), "")
-    values = (*table[name].kind.choices, *_LIKELY.get(named, ()), *([None] if table[name].null else []))
+    values = (*_LIKELY.get(named, table[name].kind.choices), *([None] if table[name].null else []))
     section[name] = copy.deepcopy(draw.choice(values))
 
 

@@ -19,6 +19,9 @@ def test_the_last_lines_estimate_and_the_learning_rates(tmp_path, caplog, monkey
         def add_scalar(self, *point):
             points.append(point)
 
+        def close(self):
+            pass
+
     model = build(options(tmp_path))
     loop = {
         "MessageLogger": MessageLogger,
