@@ -91,14 +91,17 @@ def _parse_anywhere(parse_options: FunctionType) -> Callable[..., Any]:
             sys.argv[1:] = [
                 arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
             ]
-        opt, parsed = parse_options(*args, **kwargs)
+        result = parse_options(*args, **kwargs)
+        if not isinstance(result, tuple) or len(result) != 2:
+            return result  # a project's own, which gives something else: its loop is not one that we know
+        opt, parsed = result
         user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
         for dataset in opt["datasets"].values():
             if dataset.get("prefetch_mode") == "cuda" and not _gpu():
                 print("dscsr: no GPU is usable, so `prefetch_mode: cuda` is taken as `~`.", file=sys.stderr)
                 dataset.update(prefetch_mode=None, pin_memory=False)
         loop.enter(namespace, opt, parsed)
-        return opt, parsed
+        return result
 
     return wrapper
 

@@ -30,7 +30,7 @@ class DrawSampler(Sampler[Any]):
         self.sampler = sampler
         self.resumed_epoch, self.seen = -1, 0
         self.rounds = 0
-        self.epoch: int | None = getattr(sampler, "epoch", None)
+        self.epoch: int | None = None
         set_epoch = getattr(sampler, "set_epoch", None)
         if set_epoch is not None:
 

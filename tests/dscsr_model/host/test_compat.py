@@ -238,6 +238,11 @@ def test_a_forced_seed_is_the_seed_of_our_models(script, monkeypatch, model, for
     assert drawn == (seed, np.random.randint(1000), random.random())  # noqa: NPY002
 
 
+def test_a_project_s_own_parse_options_that_gives_something_else_is_let_be():
+    options = {"name": "theirs"}
+    assert compat_running._parse_anywhere(lambda root: options)("root") is options
+
+
 def test_a_script_run_as_main_resumes_on_the_cpu(script, tmp_path):
     _, args, (device, state) = script["train_pipeline"](str(tmp_path))
     assert (device, state["iter"]) == (0, 40)

@@ -114,6 +114,7 @@ def test_samples_and_the_loader_leave_the_generators_to_the_network(loop, experi
     before = checkpoints.random_state()
     sampler = DistributedSampler(Drawn(), 1, 0)
     loader = loop["build_dataloader"](Drawn(), {"phase": "train"}, sampler)
+    sampler.set_epoch(0)
     drawn = [[list(loader) for _ in range(2)], loader.dataset[Draw(0)]]
     assert str(drawn[0][0]) == str(drawn[0][1])
     assert len({*drawn[1]}) == 3

@@ -74,8 +74,14 @@ def test_a_host_s_own_order_is_asked_and_its_epoch_overheard():
     assert draws_of(sampler, 8, seen=2) == [Draw(0, 8, 2)]
 
 
+class Counting(list):
+    """Has an epoch, but nobody tells it one."""
+
+    epoch = 0
+
+
 def test_where_nobody_tells_the_epoch_rounds_are_counted():
-    sampler = DrawSampler([3, 1])
+    sampler = DrawSampler(Counting([3, 1]))
     sampler.resumed_epoch, sampler.seen = 0, 1  # nothing is left out: which epoch it was is not known
     assert [list(sampler), list(sampler)] == [[Draw(3, 0), Draw(1, 0, 1)], [Draw(3, 1), Draw(1, 1, 1)]]
 
