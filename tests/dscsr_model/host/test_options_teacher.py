@@ -94,6 +94,7 @@ def test_what_it_knows_is_no_fault(check, case):
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"teacher": REMOVED}, "teacher", "Expected a section `teacher:`, but got none, and `teacher_opt`, `affinity_opt`"),
+    ({"network_g": {**BASE, "num_in_ch": -1}}, "network_g: num_in_ch", "Expected 3, the channels of"),
     ({"teacher": {"weights": "nowhere.pt"}}, "teacher: weights", "Expected a weight file at nowhere.pt, but"),
     ({"teacher": {"weights": "@broken.pth"}}, "teacher: weights", "Expected a whole weight file at"),
     ({"teacher": {"weights": "@lora.pth"}}, "teacher: weights", "LoRA adapters alone"),
