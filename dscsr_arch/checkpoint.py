@@ -8,17 +8,18 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch import conv_lora
+from dscsr_arch import conv_lora, lora_base
 from dscsr_arch.arguments import Given, Said, arguments_of, facts_in
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.errors import DscsrWarning
 from dscsr_arch.facts import describe, differences, recognise, shown
 from dscsr_arch.families import FAMILIES, Family, StateDict
 from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
@@ -30,6 +31,7 @@ from dscsr_arch.weight_files import (
     read_state_dict,
     read_weight_file,
     save_state_dict,
+    weight_sets,
 )
 
 __all__ = [
@@ -93,8 +95,9 @@ def load_model(
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.
         param_key: Key of the wrapped weights (with ``base``, of its weights); None prefers the averaged ones
             (``params_ema``).
-        base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. LoRA
-            that it has itself is put aside: adapters are updates of the frozen weights.
+        base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. Of
+            its weights (``params``, ``params_ema``), those are taken that the adapters were trained on, as they say.
+            LoRA that it has itself is put aside: adapters are updates of the frozen weights.
         width: Of weights of a CSSR-Net, give the student of this width instead of the whole backbone.
         network: The section ``network_g`` of the option file of its training, for what shapes cannot tell.
         **overrides: Constructor arguments that replace what was read from the file.
@@ -105,14 +108,18 @@ def load_model(
     Raises:
         WeightsError: The file cannot be read, holds no network known here, does not fit ``network`` or the overrides,
             has weights that are no finite numbers, or has no student of ``width``; adapters and ``base`` were trained
-            with other facts, and no override decides.
+            with other facts, and no override decides, or the adapters on other weights, and no ``param_key`` does.
     """
     given = Given(network, overrides)
     if base is not None:
         if width is not None:
             raise WeightsError("Expected either a base of LoRA adapters or a width, but got both. Leave one out.")
-        return _load_adapters(path, base, param_key, given)
-    return _load(path, param_key, width, given)
+        loaded, notes = _load_adapters(path, base, param_key, given)
+    else:
+        loaded, notes = _load(path, param_key, width, given)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded
 
 
 def _load(
@@ -121,8 +128,8 @@ def _load(
     width: float | None,
     given: Given,
     adapters: Said | None = None,
-) -> nn.Module:
-    """As `load_model`, of a whole network; what its ``adapters`` say counts where the file itself says nothing."""
+) -> tuple[nn.Module, list[DscsrWarning]]:
+    """As `load_model`, of a whole network, with warnings; what ``adapters`` say counts where the file says nothing."""
     if width is not None and not (isinstance(width, int | float) and 0 < width <= 1):
         raise WeightsError(f"Expected `width` to be a part of the backbone's, in (0, 1], but got {width!r}.")
     file = read_weight_file(path, param_key)
@@ -145,9 +152,7 @@ def _load(
     network = _build(family, arguments, state_dict, path)
     if width is not None:
         network = _student(network, family.name, arguments, width, path)
-    for note in notes:
-        warnings.warn(note, stacklevel=3)  # where load_model was called
-    return network
+    return network, notes
 
 
 def _build(
@@ -225,15 +230,15 @@ def _student(
 
 def _load_adapters(
     path: str | os.PathLike[str], base: str | os.PathLike[str], param_key: str | None, given: Given
-) -> nn.Module:
+) -> tuple[nn.Module, list[DscsrWarning]]:
     """The fused network of ``base`` with the adapters of ``path``, which know of their base what that may not say."""
     file = read_weight_file(path)
     if not is_adapters(file.weights):
         raise WeightsError(
             f"Expected LoRA adapters alone in {path}, since a base is given, but got a whole network. Leave `base` out."
         )
-    said = facts_in(file, path)
-    network = _load(base, param_key, None, given, said)
+    said, trained_on = facts_in(file, path), lora_base.from_metadata(file.metadata)
+    network, notes, unlike_base = _base(base, param_key, given, said, trained_on)
     unlike = {} if said is None or given.section is not None else differences(describe(network), said.facts)
     for name, (its, trained) in unlike.items():
         if name not in given.overrides:
@@ -241,12 +246,47 @@ def _load_adapters(
                 f"Expected a base with {name} {shown(trained)}, as the adapters of {path} were trained on, but got "
                 f"{shown(its)} in {base}. Name their base, or say which holds (--set {name}=…)."
             )
-    for layer in lora_layers(network).values():
-        nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
     try:
-        return _finite(conv_lora.load_lora_state_dict(fused(network), file.weights), path).eval()
+        network = _finite(conv_lora.load_lora_state_dict(network, file.weights), path).eval()
     except LoRAError as error:
         raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
+    if unlike_base > lora_base.TOLERANCE:
+        if param_key is None:
+            raise WeightsError(
+                f"Expected the base that the adapters of {path} were trained on, but got {base}, which has other "
+                "weights. Name the file that was `pretrain_network_g` of their training."
+            )
+        of = f"`{param_key}` of {base} are not the weights that the adapters of {path} were trained on"
+        notes.append(DscsrWarning(f"{of}; taken, as given."))
+    elif trained_on is None and param_key is None and len(sets := weight_sets(base)) > 1:
+        which = f"{path} does not say which weights of {base} it was trained on; taken: {sets[0]}"
+        notes.append(DscsrWarning(f"{which}. If that is wrong, name another param_key: {', '.join(sets[1:])}."))
+    return network, notes
+
+
+def _base(
+    path: str | os.PathLike[str],
+    param_key: str | None,
+    given: Given,
+    adapters: Said | None,
+    trained_on: Sequence[float] | None,
+) -> tuple[nn.Module, list[DscsrWarning], float]:
+    """The base of adapters, fused, without LoRA; of several weights in its file, those that they were ``trained_on``.
+
+    Returns:
+        The network, what is to be warned of, and how far it is from what they were trained on; 0 if that is not known.
+    """
+    keys: list[str | None] = [param_key]
+    if trained_on is not None and param_key is None:
+        keys = [*weight_sets(path)] or keys
+    found = []
+    for key in keys:
+        network, notes = _load(path, key, None, given, adapters)
+        for layer in lora_layers(network).values():
+            nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
+        network = fused(network)
+        found.append((network, notes, 0.0 if trained_on is None else lora_base.difference(trained_on, network)))
+    return min(found, key=lambda one: one[2])
 
 
 def _call(arguments: Mapping[str, Any]) -> str:

@@ -67,19 +67,7 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
 def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None) -> WeightFile:
     """As `read_state_dict`, with the metadata beside the weights."""
     path = Path(path)
-    if path.is_dir():
-        raise WeightsError(f"Expected a weight file at {path}, but got a folder. Name a file in it, such as *.pth.")
-    if not path.is_file():
-        raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
-    if path.suffix.lower() == ".onnx":
-        raise WeightsError(f"Expected weights in {path}, but got an ONNX model. Give the file that it was made from.")
-    content: Any
-    metadata: Any
-    if path.suffix.lower() == ".safetensors":
-        content, metadata = _read_safetensors(path)
-    else:
-        content = read_pickle(path)
-        metadata = content.get(METADATA) if isinstance(content, Mapping) else None
+    content, metadata = _content(path)
     weights = _unwrap(content, param_key, path)
     if not _is_state_dict(weights):
         raise WeightsError(
@@ -94,6 +82,16 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
     except CSDWeightsError as error:
         raise WeightsError(f"Cannot read {path}: {error}") from error
     return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})
+
+
+def weight_sets(path: str | os.PathLike[str]) -> list[str]:
+    """The ``WRAPPERS`` under which a file has weights, the preferred first; none if they are not wrapped.
+
+    Raises:
+        WeightsError: It is missing or damaged.
+    """
+    content, _ = _content(Path(path))
+    return [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
 
 
 def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -111,6 +109,20 @@ def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str])
     torch.save(state_dict, buffer)
     with whole_file(path) as file:
         file.write(buffer.getbuffer())
+
+
+def _content(path: Path) -> tuple[Any, Any]:
+    """What is in a file, and its metadata, both unchecked."""
+    if path.is_dir():
+        raise WeightsError(f"Expected a weight file at {path}, but got a folder. Name a file in it, such as *.pth.")
+    if not path.is_file():
+        raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
+    if path.suffix.lower() == ".onnx":
+        raise WeightsError(f"Expected weights in {path}, but got an ONNX model. Give the file that it was made from.")
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    content = read_pickle(path)
+    return content, content.get(METADATA) if isinstance(content, Mapping) else None
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:

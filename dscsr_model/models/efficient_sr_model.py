@@ -130,7 +130,7 @@ class EfficientSRModel(ValidatingSRModel):
             self._print_different_keys_loading(net, state, strict)
         net.load_state_dict(state, strict=strict)
         if not lora_ranks(state):  # a base; a whole state has adapters of its own
-            lora.start_from(net, self.lora)
+            lora.start_from(net, self.lora, get_root_logger().warning)
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Update the running average, buffers included, in one call."""

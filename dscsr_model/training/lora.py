@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
-from dscsr_arch import conv_lora
-from dscsr_arch.checkpoint import read_state_dict
+from dscsr_arch import conv_lora, lora_base
 from dscsr_arch.facts import beside
 from dscsr_arch.low_rank import LoRAError, is_adapters
 from dscsr_arch.plain import fused
+from dscsr_arch.weight_files import METADATA, read_weight_file
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -51,38 +51,56 @@ def put(network: Network, section: Mapping[str, Any] | None) -> Network:
     return start_from(network, section)
 
 
-def start_from(network: Network, section: Mapping[str, Any] | None) -> Network:
+def start_from(
+    network: Network, section: Mapping[str, Any] | None, tell: Callable[[str], None] | None = None
+) -> Network:
     """Load the adapters of ``lora: weights``, if the section has them, onto the base that ``network`` holds.
+
+    Args:
+        network: With its base loaded, if there is ``tell``.
+        section: As of `put`.
+        tell: Is told if the adapters were trained on another base, as their file says.
 
     Raises:
         LoRAError: The file holds more than adapters, or those of another network.
         WeightsError: It cannot be read.
     """
-    file = (section or {}).get("weights")
-    if not file:
+    name = (section or {}).get("weights")
+    if not name:
         return network
-    state = read_state_dict(Path(file).expanduser())
-    if not is_adapters(state):
+    file = read_weight_file(Path(name).expanduser())
+    if not is_adapters(file.weights):
         raise LoRAError(
-            f"Expected LoRA adapters alone in {file}, but got a whole network. Name it as `path: pretrain_network_g`."
+            f"Expected LoRA adapters alone in {name}, but got a whole network. Name it as `path: pretrain_network_g`."
         )
-    return conv_lora.load_lora_state_dict(network, state)
+    network = conv_lora.load_lora_state_dict(network, file.weights)
+    trained_on = lora_base.from_metadata(file.metadata)
+    if tell and trained_on is not None and lora_base.difference(trained_on, network) > lora_base.TOLERANCE:
+        tell(
+            f"The adapters of {name} were trained on other weights than those of `path: pretrain_network_g`: another "
+            "file, or another `param_key_g`."
+        )
+    return network
 
 
 def parts(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """Contents of the files beside a network with LoRA, by `KINDS`: adapters, and the plain fused network; on the CPU.
 
     Both say what the shapes of the fused network, which is the base of the adapters, cannot tell (see `facts.beside`,
-    also for ``section``). Without LoRA there is nothing.
+    also for ``section``), adapters also on which weights they were trained (see `lora_base`). Without LoRA there is
+    nothing.
     """
     if not conv_lora.lora_layers(network):
         return {}
     base = fused(copy.deepcopy(network))
     states = (conv_lora.lora_state_dict(network), base.state_dict())
-    return {
+    contents = {
         kind: {"params": {name: tensor.cpu() for name, tensor in state.items()}, **beside(base, section)}
         for kind, state in zip(KINDS, states, strict=True)
     }
+    if METADATA in contents["lora"]:
+        contents["lora"][METADATA] |= lora_base.to_metadata(network)
+    return contents
 
 
 def freeze_statistics(network: nn.Module) -> None:

@@ -6,11 +6,13 @@ import warnings
 import pytest
 import small_models
 import torch
+from safetensors.torch import save_file
 from small_models import batch, build, train
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
 from dscsr_arch.errors import DscsrWarning
+from dscsr_arch.facts import beside
 
 MEAN = {"img_range": 1.0, "rgb_mean": [0.1, 0.2, 0.3]}
 SPAN_OWN = {**small_models.SPAN, **MEAN}
@@ -107,6 +109,40 @@ def test_adapters_and_a_base_that_say_otherwise(tmp_path):
         with pytest.warns(DscsrWarning, match=r"net_g_2.pth says img_range 255; taken, as given: img_range 1\."):
             loaded = load_model(models / "lora_g_2.pth", base=base, param_key="params", **given)
         assert_same(loaded, model.net_g_ema)
+
+
+def test_adapters_know_the_weights_that_they_were_trained_on(tmp_path):
+    """By `param_key_g` that is `params`, while of a base the averaged weights are preferred."""
+    torch.manual_seed(1)
+    network = SPAN(feature_channels=8, upscale=2)
+    frozen = network.state_dict()
+    average = {name: tensor * (1 + 0.01 * torch.randn_like(tensor)) for name, tensor in frozen.items()}
+    save_state_dict({"params_ema": average, "params": frozen, **beside(network)}, tmp_path / "base.pth")
+    save_state_dict({"params": average, **beside(network)}, tmp_path / "other.pth")
+    facts = beside(network)["metadata"]
+    save_file(
+        {name: tensor.half() for name, tensor in network.fuse().state_dict().items()},
+        tmp_path / "half.safetensors",
+        facts,
+    )
+    lora = {"network_g": {**small_models.SPAN, "lora": {"layers": {"block_*": [2, 4]}}}}
+    model, models = trained(tmp_path, lora["network_g"], **{"path:pretrain_network_g": str(tmp_path / "base.pth")})
+    adapters = models / "lora_g_2.pth"
+    assert_same(load_model(adapters, base=tmp_path / "base.pth"), model.net_g_ema)
+    load_model(adapters, base=tmp_path / "half.safetensors")  # known again, though fused and rounded
+    with pytest.raises(WeightsError, match=r"the base that .*lora_g_2.pth were trained on, but got .*other.pth, which"):
+        load_model(adapters, base=tmp_path / "other.pth")
+    with pytest.warns(
+        DscsrWarning, match=r"`params_ema` of .*base.pth are not the weights .* trained on; taken, as given"
+    ):
+        load_model(adapters, base=tmp_path / "base.pth", param_key="params_ema")
+    mute = read_pickle(adapters)
+    del mute["metadata"]["base"]
+    save_state_dict(mute, tmp_path / "mute.pth")
+    with pytest.warns(
+        DscsrWarning, match=r"does not say which weights .* taken: params_ema. If .* param_key: params\."
+    ):
+        load_model(tmp_path / "mute.pth", base=tmp_path / "base.pth")
 
 
 def test_a_network_that_load_model_does_not_know_is_named(tmp_path):

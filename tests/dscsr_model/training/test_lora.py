@@ -30,3 +30,13 @@ def test_parts_are_the_network_and_leave_it_as_it_is():
         conv_lora.fuse(SPAN(feature_channels=4, upscale=2).fuse()), parts["lora"]["params"]
     )
     assert all(torch.equal(parts["lora"]["params"][name], again.state_dict()[name]) for name in parts["lora"]["params"])
+
+
+def test_adapters_of_another_base_are_told(tmp_path):
+    network = lora.put(SPAN(feature_channels=4, upscale=2), {"layers": {"block_*": [1, 2]}})
+    torch.save(lora.parts(network)["lora"], tmp_path / "lora.pth")
+    section, told = {"weights": tmp_path / "lora.pth"}, []
+    lora.start_from(network, section, told.append)
+    assert told == []
+    lora.start_from(SPAN(feature_channels=4, upscale=2).fuse(), section, told.append)
+    assert "trained on other weights than those of `path: pretrain_network_g`: another file, or" in told[0]
