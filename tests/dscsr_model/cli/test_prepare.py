@@ -303,7 +303,10 @@ def test_full_disk(prepare, photographs, tmp_path):
     args = ("--gt", "hr", "--out", "data", "--scale", 4)
     process = prepare(*args, preexec_fn=limit_files)
     assert failed(
-        process, "Expected room on the disk for data/prepare.tmp/building/GT.lmdb", "Nothing is kept", "Free some space"
+        process,
+        "Expected room on the disk for data/prepare.tmp/building/GT.lmdb",
+        "Nothing of it is kept",
+        "Free some space",
     )
     assert not (tmp_path / "data").exists()
     assert prepare(*args).returncode == 0
