@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 
+import torch
 from torch import nn
 
 from dscsr_arch.sizes import SizeError, SizeRequirements, size_requirements
@@ -15,9 +16,11 @@ from dscsr_model.host.options_structure import Run
 from dscsr_model.training.tiling import check_patch
 from dscsr_model.training.validation import evaluating
 
+_SIDE = 16  # from here on, of the image that is sent through the network
+
 
 def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: str = "") -> None:
-    """Report a network of our models, at a place in the file, that takes no images, or not the patches of the training.
+    """Report a network of our models, at a place in the file, that does not take the images or patches of the training.
 
     The models check it again, but only once BasicSR has moved the results of an older run away.
     """
@@ -26,8 +29,11 @@ def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: st
     try:
         with evaluating(network):
             sizes = size_requirements(network)
+            if at == ("network_g",):
+                _check_output(network, sizes.fit(_SIDE), run)
     except SizeError as error:
-        if not any(parameter.is_meta for parameter in network.parameters()):  # some operations need memory
+        known = type(network).__name__ in schema.IMAGE_NETWORKS  # of others, some operations need memory
+        if known or not any(parameter.is_meta for parameter in network.parameters()):
             run.report.add_error(at, error)
         return
     key = ("datasets", "train", "gt_size")
@@ -37,6 +43,29 @@ def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: st
             check_patch(run.options, sizes, type(network).__name__ + role)
         except SizeError as error:
             run.report.add_error(key, error)
+
+
+def _check_output(network: nn.Module, side: int, run: Run) -> None:
+    """Channels and scale must be the data's. Where torch stretches one to the other, only a validation would show it.
+
+    Arguments that say so have many names (``in_chans``, ``upscaling_factor``); the network itself is asked.
+    """
+    scale, of_data = run.options.get("scale"), set(run.channels.values())
+    if not isinstance(scale, int) or run.report.has("scale") or len(of_data) != 1:
+        return
+    (channels,) = of_data
+    given, wanted = (channels, side, side), (channels, side * scale, side * scale)
+    like = next(network.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad():
+            got = f"{tuple(network(like.new_zeros(1, *given)).shape[1:])}"
+    except Exception as error:  # whatever a network raises
+        got = str(error).strip().partition("\n")[0] or type(error).__name__
+        if like.is_meta and hasattr(network, "size_multiple"):
+            return  # it has not been tried before: operations may need memory
+    if got != f"{wanted}":
+        kind, remedy = type(network).__name__, "Give it the channels and the scale of the data."
+        run.report.add(("network_g",), f"images {wanted} from {given}, as the data are", f"{got} from {kind}", remedy)
 
 
 def common_side(networks: Iterable[nn.Module], least: int) -> int:

@@ -68,6 +68,28 @@ def test_patches_that_do_not_fit_into_windows(check, monkeypatch, kind, changes,
     assert re.search(text, "".join(faults.values()), flags=re.DOTALL)
 
 
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"upsampler": ""}, r"got \(3, 16, 16\) from SwinIR"),
+        ({"in_chans": 1}, "from SwinIR"),  # the mean of three would stretch its output to three channels
+    ],
+)
+def test_a_network_whose_output_is_not_the_datas(check, monkeypatch, changes, got):
+    """Whatever its arguments are called."""
+    registry = pytest.importorskip("basicsr.utils.registry").ARCH_REGISTRY
+    monkeypatch.setitem(registry._obj_map, "Another", find_backbone("SwinIR"))
+    faults = check(network_g={**SWINIR, "type": "Another", "upscale": 4, **changes})
+    assert list(faults) == ["network_g"]
+    assert re.search(f"images .3, 64, 64. from .3, 16, 16., .*{got}", faults["network_g"], flags=re.DOTALL)
+
+
+def test_a_mean_of_three_channels_under_one(check):
+    gray = {"type": "EDSR", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 4, "num_block": 1, "upscale": 4}
+    sets = {f"datasets:{name}:color": "y" for name in ("train", "val")}
+    assert "EDSR gives" in check(network_g=gray, **sets)["network_g"]
+
+
 def test_crops_may_be_uint8_and_turned_on_the_device(check):
     assert check(crop_dataset=True, **{"datasets:train:output": "uint8", "datasets:train:augment": "device"}) == {}
 
