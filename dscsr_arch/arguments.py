@@ -7,11 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from dscsr_arch.errors import DscsrWarning
 from dscsr_arch.facts import (
     MATTERING,
     Facts,
     FactsError,
+    describe,
     described,
     differences,
     from_metadata,
@@ -63,6 +66,27 @@ def contradiction(file: WeightFile, path: str | os.PathLike[str], network: Facts
     said = facts_in(file, path)
     unlike = {} if said is None else differences(said.facts, network)
     return "; ".join(f"{name}: {shown(its)}, not {shown(other)}" for name, (its, other) in unlike.items())
+
+
+def trained_otherwise(
+    file: WeightFile, path: str | os.PathLike[str], network: nn.Module, section: Mapping[str, Any] | None = None
+) -> str:
+    """As `contradiction`, of a network that is built; empty, too, of one of which nothing can be said.
+
+    Args:
+        file: As it was read from ``path``.
+        path: The file.
+        network: What is to have its weights.
+        section: What ``network`` was built from (see `describe`).
+
+    Raises:
+        WeightsError: The metadata are damaged.
+    """
+    try:
+        unlike = contradiction(file, path, describe(network, section))
+    except FactsError:
+        return ""
+    return f"trained with {unlike}" if unlike else ""
 
 
 def arguments_of(

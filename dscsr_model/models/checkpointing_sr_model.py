@@ -11,8 +11,11 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from torch import distributed, nn
 
-from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.arguments import trained_otherwise
+from dscsr_arch.checkpoint import WeightsError, mismatch, save_state_dict
 from dscsr_arch.facts import beside
+from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.weight_files import read_weight_file
 from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
@@ -23,11 +26,13 @@ from dscsr_model.training.stopping import Stopped, StopRequest
 class CheckpointingSRModel(SRModel):
     """Atomic, finite, resumable checkpoints in BasicSR's folders and formats.
 
-    ``init_training_settings`` of a subclass sets ``precision``, whose state belongs to a checkpoint.
+    A subclass sets ``lora``, its section of the options, before networks are loaded, and ``precision``, whose state
+    belongs to a checkpoint, in ``init_training_settings``.
     """
 
     net_g: nn.Module
     net_g_ema: nn.Module
+    lora: Mapping[str, Any] | None
     ema_updates: int = 0
     precision: Precision
     trained_with: dict[str, Any]
@@ -40,6 +45,33 @@ class CheckpointingSRModel(SRModel):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.stop = StopRequest()
         super().__init__(opt)
+
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
+    ) -> None:
+        """Load weights in any dialect of `read_state_dict`.
+
+        Raises:
+            WeightsError: They do not fit, or were trained as another network, as their file says (unless ``strict`` is
+                false). Nothing has changed then.
+        """
+        net = self.get_bare_model(net)
+        if param_key is None and self.opt["path"].get("resume_state"):
+            param_key = "params"  # `~` would prefer the averaged weights of the run's own file
+        try:
+            file = read_weight_file(load_path, param_key)
+        except WeightsError:
+            file = read_weight_file(load_path)  # another wrapping; a damaged file fails again, and says why
+            get_root_logger().info(f"No `{param_key}` in {load_path}: the weights that it has are taken.")
+        get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}.")
+        fault = mismatch(net, file.weights) or trained_otherwise(file, load_path, net, self.opt["network_g"])
+        if strict and fault:
+            raise WeightsError(f"{load_path} does not fit {net.__class__.__name__}:\n{fault}")
+        if not strict:
+            self._print_different_keys_loading(net, file.weights, strict)
+        net.load_state_dict(file.weights, strict=strict)
+        if not lora_ranks(file.weights):  # a base; a whole state has adapters of its own
+            lora.start_from(net, self.lora, get_root_logger().warning)
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save network, average and training state; the state last, since resuming looks for it."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
-from dscsr_arch.low_rank import lora_ranks
 from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.training import log, lora
 from dscsr_model.training.checkpoints import training_options
@@ -110,27 +109,6 @@ class EfficientSRModel(ValidatingSRModel):
         else:
             update_average(average, self.get_bare_model(self.net_g), 0)
         return average.eval().requires_grad_(False)
-
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
-    ) -> None:
-        """Load weights in any dialect of `read_state_dict`; on a misfit say which layers, before anything changes."""
-        net = self.get_bare_model(net)
-        if param_key is None and self.opt["path"].get("resume_state"):
-            param_key = "params"  # `~` would prefer the averaged weights of the run's own file
-        try:
-            state = read_state_dict(load_path, param_key)
-        except WeightsError:
-            state = read_state_dict(load_path)  # another wrapping; a damaged file fails again, and says why
-            get_root_logger().info(f"No `{param_key}` in {load_path}: the weights that it has are taken.")
-        get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}.")
-        if strict and (fault := mismatch(net, state)):
-            raise WeightsError(f"{load_path} does not fit {net.__class__.__name__}:\n{fault}")
-        if not strict:
-            self._print_different_keys_loading(net, state, strict)
-        net.load_state_dict(state, strict=strict)
-        if not lora_ranks(state):  # a base; a whole state has adapters of its own
-            lora.start_from(net, self.lora, get_root_logger().warning)
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Update the running average, buffers included, in one call."""

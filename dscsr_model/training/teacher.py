@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.arguments import contradiction
+from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.checkpoint import WeightsError, load_model, mismatch
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.facts import FactsError, describe
 from dscsr_arch.plain import fused
 from dscsr_arch.sizes import padded, size_requirements
 from dscsr_arch.weight_files import read_weight_file
@@ -139,12 +137,11 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
                 f"Expected weights of the teacher's {type(one).__name__}, but got {file}, whose layers differ:"
                 f"\n{fault}\nCorrect `teacher: network:`, or leave it out if load_model knows the network."
             )
-        with suppress(FactsError):  # of a network of which nothing can be said
-            if unlike := contradiction(content, file, describe(one, section["network"])):
-                raise WeightsError(
-                    f"Expected weights trained as `teacher: network:` says, but got {file}, trained with {unlike}. "
-                    "Correct it, or leave it out if load_model knows the network."
-                )
+        if unlike := trained_otherwise(content, file, one, section["network"]):
+            raise WeightsError(
+                f"Expected weights trained as `teacher: network:` says, but got {file}, {unlike}. Correct it, or "
+                "leave it out if load_model knows the network."
+            )
         one.load_state_dict(content.weights)
     return networks
 

@@ -102,7 +102,10 @@ def test_adapters_and_a_base_that_say_otherwise(tmp_path):
     _, models = trained(tmp_path / "base", {**SPAN_OWN, "img_range": 255.0})
     base = models / "net_g_2.pth"
     network = {**SPAN_OWN, "lora": {"layers": {"block_*": [2, 4]}}}
-    model, models = trained(tmp_path, network, **{"path:pretrain_network_g": str(base)})
+    start = {"path:pretrain_network_g": str(base)}
+    with pytest.raises(WeightsError, match=r"net_g_2.pth does not fit SPAN:\ntrained with img_range: 255, not 1"):
+        trained(tmp_path, network, **start)  # whichever script starts it, with the option check or without
+    model, models = trained(tmp_path, network, **start, **{"path:strict_load_g": False})
     with pytest.raises(WeightsError, match=r"a base with img_range 1, as the adapters of .* on, but got 255 in .*base"):
         load_model(models / "lora_g_2.pth", base=base)
     for given in ({"img_range": 1.0}, {"network": model.opt["network_g"]}):
