@@ -59,8 +59,9 @@ def from_metadata(metadata: Mapping[str, Any]) -> list[float] | None:
         sums = json.loads(text) if isinstance(text, str) and len(text) < 1000 else None
     except (ValueError, RecursionError):
         return None
-    known = isinstance(sums, list) and len(sums) == _SUMS and all(type(total) is float for total in sums)
-    return sums if known else None
+    if not isinstance(sums, list) or len(sums) != _SUMS:
+        return None
+    return sums if all(type(total) is float and math.isfinite(total) for total in sums) else None
 
 
 def _frozen(network: nn.Module) -> list[Tensor]:

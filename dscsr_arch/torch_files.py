@@ -32,6 +32,7 @@ MOST_BYTES = 8 * 2**20
 """Of pickles, and of the lists of contents of archives and safetensors files; as Python objects ten times as much."""
 _LONGEST_KEY = 1000
 _MOST_AXES = 16
+_MOST_ARGUMENTS = 8
 _CHUNK = 2**20
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """How files of torch before 1.6 begin."""
@@ -52,14 +53,7 @@ def read_torch_file(path: Path) -> Any:
         Exception: Anything else, if it is damaged or of another kind.
     """
     with _Frugal(path.open("rb", buffering=0)) as file:
-        start = file.peek(4)[:4]
-        if start == b"PK\x03\x04":
-            return _read_archive(file, path.stat().st_size)
-        if (
-            start[:1] != b"\x80"
-        ):  # how a pickle of protocol 2 begins; an image's bytes would be read as one of protocol 0
-            raise ValueError("Expected the start of a file of torch.save, but got something else.")
-        return _read_stream(file)
+        return _read_archive(file, path.stat().st_size) if file.peek(4)[:4] == b"PK\x03\x04" else _read_stream(file)
 
 
 class _Frugal(io.BufferedReader):
@@ -201,13 +195,13 @@ def _unpickle(file: BinaryIO, storage: Storage) -> Any:
                     raise RefusedError(f"an object of Python ({given.replace(' ', '.')[:60]!r})")
                 stack.append(_BUILDERS[given])
             case "REDUCE":
-                arguments = _the(tuple, stack.pop())
+                arguments = _few(stack.pop())
                 stack[-1] = stack[-1](*arguments)  # one of _BUILDERS: nothing else on the stack can be called
             case "BUILD":
                 stack.pop()
                 _the(dict, stack[-1])  # attributes of a state dict: the versions of its layers
             case "BINPERSID":
-                _, dtype, key, _, number, *_ = _the(tuple, stack.pop())
+                _, dtype, key, _, number, *_ = _few(stack.pop())
                 stack.append(storage(_the(torch.dtype, dtype), _the(str, key), _the(int, number)))
             case "PROTO":
                 pass
@@ -222,6 +216,13 @@ def _the(kind: type, given: Any) -> Any:
     """``given``, if it is of just this type."""
     if type(given) is not kind:
         raise TypeError(f"Expected {kind.__name__}, but got {type(given).__name__}.")
+    return given
+
+
+def _few(given: Any) -> Any:
+    """``given``, if it is a tuple as short as those that functions are called with: every call copies it."""
+    if len(_the(tuple, given)) > _MOST_ARGUMENTS:
+        raise RefusedError(f"a call with {len(given)} arguments")
     return given
 
 

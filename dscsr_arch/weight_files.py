@@ -200,7 +200,7 @@ def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
     if param_key is not None:
         if not isinstance(content.get(param_key), Mapping):
             keys = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
-            names = ", ".join(repr(_key(key)) for key in keys)
+            names = ", ".join(repr(_key(key)) for key in keys[:6])
             there = f"the keys {names}. Name one of them" if keys else "unwrapped weights (param_key: ~)"
             raise WeightsError(f"Expected weights under the key '{param_key}' in {path}, but got {there}.")
         return content[param_key]

@@ -172,7 +172,8 @@ def _wrapper_keys(file: Path) -> list[str]:
     if file.suffix.lower() == ".safetensors":
         return []
     held = {name: value for name, value in read_pickle(file).items() if isinstance(value, dict)}
-    return [str(name) for name, value in held.items() if all(isinstance(one, Tensor) for one in value.values())]
+    # The first entry tells: a file can have the same mapping under any number of names, too many to look through.
+    return [str(name) for name, value in held.items() if isinstance(next(iter(value.values()), None), Tensor)]
 
 
 def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run: Run) -> str | None:

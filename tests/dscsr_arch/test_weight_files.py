@@ -229,6 +229,11 @@ HUGE = {
     "one long key twice": ("pth", lambda: zipped(b"}" + (text("k" * 10**6) + b"Ns") * 2 + b"."), r"a key .* \(str\)"),
     "keys of one hash": ("pth", lambda: zipped(b"}(" + integer(2**61 - 1) + b"Nu."), r"a key .* \(int\)"),
     "steps": ("pth", lambda: zipped(b"(" * 3_000_000 + b"."), "more objects than the weights"),
+    "arguments": (
+        "pth",
+        lambda: zipped(b"(" + b"N" * 10**5 + b"tq\x00ctorch\nSize\nq\x01" + b"h\x01h\x00R" * 10**5 + b"."),
+        "but got a call with 100000 arguments",
+    ),
     "axes": ("pth", lambda: zipped(view((1,) * 65)), "Expected a whole weight file"),
     "beyond the storage": ("pth", lambda: zipped(view((8,))), "Expected a whole weight file"),
     "counted round": ("pth", lambda: zipped(view((2**32, 2**32 + 1), (0, 0))), "Expected a whole weight file"),
