@@ -204,7 +204,7 @@ def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -
     if run.report.has(*key, "batch_size_per_gpu") or run.report.has(*key, "dataset_enlarge_ratio") or not batch:
         return
     ranks = processes(run.launcher)
-    samples = math.ceil(count * ratio / ranks)
+    samples = math.ceil(min(count * ratio, 1e30) / ranks)  # beyond, Python's numbers end
     gpus = run.options.get("num_gpu")
     gpus = gpus_there() if gpus == "auto" else gpus
     together = max(1, gpus) if run.launcher == "none" and isinstance(gpus, int) else 1
@@ -217,7 +217,7 @@ def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -
         return
     each = f" × {together} GPUs" if together > 1 else ""
     share = f" for each of {ranks} processes" if ranks > 1 else ""
-    needed = math.ceil(batch * together * ranks / count)
+    needed = -(-batch * together * ranks // count)
     got = f"{batch}{each} of {count} images: no whole batch in an epoch"
     remedy = f"Lower it, add images, or set `dataset_enlarge_ratio: {needed}`."
     expected = f"at most {samples // together} (images of an epoch{share}{', per GPU' if together > 1 else ''})"

@@ -31,7 +31,7 @@ _ELSEWHERE: dict[str, str] = {
     for table in tables
     for key in table
     if key not in ("name", "type")
-}
+} | {"lora": "`network_g:`"}
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,9 @@ def test_datasets_of_something_else_than_pairs(check, training, model, kind, wor
 def test_an_epoch_whose_order_does_not_fit_into_memory(check, training):
     fault = check(changed(training, {"datasets:train:dataset_enlarge_ratio": 10**12}))
     assert_fault(fault, "datasets: train: dataset_enlarge_ratio", "fits into memory, at most", "but got 6e+12.")
+    assert check(changed(training, {"datasets:train:dataset_enlarge_ratio": 1e308})).key == fault.key
+    batch = changed(training, {"datasets:train:batch_size_per_gpu": 10**400})
+    assert_fault(check(batch), "datasets: train: batch_size_per_gpu", "at most 6")
 
 
 # --- what fits together ---
