@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
 from dscsr_model.host.options_kinds import Option
@@ -176,7 +178,10 @@ def find_text_numbers(value: Any, key: Key, report: Report) -> None:
     elif isinstance(value, str) and (match := _NUMBER_AS_TEXT.fullmatch(value)):
         sign, whole, decimals, exponent_sign, exponent = match.groups()
         better = f"{sign}{whole}.{decimals or 0}e{exponent_sign or '+'}{exponent}"
-        remedy = f"YAML reads an exponent only after a dot and with a sign: write `{better}` or `!!float {value}`."
+        digits = np.format_float_positional(float(value), trim="-")
+        remedy = (
+            f"Write `{digits}`: YAML reads an exponent only after a dot and with a sign (`{better}`), `--force_yml` none."
+        )
         report.add(key, "a number", f"the text {value!r}", remedy)
 
 
