@@ -42,6 +42,16 @@ def disk_errors(path: Path, *kinds: type[Exception]) -> Iterator[None]:
         raise DiskError(explain(said, path)) from said
 
 
+def for_the_user(error: BaseException) -> DscsrError | None:
+    """The error whose message is all that a user wants to see of ``error``; None for one whose traceback matters."""
+    if isinstance(error, DscsrError):
+        return error
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        # From where no writer of ours stands: BasicSR's folders, TensorBoard.
+        return DiskError(explain(error, Path(error.filename or "what this command writes")))
+    return None
+
+
 def explain(error: BaseException, path: Path) -> str:
     """What an error of the operating system means for ``path``, and what to do."""
     if getattr(error, "errno", getattr(error, "code", None)) not in FULL:

@@ -8,9 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from dscsr_arch.disk import REFUSED, DiskError, explain
+from dscsr_arch.disk import for_the_user
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import doctor
 
@@ -40,11 +39,9 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         code: int = args.run(args)
     except (DscsrError, OSError) as error:
-        if not isinstance(error, DscsrError):  # from where no writer of ours stands: BasicSR's folders, TensorBoard
-            if error.errno not in REFUSED:
-                raise
-            error = DiskError(explain(error, Path(error.filename or "what this command writes")))
-        _report(error, getattr(args, "launcher", "none"))
+        if (told := for_the_user(error)) is None:
+            raise
+        _report(told, getattr(args, "launcher", "none"))
         return 1
     except KeyboardInterrupt:
         print("dscsr: interrupted", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from torch import distributed
 from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DscsrError
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some clusters' network file systems
+
 
 class RunningError(DscsrError):
     """Another training of the same name is running."""
@@ -19,14 +23,15 @@ class RunningError(DscsrError):
 def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
     """Take the experiment for this run, before BasicSR touches its folder. A process that ends, however, gives it back.
 
-    The file is beside the folder, which BasicSR may rename. Rank 0 holds it; the others learn whether it does.
+    The file is beside the folder, which BasicSR may rename. Rank 0 holds it; the others learn whether it does. A file
+    system without locks is told of, and the run goes on: a marker in place of a lock would outlive a kill.
 
     Raises:
         RunningError: On every rank.
         DiskError: The folder of experiments cannot be written to.
     """
     folder = Path(opt["path"]["experiments_root"])
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"), fallback_to_soft=False)
     alone = [True]
     if opt["rank"] == 0:
         with disk_errors(folder):
@@ -35,6 +40,11 @@ def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
                 lock.acquire(blocking=False)
             except filelock.Timeout:
                 alone = [False]
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                why = f"the file system of {folder.parent} has no locks ({error.strerror})"
+                print(f"dscsr: a second training named {opt['name']} would not be noticed: {why}.", file=sys.stderr)
     if opt["dist"]:
         distributed.broadcast_object_list(alone)
     if not alone[0]:

@@ -8,6 +8,7 @@ when the next run begins. A run of a host's own model and data set meets nothing
 from __future__ import annotations
 
 import importlib
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,9 +36,10 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
     Raises:
         RunningError: Another training of this name is running.
     """
-    from dscsr_model.host import lock, registration, resume, sampling, train_log
+    from dscsr_model.host import lock, registration, resume, run_errors, sampling, train_log
 
     if registration.is_our_model(opt.get("model_type")):
+        _patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
         if opt.get("is_train"):
             _experiment.callback(lock.lock_experiment(opt).release)
         _seed_as_forced(opt, parsed)

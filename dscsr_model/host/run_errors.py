@@ -6,14 +6,18 @@ are built or run: an option that REDSDataset misses, a loss that cannot compare 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from dscsr_arch.disk import REFUSED
+from dscsr_arch.disk import REFUSED, for_the_user
 from dscsr_arch.errors import DscsrError
 
 _OURS = ("dscsr_arch", "dscsr_model")
@@ -59,6 +63,21 @@ def explained(error: Exception) -> RunError | None:
         f"Expected options that BasicSR can use, but its {place.name}, line {last.tb_lineno}, got: {_said(error)}. "
         "Compare with option files of the types that you name; DSCSR_TRACEBACK=1 shows the whole way there."
     )
+
+
+def without_traceback(
+    hook: Callable[[type[BaseException], BaseException, TracebackType | None], Any],
+) -> Callable[[type[BaseException], BaseException, TracebackType | None], Any]:
+    """``sys.excepthook`` in a train script of others: what is meant for the user is told as `dscsr train` tells it."""
+
+    @functools.wraps(hook)
+    def wrapper(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if (told := for_the_user(error)) is None:
+            hook(kind, error, where)
+        else:
+            print(f"dscsr: error: {told}", file=sys.stderr)
+
+    return wrapper
 
 
 def _owner(inside: TracebackType) -> str:

@@ -1,5 +1,6 @@
 """Whose run it is decides what the train loop meets: ours all that we add, a host's own nothing."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import dscsr_model
+from dscsr_arch.errors import DscsrError
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
 
@@ -34,6 +36,31 @@ def test_a_run_of_ours_ends_where_the_next_begins(namespace, model):
     assert changed_by(namespace, model) == OURS
     loop.leave()
     assert namespace == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DscsrError("Expected a, but got b."), "dscsr: error: Expected a, but got b.\n"),
+        (OSError(errno.ENOSPC, "full", "x/log"), "dscsr: error: Expected room on the disk for x/log"),
+        (KeyError("ours"), "Traceback"),
+    ],
+)
+def test_a_script_of_others_ends_with_our_message_in_a_run_of_ours(namespace, capsys, error, told):
+    """As `dscsr train` does; a fault of ours keeps its traceback."""
+    before = sys.excepthook
+    changed_by(namespace, "SRModel")
+    assert sys.excepthook is before
+    changed_by(namespace, "EfficientSRModel")
+    try:
+        raise error
+    except type(error):
+        sys.excepthook(*sys.exc_info())
+    said = capsys.readouterr().err
+    assert said.startswith(told)
+    assert ("Traceback" in said) == (told == "Traceback")
+    loop.leave()
+    assert sys.excepthook is before
 
 
 def test_a_host_s_own_run_gets_numbers_through_and_nothing_else(namespace):
