@@ -179,7 +179,9 @@ def find_text_numbers(value: Any, key: Key, report: Report) -> None:
         sign, whole, decimals, exponent_sign, exponent = match.groups()
         better = f"{sign}{whole}.{decimals or 0}e{exponent_sign or '+'}{exponent}"
         digits = np.format_float_positional(float(value), trim="-")
-        remedy = f"Write `{digits}`: YAML wants a dot and a sign with an exponent (`{better}`), `--force_yml` takes none."
+        remedy = (
+            f"Write `{digits}`: YAML wants a dot and a sign with an exponent (`{better}`), `--force_yml` takes none."
+        )
         report.add(key, "a number", f"the text {value!r}", remedy)
 
 
