@@ -21,6 +21,7 @@ from dscsr_model.models.scoring import finish_picture
 from dscsr_model.training import log, widths
 from dscsr_model.training.contrast import contrasts
 from dscsr_model.training.first_layers import FirstLayers
+from dscsr_model.training.pictures import check_output
 from dscsr_model.training.roles import Role, RoleError, check_cover, read_roles, split
 from dscsr_model.training.validation import Pictures, Scores
 from dscsr_model.training.widths import TEACHER
@@ -145,6 +146,7 @@ class CSDModel(EfficientSRModel):
         """
         outputs = self.run_widths(lq)
         self.output = outputs[min(outputs)]
+        check_output(self.output, gt)
         losses: dict[str, Tensor] = OrderedDict()
         for name, role in self.active.items():
             if role.trains_teacher:

@@ -21,7 +21,7 @@ from dscsr_model.training.checkpoints import training_options
 from dscsr_model.training.ema import update_average, warmed_up
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
-from dscsr_model.training.pictures import as_float, check_batch, turned
+from dscsr_model.training.pictures import as_float, check_batch, check_output, turned
 from dscsr_model.training.precision import CompiledForward, Precision
 from dscsr_model.training.tiling import check_patch
 
@@ -227,6 +227,7 @@ class EfficientSRModel(ValidatingSRModel):
         with self.precision.autocast():
             output = self.run_network(lq)
         self.output = output.float()
+        check_output(self.output, gt)
         losses: dict[str, Tensor] = OrderedDict()
         for name in self.criteria:
             losses |= log.named(name, self.compute_loss(name, self.output, gt))

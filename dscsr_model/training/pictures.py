@@ -31,6 +31,19 @@ def check_batch(data: Mapping[str, Any], names: Sequence[str]) -> None:
             )
 
 
+def check_output(output: Tensor, gt: Tensor) -> None:
+    """Check that a network gives images of the ground truth's shape: torch would stretch one channel to three.
+
+    Raises:
+        BatchError: It does not.
+    """
+    if output.shape != gt.shape:
+        raise BatchError(
+            f"Expected images {tuple(gt.shape)}, as the ground truth is, from the network, but got "
+            f"{tuple(output.shape)}. Give it the channels and the scale of the data."
+        )
+
+
 def as_float(pictures: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """Pictures (B, C, H, W), uint8 or float in [0, 1], as float32 in [0, 1]."""
     if pictures.dtype == torch.uint8:
