@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -57,7 +57,8 @@ def listen(stop: StopRequest, tell: bool) -> None:
             stop.asked, first = number, time.monotonic()
             if tell:  # not by print, which may be what was interrupted
                 name = signal.Signals(number).name
-                os.write(2, f"dscsr: {name}: stopping after this step; again stops at once\n".encode())
+                with suppress(OSError):  # Ctrl-C has ended `| tee`, too
+                    os.write(2, f"dscsr: {name}: stopping after this step; again stops at once\n".encode())
         elif time.monotonic() - first > _ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(process, number)

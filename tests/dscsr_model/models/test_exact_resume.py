@@ -215,6 +215,25 @@ def test_a_signal_before_the_first_step(tmp_path, monkeypatch, capfd):
     assert "Stopped by SIGTERM. No iteration was trained, and nothing is saved." in capfd.readouterr().err
 
 
+def test_a_signal_is_heard_where_nobody_reads_any_more(tmp_path, monkeypatch):
+    """Ctrl-C ends all of `dscsr train … 2>&1 | tee log`."""
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+    write_seldom(tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    stderr = os.dup(2)
+    os.dup2(writing, 2)
+    try:
+        code = run_with_signal(tmp_path, monkeypatch, (EfficientSRModel, "optimize_parameters"), 2, signal.SIGINT)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(writing)
+    assert code == 130
+    assert checkpoints.iterations(experiment(tmp_path) / "training_states") == [2]
+
+
 def test_a_worker_leaves_signals_to_the_training(uninterrupted, tmp_path, monkeypatch, capfd):
     """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run."""
     from dscsr_model.models.efficient_sr_model import EfficientSRModel
