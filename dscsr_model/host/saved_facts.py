@@ -29,8 +29,8 @@ def install() -> None:
         network = self.get_bare_model(net[0] if isinstance(net, list) else net)
         facts = beside(network) if type(network).__module__.startswith("dscsr_arch.") else {}
 
-        def save(content: dict[str, Any], *where: Any) -> None:
-            torch.save({**content, **facts}, *where)
+        def save(content: dict[str, Any], *where: Any, **options: Any) -> None:
+            torch.save({**content, **facts}, *where, **options)
 
         if not facts:
             original(self, net, *args, **kwargs)
