@@ -26,6 +26,7 @@ from dscsr_model.data.images import (
     read_rgb,
 )
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
+from dscsr_model.data.memory import free_ram
 from dscsr_model.data.pairing import PairingError, keys_of, listed, pair, search_images
 from dscsr_model.data.prepare_job import Job, PrepareError, Summary
 from dscsr_model.data.subimages import common_size, windows
@@ -87,7 +88,8 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
         good = [header for task in tasks for header in task.headers]
         channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in good)) else 3
         _check_room(job, channels, tasks)
-        made = progress(pool.in_order(partial(_make, job, channels), tasks), "preparing", len(tasks))
+        results = pool.in_order(partial(_make, job, channels), tasks, partial(_memory, job), free_ram())
+        made = progress(results, "preparing", len(tasks))
         images, pairs, broken = _write(job, folder, made)
     return Summary(
         images=images,
@@ -156,7 +158,12 @@ def _check_memory(job: Job, task: Task) -> None:
     height, width = task.headers[0][:2]
     needed = sum(map(decoding_memory, task.headers))
     check_memory(needed, height, width)  # before the sub-images of what only claims its size are counted
-    check_memory(needed + 2 * _pixel_bytes(job, 3, [task]), height, width)  # these, and their copies on the way
+    check_memory(_memory(job, task), height, width)
+
+
+def _memory(job: Job, task: Task) -> int:
+    """Bytes of RAM for an image, its sub-images, and their copies on the way from a worker to the disk."""
+    return sum(map(decoding_memory, task.headers)) + 2 * _pixel_bytes(job, 3, [task])
 
 
 def _check_broken(job: Job, broken: Sequence[str]) -> None:

@@ -37,20 +37,35 @@ class Workers:
         self._executor = executor
         self._count = count
 
-    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def in_order(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        weight: Callable[[Item], int] = lambda item: 0,
+        most: int = 0,
+    ) -> Iterator[Result]:
         """Yield ``function(item)`` for every item, in order, computed at most a few items ahead.
+
+        Args:
+            function: Runs in a worker.
+            items: What it is applied to.
+            weight: What an item weighs from here until its result is taken.
+            most: What all under way may weigh; one that weighs more is alone.
 
         Raises:
             WorkersError: A worker was killed, usually because memory ran out.
         """
-        ahead: deque[Future[Result]] = deque()
+        ahead: deque[tuple[Future[Result], int]] = deque()
         try:
             for item in items:
-                ahead.append(self._executor.submit(function, item))
+                own = weight(item)
+                while ahead and own + sum(each for _, each in ahead) > most:
+                    yield ahead.popleft()[0].result()
+                ahead.append((self._executor.submit(function, item), own))
                 if len(ahead) > 2 * self._count:
-                    yield ahead.popleft().result()
+                    yield ahead.popleft()[0].result()
             while ahead:
-                yield ahead.popleft().result()
+                yield ahead.popleft()[0].result()
         except BrokenProcessPool as error:
             raise WorkersError(
                 f"Expected {self._count} worker processes to live, but one was killed, probably for lack of memory. "

@@ -37,6 +37,12 @@ def test_results_in_order_and_few_ahead():
         assert next(results) == 0
         assert len(taken) <= 6
         assert list(results) == [number**2 for number in range(1, 20)]
+        taken.clear()
+        results = pool.in_order(square, numbers(), weight=lambda number: 4, most=10)
+        assert next(results) == 0
+        assert taken == [0, 1, 2]  # two are under way, the third waits
+        assert list(results) == [number**2 for number in range(1, 20)]
+        assert next(pool.in_order(square, [3], weight=lambda number: 11, most=10)) == 9
 
 
 def test_one_thread_each_and_nothing_left_in_the_environment(monkeypatch):
