@@ -54,21 +54,33 @@ class KeyedDataset(Dataset[Any]):
             return self.dataset[index.image]
 
 
+GENERATORS = threading.RLock()
+"""Held while this process's generators are a sample's: BasicSR's ``prefetch_mode: cpu`` reads in threads beside the
+network, of which that of an epoch may begin before the last one has ended."""
+
+
 @contextmanager
 def _seeded(number: int, short: int) -> Iterator[None]:
-    worker = get_worker_info() is not None
-    # A loader's thread beside the network must leave torch's generator to it.
-    with_torch = worker or threading.current_thread() is threading.main_thread()
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - BasicSR's draw from it
-    random.seed(number)
-    np.random.seed(short)  # noqa: NPY002
-    if with_torch:
-        torch.default_generator.manual_seed(number)  # the CPU's alone: on a GPU the network draws
-    try:
+    if get_worker_info() is not None:  # a process whose generators nobody else needs
+        _seed(number, short, with_torch=True)
         yield
-    finally:
-        if not worker:
+        return
+    # A loader's thread beside the network must leave torch's generator to it.
+    with_torch = threading.current_thread() is threading.main_thread()
+    with GENERATORS:
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - BasicSR's draw from it
+        _seed(number, short, with_torch)
+        try:
+            yield
+        finally:
             random.setstate(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
             if with_torch:
                 torch.set_rng_state(before[2])
+
+
+def _seed(number: int, short: int, with_torch: bool) -> None:
+    random.seed(number)
+    np.random.seed(short)  # noqa: NPY002
+    if with_torch:
+        torch.default_generator.manual_seed(number)  # the CPU's alone: on a GPU the network draws

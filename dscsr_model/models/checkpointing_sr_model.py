@@ -16,6 +16,7 @@ from dscsr_arch.checkpoint import WeightsError, mismatch, save_state_dict
 from dscsr_arch.facts import beside
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.weight_files import read_weight_file
+from dscsr_model.data.keyed_dataset import GENERATORS
 from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
@@ -167,7 +168,8 @@ class CheckpointingSRModel(SRModel):
         }
 
     def _everyones_random_state(self) -> list[dict[str, Any]]:
-        mine = checkpoints.random_state()
+        with GENERATORS:
+            mine = checkpoints.random_state()
         if not self.opt["dist"]:
             return [mine]
         everyones: list[dict[str, Any]] = [{} for _ in range(distributed.get_world_size())]
@@ -212,7 +214,8 @@ class CheckpointingSRModel(SRModel):
     def restore_random_state(self) -> None:
         """Put the random state back, once, after a resume. Not earlier: starting a data loader draws numbers."""
         if self._random_state_to_restore is not None:
-            checkpoints.restore_random_state(self._random_state_to_restore)
+            with GENERATORS:
+                checkpoints.restore_random_state(self._random_state_to_restore)
             self._random_state_to_restore = None
 
 

@@ -2,6 +2,8 @@
 
 import pickle
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -42,6 +44,21 @@ def test_torchs_generator_in_the_main_process_is_the_networks():
     state = torch.get_rng_state()
     sample()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_threads_side_by_side_make_what_each_makes_alone():
+    """BasicSR's `prefetch_mode: cpu` reads in one, and that of the last epoch may not have ended."""
+
+    class Slow(Noise):
+        def __getitem__(self, index):
+            drawn = super().__getitem__(index)
+            time.sleep(0.002)  # the other thread's turn
+            return *drawn, random.random()
+
+    dataset, draws = KeyedDataset(Slow(), 7), [Draw(image, 1, position) for position in range(5) for image in range(4)]
+    alone = [dataset[draw] for draw in draws]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(dataset.__getitem__, draws)) == alone
 
 
 def test_workers_make_what_the_main_process_makes():

@@ -3,6 +3,10 @@
 import copy
 import datetime
 import os
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import option_files
@@ -12,6 +16,8 @@ from small_models import SPAN, build, distance, options, train, weights
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
 from dscsr_arch.disk import DiskError
+from dscsr_model.data.draws import Draw
+from dscsr_model.data.keyed_dataset import KeyedDataset
 
 
 def resumed(opt, iteration: int):
@@ -139,6 +145,32 @@ def test_random_draws_go_on_at_the_first_step_not_before(tmp_path):
     assert torch.equal(torch.rand(3), wanted)
     train(model, [3])
     assert not torch.equal(torch.rand(3), wanted)  # restored once
+
+
+def test_random_draws_go_on_between_two_samples_of_a_thread_that_reads(tmp_path):
+    """BasicSR's `prefetch_mode: cpu`; of what the thread draws in between, nothing is saved either."""
+    opt = options(tmp_path)
+    train(build(copy.deepcopy(opt)), [1]).save(0, 1)
+    model, begun = resumed(opt, 1), threading.Event()
+
+    class Slow(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            first = random.random()
+            begun.set()
+            time.sleep(0.05)
+            return first, random.random()
+
+    dataset = KeyedDataset(Slow(), 0)
+    alone = dataset[Draw(0)]
+    for go_on in (model.restore_random_state, lambda: model.save(0, 2)):
+        begun.clear()
+        with ThreadPoolExecutor(1) as thread:
+            drawn = thread.submit(dataset.__getitem__, Draw(0))
+            begun.wait()
+            go_on()
+            assert drawn.result() == alone
+    one, two = (read_pickle(tmp_path / f"training_states/{number}.state")["random_states"] for number in (1, 2))
+    assert str(one) == str(two)
 
 
 def test_a_checkpoint_of_srmodel_can_be_gone_on_with(tmp_path, logged):
