@@ -16,8 +16,9 @@ from dscsr_model.training.stopping import StopRequest
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# torchrun passes a Ctrl-C on that the terminal has sent to its processes already: that is no second one.
-_ECHO = 1.0
+# `timeout` sends its signal twice, and torchrun passes a Ctrl-C on that the terminal has sent to its processes already:
+# within so many seconds that is no second one.
+_ECHO, _ECHO_OF_TORCHRUN = 0.2, 1.0
 # A worker that got a SIGTERM serves so many seconds more: as long as others give a job to end.
 _GRACE = 60
 
@@ -40,11 +41,18 @@ def end_well(model: Any, sampler: Any) -> None:
         model.end_if_asked()
 
     sampler.set_epoch, model.sampler = wrapper, sampler
-    listen(model.stop, tell=model.opt["rank"] == 0)
+    echo = _ECHO_OF_TORCHRUN if model.opt["dist"] else _ECHO
+    listen(model.stop, tell=model.opt["rank"] == 0, echo=echo)
 
 
-def listen(stop: StopRequest, tell: bool) -> None:
-    """Note the first signal in ``stop``, and ``tell`` of it; let the second do what it does without us, as before."""
+def listen(stop: StopRequest, *, tell: bool, echo: float = _ECHO) -> None:
+    """Note the first signal in ``stop``, and ``tell`` of it; let the second do what it does without us.
+
+    Args:
+        stop: Of the model.
+        tell: Whether to say so on stderr.
+        echo: What comes sooner, in seconds, is no second signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         return  # Python has handlers in the main thread only
     process, first = os.getpid(), float("-inf")
@@ -59,7 +67,7 @@ def listen(stop: StopRequest, tell: bool) -> None:
                 name = signal.Signals(number).name
                 with suppress(OSError):  # Ctrl-C has ended `| tee`, too
                     os.write(2, f"dscsr: {name}: stopping after this step; again stops at once\n".encode())
-        elif time.monotonic() - first > _ECHO:
+        elif time.monotonic() - first > echo:
             signal.signal(number, signal.SIG_DFL)
             os.kill(process, number)
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,25 @@ def test_a_signal_lets_the_step_end_saves_and_exits(
     pipeline(tmp_path, "--auto_resume")
     for name in ("latest", "best"):
         assert distance(weights_on_disk(tmp_path, name), weights_on_disk(uninterrupted, name)) == 0
+
+
+@pytest.mark.parametrize(("pause", "echo", "ended"), [(0.1, 0.05, -signal.SIGTERM), (0, 5, 0)], ids=["second", "echo"])
+def test_a_second_signal_ends_a_run_at_once(pause, echo, ended):
+    """Not what `timeout` and torchrun send twice."""
+    from dscsr_model.host.stopping import listen
+    from dscsr_model.training.stopping import StopRequest
+
+    child = os.fork()
+    if child == 0:
+        try:
+            listen(stop := StopRequest(), tell=False, echo=echo)
+            for wait in (pause, 0):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(wait)
+            os._exit(0 if stop.asked == signal.SIGTERM else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ended
 
 
 def test_a_signal_before_the_first_step(tmp_path, monkeypatch, capfd):
