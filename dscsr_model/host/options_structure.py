@@ -6,7 +6,6 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -195,10 +194,11 @@ def _teachers(options: Mapping[Any, Any], top: Mapping[str, Option], report: Rep
 
 
 def _name(name: Any, report: Report) -> None:
-    # BasicSR renames an existing experiments/<name> folder: an empty name would move experiments/ itself away.
+    # BasicSR renames an existing experiments/<name> folder: an empty name would move experiments/ itself away. And it
+    # makes the name a part of that of its log.
     if not isinstance(name, str):
         return
-    if not name.strip(" ./") or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    if not name.strip(" .") or "/" in name:
         remedy = "Give the experiment a name of letters, digits, `_` and `-`."
         report.add(("name",), "a folder name below experiments/ or results/", describe(name), remedy)
 

@@ -331,6 +331,7 @@ def test_a_second_network_points_to_teacher(check, training):
         ("name", "", ("text",)),
         ("name", "..", ("a folder name below experiments/",)),
         ("name", "/tmp/x", ("a folder name below experiments/",)),
+        ("name", "span/x4", ("a folder name below experiments/",)),  # the log's name would hold it, too
         ("model_type", ["SRModel"], ("text",)),
         ("scale", 0, ("at least 1",)),
         ("scale", True, ("got true",)),
