@@ -85,6 +85,9 @@ def check_registered(run: Run, registries: Registries) -> None:
                 loss = check_typed(where, section, registries.losses, "loss", report, basicsr_builds)
                 if loss is not None and section["type"] in _PLAIN_LOSSES:
                     _try(where, section["type"], report, functools.partial(_try_loss, loss, _arguments(section)))
+                    if key == "perceptual_opt" and run.known_model not in (None, *schema.ANY_LOSSES):
+                        words, got = f"a loss that {run.known_model} can use as perceptual", f"`{section['type']}`"
+                        report.add(where, words, got, "Take PerceptualLoss, or `model_type: EfficientSRModel`.")
     if run.known_model is not None:
         _metrics(run, registries)
         if run.is_train:

@@ -135,7 +135,8 @@ def check_section(
     for name, value in section.items():
         option = table.get(name) if isinstance(name, str) else None
         if option is not None:
-            if not (value is None and option.null) and not option.kind.accepts(value):
+            may_be_null = option.null and option.required not in ("always", phase)
+            if not (value is None and may_be_null) and not option.kind.accepts(value):
                 remedy = did_you_mean(value, option.kind.choices, f"`{name}`: {option.about}.")
                 report.add((*key, name), option.kind.words, describe(value), remedy)
         elif strict:

@@ -463,6 +463,14 @@ def test_missing_arguments(check, training):
     assert_fault(check(options), "train: scheduler: milestones", "no such key")
 
 
+def test_what_basicsr_takes_apart(check, training, testing):
+    """SRModel's perceptual loss is a pair, and its test looks into `val:`."""
+    fault = check(changed(training, {"train:perceptual_opt": {"type": "L1Loss"}}))
+    assert_fault(fault, "train: perceptual_opt", "SRModel can use as perceptual", "`L1Loss`", "EfficientSRModel")
+    assert_fault(check(changed(testing, {"val": None}), is_train=False), "val", "a section", "nothing (`~`)")
+    assert check(changed(training, {"val": None})) == []
+
+
 def test_no_loss_at_all(check, training):
     assert_fault(check(changed(training, {"train:pixel_opt": REMOVED})), "train: pixel_opt", "a loss", "got none")
 
