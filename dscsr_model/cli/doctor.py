@@ -65,6 +65,7 @@ def examine() -> Iterator[Finding]:
     yield from _extras()
     yield _autoload()
     yield from _basicsr()
+    yield from _passed_over()
     yield _gpu()
 
 
@@ -170,6 +171,18 @@ def _basicsr() -> Iterator[Finding]:
         yield Finding("  mended", f"{mend.name}: {mend.why}")
     for name, registered in registration.registered_names().items():
         yield Finding("  registered", name if registered == name else f"{name} as {registered}: the name was taken")
+
+
+def _passed_over() -> Iterator[Finding]:
+    """A project's own BasicSR of 1.2 and before: where another is installed, Python takes that, in silence."""
+    here, taken = Path("basicsr").absolute(), install_help.find_basicsr()
+    if taken is not None and (here / "models").is_dir() and not (here / "__init__.py").exists():
+        remedy = (
+            f"It has no `__init__.py`, so whatever starts here gets {taken}, and dscsr\n"
+            "works with that. What the folder defines is in no registry: option files do not know its networks until\n"
+            "a file of yours, named with `import:`, registers them."
+        )
+        yield Finding("basicsr", f"{install_help.version_of(here)} ({here}) is passed over", remedy)
 
 
 def _gpu() -> Finding:

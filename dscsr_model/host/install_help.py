@@ -41,7 +41,7 @@ def version_of(folder: Path | None) -> str:
         return "unknown"
     written, read = folder / "version.py", folder.parent / "VERSION"
     if written.is_file():
-        found = re.search(r"""^__version__ = ['"](.+?)['"]""", written.read_text(encoding="utf-8"), re.MULTILINE)
+        found = re.search(r"""^__version__\s*=\s*['"](.+?)['"]""", written.read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             return found[1]
     return read.read_text(encoding="utf-8").strip() if read.is_file() else "unknown"

@@ -173,6 +173,19 @@ def test_a_basicsr_of_the_folder_that_does_not_fit_is_named(run_python, tmp_path
     assert train.stderr.count("\n") == 1
 
 
+def test_a_basicsr_of_the_folder_that_python_passes_over_is_named(monkeypatch, tmp_path):
+    """Projects made from BasicSR 1.2 vendor one without `__init__.py`: an installed one is taken instead."""
+    monkeypatch.chdir(tmp_path)
+    assert list(doctor._passed_over()) == []
+    (tmp_path / "basicsr/models").mkdir(parents=True)
+    (tmp_path / "basicsr/version.py").write_text("__version__='1.2.0+10018c6'\n")
+    (finding,) = doctor._passed_over()
+    assert finding.says == f"1.2.0+10018c6 ({tmp_path / 'basicsr'}) is passed over"
+    assert f"gets {doctor.install_help.find_basicsr()}, and dscsr" in finding.remedy
+    (tmp_path / "basicsr/__init__.py").touch()
+    assert list(doctor._passed_over()) == []
+
+
 def test_optional_packages_are_no_fault(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: {"onnx": "1.23.2", "spandrel": "0.4.2"}.get(name))
     assert list(doctor._extras()) == [
