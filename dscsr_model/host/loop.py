@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
@@ -40,6 +41,7 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
 
     if registration.is_our_model(opt.get("model_type")):
         _patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
+        _patches.set(warnings, "showwarning", train_log.logging_ours(warnings.showwarning))
         if opt.get("is_train"):
             _experiment.callback(lock.lock_experiment(opt).release)
         _seed_as_forced(opt, parsed)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from dscsr_arch.errors import DscsrWarning
 from dscsr_model.host.patches import Patches
 from dscsr_model.host.stopping import end_well
 
@@ -47,6 +48,19 @@ def install(loop: Patches, namespace: dict[str, Any]) -> None:
         loop.set(namespace, "get_root_logger", _logging_as_told(loop, namespace["get_root_logger"]))
     loop.set(namespace, "build_model", _kept(build, run, "model"))
     loop.set(namespace, "create_train_val_dataloader", _kept(load, run, "loaders"))
+
+
+def logging_ours(show: Callable[..., None]) -> Callable[..., None]:
+    """``warnings.showwarning``, but a warning of ours is a line of the log, without the place in torch that met it."""
+
+    @functools.wraps(show)
+    def wrapper(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> None:
+        if issubclass(category, DscsrWarning):
+            logging.getLogger("basicsr").warning(str(message))
+        else:
+            show(message, category, *where, **line)
+
+    return wrapper
 
 
 def _kept(function: Callable[..., Any], results: dict[str, Any], name: str) -> Callable[..., Any]:

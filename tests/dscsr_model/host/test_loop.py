@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from pathlib import Path
 
 import option_files
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import dscsr_model
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, DscsrWarning
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
 
@@ -61,6 +62,17 @@ def test_a_script_of_others_ends_with_our_message_in_a_run_of_ours(namespace, ca
     assert ("Traceback" in said) == (told == "Traceback")
     loop.leave()
     assert sys.excepthook is before
+
+
+def test_a_warning_of_ours_is_a_line_of_the_log(namespace, logged):
+    before = warnings.showwarning
+    changed_by(namespace, "EfficientSRModel")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("Mind this.", DscsrWarning, stacklevel=1)
+    assert logged() == ["Mind this."]
+    loop.leave()
+    assert warnings.showwarning is before
 
 
 def test_a_host_s_own_run_gets_numbers_through_and_nothing_else(namespace):
