@@ -43,6 +43,11 @@ def explained(error: Exception) -> RunError | None:
             f"Expected the run to fit into memory, but got: {_said(error)}. Take smaller batches, patches or networks, "
             "`accumulate_steps`, or `val: tile`."
         )
+    if re.search(r"DataLoader worker \(pid.*(is killed|exited unexpectedly)", str(error)):
+        return RunError(
+            f"Expected the reading processes to live as long as the run, but got: {_said(error)}. Memory may have "
+            "been short (see `dmesg`): take a smaller `num_worker_per_gpu`. `--auto_resume` goes on."
+        )
     inside: TracebackType | None = error.__traceback__
     last: TracebackType | None = None
     whose = ""

@@ -1,8 +1,11 @@
 """Whose error it is that ended a run, and what is told of it."""
 
+import os
+import signal
 import sys
 
 import pytest
+import torch
 
 import dscsr_model
 from dscsr_model.host.run_errors import explained
@@ -54,3 +57,20 @@ def test_an_error_in_a_reading_process_is_its_last_line():
     said = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most …):\n  …\nKeyError: 'lq'"
     error = RuntimeError(said).with_traceback(caught(build_theirs).__traceback__)
     assert "got: KeyError: 'lq'. Compare" in str(explained(error))
+
+
+class KillsItsReader(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_reading_process_that_was_killed_is_no_fault_of_the_options():
+    error = caught(lambda: list(torch.utils.data.DataLoader(KillsItsReader(), num_workers=1)))
+    told = str(explained(error))
+    assert told.startswith(
+        "Expected the reading processes to live as long as the run, but got: RuntimeError: DataLoader"
+    )
+    assert "a smaller `num_worker_per_gpu`" in told
