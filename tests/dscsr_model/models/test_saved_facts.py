@@ -70,6 +70,9 @@ def test_networks_of_ours_under_models_of_others(tmp_path):
     stock, models = trained(tmp_path, SPAN_OWN, "SRModel")
     assert_same(load_model(models / "net_g_2.pth"), stock.net_g_ema)
     assert list(torch.load(models / "net_g_2.pth", weights_only=True)) == ["params", "params_ema", "metadata"]
+    start = {"path:pretrain_network_g": str(models / "net_g_2.pth")}
+    with pytest.raises(WeightsError, match=r"net_g_2.pth does not fit SPAN:\ntrained with img_range: 1, not 255"):
+        trained(tmp_path, {**SPAN_OWN, "img_range": 255.0}, "SRModel", **start)
     trained(tmp_path, small_models.EDSR, "SRModel")
     assert list(torch.load(models / "net_g_2.pth", weights_only=True)) == ["params", "params_ema"]
 
