@@ -1,4 +1,4 @@
-# make demo   from photographs to a trained SPAN, a table and a picture (docs: README.md)
+# make demo   from photographs to a trained SPAN, a table and an image (docs: README.md)
 # make test   the default test suite          make lint   ruff and mypy
 # make test-hosts  train in every BasicSR from 1.3.4.9 to master, from the package index (ten minutes)
 # make bench  every claim in benchmarks/       make clean  build products, caches, demo output (never .venv)

@@ -5,11 +5,11 @@
 Value and gradient, float32, for the five layers of a VGG-19 with random weights. Two tables:
 
 - the loss, given the features of student, teacher and negatives: what the claim is about;
-- the whole of it, with VGG-19 run on all pictures and the gradient brought back to the student's. The plain way then
+- the whole of it, with VGG-19 run on all images and the gradient brought back to the student's. The plain way then
   runs it as the official code does: on one tensor after the other, in torchvision's order of memory. Most of this
   time is VGG-19's on either way.
 
-Both ways see the same pictures; how far their values and gradients differ is printed first. They are timed in turn, in
+Both ways see the same images; how far their values and gradients differ is printed first. They are timed in turn, in
 one process; the extra peak memory of each, that is without what goes in, is measured in a process of its own.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--negatives", type=int, default=10)
-    parser.add_argument("--size", type=int, default=96, help="side of the pictures")
+    parser.add_argument("--size", type=int, default=96, help="side of the images")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak-of", nargs=2, metavar=("TABLE", "WAY"), help=argparse.SUPPRESS)
@@ -63,12 +63,12 @@ def build(args: argparse.Namespace, table: str, batch: int, negatives: int, size
     """The two ways, each a function that gives value and gradients."""
     generator = torch.Generator().manual_seed(0)
     counts = (batch, batch, negatives)
-    pictures = [torch.rand(n, 3, size, size, generator=generator).to(args.device) for n in counts]
+    images = [torch.rand(n, 3, size, size, generator=generator).to(args.device) for n in counts]
     if table == "whole":
-        return whole(args, *pictures)
+        return whole(args, *images)
     vgg = VGG19Features("random").to(args.device)
     with torch.no_grad():
-        features = [[layer.contiguous() for layer in vgg(picture)] for picture in pictures]
+        features = [[layer.contiguous() for layer in vgg(image)] for image in images]
     student = [feature.requires_grad_() for feature in features[0]]
     ways = {"all pairs": all_pairs, "ours": contrastive_loss}
     return {name: lambda way=way: differentiated(way(*features), student) for name, way in ways.items()}
@@ -77,13 +77,13 @@ def build(args: argparse.Namespace, table: str, batch: int, negatives: int, size
 def whole(args: argparse.Namespace, student: Tensor, teacher: Tensor, negatives: Tensor) -> dict:
     loss = ContrastiveLoss(vgg_weights="random").to(args.device)
     plain_layers = copy.deepcopy(loss.vgg.features).to(memory_format=torch.contiguous_format)
-    pictures = student.requires_grad_(), teacher, negatives
+    images = student.requires_grad_(), teacher, negatives
 
     def plain() -> Tensor:
-        normalized = [(picture - loss.vgg.mean) / loss.vgg.std for picture in pictures]
-        return all_pairs(*(plain_features(plain_layers, picture) for picture in normalized))
+        normalized = [(image - loss.vgg.mean) / loss.vgg.std for image in images]
+        return all_pairs(*(plain_features(plain_layers, image) for image in normalized))
 
-    ways = {"all pairs": plain, "ours": lambda: loss(*pictures)}
+    ways = {"all pairs": plain, "ours": lambda: loss(*images)}
     return {name: lambda way=way: differentiated(way(), [student]) for name, way in ways.items()}
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/csd_cost.py [--device cuda] [--batch 8] [--size 96] [--sizes 16x64 32x256]
 
-Steps of the models that the option files name (forward, losses, backward, Adam, average), on random pictures, for EDSR
+Steps of the models that the option files name (forward, losses, backward, Adam, average), on random images, for EDSR
 x4 of so many blocks and features and a student of a quarter of the width. VGG-19 has random weights, which cost the
 same. Each training runs in a process of its own; its peak memory is that of the whole process, or of the GPU.
 """

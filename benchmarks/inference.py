@@ -59,14 +59,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="of SPAN (default: random ones, which take as long)")
     parser.add_argument("--channels", type=int, default=28)
-    parser.add_argument("--size", type=int, default=256, help="side of the LR picture")
+    parser.add_argument("--size", type=int, default=256, help="side of the LR image")
     parser.add_argument("--seconds", type=float, default=60, help="for all turns (default 60)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     torch.manual_seed(0)
     network = load_model(args.weights) if args.weights else SPAN(feature_channels=args.channels)
     network = network.eval().unfuse()
-    x = picture(args.size)
+    x = image(args.size)
     calls = {"official": as_official(network, x), **{way: as_engine(network, WAYS[way], x) for way in args.ways}}
     print(
         f"{in_words(describe(torch.device('cpu')))}; SPAN-{network.conv_1.sk.out_channels} x{network.upscale}, ", end=""
@@ -77,7 +77,7 @@ def main() -> None:
     print_rows(times, outputs)
 
 
-def picture(side: int) -> torch.Tensor:
+def image(side: int) -> torch.Tensor:
     """Soft shapes with some noise, as photographs have them."""
     soft = F.interpolate(torch.rand(1, 3, side // 8 + 1, side // 8 + 1), (side, side), mode="bicubic")
     return (soft + 0.03 * torch.randn(1, 3, side, side)).clamp(0, 1)

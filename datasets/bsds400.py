@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import main as dscsr
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.images import read_rgb
+from dscsr_model.data.image_io import read_rgb
 
 SCALE = 4
 HOLD_OUT_EVERY = 10
@@ -57,14 +57,14 @@ def collect(assets: Path) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     for number, path in enumerate(photographs, start=1):
-        picture = read_rgb(path)
+        image = read_rgb(path)
         if number % HOLD_OUT_EVERY == 0:
-            picture = cropped(picture, SCALE)
-            write(DATA / f"held_out/GT/{path.stem}.png", picture)
-            write(DATA / f"held_out/LQ/{path.stem}.png", downscale(picture, SCALE))
+            image = cropped(image, SCALE)
+            write(DATA / f"held_out/GT/{path.stem}.png", image)
+            write(DATA / f"held_out/LQ/{path.stem}.png", downscale(image, SCALE))
         else:
-            write(training / f"{path.stem}.png", cropped(picture, SCALE))
-            write(training / f"{path.stem}_half.png", cropped(downscale(cropped(picture, 2), 2), SCALE))
+            write(training / f"{path.stem}.png", cropped(image, SCALE))
+            write(training / f"{path.stem}_half.png", cropped(downscale(cropped(image, 2), 2), SCALE))
     for source, target in (("set5/HR", "Set5/HR"), ("set5/LRbicx4", "Set5/LRbicx4"), ("weights", "weights")):
         copy(assets / source, Path("datasets") / target)
     command = ["prepare", "--gt", training, "--out", DATA, "--scale", SCALE, "--crop-size", 0, "--force"]
@@ -78,15 +78,15 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(file, target / file.name)
 
 
-def cropped(picture: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+def cropped(image: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
     """The upper left part of (H, W, 3) whose sides ``multiple`` divides."""
-    height, width = (side // multiple * multiple for side in picture.shape[:2])
-    return picture[:height, :width]
+    height, width = (side // multiple * multiple for side in image.shape[:2])
+    return image[:height, :width]
 
 
-def write(path: Path, picture: NDArray[np.uint8]) -> None:
+def write(path: Path, image: NDArray[np.uint8]) -> None:
     """Write (H, W, 3) RGB uint8 as a PNG."""
-    cv2.imwrite(str(path), picture[:, :, ::-1])
+    cv2.imwrite(str(path), image[:, :, ::-1])
 
 
 if __name__ == "__main__":

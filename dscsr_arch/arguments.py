@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from dscsr_arch.errors import DscsrWarning
-from dscsr_arch.facts import (
+from dscsr_arch.errors import DscsrWarning, WeightsError
+from dscsr_arch.families import Family, StateDict
+from dscsr_arch.metadata import (
     MATTERING,
-    Facts,
-    FactsError,
+    Metadata,
+    MetadataError,
     describe,
     described,
     differences,
@@ -21,8 +22,7 @@ from dscsr_arch.facts import (
     hidden_arguments,
     shown,
 )
-from dscsr_arch.families import Family, StateDict
-from dscsr_arch.weight_files import WeightFile, WeightsError
+from dscsr_arch.weight_files import WeightFile
 
 
 class AssumedWarning(DscsrWarning):
@@ -40,31 +40,31 @@ class Given(NamedTuple):
 class Said(NamedTuple):
     """What a file says of its network."""
 
-    facts: Facts
+    metadata: Metadata
     path: str | os.PathLike[str]
 
 
-def facts_in(file: WeightFile, path: str | os.PathLike[str]) -> Said | None:
+def metadata_in(file: WeightFile, path: str | os.PathLike[str]) -> Said | None:
     """What a file that was read from ``path`` says of its network; None if nothing.
 
     Raises:
         WeightsError: Its metadata are damaged.
     """
     try:
-        facts = from_metadata(file.metadata)
-    except FactsError as error:
+        metadata = from_metadata(file.metadata)
+    except MetadataError as error:
         raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
-    return None if facts is None else Said(facts, path)
+    return None if metadata is None else Said(metadata, path)
 
 
-def contradiction(file: WeightFile, path: str | os.PathLike[str], network: Facts) -> str:
+def contradiction(file: WeightFile, path: str | os.PathLike[str], network: Metadata) -> str:
     """What a file says of its network where that is not ``network``, e.g. ``img_range: 1, not 255``; else empty.
 
     Raises:
         WeightsError: Its metadata are damaged.
     """
-    said = facts_in(file, path)
-    unlike = {} if said is None else differences(said.facts, network)
+    said = metadata_in(file, path)
+    unlike = {} if said is None else differences(said.metadata, network)
     return "; ".join(f"{name}: {shown(its)}, not {shown(other)}" for name, (its, other) in unlike.items())
 
 
@@ -84,7 +84,7 @@ def trained_otherwise(
     """
     try:
         unlike = contradiction(file, path, describe(network, section))
-    except FactsError:
+    except MetadataError:
         return ""
     return f"trained with {unlike}" if unlike else ""
 
@@ -117,9 +117,9 @@ def arguments_of(
             chosen |= hidden_arguments(sections[0], family, chosen, where, remedy)
         mine = set(chosen)
         if said is not None:
-            chosen |= hidden_arguments(said.facts, family, mine)
+            chosen |= hidden_arguments(said.metadata, family, mine)
         arguments = {**family.arguments(state_dict, chosen), **chosen}
-    except FactsError as error:
+    except MetadataError as error:
         raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
@@ -130,7 +130,7 @@ def arguments_of(
         ) from error
     _check_shapes(sections, arguments, given, path)
     notes: list[DscsrWarning] = []
-    unlike = {} if said is None else differences(Facts(family.name, arguments), said.facts)
+    unlike = {} if said is None else differences(Metadata(family.name, arguments), said.metadata)
     if said is not None and unlike:
         its, taken = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (1, 0))
         notes.append(DscsrWarning(f"{said.path} says {its}; taken, as given: {taken}."))
@@ -143,14 +143,14 @@ def arguments_of(
 
 
 def _check_shapes(
-    sections: list[Facts], arguments: Mapping[str, Any], given: Given, path: str | os.PathLike[str]
+    sections: list[Metadata], arguments: Mapping[str, Any], given: Given, path: str | os.PathLike[str]
 ) -> None:
     """Raise `WeightsError` unless one of the networks of an option file has what the shapes of the weights tell."""
     faults = []
-    for facts in sections:
-        both = [name for name in arguments if name in facts.arguments and not name.startswith("lora_")]
+    for metadata in sections:
+        both = [name for name in arguments if name in metadata.arguments and not name.startswith("lora_")]
         told = [name for name in both if name not in MATTERING and name not in given.overrides]
-        faults.append([name for name in told if facts.arguments[name] != arguments[name]])
+        faults.append([name for name in told if metadata.arguments[name] != arguments[name]])
     if faults and all(faults):
         wrong = min(faults, key=len)
         expected = ", ".join(f"{name}: {sections[0].arguments[name]}" for name in wrong)

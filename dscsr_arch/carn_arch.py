@@ -98,7 +98,7 @@ class Upsampler(nn.Module):
 
 
 class CARN(nn.Module):
-    """CARN, from a picture (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
+    """CARN, from an image (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
 
     Args:
         num_in_ch: Channels of the input.

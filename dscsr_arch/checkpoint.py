@@ -15,18 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import conv_lora, lora_base
-from dscsr_arch.arguments import Given, Said, arguments_of, facts_in
+from dscsr_arch.arguments import Given, Said, arguments_of, metadata_in
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.errors import DscsrWarning
-from dscsr_arch.facts import describe, differences, recognise, shown
+from dscsr_arch.deployable import fused
+from dscsr_arch.errors import DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.families import FAMILIES, Family, StateDict
-from dscsr_arch.low_rank import LoRAError, is_adapters, lora_ranks
-from dscsr_arch.plain import fused
+from dscsr_arch.low_rank import is_adapters, lora_ranks
+from dscsr_arch.metadata import describe, differences, recognise, shown
 from dscsr_arch.weight_files import (
     WRAPPERS,
-    WeightsError,
     read_pickle,
     read_state_dict,
     read_weight_file,
@@ -108,7 +107,7 @@ def load_model(
     Raises:
         WeightsError: The file cannot be read, holds no network known here, does not fit ``network`` or the overrides,
             has weights that are no finite numbers, or has no student of ``width``; adapters and ``base`` were trained
-            with other facts, and no override decides, or the adapters on other weights, and no ``param_key`` does.
+            with other metadata, and no override decides, or the adapters on other weights, and no ``param_key`` does.
     """
     given = Given(network, overrides)
     if base is not None:
@@ -139,9 +138,9 @@ def _load(
             "network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: load_model(…, base=…)."
         )
     state_dict, width = _of_width(file.weights, width, path)
-    said, family = facts_in(file, path), recognise(state_dict)
+    said, family = metadata_in(file, path), recognise(state_dict)
     if family is None:
-        of = "" if said is None else f", of a network {said.facts.network[:60]!r} as the file says"
+        of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
         names = ", ".join(family.name for family in FAMILIES)
         raise WeightsError(
             f"Expected weights of a known network ({names}) in {path}, but got layers such as "
@@ -180,7 +179,7 @@ def _bare_network(family: Family, arguments: Mapping[str, Any], state_dict: Stat
 
 
 def _finite(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """``network``, unless it has weights that make every picture black."""
+    """``network``, unless it has weights that make every image black."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not tensor.isfinite().all():
             raise WeightsError(
@@ -237,9 +236,9 @@ def _load_adapters(
         raise WeightsError(
             f"Expected LoRA adapters alone in {path}, since a base is given, but got a whole network. Leave `base` out."
         )
-    said, trained_on = facts_in(file, path), lora_base.from_metadata(file.metadata)
+    said, trained_on = metadata_in(file, path), lora_base.from_metadata(file.metadata)
     network, notes, unlike_base = _base(base, param_key, given, said, trained_on)
-    unlike = {} if said is None or given.section is not None else differences(describe(network), said.facts)
+    unlike = {} if said is None or given.section is not None else differences(describe(network), said.metadata)
     for name, (its, trained) in unlike.items():
         if name not in given.overrides:
             raise WeightsError(

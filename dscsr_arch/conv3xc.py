@@ -5,7 +5,7 @@ From SPAN, Swift Parameter-free Attention Network (arXiv 2311.12770, https://git
 Different from the original:
 
 - The original runs all four convolutions while training. They are linear, so the single kernel they add up to is
-  computed from their weights inside ``forward``, differentiably, and only that one convolution meets the picture:
+  computed from their weights inside ``forward``, differentiably, and only that one convolution meets the image:
   same output, same gradients for the same parameters, a fraction of the time. The zero padding comes before the
   biased 1x1, as in the original, so this is exact at the borders too.
 - ``eval_conv``, the merged kernel, is written into every state dict (the original and spandrel expect it) but is no
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscsr_arch.precision import precisely
+from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.reparameterization import Branches, Kernel, merge_branches, unfuse_kernel
 
 _BRANCHES = ("conv.0", "conv.1", "conv.2", "sk")
@@ -187,7 +187,7 @@ def _merge_precisely(branches: Branches) -> tuple[Tensor, Tensor | None]:
     if branches.w2.is_meta:  # shapes alone: to compute with them, torch imports its compiler, a second at every start
         size, (out, inp) = branches.w2.shape[0], branches.ws.shape[1:]
         return branches.w2.new_empty((size, out, inp, 3, 3)), branches.b3
-    with precisely(branches.w2.device):
+    with no_autocast(branches.w2.device):
         weight, bias = merge_branches(branches.to(torch.promote_types(dtype, torch.float32)))
     return weight.to(dtype), None if bias is None else bias.to(dtype)
 

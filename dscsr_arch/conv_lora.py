@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dscsr_arch.conv3xc import Conv3XC
+from dscsr_arch.errors import LoRAError
 from dscsr_arch.lora_layer import ConvLoRA, check_plain
 from dscsr_arch.low_rank import (
-    LoRAError,
     adapters,
     average_lora,
     check_setting,

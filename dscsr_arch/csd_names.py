@@ -1,7 +1,7 @@
 """Weights of the official CSD code (EDSR, RCAN, CARN): from its names to BasicSR's, and for CARN to ours.
 
 From "Towards Compact Single Image Super-Resolution via Contrastive Self-distillation" (arXiv 2105.11683,
-https://github.com/Booooooooooo/CSD). Its networks see pictures in [0, rgb_range] and hold the mean in frozen 1x1
+https://github.com/Booooooooooo/CSD). Its networks see images in [0, rgb_range] and hold the mean in frozen 1x1
 convolutions ``sub_mean`` and ``add_mean``. BasicSR's see [0, 1] and multiply by ``img_range``, 255 by default.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import WeightsError
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 IMG_RANGE = 255.0
@@ -44,10 +44,6 @@ _NAMES = {
 _ENDS = {"EDSR": ("conv_first", "conv_last"), "RCAN": ("conv_first", "conv_last"), "CARN": ("entry", "exit")}
 
 
-class CSDWeightsError(DscsrError):
-    """Weights with the names of the official CSD code, but with a mean that is not that code's."""
-
-
 def csd_network(names: Mapping[str, Tensor]) -> str | None:
     """Which network of the official CSD code has these names: EDSR, RCAN, CARN, or None."""
     for kind, some in _NAMES.items():
@@ -69,7 +65,7 @@ def from_csd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         The weights under the names of BasicSR's EDSR and RCAN or of our CARN, for ``img_range`` 255.
 
     Raises:
-        CSDWeightsError: The frozen mean is not that of DIV2K, so that the networks could not reproduce it.
+        WeightsError: The frozen mean is not that of DIV2K, so that the networks could not reproduce it.
     """
     kind = csd_network(state_dict)
     if kind is None:
@@ -103,14 +99,14 @@ def _rgb_range(state_dict: Mapping[str, Tensor]) -> float:
         return IMG_RANGE
     weight, bias, _, added = shifts
     if weight is None or bias is None or added is None:
-        raise CSDWeightsError(f"Expected all of {', '.join(_SHIFTS)} in weights of the CSD code, but got only some.")
+        raise WeightsError(f"Expected all of {', '.join(_SHIFTS)} in weights of the CSD code, but got only some.")
     mean, eye = torch.tensor(RGB_MEAN, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
     whole = bias.shape == added.shape == mean.shape
     rgb_range = round(float(-bias[0].double() / mean[0]), 3) if whole else 0.0
     shifted = rgb_range * mean
     same = whole and all(torch.allclose(shift.double(), shifted, rtol=1e-4) for shift in (-bias, added))
     if not (same and rgb_range > 0 and torch.equal(weight.double(), eye[:, :, None, None])):
-        raise CSDWeightsError(
+        raise WeightsError(
             f"Expected weights of the CSD code to subtract and add its mean {RGB_MEAN} times the range, but got "
             f"{_few(bias)} and {_few(added)}. Load this file with the code that wrote it."
         )

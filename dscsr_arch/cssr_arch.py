@@ -71,7 +71,7 @@ def find_backbone(name: str) -> type[nn.Module]:
 class CSSRNet(nn.Module):
     """A backbone that also runs at smaller widths, on its first channels.
 
-    ``net(x, width=w)`` maps a picture (B, C, H, W) as the backbone of width ``w`` does. ``net(x)`` in eval mode uses
+    ``net(x, width=w)`` maps an image (B, C, H, W) as the backbone of width ``w`` does. ``net(x)`` in eval mode uses
     the smallest width; in training mode it returns the outputs of all widths, ``{1.0: …, 0.25: …}``, so that
     DistributedDataParallel sees teacher and students in one forward.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DiskError, DscsrError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a disk says that takes no more. LMDB reports a write that was cut short as an input/output error."""
@@ -18,10 +18,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 REFUSED = (*FULL, errno.EROFS)
 """What nothing but a disk says, whoever wanted to write."""
-
-
-class DiskError(DscsrError):
-    """The disk is full, or files cannot be written or have a name that is taken."""
 
 
 @contextmanager

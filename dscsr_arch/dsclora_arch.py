@@ -41,7 +41,7 @@ class SConvLB(SPAB):
 
 
 class DSCLoRA(SPAN):
-    """DSCLoRA, from a picture (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
+    """DSCLoRA, from an image (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
 
     Loads files of SPAN, expanded or fused, as its base, and its own.
 

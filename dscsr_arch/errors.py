@@ -1,12 +1,62 @@
-"""The one base of every fault that a user can mend. Importing it costs nothing: no torch."""
+"""Faults that a user can mend, as data. Importing this costs nothing: no torch.
+
+About ten classes: one is there where somebody catches it by name, and nowhere else. Whatever is only told to the user
+is a plain `DscsrError`.
+"""
 
 
 class DscsrError(Exception):
     """A fault in what the user gave (a file, an option, a folder), not in the program.
 
-    The message says what was expected, what was got, and what to do. The command line prints it without a
-    traceback and exits with code 1.
+    The command line prints it without a traceback and exits with code 1.
+
+    Args:
+        expected: What would have been right: ``"`scale` to be one of (2, 3, 4)"``. Alone, it is the whole message.
+        got: What was there instead, in the words to be printed.
+        remedy: What to do, as whole sentences.
+        where: The file, option or image that it is about.
     """
+
+    def __init__(self, expected: str, got: object = None, remedy: str = "", where: object = None) -> None:
+        super().__init__(expected, got, remedy, where)  # as arguments: errors cross processes
+        self.expected, self.got, self.remedy, self.where = expected, got, remedy, where
+
+    def __str__(self) -> str:
+        said = self.expected if self.got is None else f"Expected {self.expected}, but got {self.got}."
+        place = "" if self.where is None else f"{self.where}: "
+        return f"{place}{said} {self.remedy}".rstrip()
+
+
+class WeightsError(DscsrError):
+    """A weight file that cannot be read, or that does not fit the network it is for."""
+
+
+class SizeError(DscsrError):
+    """A network that takes no images of any usual size, or an image of a size that it does not take."""
+
+
+class LoRAError(DscsrError, ValueError):
+    """LoRA that cannot be put into a network, or adapters that do not fit it."""
+
+
+class ImageError(DscsrError):
+    """An image file that cannot be read or written; the others of its folder go on."""
+
+
+class DataError(DscsrError):
+    """Training data (a store, a list, a pair of folders) that is not what it has to be."""
+
+
+class DiskError(DscsrError):
+    """The disk is full, or files cannot be written or have a name that is taken."""
+
+
+class BusyError(DscsrError):
+    """Another process works in the same place."""
+
+
+class UnavailableError(DscsrError):
+    """A library or a device that something needs is not here; the rest works without it."""
 
 
 class DscsrWarning(UserWarning):

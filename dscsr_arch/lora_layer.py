@@ -5,7 +5,7 @@ LoRA: arXiv 2106.09685, https://github.com/microsoft/LoRA; as used by DSCLoRA, a
 Different from the original:
 
 - A layer is an ``nn.Conv2d`` whose parameters keep their names, so a file of the base network loads as it is.
-- The effective weight is formed once per forward and one convolution meets the picture, also while training.
+- The effective weight is formed once per forward and one convolution meets the image, also while training.
 - ``train()`` and ``eval()`` never merge. ``merge()`` keeps the base weight, so ``unmerge()`` is exact, and a state
   dict always holds the base: whether it was merged does not matter.
 - ``lora_alpha`` is in the state dict, so that a file says itself what its updates are.
@@ -21,16 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
-from dscsr_arch.low_rank import (
-    ENTRIES,
-    Adapter,
-    LoRAError,
-    check_setting,
-    factor_shapes,
-    rank_unit,
-    weight_update,
-)
-from dscsr_arch.precision import precisely
+from dscsr_arch.errors import LoRAError
+from dscsr_arch.low_rank import ENTRIES, Adapter, check_setting, factor_shapes, rank_unit, weight_update
+from dscsr_arch.no_autocast import no_autocast
 
 
 class ConvLoRA(nn.Conv2d):
@@ -125,7 +118,7 @@ class ConvLoRA(nn.Conv2d):
         return self._precise_delta().to(self.weight.dtype)
 
     def effective_weight(self) -> Tensor:
-        """What the picture is convolved with: base and update added up, in the weight's dtype; differentiable."""
+        """What the image is convolved with: base and update added up, in the weight's dtype; differentiable."""
         if self.merged:
             return self.weight
         delta = self._precise_delta()
@@ -134,7 +127,7 @@ class ConvLoRA(nn.Conv2d):
     def _precise_delta(self) -> Tensor:
         """The update in float32 at least, also under autocast."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with precisely(self.weight.device):
+        with no_autocast(self.weight.device):
             # A new tensor, not the buffer, goes into the graph: DistributedDataParallel writes buffers at each forward.
             scaling = self.lora_alpha.to(dtype) / self.rank
             return weight_update(self.lora_A.to(dtype), self.lora_B.to(dtype), scaling, self.weight.shape)

@@ -17,14 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import LoRAError
 
 ENTRIES = ("lora_A", "lora_B", "lora_alpha")
 """What a layer has in a state dict beside its weight and bias."""
-
-
-class LoRAError(DscsrError, ValueError):
-    """LoRA that cannot be put into a network, or adapters that do not fit it."""
 
 
 class Adapter(NamedTuple):

@@ -15,16 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import SizeError
 
 LARGEST = 64
 """Multiples that are tried."""
 _START = 15
 """Images are tried from this side on: a network that takes 15×16 and 16×15 needs no multiple."""
-
-
-class SizeError(DscsrError):
-    """A network that takes no images of any usual size, or an image of a size that it does not take."""
 
 
 class SizeRequirements(NamedTuple):

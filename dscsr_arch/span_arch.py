@@ -65,7 +65,7 @@ class SPAB(nn.Module):
 
 
 class SPAN(nn.Module):
-    """SPAN, from a picture (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
+    """SPAN, from an image (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
 
     Args:
         num_in_ch: Channels of the input.
@@ -162,7 +162,7 @@ class SPAN(nn.Module):
         if not self.norm and f"{prefix}no_norm" not in state_dict:
             warnings.warn(
                 "This SPAN is built with norm=False, but its weights have no `no_norm` marker, so they were probably "
-                "trained with mean and range. If the pictures come out wrong, build it with norm=True.",
+                "trained with mean and range. If the images come out wrong, build it with norm=True.",
                 DscsrWarning,
                 stacklevel=2,
             )

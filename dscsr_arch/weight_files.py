@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dscsr_arch.csd_names import CSDWeightsError, from_csd
+from dscsr_arch.csd_names import from_csd
 from dscsr_arch.disk import whole_file
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import WeightsError
 from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
 
 StateDict = dict[str, Tensor]
@@ -28,14 +28,10 @@ WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
 """Keys under which files hold their weights, the preferred one first: BasicSR's, CSD's, and the common one."""
 
 METADATA = "metadata"
-"""Key under which a ``.pth`` file of dscsr holds what a ``.safetensors`` file has in its header (see `facts`)."""
+"""Key under which a ``.pth`` file of dscsr holds what a ``.safetensors`` file has in its header (see `metadata`)."""
 
 _SHARED = 4
 """How many times over the numbers in a file may be used: layers can share theirs."""
-
-
-class WeightsError(DscsrError):
-    """A weight file that cannot be read, or does not fit."""
 
 
 class WeightFile(NamedTuple):
@@ -79,7 +75,7 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
     _check_tensors(weights, path)
     try:
         weights = from_csd(weights)
-    except CSDWeightsError as error:
+    except WeightsError as error:
         raise WeightsError(f"Cannot read {path}: {error}") from error
     return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})
 

@@ -13,7 +13,7 @@ def register() -> None:
     BasicSR. A repeat does nothing.
 
     Raises:
-        dscsr_model.host.install_help.BasicSRMissingError: BasicSR is not installed.
+        dscsr_model.host.UnavailableError: BasicSR is not installed.
     """
     from dscsr_model.host import registration
 

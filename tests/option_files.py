@@ -21,7 +21,7 @@ REMOVED = object()  # as a value of `changed`: the key is taken out
 def write_images(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        cv2.imwrite(str(folder / name), _picture(number, size))
+        cv2.imwrite(str(folder / name), _image(number, size))
     return folder
 
 
@@ -30,8 +30,8 @@ def write_lmdb(folder: Path, keys: list[str], size: tuple[int, int], *, encoded:
     env = lmdb.open(str(folder), map_size=1 << 24)
     with env.begin(write=True) as transaction:
         for number, key in enumerate(keys):
-            picture = _picture(number, size)
-            value = cv2.imencode(".png", picture)[1].tobytes() if encoded else picture.tobytes()
+            image = _image(number, size)
+            value = cv2.imencode(".png", image)[1].tobytes() if encoded else image.tobytes()
             transaction.put(key.encode(), value)
     env.close()
     lines = [f"{key}.png ({size[0]},{size[1]},3) 1\n" for key in keys]
@@ -39,7 +39,7 @@ def write_lmdb(folder: Path, keys: list[str], size: tuple[int, int], *, encoded:
     return folder
 
 
-def _picture(seed: int, size: tuple[int, int]) -> np.ndarray:
+def _image(seed: int, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 

@@ -70,7 +70,7 @@ def build(opt: dict[str, Any]) -> Any:
 
 
 def batch(step: int, size: int = 4) -> dict[str, torch.Tensor]:
-    """The same pictures for the same step."""
+    """The same images for the same step."""
     draw = torch.Generator().manual_seed(step)
     return {"lq": torch.rand(size, 3, 9, 9, generator=draw), "gt": torch.rand(size, 3, 18, 18, generator=draw)}
 

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.host import install_help
 
 PYTHONS = ((3, 10), (3, 12))
@@ -154,7 +155,7 @@ def _autoload() -> Finding:
 def _basicsr() -> Iterator[Finding]:
     try:
         install_help.require_basicsr()
-    except install_help.BasicSRMissingError as error:
+    except UnavailableError as error:
         yield Finding("basicsr", "not usable", str(error))
         return
     from dscsr_model.host import compat, registration
@@ -162,7 +163,7 @@ def _basicsr() -> Iterator[Finding]:
     folder = install_help.find_basicsr()
     try:
         registration.register()
-    except registration.RegistrationError as error:
+    except DscsrError as error:
         where = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
         yield Finding("basicsr", "not usable", f"{error}\nThe error comes from {where.filename}, line {where.lineno}.")
         return

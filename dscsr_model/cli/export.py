@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         "export",
         help="write a trained network for other programs: fused weights, ONNX, spandrel, TorchScript",
         description="Write a trained network for other programs. The output is loaded again and compared with its "
-        "source on pictures of several sizes; only if they agree does it get its name.",
+        "source on images of several sizes; only if they agree does it get its name.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,10 +77,10 @@ def _mend_torchvision() -> None:
 
 def describe(shipped: Shipped, form: Format, half: bool) -> str:
     """What was written, as text."""
-    from dscsr_arch.facts import MATTERING, shown
+    from dscsr_arch.metadata import MATTERING, shown
     from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE
 
-    network, arguments = shipped.facts
+    network, arguments = shipped.metadata
     width = arguments.get("feature_channels", arguments.get("num_feat"))
     known = ", ".join(f"{name} {shown(arguments[name])}" for name in MATTERING if name in arguments)
     tolerance = f"{HALF_TOLERANCE if half else TOLERANCE:.0e} allowed"
@@ -102,11 +102,11 @@ def _notes(shipped: Shipped, form: Format) -> list[str]:
         return [f"use it: dscsr upscale -i photo.png -o results -w {shipped.path}"]
     if form.name != "spandrel":
         load = {"torch-export": "torch.export.load({!r}).module()", "torchscript": "torch.jit.load({!r})"}[form.name]
-        return [f"use it: {load.format(str(shipped.path))}(picture), float32 (B, C, H, W) in [0, 1]"]
+        return [f"use it: {load.format(str(shipped.path))}(image), float32 (B, C, H, W) in [0, 1]"]
     notes = [f"{by} itself was not asked: {why_not}" for by, why_not in shipped.not_asked.items()]
-    if shipped.facts.network != "SPAN":
+    if shipped.metadata.network != "SPAN":
         notes.append(
-            f"spandrel does not know {shipped.facts.network} (0.4.2), nor does chaiNNer. In Python, this helps:"
+            f"spandrel does not know {shipped.metadata.network} (0.4.2), nor does chaiNNer. In Python, this helps:"
         )
         notes.append("from dscsr_model.export.spandrel_support import register; register()")
     notes.append(f"use it: spandrel.ModelLoader().load_from_file({str(shipped.path)!r})")

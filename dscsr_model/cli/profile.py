@@ -25,9 +25,9 @@ EPILOG = """\
 examples:
   dscsr profile span.pth dscsr.pth
   dscsr profile span.pth -opt options/train_span_x4.yml --variants all --json figures.json
-  dscsr profile span.pth rcan.pth --data Set5/HR Set5/LRbicx4 --picture figure.png
+  dscsr profile span.pth rcan.pth --data Set5/HR Set5/LRbicx4 --plot figure.png
 
-Figures are those of fused networks. Needs fvcore, for --picture matplotlib: pip install "dscsr[profile]";
+Figures are those of fused networks. Needs fvcore, for --plot matplotlib: pip install "dscsr[profile]";
 for the variant onnx: pip install "dscsr[onnx]"."""
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -66,18 +66,20 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default auto)")
     group.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: PyTorch's choice)")
     group.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of runs per variant (default 2)")
-    group.add_argument("--images", type=Path, metavar="DIR", help="also the mean time over these pictures, as NTIRE")
+    group.add_argument("--images", type=Path, metavar="DIR", help="also the mean time over these images, as NTIRE")
     group.add_argument("--data", nargs=2, type=Path, metavar=("HR", "LR"), help="measure PSNR on these folders")
     group.add_argument("--no-flops", action="store_true", help="no FLOPs and no scores; fvcore is not needed then")
     group.add_argument("--no-baseline", action="store_true", help="do not time SPAN-28, the baseline of 2026")
     group = parser.add_argument_group("what is known already")
     known: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "NAME=VALUE"}
-    group.add_argument("--psnr", **known, help="PSNR in dB of a network, for table and picture")
+    group.add_argument("--psnr", **known, help="PSNR in dB of a network, for table and image")
     group.add_argument("--runtime", **known, help="milliseconds of a network on NTIRE's machine, for its score")
     group.add_argument("--baseline-ms", **known, help="milliseconds of a year's baseline here, e.g. 2025=20.5 for EFDN")
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write all figures; - prints them instead of the table")
-    group.add_argument("--picture", type=Path, metavar="FILE", help="PSNR against latency: .png, .pdf or .svg")
+    group.add_argument(
+        "--plot", "--picture", dest="plot", type=Path, metavar="FILE", help="PSNR against latency: .png, .pdf or .svg"
+    )
     group.add_argument("--force", action="store_true", help="replace files that are there")
     parser.set_defaults(run=run)
 
@@ -110,11 +112,11 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.threads is not None and args.threads < 1:
         raise DscsrError(f"Expected --threads to be at least 1, but got {args.threads}.")
-    if args.picture is not None and args.picture.suffix.lower() not in FORMATS:
-        raise DscsrError(f"Expected --picture to end in {', '.join(FORMATS)}, but got `{args.picture}`.")
-    if args.picture is not None and not (args.psnr or args.data):
-        raise DscsrError("Expected PSNR for --picture, but got none. Add --data HR LR, or --psnr NAME=VALUE.")
-    files = [args.picture, Path(args.json) if args.json not in (None, "-") else None]
+    if args.plot is not None and args.plot.suffix.lower() not in FORMATS:
+        raise DscsrError(f"Expected --plot to end in {', '.join(FORMATS)}, but got `{args.plot}`.")
+    if args.plot is not None and not (args.psnr or args.data):
+        raise DscsrError("Expected PSNR for --plot, but got none. Add --data HR LR, or --psnr NAME=VALUE.")
+    files = [args.plot, Path(args.json) if args.json not in (None, "-") else None]
     for file in (file for file in files if file is not None):
         if not file.parent.is_dir():
             raise DscsrError(
@@ -207,22 +209,22 @@ def _known(args: argparse.Namespace, networks: Mapping[str, nn.Module]) -> tuple
 
 def _drawing(args: argparse.Namespace) -> Any:
     """The module that draws, if it is needed; found out before anything is measured."""
-    if args.picture is None:
+    if args.plot is None:
         return None
     try:
-        from dscsr_model.profiling import picture
+        from dscsr_model.profiling import plot
     except ModuleNotFoundError as error:
         raise DscsrError(
             f"Expected matplotlib to draw with, but {error.name} is not installed. Run `pip install 'dscsr[profile]'`."
         ) from error
-    return picture
+    return plot
 
 
 def _plan(args: argparse.Namespace, untrained: frozenset[str]) -> Plan:
     from dscsr_model.export.onnx import to_onnx
     from dscsr_model.inference.engines import find_device
     from dscsr_model.profiling.profile import Plan
-    from dscsr_model.profiling.psnr import read_pictures
+    from dscsr_model.profiling.psnr import read_images
     from dscsr_model.profiling.variants import check_variants
 
     usual = ["eager", "channels_last", "bf16"]
@@ -236,7 +238,7 @@ def _plan(args: argparse.Namespace, untrained: frozenset[str]) -> Plan:
         seconds=args.seconds,
         flops=not args.no_flops,
         baseline=not (args.no_baseline or args.no_flops),
-        images=read_pictures(args.images) if args.images else (),
+        images=read_images(args.images) if args.images else (),
         data=(args.data[0], args.data[1]) if args.data else None,
         untrained=untrained,
         to_onnx=to_onnx,
@@ -250,7 +252,7 @@ def _show_progress(items: Iterable[Any], label: str) -> Iterable[Any]:
     return tqdm(items, label, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
-def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float], given: Given, picture: Any) -> None:
+def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float], given: Given, plot: Any) -> None:
     from dscsr_model.profiling.report import as_dict
     from dscsr_model.profiling.table import table
 
@@ -263,6 +265,6 @@ def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float],
         with whole_file(args.json) as file:
             file.write(text.encode())
         print(f"\n{args.json}")
-    if picture is not None:
-        picture.save(picture.draw(result, psnr), args.picture)
-        print(f"\n{args.picture}", file=sys.stderr if args.json == "-" else sys.stdout)
+    if plot is not None:
+        plot.save(plot.draw(result, psnr), args.plot)
+        print(f"\n{args.plot}", file=sys.stderr if args.json == "-" else sys.stdout)

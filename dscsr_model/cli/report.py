@@ -1,4 +1,4 @@
-"""``dscsr report``: loss and PSNR of one or more trainings in a picture, and the figures in a table."""
+"""``dscsr report``: loss and PSNR of one or more trainings in an image, and the figures in a table."""
 
 from __future__ import annotations
 
@@ -27,16 +27,12 @@ Needs matplotlib: pip install "dscsr[report]"."""
 FORMATS = (".png", ".pdf", ".svg")
 
 
-class ReportError(DscsrError):
-    """Nothing to report, or no place to put the picture."""
-
-
 def add_parser(subparsers: Any) -> None:
     """Add the command to the ``dscsr`` parser."""
     parser = subparsers.add_parser(
         "report",
         help="draw loss and PSNR of one or more trainings",
-        description="Draw loss and PSNR over the iterations of one or more trainings, also while they run,\n"
+        description="SampleKey loss and PSNR over the iterations of one or more trainings, also while they run,\n"
         "and print last loss, best PSNR and speed.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         default=Path("report.png"),
         metavar="FILE",
-        help="the picture: .png, .pdf or .svg (default report.png)",
+        help="the image: .png, .pdf or .svg (default report.png)",
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument(
@@ -64,37 +60,37 @@ def run(args: argparse.Namespace) -> int:
     """Read, draw, print; returns the exit code."""
     check_output(args.output, args.force)
     if args.smooth is not None and args.smooth < 1:
-        raise ReportError(f"Expected --smooth to be at least 1, but got {args.smooth}.")
+        raise DscsrError(f"Expected --smooth to be at least 1, but got {args.smooth}.")
     folders = [find_experiment(name) for name in args.experiments]
     labels = labels_of(folders)
     histories = {label: read_history(folder) for label, folder in zip(labels, folders, strict=True)}
     try:
-        from dscsr_model.cli import report_picture
+        from dscsr_model.cli import report_plot
     except ModuleNotFoundError as error:
-        raise ReportError(
+        raise DscsrError(
             f'Expected matplotlib to draw with, but {error.name} is not installed. Run `pip install "dscsr[report]"`.'
         ) from error
-    report_picture.save(report_picture.draw(histories, args.smooth), args.output)
+    report_plot.save(report_plot.draw(histories, args.smooth), args.output)
     print(table(histories))
     print(f"\n{args.output}")
     return 0
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Raise `ReportError` unless a picture can be written there, without harm to one that is there."""
+    """Raise `DscsrError` unless an image can be written there, without harm to one that is there."""
     if path.suffix.lower() not in FORMATS:
-        raise ReportError(f"Expected the name of the picture to end in {', '.join(FORMATS)}, but got `{path}`.")
+        raise DscsrError(f"Expected the name of the image to end in {', '.join(FORMATS)}, but got `{path}`.")
     if not path.parent.is_dir():
-        raise ReportError(f"Expected a folder to write {path.name} into, but `{path.parent}` is none. Make it first.")
+        raise DscsrError(f"Expected a folder to write {path.name} into, but `{path.parent}` is none. Make it first.")
     if path.exists() and not force:
-        raise ReportError(f"Expected a new file, but `{path}` exists. Add --force to replace it, or choose with -o.")
+        raise DscsrError(f"Expected a new file, but `{path}` exists. Add --force to replace it, or choose with -o.")
 
 
 def find_experiment(name: str) -> Path:
     """The folder of an experiment: ``name`` itself, or the one of this name in ``experiments`` or ``tb_logger``.
 
     Raises:
-        ReportError: There is none; the message offers near names.
+        DscsrError: There is none; the message offers near names.
     """
     for folder in (Path(name), Path("experiments", name), Path("tb_logger", name)):
         if folder.is_dir():
@@ -107,7 +103,7 @@ def find_experiment(name: str) -> Path:
         remedy = f"There {'is' if len(names) == 1 else 'are'}: {', '.join(names[:10])}{', …' * (len(names) > 10)}."
     else:
         remedy = "There is no experiment in experiments/ here: change to the folder that you trained in."
-    raise ReportError(f"Expected a folder or a name under experiments/, but got `{name}`. {remedy}")
+    raise DscsrError(f"Expected a folder or a name under experiments/, but got `{name}`. {remedy}")
 
 
 def labels_of(folders: list[Path]) -> list[str]:
@@ -115,7 +111,7 @@ def labels_of(folders: list[Path]) -> list[str]:
     resolved = [folder.resolve() for folder in folders]
     for index, folder in enumerate(resolved):
         if folder in resolved[:index]:
-            raise ReportError(f"Expected different experiments, but got `{folders[index]}` twice. Name it once.")
+            raise DscsrError(f"Expected different experiments, but got `{folders[index]}` twice. Name it once.")
     names = [folder.name for folder in resolved]
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
@@ -136,7 +132,7 @@ def read_history(folder: Path) -> History:
     for place in (folder, tensorboard):
         if any(place.glob("events.out.tfevents.*")):
             return read_events(place)
-    raise ReportError(
+    raise DscsrError(
         f"Expected train_*.log in {folder} or TensorBoard's files in tb_logger/{folder.name}, but found neither. "
         "Only trainings can be reported, and only after their first lines."
     )

@@ -31,10 +31,6 @@ _SETTING = re.compile(
 )
 
 
-class LogError(DscsrError):
-    """Logs or event files with nothing in them to draw."""
-
-
 @dataclass
 class History:
     """The curves of one training.
@@ -79,7 +75,7 @@ def read_logs(files: Iterable[Path]) -> History:
         files: ``train_*.log`` as BasicSR writes them, in any order.
 
     Raises:
-        LogError: There is no iteration in any of them.
+        DscsrError: There is no iteration in any of them.
     """
     files = sorted(files, key=_when)
     parts = []
@@ -90,7 +86,7 @@ def read_logs(files: Iterable[Path]) -> History:
     for part in parts:
         merged = _continued(merged, part)
     if not merged.last_iteration:
-        raise LogError(
+        raise DscsrError(
             f"Expected iterations in {files[-1]}, but got none: the training ended before its first log line. "
             "Train on, or lower `logger: print_freq`."
         )
@@ -207,12 +203,12 @@ def read_events(folder: Path) -> History:
     """The history that TensorBoard's event files in a folder hold.
 
     Raises:
-        LogError: TensorBoard is not installed, or no loss or metric is in the files.
+        DscsrError: TensorBoard is not installed, or no loss or metric is in the files.
     """
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
-        raise LogError(
+        raise DscsrError(
             f"Expected tensorboard to read the event files in {folder}, but it is not installed. "
             "Run `pip install tensorboard`."
         ) from error
@@ -230,7 +226,7 @@ def read_events(folder: Path) -> History:
         elif tag == "images_per_s":
             history.rates = curve
     if not history.losses and not history.metrics:
-        raise LogError(f"Expected losses or metrics in the event files of {folder}, but got none. Train on.")
+        raise DscsrError(f"Expected losses or metrics in the event files of {folder}, but got none. Train on.")
     return history
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 _EXAMPLES = """examples:
   dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit
-  the same with the challenge's PSNR on its validation pictures:
+  the same with the challenge's PSNR on its validation images:
     dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit \\
       --data DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR
   checked in the challenge's own environment (Python 3.9, torch 1.13):
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--name", required=True, metavar="NAME", help="of the network: letters, digits and _")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     parser.add_argument(
-        "--data", nargs=2, type=Path, metavar=("HR", "LR"), help="folders of pictures for the challenge's PSNR"
+        "--data", nargs=2, type=Path, metavar=("HR", "LR"), help="folders of images for the challenge's PSNR"
     )
     parser.add_argument(
         "--fold",
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         const="all",
         choices=("exact", "all"),
         help="of SPAN: make one convolution of two that follow each other. exact: conv_2 and conv_cat, which changes "
-        "nothing; all (the default of --fold): conv_1 and block_1 too, which changes the border of the picture",
+        "nothing; all (the default of --fold): conv_1 and block_1 too, which changes the border of the image",
     )
     parser.add_argument("--python", metavar="FILE", help="interpreter of the check (default: this one)")
     parser.add_argument("--force", action="store_true", help="replace a kit that is there")

@@ -11,7 +11,7 @@ example:
 with only those of its sets whose folders are there:
   dscsr test -opt options/test_span_x4.yml --skip-missing
 
-Log and pictures go to results/<name> under the working directory."""
+Log and images go to results/<name> under the working directory."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -1,4 +1,4 @@
-"""``dscsr upscale``: enlarge a picture, or all pictures of a folder, with a network from a weight file."""
+"""``dscsr upscale``: enlarge an image, or all images of a folder, with a network from a weight file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, ImageError
 from dscsr_model.cli import weights
 
 if TYPE_CHECKING:
@@ -21,31 +21,27 @@ if TYPE_CHECKING:
 _EXAMPLES = """examples:
   a folder, with all folders inside; results/photo_x4.png and so on:
     dscsr upscale -i photos -o results -w span_x4.pth
-  one picture, as well as the network can:
+  one image, as well as the network can:
     dscsr upscale -i photo.jpg -o results -w span_x4.pth --self-ensemble
   fast on a GPU (fp16) or a CPU of today (bf16), JPEG stays JPEG:
     dscsr upscale -i photos -o results -w span_x4.pth --precision bf16 --format same
 
 Results that are there stay, so an interrupted run goes on where it was; --force makes them anew.
-A picture that fails is named, the others are made, and the exit code is 1."""
-
-
-class UpscaleArgumentsError(DscsrError):
-    """Arguments that make no sense, or not together."""
+An image that fails is named, the others are made, and the exit code is 1."""
 
 
 def add_parser(subparsers: Any) -> None:
     """Declare the command and its arguments."""
     parser = subparsers.add_parser(
         "upscale",
-        help="enlarge pictures with a network",
-        description="Enlarge a picture, or all pictures of a folder (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bit; gray,\n"
-        "RGB, with alpha). Depth, grayness, alpha, colour profile and EXIF are kept; pictures are turned upright.",
+        help="enlarge images with a network",
+        description="Enlarge an image, or all images of a folder (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bit; gray,\n"
+        "RGB, with alpha). Depth, grayness, alpha, colour profile and EXIF are kept; images are turned upright.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-i", "--input", type=Path, required=True, metavar="FILE|FOLDER", help="a picture, or a folder of pictures")
+    add("-i", "--input", type=Path, required=True, metavar="FILE|FOLDER", help="an image, or a folder of images")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results go: photo_x4.png")
     add("-w", "--weights", type=Path, required=True, metavar="WEIGHTS", help=".pth, .safetensors, or .onnx")
     add("--format", default="png", choices=("png", "jpg", "webp", "tiff", "same"), help="of results (default png)")
@@ -74,16 +70,16 @@ def run(args: argparse.Namespace) -> int:
 
     # Warnings of odd metadata would tear the bar.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    Image.MAX_IMAGE_PIXELS = None  # pictures may be large; whether the result fits into memory is checked
+    Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check_out(args.output)
     jobs.check_source(args.input)
     engine = make_engine(args)
     upscaler = Upscaler(engine, Tiling(args.tile, args.tile_overlap), args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
     with jobs.made(args.output), reporting(plan.jobs) as report:
-        if upscaler.overlap < engine.footprint.radius and args.tile != 0:
+        if upscaler.overlap < engine.receptive_field.radius and args.tile != 0:
             report.note(
-                f"--tile-overlap {upscaler.overlap} is less than the {engine.footprint.radius} pixels that this "
+                f"--tile-overlap {upscaler.overlap} is less than the {engine.receptive_field.radius} pixels that this "
                 "network sees: seams may show"
             )
         if args.precision == "fp16" and engine.device.type == "cpu" and backend_of(args) == "torch":
@@ -94,26 +90,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise `UpscaleArgumentsError` for arguments that make no sense, or not together."""
+    """Raise `DscsrError` for arguments that make no sense, or not together."""
     if not 1 <= args.quality <= 100:
-        raise UpscaleArgumentsError(f"Expected --quality from 1 to 100, but got {args.quality}. 95 is usual.")
+        raise DscsrError(f"Expected --quality from 1 to 100, but got {args.quality}. 95 is usual.")
     if args.tile is not None and args.tile < 0:
-        raise UpscaleArgumentsError(f"Expected --tile from 0 (no tiles), but got {args.tile}. Leave it out.")
+        raise DscsrError(f"Expected --tile from 0 (no tiles), but got {args.tile}. Leave it out.")
     if args.tile_overlap is not None and args.tile_overlap < 0:
-        raise UpscaleArgumentsError(f"Expected --tile-overlap from 0, but got {args.tile_overlap}. Leave it out.")
+        raise DscsrError(f"Expected --tile-overlap from 0, but got {args.tile_overlap}. Leave it out.")
     is_onnx, backend = args.weights.suffix.lower() == ".onnx", backend_of(args)
     if is_onnx and backend == "torch":
-        raise UpscaleArgumentsError(
+        raise DscsrError(
             f"Expected weights of PyTorch for --backend torch, but got {args.weights}. Leave --backend out."
         )
     fixed = args.base or args.width or args.param_key or args.overrides or args.opt
     if is_onnx and (args.precision != "fp32" or fixed):
-        raise UpscaleArgumentsError(
+        raise DscsrError(
             "Expected no --precision, --base, --width, --param-key, -opt or --set with an ONNX file, which has all "
             "that fixed, but got one. Leave it out, or export another file (dscsr export --format onnx)."
         )
     if backend == "onnx" and (args.precision == "bf16" or args.compile):
-        raise UpscaleArgumentsError(
+        raise DscsrError(
             "Expected --precision fp32 or fp16, and no --compile, with ONNX Runtime, but got another. "
             "Leave it out, or choose --backend torch."
         )
@@ -141,13 +137,13 @@ def make_engine(args: argparse.Namespace) -> Engine:
     from dscsr_model.export.onnx import to_onnx
 
     network = weights.load_network(args)
-    seen = torch_engine(network, device="cpu").footprint
+    seen = torch_engine(network, device="cpu").receptive_field
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.onnx")
         to_onnx(network, file, half=args.precision == "fp16")
-        # Its footprint in PyTorch tells how far it sees; how much memory it takes, only a run of the file.
+        # Its receptive_field in PyTorch tells how far it sees; how much memory it takes, only a run of the file.
         engine = onnx_engine(file, device=args.device)
-    engine.footprint = engine.footprint._replace(radius=seen.radius, local=seen.local)
+    engine.receptive_field = engine.receptive_field._replace(radius=seen.radius, local=seen.local)
     return engine
 
 
@@ -156,11 +152,11 @@ def reporting(jobs: list[Job]) -> Iterator[Bar]:
     """A bar over all pixels, with the time that is left; in a log file, a line now and then."""
     from tqdm import tqdm
 
-    from dscsr_model.data.images import ImageError, read_header
+    from dscsr_model.data.image_io import read_header
 
     total = 0
     for job in jobs:
-        with suppress(ImageError):  # which comes again when the picture is read
+        with suppress(ImageError):  # which comes again when the image is read
             header = read_header(job.source)
             total += header.height * header.width
     on_screen = sys.stderr.isatty()
@@ -179,7 +175,7 @@ class Bar:
         self.note = write
 
     def failed(self, job: Job, fault: str) -> None:
-        """Name a picture that failed."""
+        """Name an image that failed."""
         source = str(job.source)
         self.note(f"failed: {fault if fault.startswith(source) else f'{source}: {fault}'}")
 
@@ -193,12 +189,12 @@ def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
     pixels = outcome.input_pixels
     amount = f"{pixels / 1e6:.1f} million" if pixels >= 1e6 else f"{pixels:,}"
     failed = f", {outcome.failed} failed (named above)" if outcome.failed else ""
-    lines = [f"{_count(outcome.made, 'picture')} x{scale} -> {output}{failed}; {amount} pixels in {took}"]
+    lines = [f"{_count(outcome.made, 'image')} x{scale} -> {output}{failed}; {amount} pixels in {took}"]
     if plan.there:
         lines.append(f"  {_count(len(plan.there), 'result')} there already, left as found; --force makes them anew")
     if plan.renamed:
         names = listed([path.name for path in plan.renamed], "result", most=4)
-        lines.append(f"  named with their old suffix, because pictures differ in it alone: {names}")
+        lines.append(f"  named with their old suffix, because images differ in it alone: {names}")
     return "\n".join([*lines, *left_out(plan.left_out)])
 
 

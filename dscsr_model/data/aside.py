@@ -13,12 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dscsr_arch.disk import DiskError, disk_errors
-from dscsr_arch.errors import DscsrError
-
-
-class BusyError(DscsrError):
-    """Another process is building in the same place."""
+from dscsr_arch.disk import disk_errors
+from dscsr_arch.errors import BusyError, DiskError
 
 
 @contextmanager

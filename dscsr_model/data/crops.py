@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dscsr_model.data.images import in_channels
+from dscsr_model.data.image_io import in_channels
 
 
 class Crop(NamedTuple):
@@ -34,7 +34,7 @@ class Crop(NamedTuple):
 def draw_crop(
     key: tuple[int, ...], height: int, width: int, size: int, use_hflip: bool = False, use_rot: bool = False
 ) -> Crop:
-    """Draw a crop. The same key gives the same crop on every machine, in any process, in any order of calls.
+    """SampleKey a crop. The same key gives the same crop on every machine, in any process, in any order of calls.
 
     Args:
         key: Whole numbers, such as (seed, epoch, index, repeat); any change of one gives an independent draw.

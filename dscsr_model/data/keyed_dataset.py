@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from dscsr_model.data.draws import Draw
+from dscsr_model.data.sample_keys import SampleKey
 
 
 class KeyedDataset(Dataset[Any]):
@@ -28,7 +28,7 @@ class KeyedDataset(Dataset[Any]):
         seed: Of the run.
     """
 
-    takes_draws = True
+    takes_sample_keys = True
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset = dataset
@@ -45,7 +45,7 @@ class KeyedDataset(Dataset[Any]):
         return getattr(self.dataset, name)
 
     def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, Draw):
+        if not isinstance(index, SampleKey):
             return self.dataset[index]
         key = struct.pack("<4q", self.seed, index.epoch, index.image, index.position)
         digest = hashlib.blake2b(key, digest_size=12)

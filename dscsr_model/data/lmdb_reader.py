@@ -17,9 +17,10 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from dscsr_model.data.images import decode_as_basicsr
+from dscsr_arch.errors import DataError
+from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_pages import value_places
-from dscsr_model.data.lmdb_store import Shape, StoreError
+from dscsr_model.data.lmdb_store import Shape
 
 _LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.\S+ \((?P<h>\d+), ?(?P<w>\d+), ?(?P<c>\d+)\)(?: (?P<level>\d+))?")
 
@@ -35,7 +36,7 @@ class LmdbReader:
         path: The LMDB's folder.
 
     Raises:
-        StoreError: Files are missing, or the list cannot be understood.
+        DataError: Files are missing, or the list cannot be understood.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -92,7 +93,7 @@ class LmdbReader:
         Bare pixels are not copied: the array lies in the mapped file and may be used inside the ``with`` block only.
 
         Raises:
-            StoreError: It is missing, or cannot be decoded.
+            DataError: It is missing, or cannot be decoded.
         """
         height, width, channels = (int(number) for number in self._shapes[index])
         offset = int(self._offsets[index])
@@ -103,7 +104,7 @@ class LmdbReader:
         with self._environment.begin() as transaction:
             value = transaction.get(bytes(self._keys[index]))
             if value is None:
-                raise StoreError(
+                raise DataError(
                     f"Expected `{self.key(index)}` in {self.path}, but it is only in its list. Prepare it again."
                 )
             if is_bare(len(value), (height, width, channels), self._levels[index]):
@@ -124,7 +125,7 @@ class LmdbReader:
         data = np.frombuffer(value, np.uint8)
         image = decode_as_basicsr(data, cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
         if image is None:
-            raise StoreError(
+            raise DataError(
                 f"Expected an encoded image or {self._shapes[index].prod()} bare bytes as `{self.key(index)}` in "
                 f"{self.path}, but got {len(value)} bytes that do not decode. `dscsr prepare --verify` finds all such."
             )
@@ -161,7 +162,7 @@ class Environment:
         try:
             self._environment = lmdb.open(str(self._path), readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:
-            raise StoreError(
+            raise DataError(
                 f"Expected an LMDB that opens, but got: {error} ({self._path}). If other code of this process has it "
                 "open (BasicSR's own datasets open it for themselves), use PairedCropDataset for both; else prepare it "
                 "again."
@@ -169,7 +170,7 @@ class Environment:
         size, info = (self._path / "data.mdb").stat().st_size, self._environment.info()
         if size < (info["last_pgno"] + 1) * self._environment.stat()["psize"]:
             self._environment.close()
-            raise StoreError(  # reading on would kill the process
+            raise DataError(  # reading on would kill the process
                 f"Expected a whole LMDB, but {self._path / 'data.mdb'} is truncated at {size:,} bytes. Copy or prepare "
                 "it again."
             )
@@ -192,11 +193,11 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
     """Shape and compression level of every image of an LMDB, by key, from its ``meta_info.txt``.
 
     Raises:
-        StoreError: It is not there; a line is not understood; a key comes twice.
+        DataError: It is not there; a line is not understood; a key comes twice.
     """
     file = Path(path) / "meta_info.txt"
     if not file.is_file() or not (file.parent / "data.mdb").is_file():
-        raise StoreError(
+        raise DataError(
             f"Expected an LMDB with data.mdb and meta_info.txt, but {path} has not both. Make it by `dscsr prepare`."
         )
     entries: dict[str, tuple[Shape, int]] = {}
@@ -206,7 +207,7 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
             fault = "which is not understood"
             if match:
                 fault = f"which names `{match['key']}` for the second time (BasicSR cuts names at the first dot)"
-            raise StoreError(
+            raise DataError(
                 f"Expected lines like `0001_s001.png (480,480,3) 1` in {file}, each with its own key, but got "
                 f"{line[:80]!r} in line {number}, {fault}. Prepare it again."
             )

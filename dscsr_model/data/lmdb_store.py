@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscsr_arch.disk import disk_errors
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DataError
 from dscsr_model.data import aside
 
 FORMATS = ("raw", "png")
@@ -38,10 +38,6 @@ _LONGEST_KEY = 511  # bytes, a limit of LMDB
 _KEY = re.compile(r"[^\x00-\x1f./\x7f-\U0010ffff]+")
 
 Shape = tuple[int, int, int]
-
-
-class StoreError(DscsrError):
-    """An LMDB that cannot be written or read."""
 
 
 class Entry(NamedTuple):
@@ -89,15 +85,15 @@ class LmdbWriter:
         map_size: Bytes to begin with. It doubles whenever the data have outgrown it.
 
     Raises:
-        StoreError: ``path`` ends otherwise or exists, or another process is writing it.
+        DataError: ``path`` ends otherwise or exists, or another process is writing it.
     """
 
     def __init__(self, path: str | Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
         self.path = Path(path)
         if self.path.suffix != ".lmdb":
-            raise StoreError(f"Expected a path that ends in .lmdb, but got {self.path}. Rename it.")
+            raise DataError(f"Expected a path that ends in .lmdb, but got {self.path}. Rename it.")
         if self.path.exists():
-            raise StoreError(f"Expected a new path, but {self.path} exists. Remove it, or choose another.")
+            raise DataError(f"Expected a new path, but {self.path} exists. Remove it, or choose another.")
         self._folder = self.path.with_name(self.path.name + ".tmp")
         with disk_errors(self.path, lmdb.Error), contextlib.ExitStack() as opened:
             opened.callback(os.close, aside.claim(self._folder))
@@ -116,7 +112,7 @@ class LmdbWriter:
         """Add entries, all or none.
 
         Raises:
-            StoreError: A key that is there already, is not printable ASCII, contains a dot (BasicSR cuts keys there) or
+            DataError: A key that is there already, is not printable ASCII, contains a dot (BasicSR cuts keys there) or
                 a slash, or is too long; a full disk.
         """
         for entry in entries:
@@ -132,7 +128,7 @@ class LmdbWriter:
             with self._environment.begin(write=True) as transaction:
                 for entry in entries:
                     if not transaction.put(entry.key.encode("ascii"), entry.value, overwrite=False):
-                        raise StoreError(
+                        raise DataError(
                             f"Expected every key once, but got `{entry.key}` again for {self.path}. Rename the image."
                         )
         except lmdb.MapFullError:
@@ -143,7 +139,7 @@ class LmdbWriter:
         """Bring everything to the disk, then give it its name; `__exit__` does it.
 
         Raises:
-            StoreError: A full disk; or somebody else has made ``path`` in the meantime.
+            DataError: A full disk; or somebody else has made ``path`` in the meantime.
         """
         try:
             with disk_errors(self.path, lmdb.Error):
@@ -172,7 +168,7 @@ class LmdbWriter:
 
 def _check_key(key: str) -> None:
     if not _KEY.fullmatch(key) or len(key) > _LONGEST_KEY:
-        raise StoreError(
+        raise DataError(
             f"Expected a key of 1 to {_LONGEST_KEY} printable ASCII characters without dots and slashes "
             f"(BasicSR cuts keys at the first dot), but got {key!r}. Rename the image."
         )

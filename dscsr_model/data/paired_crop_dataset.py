@@ -3,7 +3,7 @@
 In place of BasicSR's ``PairedImageDataset``, with the same options and the same dictionary. Different from it:
 
 - From an LMDB of bare pixels (``dscsr prepare``, format raw) only the pixels of the crop are read.
-- Crops, flips and rotations depend on the seed and the draw alone (see ``draws.py``), not on the number of workers
+- Crops, flips and rotations depend on seed and draw alone (see ``sample_keys.py``), not on the number of workers
   or on what was drawn before, so that a stopped and resumed run sees the samples that it would have seen.
 - Train and validation may use one LMDB, and the dataset can be pickled at any time.
 """
@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DataError
 from dscsr_model.data.crops import Crop, cut, draw_crop, planes
-from dscsr_model.data.draws import Draw
-from dscsr_model.data.images import in_channels
+from dscsr_model.data.image_io import in_channels
+from dscsr_model.data.sample_keys import SampleKey
 from dscsr_model.data.sources import ImageSource, MemorySource, open_pair
 
 Sample = dict[str, Any]
-
-
-class DatasetError(DscsrError):
-    """Options or images that cannot be trained on."""
 
 
 class PairedCropDataset(Dataset):
@@ -60,7 +56,7 @@ class PairedCropDataset(Dataset):
         DscsrError: An option has no sense; no pairs; images smaller than the crop.
     """
 
-    takes_draws = True
+    takes_sample_keys = True
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
@@ -93,10 +89,10 @@ class PairedCropDataset(Dataset):
     def __len__(self) -> int:
         return len(self.gt)
 
-    def __getitem__(self, index: int | Draw) -> Sample:
+    def __getitem__(self, index: int | SampleKey) -> Sample:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> list[Sample]:
+    def __getitems__(self, indices: Sequence[int | SampleKey]) -> list[Sample]:
         """The samples of one batch; the loader calls it."""
         wanted = [self._draw(index) for index in indices]
         groups = [wanted[first : first + self.repeat_crops] for first in range(0, len(wanted), self.repeat_crops)]
@@ -104,14 +100,14 @@ class PairedCropDataset(Dataset):
             self._expect(group)
         return [sample for group in groups for sample in self._samples(group)]
 
-    def _draw(self, index: int | Draw) -> Draw:
-        if isinstance(index, Draw):
+    def _draw(self, index: int | SampleKey) -> SampleKey:
+        if isinstance(index, SampleKey):
             return index
         if self.epoch is None and self.train:
-            return Draw(index, int(torch.randint(2**31, ())))  # a worker's generator differs from epoch to epoch
-        return Draw(index, self.epoch or 0)
+            return SampleKey(index, int(torch.randint(2**31, ())))  # a worker's generator differs from epoch to epoch
+        return SampleKey(index, self.epoch or 0)
 
-    def _expect(self, wanted: Sequence[Draw]) -> None:
+    def _expect(self, wanted: Sequence[SampleKey]) -> None:
         """Let the rows of all crops be on their way from the disk before the first is cut."""
         index = wanted[0].image
         if self.shapes is None:
@@ -122,7 +118,7 @@ class PairedCropDataset(Dataset):
             self.gt.expect(index, self.scale * top, self.scale * rows)
             self.lq.expect(index, top, rows)
 
-    def _samples(self, wanted: Sequence[Draw]) -> list[Sample]:
+    def _samples(self, wanted: Sequence[SampleKey]) -> list[Sample]:
         """A sample for each draw, all from the image of the first."""
         index = wanted[0].image
         names = {"lq_path": self.lq.name(index), "gt_path": self.gt.name(index)}
@@ -131,11 +127,11 @@ class PairedCropDataset(Dataset):
             cuts = [self._cut(lq, gt, draw) if self.train else self._whole(lq, gt) for draw in wanted]
         return [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
 
-    def _crop(self, draw: Draw, height: int, width: int) -> Crop:
+    def _crop(self, draw: SampleKey, height: int, width: int) -> Crop:
         key = (self.seed, draw.epoch, draw.image, draw.position)
         return draw_crop(key, height, width, self.size, *self.flips)
 
-    def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: Draw) -> tuple[NDArray, NDArray, Sample]:
+    def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], draw: SampleKey) -> tuple[NDArray, NDArray, Sample]:
         crop = self._crop(draw, lq.shape[0], lq.shape[1])
         more: Sample = {}
         if self.augment == "device":
@@ -164,12 +160,12 @@ class PairedCropDataset(Dataset):
         wanted = self.scale * int(lq[0]), self.scale * int(lq[1])
         got = int(gt[0]), int(gt[1])
         if got != wanted if self.train else got[0] < wanted[0] or got[1] < wanted[1]:
-            raise DatasetError(
+            raise DataError(
                 f"Expected the GT `{name}` to be {self.scale} times as large as its LQ, {wanted}, but got {got}. "
                 "Set `scale` to that of the data, or prepare them again."
             )
         if self.train and min(got) < self.scale * self.size:
-            raise DatasetError(
+            raise DataError(
                 f"Expected images of at least {self.scale * self.size} pixels (`gt_size`), but `{name}` is {got}. "
                 "Lower `gt_size`, or remove the image."
             )
@@ -178,14 +174,14 @@ class PairedCropDataset(Dataset):
 def _whole_number(opt: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value = opt.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise DatasetError(f"Expected `{name}` to be a whole number, at least 1, but got {value!r}.")
+        raise DataError(f"Expected `{name}` to be a whole number, at least 1, but got {value!r}.")
     return value
 
 
 def _channels(opt: Mapping[str, Any], *sources: ImageSource) -> int:
     color = opt.get("color")
     if color not in (None, "rgb", "gray"):
-        raise DatasetError(
+        raise DataError(
             f"Expected `color` to be rgb or gray, but got {color!r}. "
             "BasicSR's `y` has levels from 16 to 235; `gray` has all from 0 to 255."
         )
@@ -198,14 +194,14 @@ def _channels(opt: Mapping[str, Any], *sources: ImageSource) -> int:
 def _choice(opt: Mapping[str, Any], name: str, values: tuple[str | None, ...]) -> str | None:
     value = opt.get(name, values[0])
     if value not in values:
-        raise DatasetError(f"Expected `{name}` to be one of {values}, but got {value!r}.")
+        raise DataError(f"Expected `{name}` to be one of {values}, but got {value!r}.")
     return value
 
 
 def _refuse(opt: Mapping[str, Any], names: Sequence[str]) -> None:
     found = [name for name in names if opt.get(name) is not None]
     if found:
-        raise DatasetError(
+        raise DataError(
             f"Expected none of BasicSR's {', '.join(names)} (PairedCropDataset gives levels in [0, 1]), but got "
             f"`{found[0]}`. Leave it out, or use PairedImageDataset."
         )
@@ -214,7 +210,7 @@ def _refuse(opt: Mapping[str, Any], names: Sequence[str]) -> None:
 def _crop_size(opt: Mapping[str, Any], scale: int) -> int:
     size = _whole_number(opt, "gt_size")
     if size % scale:
-        raise DatasetError(
+        raise DataError(
             f"Expected `gt_size` to be a multiple of the scale {scale}, but got {size}. Take {size // scale * scale}."
         )
     return size // scale

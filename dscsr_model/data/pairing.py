@@ -10,20 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from dscsr_arch.errors import DscsrError
-from dscsr_model.data.images import SUFFIXES
+from dscsr_arch.errors import DataError
+from dscsr_model.data.image_io import SUFFIXES
 
-# What data sets add to a name beside the picture's own: a kind, and a scale (`baby_LRBI_x4`, `0001x4`).
+# What data sets add to a name beside the image's own: a kind, and a scale (`baby_LRBI_x4`, `0001x4`).
 _KIND = r"(?:HR|GT|LR|LQ|LRBI|LRBD|LRDN|LR_?bicubic|LRbic)"
 _ADDED_AT_END = re.compile(rf"(?P<name>.+?)(?:[_-]{_KIND})?(?:[_-]?x(?P<scale>[2-9]))?", re.IGNORECASE)
 _FOLDER_OF_KIND = re.compile(rf"{_KIND}?_?(?:x(?P<scale>[2-9]))?", re.IGNORECASE)
 _PLAIN = string.ascii_letters + string.digits + "!#$&'()+,-;=@[]^_`{}~"
 
 _LONGEST_KEY = 500  # LMDB's limit is 511, and the number of a sub-image follows
-
-
-class PairingError(DscsrError):
-    """Folders whose images cannot be told apart or paired."""
 
 
 def find_images(folder: str | Path) -> list[str]:
@@ -40,10 +36,10 @@ def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
         Paths relative to ``folder``, sorted; and how many other files of each kind there are, by suffix.
 
     Raises:
-        PairingError: No such folder, no image in it, or a folder that cannot be read.
+        DataError: No such folder, no image in it, or a folder that cannot be read.
     """
     if not os.path.isdir(folder):
-        raise PairingError(f"Expected a folder of images, but {folder} is not a folder. Correct the path.")
+        raise DataError(f"Expected a folder of images, but {folder} is not a folder. Correct the path.")
     found = []
     others: Counter[str] = Counter()
     for path, is_file in _walk(folder):
@@ -57,7 +53,7 @@ def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
     if not found:
         inside = f"only {listed_kinds(others)}" if others else "nothing"
         kinds = ", ".join(SUFFIXES)
-        raise PairingError(f"Expected images ({kinds}) in {folder}, but found {inside}. Correct the path.")
+        raise DataError(f"Expected images ({kinds}) in {folder}, but found {inside}. Correct the path.")
     return sorted(found), others
 
 
@@ -80,7 +76,7 @@ def _walk(folder: str | Path) -> Iterator[tuple[str, bool]]:
         try:
             status, entries = os.stat(place), sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            raise PairingError(
+            raise DataError(
                 f"Expected folders that can be read, but got: {error}. Change its permissions, or name another folder."
             ) from error
         if (status.st_dev, status.st_ino) in seen:
@@ -115,20 +111,20 @@ def keys_of(names: Iterable[str]) -> dict[str, str]:
     """Key of every image, by its relative path.
 
     Raises:
-        PairingError: Two images would get one key, or a key is too long; all such are named.
+        DataError: Two images would get one key, or a key is too long; all such are named.
     """
     by_key: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_key[key_of(name)].append(name)
     too_long = [name for key, (name, *_) in by_key.items() if len(key) > _LONGEST_KEY]
     if too_long:
-        raise PairingError(
+        raise DataError(
             f"Expected names of at most {_LONGEST_KEY} characters (one outside ASCII counts as 6 or 9), but got "
             f"{listed(too_long, 'image')}. Rename."
         )
     clashes = [f"`{key}`: {', '.join(same)}" for key, same in by_key.items() if len(same) > 1]
     if clashes:
-        raise PairingError(
+        raise DataError(
             f"Expected a key of its own for every image, but {listed(clashes, 'key')} would be one for several "
             "(suffixes are left out; dots, slashes and spaces become `_`). Rename or remove all but one."
         )
@@ -142,7 +138,7 @@ def pair(hr_names: Sequence[str], lr_names: Sequence[str], scale: int) -> dict[s
     ``LRBI/x4/0001.png`` and ``x4/0001_LRBI_x4.png``. LR images of another scale are overlooked.
 
     Raises:
-        PairingError: An HR image without an LR image, or with several.
+        DataError: An HR image without an LR image, or with several.
     """
     candidates: dict[str, list[str]] = defaultdict(list)
     for name in lr_names:
@@ -182,13 +178,13 @@ def _plain(name: str) -> tuple[str, set[int]]:
 
 def _raise_unpaired(lost: Sequence[str], several: Sequence[str], lr_names: Sequence[str], scale: int) -> None:
     if lost:
-        raise PairingError(
+        raise DataError(
             f"Expected an LR image ×{scale} for every HR image, but found none for {listed(lost, 'image')}. The LR "
             f"folder holds {listed(lr_names, 'image')}. Name them alike (0001.png with 0001.png, 0001x{scale}.png or "
             f"x{scale}/0001.png)."
         )
     if several:
-        raise PairingError(
+        raise DataError(
             f"Expected one LR image ×{scale} for every HR image, but found several for {listed(several, 'image')}. "
             "Give the folder of one kind and scale."
         )

@@ -14,21 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dscsr_arch.errors import DataError, DscsrError, ImageError
 from dscsr_model.data import aside
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.images import (
-    Header,
-    ImageError,
-    check_memory,
-    decoding_memory,
-    in_channels,
-    read_header,
-    read_rgb,
-)
+from dscsr_model.data.image_io import Header, check_memory, decoding_memory, in_channels, read_header, read_rgb
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
 from dscsr_model.data.memory import free_ram
-from dscsr_model.data.pairing import PairingError, keys_of, listed, pair, search_images
-from dscsr_model.data.prepare_job import Job, PrepareError, Summary
+from dscsr_model.data.pairing import keys_of, listed, pair, search_images
+from dscsr_model.data.prepare_job import Job, Summary
 from dscsr_model.data.subimages import common_size, windows
 from dscsr_model.data.workers import worker_pool
 
@@ -78,8 +71,8 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
         if job.lq is not None:
             found, others = search_images(job.lq)
             lr_names, left_out = pair(names, found, job.scale), left_out + others
-    except PairingError as error:
-        raise PairingError(f"{error} Without --lq, LR images are made.") from error
+    except DataError as error:
+        raise DataError(f"{error} Without --lq, LR images are made.") from error
     files = [(job.gt / name, job.lq / lr_names[name] if job.lq is not None else None) for name in names]
     targets = [target.name for target in job.targets]
     with aside.built_together(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
@@ -144,13 +137,13 @@ def _plan(
             else:
                 tasks.append(task)
     if unfitting:
-        raise PrepareError(
+        raise DscsrError(
             f"Expected HR images {job.scale} times as large as their LR images (height, width), but got "
             f"{listed(unfitting, 'pair')}. Give the LR folder and --scale that belong to {job.gt}."
         )
     _check_broken(job, broken)
     if not tasks:
-        raise PrepareError(f"Expected images in {job.gt}, but none can be used: {listed(broken, 'image')}.")
+        raise DscsrError(f"Expected images in {job.gt}, but none can be used: {listed(broken, 'image')}.")
     return tasks, broken
 
 
@@ -168,7 +161,7 @@ def _memory(job: Job, task: Task) -> int:
 
 def _check_broken(job: Job, broken: Sequence[str]) -> None:
     if broken and job.strict:
-        raise PrepareError(
+        raise DscsrError(
             f"Expected only whole images (--strict), but got {listed(broken, 'image')}. "
             "Replace or remove them, or leave out --strict to skip them."
         )
@@ -181,7 +174,7 @@ def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
     needed = _pixel_bytes(job, channels, tasks)
     free = shutil.disk_usage(job.out).free
     if needed > free:
-        raise PrepareError(
+        raise DscsrError(
             f"Expected {needed / 2**30:.1f} GiB of free disk for the pixels, but {job.out} has {free / 2**30:.1f} GiB. "
             "Free some space, choose another --out, or take --format png."
         )
@@ -231,5 +224,5 @@ def _write(job: Job, folder: Path, made: Iterable[Made]) -> tuple[int, int, list
             lq.add(result.lq)
             images, pairs = images + 1, pairs + len(result.gt)
         if not images:
-            raise PrepareError(f"Expected images in {job.gt}, but all are broken: {listed(broken, 'image')}.")
+            raise DscsrError(f"Expected images in {job.gt}, but all are broken: {listed(broken, 'image')}.")
     return images, pairs, broken

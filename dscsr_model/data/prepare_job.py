@@ -13,10 +13,6 @@ from dscsr_model.data.workers import available_cores
 COLORS = ("auto", "rgb", "gray")
 
 
-class PrepareError(DscsrError):
-    """Images that cannot become a training set, or a place where it cannot be put."""
-
-
 @dataclass(frozen=True)
 class Job:
     """What to make of which images.
@@ -62,23 +58,23 @@ class Job:
         return self.out / "GT.lmdb", self.out / f"LQ_X{self.scale}.lmdb"
 
     def check(self) -> None:
-        """Raise `PrepareError` at the first value that makes no sense."""
+        """Raise `DscsrError` at the first value that makes no sense."""
         at_least = {"--scale": (self.scale, 1), "--crop-size": (self.crop_size, 0)}
         at_least |= {"--thresh-size": (self.thresh_size, 0), "--workers": (self.workers, 1)}
         for name, (value, least) in at_least.items():
             if value < least:
-                raise PrepareError(f"Expected {name} to be at least {least}, but got {value}.")
+                raise DscsrError(f"Expected {name} to be at least {least}, but got {value}.")
         if 0 < self.crop_size < self.scale or self.step < self.scale:
-            raise PrepareError(
+            raise DscsrError(
                 f"Expected --crop-size and --step to be at least the scale {self.scale}, one LR pixel, but got "
                 f"{self.crop_size} and {self.step}. Take 480 and 240, or --crop-size 0 to keep images whole."
             )
         if self.color not in COLORS:
-            raise PrepareError(f"Expected --color to be one of {', '.join(COLORS)}, but got {self.color!r}.")
+            raise DscsrError(f"Expected --color to be one of {', '.join(COLORS)}, but got {self.color!r}.")
         if self.image_format not in FORMATS:
-            raise PrepareError(f"Expected --format to be one of {', '.join(FORMATS)}, but got {self.image_format!r}.")
+            raise DscsrError(f"Expected --format to be one of {', '.join(FORMATS)}, but got {self.image_format!r}.")
         if not 0 <= self.compression <= 9:
-            raise PrepareError(f"Expected --compression to be from 0 to 9, but got {self.compression}.")
+            raise DscsrError(f"Expected --compression to be from 0 to 9, but got {self.compression}.")
 
 
 @dataclass(frozen=True)

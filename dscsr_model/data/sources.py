@@ -12,14 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dscsr_arch.errors import DscsrError
-from dscsr_model.data.images import decode_as_basicsr
+from dscsr_arch.errors import DataError
+from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_reader import LmdbReader
 from dscsr_model.data.pairing import listed
-
-
-class SourceError(DscsrError):
-    """Images that are missing, broken, or no pairs."""
 
 
 class ImageSource(Protocol):
@@ -92,10 +88,10 @@ class FileSource:
         try:
             data = np.frombuffer(file.read_bytes(), np.uint8)
         except OSError as error:
-            raise SourceError(f"Expected an image in {file}, but got: {error}. Restore or remove it.") from error
+            raise DataError(f"Expected an image in {file}, but got: {error}. Restore or remove it.") from error
         image = decode_as_basicsr(data, cv2.IMREAD_COLOR)
         if image is None:
-            raise SourceError(f"Expected an image in {file}, but it does not decode. Replace or remove it.")
+            raise DataError(f"Expected an image in {file}, but it does not decode. Replace or remove it.")
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -151,16 +147,16 @@ def open_pair(opt: Mapping[str, Any]) -> tuple[ImageSource, ImageSource]:
         lq_names = [template.format(stem) + suffix for stem, suffix in map(os.path.splitext, names)]
         missing = [name for name in lq_names if not os.path.isfile(os.path.join(lq, name))]
         if missing:
-            raise SourceError(
+            raise DataError(
                 f"Expected an LQ image for every GT image of {gt}, but {lq} has no {listed(missing, 'image')}. "
                 f"Rename them, or set `filename_tmpl` ('{{}}x{opt.get('scale', 4)}' for names like "
                 f"0001x{opt.get('scale', 4)}.png)."
             )
         pair = FileSource([os.path.join(gt, n) for n in names]), FileSource([os.path.join(lq, n) for n in lq_names])
     else:
-        raise SourceError(f"Expected `io_backend: type` to be lmdb or disk, but got {backend!r}. Set one of the two.")
+        raise DataError(f"Expected `io_backend: type` to be lmdb or disk, but got {backend!r}. Set one of the two.")
     if len(pair[0]) == 0:
-        raise SourceError(f"Expected images in {gt}, but it holds none. Correct `dataroot_gt`.")
+        raise DataError(f"Expected images in {gt}, but it holds none. Correct `dataroot_gt`.")
     return pair
 
 
@@ -172,7 +168,7 @@ def _same_keys(gt: LmdbSource, lq: LmdbSource) -> None:
             for source, keys in ((gt, only_gt), (lq, only_lq))
             if keys
         ]
-        raise SourceError(
+        raise DataError(
             f"Expected the same keys in both LMDBs, but got {' and '.join(lines)}. Make both with one run of "
             "`dscsr prepare`."
         )
@@ -180,11 +176,11 @@ def _same_keys(gt: LmdbSource, lq: LmdbSource) -> None:
 
 def _names(folder: str) -> list[str]:
     if not os.path.isdir(folder):
-        raise SourceError(f"Expected a folder of images as `dataroot_gt`, but got {folder}. Correct the path.")
+        raise DataError(f"Expected a folder of images as `dataroot_gt`, but got {folder}. Correct the path.")
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
 
 
 def _listed_names(file: str) -> list[str]:
     if not os.path.isfile(file):
-        raise SourceError(f"Expected a list of images as `meta_info_file`, but there is no {file}. Correct the path.")
+        raise DataError(f"Expected a list of images as `meta_info_file`, but there is no {file}. Correct the path.")
     return [line.split(" ")[0].strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]

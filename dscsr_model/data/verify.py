@@ -15,17 +15,13 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DataError
 from dscsr_model.data.lmdb_reader import is_bare, read_meta, shared_environment
-from dscsr_model.data.lmdb_store import Shape, StoreError
+from dscsr_model.data.lmdb_store import Shape
 from dscsr_model.data.workers import worker_pool
 
 Listed = tuple[Shape, int]  # and compression level
 _BATCH = 64  # images that a worker checks at a time
-
-
-class VerifyError(DscsrError):
-    """Nothing to verify."""
 
 
 @dataclass
@@ -57,11 +53,11 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Callable[...
         progress: As in `dscsr_model.data.prepare`.
 
     Raises:
-        VerifyError: No LMDB there.
+        DataError: No LMDB there.
     """
     paths = [folder] if folder.suffix == ".lmdb" else sorted(folder.glob("*.lmdb"))
     if not paths or not folder.is_dir():
-        raise VerifyError(f"Expected LMDBs (folders named *.lmdb) in {folder}, but found none. Correct the path.")
+        raise DataError(f"Expected LMDBs (folders named *.lmdb) in {folder}, but found none. Correct the path.")
     report = Report()
     leftover = folder / "prepare.tmp"
     if leftover.exists():
@@ -78,7 +74,7 @@ def _verify_one(path: Path, report: Report) -> dict[str, Listed] | None:
     try:
         meta = read_meta(path)
         environment = lmdb.open(str(path), readonly=True, lock=False)
-    except (StoreError, lmdb.Error) as error:
+    except (DataError, lmdb.Error) as error:
         report.faults.append(f"{path}: {error}")
         return None
     try:

@@ -21,10 +21,6 @@ Result = TypeVar("Result")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class WorkersError(DscsrError):
-    """A worker process has died."""
-
-
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -53,7 +49,7 @@ class Workers:
             most: What all under way may weigh; one that weighs more is alone.
 
         Raises:
-            WorkersError: A worker was killed, usually because memory ran out.
+            DscsrError: A worker was killed, usually because memory ran out.
         """
         ahead: deque[tuple[Future[Result], int]] = deque()
         try:
@@ -67,7 +63,7 @@ class Workers:
             while ahead:
                 yield ahead.popleft()[0].result()
         except BrokenProcessPool as error:
-            raise WorkersError(
+            raise DscsrError(
                 f"Expected {self._count} worker processes to live, but one was killed, probably for lack of memory. "
                 "Use fewer of them (--workers)."
             ) from error

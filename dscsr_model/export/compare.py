@@ -1,4 +1,4 @@
-"""Whether an exported network does what its source does: the largest difference over pictures of awkward sizes."""
+"""Whether an exported network does what its source does: the largest difference over images of awkward sizes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import padded, size_requirements
-from dscsr_model.export.errors import ExportError
 
 TOLERANCE = 1e-4
 """Of outputs in [0, 1], in float32: a fortieth of one 8-bit step. Two orders of summing the same float32 numbers differ
 by some 2e-6 in the networks here, which work on 255 times their input; a wrong weight, mean or border by far more."""
 
 HALF_TOLERANCE = 2 / 255
-"""The same in float16: two 8-bit steps, at the worst pixel of noisy pictures. Its own steps are 5e-4 below an output
+"""The same in float16: two 8-bit steps, at the worst pixel of noisy images. Its own steps are 5e-4 below an output
 of 1; the released networks differ by 1e-3 with float16 weights, by 3e-3 where sums are in float16 too (torch on a
 CPU), and by 6e-3 where each kernel is a product of three rounded ones (spandrel's form)."""
 
 _SIZES = ((1, 24, 40), (2, 17, 23), (1, 1, 1), (1, 2, 5), (1, 33, 1))
-"""(batch, height, width): the traced size, an odd one, pictures smaller than a kernel and than a network's view."""
+"""(batch, height, width): the traced size, an odd one, images smaller than a kernel and than a network's view."""
 
 
-def pictures(channels: int) -> Iterator[Tensor]:
-    """Pictures (B, channels, H, W) in [0, 1], always the same: soft shapes with some noise, as photographs have."""
+def images(channels: int) -> Iterator[Tensor]:
+    """Images (B, channels, H, W) in [0, 1], always the same: soft shapes with some noise, as photographs have."""
     draw = torch.Generator().manual_seed(0)
     for batch, height, width in _SIZES:
         coarse = torch.rand(batch, channels, max(1, height // 6), max(1, width // 6), generator=draw)
@@ -37,12 +37,12 @@ def pictures(channels: int) -> Iterator[Tensor]:
 def difference(
     source: nn.Module, candidate: Callable[[Tensor], Tensor], channels: int, *, half: bool = False, what: str = "it"
 ) -> float:
-    """The largest difference of what ``source`` and ``candidate`` make of `pictures`, `padded` as ``source`` requires.
+    """The largest difference of what ``source`` and ``candidate`` make of `images`, `padded` as ``source`` requires.
 
     Args:
         source: The network, in float32.
         candidate: What was exported, loaded again.
-        channels: Of the pictures.
+        channels: Of the images.
         half: The candidate computes, or keeps its weights, in float16.
         what: What messages call the candidate.
 
@@ -50,26 +50,26 @@ def difference(
         It, as a part of the output's range: of 1, or of the largest output where that is more (an untrained network).
 
     Raises:
-        ExportError: The difference is beyond the tolerance, the output has another size, or is not finite.
+        DscsrError: The difference is beyond the tolerance, the output has another size, or is not finite.
     """
     worst, sizes = 0.0, size_requirements(source)
-    for picture in pictures(channels):
-        wanted, got = padded(source, picture, sizes), padded(candidate, picture, sizes)
-        size = " × ".join(map(str, picture.shape))
+    for image in images(channels):
+        wanted, got = padded(source, image, sizes), padded(candidate, image, sizes)
+        size = " × ".join(map(str, image.shape))
         if wanted.shape != got.shape:
-            raise ExportError(
-                f"Expected {what} to make {tuple(wanted.shape)} of a picture {size}, but got {tuple(got.shape)}. "
+            raise DscsrError(
+                f"Expected {what} to make {tuple(wanted.shape)} of an image {size}, but got {tuple(got.shape)}. "
                 "Nothing is kept; please report this with the versions of torch and of the format's packages."
             )
         if not got.isfinite().all():
-            raise ExportError(
-                f"Expected {what} to give finite numbers for a picture {size}, but got {_odd(got)}. "
+            raise DscsrError(
+                f"Expected {what} to give finite numbers for an image {size}, but got {_odd(got)}. "
                 + ("Some are too large for float16: export without --fp16." if half else "Nothing is kept.")
             )
         worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
     tolerance = HALF_TOLERANCE if half else TOLERANCE
     if worst > tolerance:
-        raise ExportError(
+        raise DscsrError(
             f"Expected {what} to do what the network does, up to {tolerance:.1e}, but the largest difference is "
             f"{worst:.1e}. "
             + ("Export without --fp16." if half else "Nothing is kept; please report this with the version of torch.")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from dscsr_model.export.errors import ExportError, NotHereError
+from dscsr_arch.errors import DscsrError, UnavailableError
 
 Run = Callable[[Tensor], Tensor]
 
@@ -52,14 +52,14 @@ def choose(
         half: float16, which the name made from the source's tells.
 
     Raises:
-        ExportError: The format is unknown, or the suffix is none of its.
+        DscsrError: The format is unknown, or the suffix is none of its.
     """
     path = Path(out)
     if wanted is not None and wanted not in FORMATS:
-        raise ExportError(f"Expected a format among {', '.join(FORMATS)}, but got {wanted!r}. Choose one.")
+        raise DscsrError(f"Expected a format among {', '.join(FORMATS)}, but got {wanted!r}. Choose one.")
     if path.is_dir() or os.fspath(out).endswith(("/", os.sep)):
         if wanted is None:
-            raise ExportError(
+            raise DscsrError(
                 f"Expected a file or a format, but got the folder {path} alone. Add --format {'|'.join(FORMATS)}."
             )
         form = FORMATS[wanted]
@@ -71,12 +71,12 @@ def choose(
         form = next((form for form in FORMATS.values() if suffix in form.suffixes), None)  # type: ignore[assignment]
         if form is None:
             known = ", ".join(dict.fromkeys(suffix for form in FORMATS.values() for suffix in form.suffixes))
-            raise ExportError(
+            raise DscsrError(
                 f"Expected the output to end in one of {known}, or --format, but got {path.name!r}. Name it so."
             )
         return path, form
     if suffix not in FORMATS[wanted].suffixes:
-        raise ExportError(
+        raise DscsrError(
             f"Expected a file of the format {wanted} to end in {' or '.join(FORMATS[wanted].suffixes)}, but got "
             f"{path.name!r}. Change one of the two."
         )
@@ -87,10 +87,10 @@ def with_opset(form: Format, opset: int) -> Format:
     """``form`` of ONNX, with operators of this version; see `onnx.to_onnx`.
 
     Raises:
-        ExportError: ``form`` is another.
+        DscsrError: ``form`` is another.
     """
     if form.name != "onnx":
-        raise ExportError(f"Expected the format onnx for --opset, but got {form.name}. Leave --opset out.")
+        raise DscsrError(f"Expected the format onnx for --opset, but got {form.name}. Leave --opset out.")
 
     def write(network: nn.Module, path: Path, half: bool) -> None:
         from dscsr_model.export.onnx import to_onnx
@@ -101,10 +101,10 @@ def with_opset(form: Format, opset: int) -> Format:
 
 
 def _write_weights(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_arch.plain import plain
+    from dscsr_arch.deployable import deployable
     from dscsr_model.export.weights import to_weights
 
-    to_weights(plain(network), path, half=half)
+    to_weights(deployable(network), path, half=half)
 
 
 def _write_spandrel(network: nn.Module, path: Path, half: bool) -> None:
@@ -143,7 +143,7 @@ def _load_spandrel(path: Path, name: str) -> list[Check]:
 
     try:
         check = Check("spandrel", run_spandrel(path, name))
-    except NotHereError as error:
+    except UnavailableError as error:
         check = Check("spandrel", None, str(error))
     return [*_load_weights(path, name), check]
 

@@ -1,4 +1,4 @@
-"""A network that computes in float16 between a picture and a result in float32."""
+"""A network that computes in float16 between an image and a result in float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class HalfInside(nn.Module):
-    """``network`` computing in float16 between a float32 picture and a float32 result.
+    """``network`` computing in float16 between a float32 image and a float32 result.
 
     Programs that feed a model without asking what it takes feed float32; so one file serves all of them.
     """

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.facts import describe, to_metadata
-from dscsr_arch.plain import plain
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import describe, to_metadata
 from dscsr_arch.sizes import SizeRequirements, size_requirements
 from dscsr_model.export.compare import difference
-from dscsr_model.export.errors import ExportError
 from dscsr_model.export.half import HalfInside
 
 PACKAGES = ("onnx", "onnxruntime")
@@ -31,7 +31,7 @@ OPSETS = range(17, 21)
 def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False, opset: int = OPSETS[0]) -> None:
     """Write ``network`` as an ONNX model that maps ``input`` (batch, C, height, width) to ``output``, in [0, 1].
 
-    The model holds plain convolutions (see `plain`), its weights, and the facts of the network in ``metadata_props``.
+    The model holds plain convolutions (see `deployable`), its weights and the network's metadata in ``metadata_props``.
     One whose height and width must be multiples (of a window) says of what there, as ``size_multiple``.
     Input and output are float32 also with ``half``: a cast at either end costs nothing, and every program can run it.
 
@@ -42,25 +42,25 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
         opset: Version of the operators, of `OPSETS`; the version of the file (IR) is the lowest that has it.
 
     Raises:
-        ExportError: No such opset, packages are missing, torch cannot translate the network, or the model is faulty.
+        DscsrError: No such opset, packages are missing, torch cannot translate the network, or the model is faulty.
     """
     if opset not in OPSETS:
-        raise ExportError(f"Expected --opset to be one of {', '.join(map(str, OPSETS))}, but got {opset}. Choose one.")
+        raise DscsrError(f"Expected --opset to be one of {', '.join(map(str, OPSETS))}, but got {opset}. Choose one.")
     require(*PACKAGES)
     import onnx
 
-    shipped = plain(network)
-    facts, sizes = describe(shipped), size_requirements(shipped)
+    shipped = deployable(network)
+    metadata, sizes = describe(shipped), size_requirements(shipped)
     with quiet():
-        text = _translate(HalfInside(shipped) if half else shipped, facts.arguments["num_in_ch"], sizes, opset)
+        text = _translate(HalfInside(shipped) if half else shipped, metadata.arguments["num_in_ch"], sizes, opset)
     model = onnx.load_from_string(text)
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _strip(model)
-    onnx.helper.set_model_props(model, to_metadata(facts) | {"size_multiple": str(sizes.multiple_of)})
+    onnx.helper.set_model_props(model, to_metadata(metadata) | {"size_multiple": str(sizes.multiple_of)})
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # ONNX has several classes, one per stage
-        raise ExportError(f"Expected a valid ONNX model, but onnx's checker says: {error}") from error
+        raise DscsrError(f"Expected a valid ONNX model, but onnx's checker says: {error}") from error
     Path(path).write_bytes(model.SerializeToString())
 
 
@@ -71,43 +71,43 @@ def compare(network: nn.Module, path: str | os.PathLike[str]) -> float:
         The largest difference, as `difference` measures it.
 
     Raises:
-        ExportError: The difference is beyond the tolerance of the model's precision, or the model does not run.
+        DscsrError: The difference is beyond the tolerance of the model's precision, or the model does not run.
     """
     require("onnxruntime", "onnx")
     import onnx
 
     half = any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in onnx.load(path).graph.initializer)
     channels = describe(network).arguments["num_in_ch"]
-    return difference(plain(network), runner(path), channels, half=half, what="the ONNX model")
+    return difference(deployable(network), runner(path), channels, half=half, what="the ONNX model")
 
 
 def runner(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
-    """The model at ``path`` as a function of pictures, run by ONNX Runtime on the CPU."""
+    """The model at ``path`` as a function of images, run by ONNX Runtime on the CPU."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base
-        raise ExportError(f"Expected ONNX Runtime to load the model, but it says: {error}") from error
+        raise DscsrError(f"Expected ONNX Runtime to load the model, but it says: {error}") from error
 
     def run(x: Tensor) -> Tensor:
         try:
             return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
         except Exception as error:
-            raise ExportError(
-                f"Expected ONNX Runtime to run the model on a picture {tuple(x.shape)}, but it says: {error}"
+            raise DscsrError(
+                f"Expected ONNX Runtime to run the model on an image {tuple(x.shape)}, but it says: {error}"
             ) from error
 
     return run
 
 
 def require(*packages: str) -> None:
-    """Raise ExportError, with the remedy, unless all of ``packages`` can be imported."""
+    """Raise DscsrError, with the remedy, unless all of ``packages`` can be imported."""
     try:
         for package in packages:
             importlib.import_module(package)
     except ImportError as error:
-        raise ExportError(
+        raise DscsrError(
             f"Expected the packages {', '.join(packages)} for ONNX, but one cannot be imported ({error}). "
             "Install them: pip install 'dscsr[onnx]'."
         ) from error
@@ -129,7 +129,7 @@ def quiet() -> Iterator[None]:
 def _translate(network: nn.Module, channels: int, sizes: SizeRequirements, opset: int) -> bytes:
     """By torch's older exporter: the newer one begins at opset 18, which ONNX's converter cannot take back for RCAN."""
     if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
-        raise ExportError(f"Expected torch 2.5 or newer for ONNX, but got {torch.__version__}. Update it.")
+        raise DscsrError(f"Expected torch 2.5 or newer for ONNX, but got {torch.__version__}. Update it.")
     model, height = BytesIO(), sizes.fit(24)
     try:
         torch.onnx.export(
@@ -147,7 +147,7 @@ def _translate(network: nn.Module, channels: int, sizes: SizeRequirements, opset
         )
     except Exception as error:  # anything in torch's exporter, which has many classes of its own
         first = str(error).strip().partition("\n")[0]
-        raise ExportError(f"Expected torch to translate the network to ONNX, but it says: {first}") from error
+        raise DscsrError(f"Expected torch to translate the network to ONNX, but it says: {first}") from error
     return model.getvalue()
 
 

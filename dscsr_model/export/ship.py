@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from torch import nn
 
+from dscsr_arch.deployable import deployable
 from dscsr_arch.disk import disk_errors
-from dscsr_arch.facts import Facts, FactsError, describe
-from dscsr_arch.plain import plain
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import Metadata, MetadataError, describe
 from dscsr_model.data.aside import sync
 from dscsr_model.export.compare import difference
-from dscsr_model.export.errors import ExportError
 from dscsr_model.export.formats import Format
 
 
@@ -23,12 +23,12 @@ class Shipped(NamedTuple):
     """What was written."""
 
     path: Path
-    facts: Facts
+    metadata: Metadata
     parameters: int
     """Of the fused network."""
     bytes: int
     differences: dict[str, float]
-    """By what read the file: the largest difference of its pictures from the source's."""
+    """By what read the file: the largest difference of its images from the source's."""
     not_asked: dict[str, str]
     """What would have read it, too, but cannot here: why not."""
 
@@ -55,17 +55,17 @@ def ship(
         sources: Files that are never overwritten, ``force`` or not.
 
     Raises:
-        ExportError: ``path`` is taken, cannot be written, or what was written is not what it should be.
+        DscsrError: ``path`` is taken, cannot be written, or what was written is not what it should be.
     """
     try:
-        facts = describe(shipped := plain(network))
-    except FactsError as error:
-        raise ExportError(str(error)) from error
+        metadata = describe(shipped := deployable(network))
+    except MetadataError as error:
+        raise DscsrError(str(error)) from error
     _check_free(path, force, sources)
     with _aside(path) as temporary:
         form.write(network, temporary, half)
-        channels, found, not_asked = facts.arguments["num_in_ch"], {}, {}
-        for by, run, why_not in form.checks(temporary, facts.network):
+        channels, found, not_asked = metadata.arguments["num_in_ch"], {}, {}
+        for by, run, why_not in form.checks(temporary, metadata.network):
             if run is None:
                 not_asked[by] = why_not
             else:
@@ -75,18 +75,18 @@ def ship(
         _check_free(path, force, sources)  # somebody may have come while we wrote
         temporary.replace(path)
         sync(path.parent)
-    return Shipped(path, facts, sum(p.numel() for p in shipped.parameters()), size, found, not_asked)
+    return Shipped(path, metadata, sum(p.numel() for p in shipped.parameters()), size, found, not_asked)
 
 
 def _check_free(path: Path, force: bool, sources: Sequence[str | os.PathLike[str]]) -> None:
     if path.is_dir():
-        raise ExportError(f"Expected a file name, but {path} is a folder. Choose another name.")
+        raise DscsrError(f"Expected a file name, but {path} is a folder. Choose another name.")
     if any(path.exists() and os.path.exists(source) and path.samefile(source) for source in sources):
-        raise ExportError(
+        raise DscsrError(
             f"Expected an output beside the source, but got the source itself: {path}. Choose another name."
         )
     if (path.exists() or path.is_symlink()) and not force:
-        raise ExportError(
+        raise DscsrError(
             f"Expected to write something new, but {path} exists. Pass --force to replace it, or choose another name."
         )
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import SPAN, conv_lora
-from dscsr_arch.facts import Facts, describe
-from dscsr_arch.plain import plain
-from dscsr_model.export.errors import ExportError, NotHereError
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.metadata import Metadata, describe
 
 RANGE = 255.0
 MEAN = [0.4488, 0.4371, 0.4040]
@@ -42,26 +42,26 @@ def to_spandrel_form(network: nn.Module) -> nn.Module:
         A network of the same kind with the default range, in eval mode, in float32, on the CPU.
 
     Raises:
-        ExportError: spandrel cannot do what this network does.
+        DscsrError: spandrel cannot do what this network does.
     """
-    facts = describe(plain(network))
-    _check(facts)
-    form = _expanded(network) if isinstance(network, SPAN) else plain(network)
-    factor = facts.arguments["img_range"] / RANGE if facts.arguments.get("norm", True) else 1.0
-    _FORMS[facts.network](form, factor)
+    metadata = describe(deployable(network))
+    _check(metadata)
+    form = _expanded(network) if isinstance(network, SPAN) else deployable(network)
+    factor = metadata.arguments["img_range"] / RANGE if metadata.arguments.get("norm", True) else 1.0
+    _FORMS[metadata.network](form, factor)
     return form
 
 
 def run_spandrel(path: Any, name: str) -> Callable[[Tensor], Tensor]:
-    """The file at ``path`` as spandrel loads it, as a function of pictures.
+    """The file at ``path`` as spandrel loads it, as a function of images.
 
     Args:
         path: The file.
         name: The network's. One of `OURS` is made known for this call alone.
 
     Raises:
-        NotHereError: spandrel cannot be imported.
-        ExportError: spandrel does not load it.
+        UnavailableError: spandrel cannot be imported.
+        DscsrError: spandrel does not load it.
     """
     spandrel = _spandrel()
     from dscsr_model.export.spandrel_support import register
@@ -72,7 +72,7 @@ def run_spandrel(path: Any, name: str) -> Callable[[Tensor], Tensor]:
     try:
         model = spandrel.ModelLoader(device="cpu", registry=registry).load_from_file(path).model
     except Exception as error:  # it raises anything for a file that it does not know
-        raise ExportError(f"Expected spandrel to load the file, but it says: {error}") from error
+        raise DscsrError(f"Expected spandrel to load the file, but it says: {error}") from error
     run: Callable[[Tensor], Tensor] = model.float().eval()
     return run
 
@@ -82,33 +82,33 @@ def _spandrel() -> Any:
         return importlib.import_module("spandrel")
     except ImportError as error:
         if error.name == "spandrel":
-            raise NotHereError("it is not installed: pip install 'dscsr[spandrel]'") from error
-        raise NotHereError(f"its import fails: {error}") from error
+            raise UnavailableError("it is not installed: pip install 'dscsr[spandrel]'") from error
+        raise UnavailableError(f"its import fails: {error}") from error
     except Exception as error:  # RuntimeError, where torchvision, which it needs, does not fit torch
         reason = " ".join(str(error).split())[:200]
-        raise NotHereError(f"its import fails: {type(error).__name__}: {reason}") from error
+        raise UnavailableError(f"its import fails: {type(error).__name__}: {reason}") from error
 
 
-def _check(facts: Facts) -> None:
-    arguments = facts.arguments
-    if facts.network not in _FORMS:
-        raise ExportError(
-            f"Expected {', '.join(_FORMS)} for spandrel, but got {facts.network}, whose layers have other names there. "
-            "Export it to another format."
+def _check(metadata: Metadata) -> None:
+    arguments = metadata.arguments
+    if metadata.network not in _FORMS:
+        raise DscsrError(
+            f"Expected {', '.join(_FORMS)} for spandrel, but got {metadata.network}, whose layers have other names "
+            "there. Export it to another format."
         )
     if arguments.get("norm", True) and arguments["rgb_mean"] != MEAN:
-        raise ExportError(
+        raise DscsrError(
             f"Expected rgb_mean {MEAN} for spandrel, which cannot be told another, but got {arguments['rgb_mean']}. "
             "Export to another format (a mean cannot be worked into the weights, because of the borders), or train "
             "with `norm: false`."
         )
     if not arguments.get("bias", True):
-        raise ExportError(
+        raise DscsrError(
             "Expected a SPAN with biases for spandrel, which knows no other, but got bias=False. "
             "Export it to another format."
         )
     if arguments.get("final_relu"):
-        raise ExportError(
+        raise DscsrError(
             "Expected a CARN with final_relu=False for spandrel, since shapes do not tell of it, but got true. "
             "Export it to another format."
         )
@@ -119,10 +119,10 @@ def _expanded(network: SPAN) -> nn.Module:
     """A SPAN with branches, its own where it has them. Drawn from a fixed seed: one source gives one file."""
     if any(name.endswith(".sk.weight") for name in network.state_dict()):
         return conv_lora.fuse(copy.deepcopy(network).cpu().float()).eval().requires_grad_(False)
-    facts = describe(fused := plain(network))
+    metadata = describe(fused := deployable(network))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        form = SPAN(**facts.arguments).double()
+        form = SPAN(**metadata.arguments).double()
         form.load_state_dict(fused.double().state_dict())
     return form.float().eval().requires_grad_(False)
 

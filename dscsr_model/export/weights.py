@@ -1,4 +1,4 @@
-"""Weight files that are shipped: official names, and beside them the facts that shapes cannot tell."""
+"""Weight files that are shipped: official names, and beside them the metadata that shapes cannot tell."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dscsr_arch.facts import describe, to_metadata
+from dscsr_arch.metadata import describe, to_metadata
 from dscsr_arch.weight_files import METADATA, save_state_dict
 
 
 def to_weights(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
-    """Write the weights of ``network``, as it is, with its facts.
+    """Write the weights of ``network``, as it is, with its metadata.
 
     Args:
         network: A network that `load_model` knows.

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import UnavailableError
 
 HOW_TO_INSTALL = """\
 Install it in this order (torch first, or its build downloads a second one):
@@ -14,10 +14,6 @@ Install it in this order (torch first, or its build downloads a second one):
   pip install --upgrade "setuptools>=77" wheel cython numpy
   pip install --no-build-isolation basicsr==1.4.2
   pip install --no-build-isolation .                    (in the folder of dscsr)"""
-
-
-class BasicSRMissingError(DscsrError):
-    """BasicSR is not importable from here."""
 
 
 def look_into_working_directory() -> None:
@@ -54,8 +50,8 @@ def require_basicsr() -> None:
     spec = importlib.util.find_spec("basicsr")
     if spec is not None and spec.submodule_search_locations:
         folder = Path(next(iter(spec.submodule_search_locations)))
-        raise BasicSRMissingError(
+        raise UnavailableError(
             f"Expected BasicSR 1.3.4.8 or later, but got {folder}, version {version_of(folder)}, which has no "
             f"`__init__.py` and no registries to put networks into. {HOW_TO_INSTALL}"
         )
-    raise BasicSRMissingError(f"Expected BasicSR to be installed, but got no module named `basicsr`. {HOW_TO_INSTALL}")
+    raise UnavailableError(f"Expected BasicSR to be installed, but got no module named `basicsr`. {HOW_TO_INSTALL}")

@@ -15,10 +15,6 @@ from dscsr_model.host.install_help import look_into_working_directory, require_b
 from dscsr_model.host.run_errors import explained
 
 
-class LaunchError(DscsrError):
-    """The way the processes were started does not fit ``--launcher``."""
-
-
 def train(args: argparse.Namespace) -> None:
     """Run BasicSR's ``train_pipeline`` under the working directory.
 
@@ -85,17 +81,17 @@ def basicsr_arguments(args: argparse.Namespace) -> list[str]:
 def _check_launcher(launcher: str) -> None:
     started_by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if launcher == "pytorch" and not started_by_torchrun:
-        raise LaunchError(
+        raise DscsrError(
             "Expected the environment of torchrun (RANK, WORLD_SIZE) for `--launcher pytorch`, but got none. "
             "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train …`, or drop the launcher."
         )
     if launcher == "slurm" and "SLURM_PROCID" not in os.environ:
-        raise LaunchError(
+        raise DscsrError(
             "Expected the environment of slurm (SLURM_PROCID, SLURM_NTASKS) for `--launcher slurm`, but got none. "
             "Start with `srun`, or use torchrun and `--launcher pytorch`."
         )
     if launcher == "none" and os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise LaunchError(
+        raise DscsrError(
             f"Expected `--launcher pytorch` in {os.environ['WORLD_SIZE']} processes started together, but got "
             "`--launcher none`: each would train alone in the same folder. Add `--launcher pytorch`."
         )

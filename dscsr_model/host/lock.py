@@ -11,13 +11,9 @@ import filelock
 from torch import distributed
 
 from dscsr_arch.disk import disk_errors
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import BusyError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some clusters' network file systems
-
-
-class RunningError(DscsrError):
-    """Another training of the same name is running."""
 
 
 def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
@@ -27,7 +23,7 @@ def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
     system without locks is told of, and the run goes on: a marker in place of a lock would outlive a kill.
 
     Raises:
-        RunningError: On every rank.
+        BusyError: On every rank.
         DiskError: The folder of experiments cannot be written to.
     """
     folder = Path(opt["path"]["experiments_root"])
@@ -48,7 +44,7 @@ def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
     if opt["dist"]:
         distributed.broadcast_object_list(alone)
     if not alone[0]:
-        raise RunningError(
+        raise BusyError(
             f"Expected to be alone in {folder}, but another training named {opt['name']} is running there. Wait for "
             "it, stop it, or give this one another `name:`."
         )

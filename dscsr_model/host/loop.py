@@ -35,7 +35,7 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
         parsed: The command line.
 
     Raises:
-        RunningError: Another training of this name is running.
+        BusyError: Another training of this name is running.
     """
     from dscsr_model.host import lock, registration, resume, run_errors, sampling, train_log
 

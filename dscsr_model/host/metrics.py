@@ -14,7 +14,7 @@ def psnr_y(image: np.ndarray, reference: np.ndarray, crop_border: int) -> float:
         crop_border: Pixels left out at each side.
 
     Returns:
-        Decibels; ``inf`` for equal pictures.
+        Decibels; ``inf`` for equal images.
     """
     from basicsr.metrics import calculate_psnr
 

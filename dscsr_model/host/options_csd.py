@@ -16,8 +16,8 @@ from dscsr_model.host.options_registry import Registries, check_typed, find
 from dscsr_model.host.options_structure import Run, describe
 from dscsr_model.host.options_weights import check_channels, check_scale
 from dscsr_model.losses.vgg import SMALLEST
-from dscsr_model.training import roles, widths
-from dscsr_model.training.first_layers import FirstLayers
+from dscsr_model.training import csd_losses, widths
+from dscsr_model.training.teacher_features import TeacherFeatures
 
 
 def check_csd_sections(run: Run, registries: Registries) -> None:
@@ -58,7 +58,7 @@ def check_csd(run: Run, network: nn.Module | None) -> None:
     val, teacher = run.section("val"), not run.is_train or any(role.needs_teacher for role in found.values())
     try:
         validated = widths.validated_widths(val.get("widths"), network.widths, teacher)
-    except widths.WidthError as error:
+    except DscsrError as error:
         run.report.add_error(("val", "widths"), error)
     else:
         metrics = run.section("val", "metrics")
@@ -74,10 +74,10 @@ def check_csd(run: Run, network: nn.Module | None) -> None:
 def _check_roles(run: Run) -> None:
     sections = {str(k): s for k, s in run.section("train").items() if str(k).endswith("_opt") and isinstance(s, dict)}
     for name, section in sections.items():
-        _report(run, ("train", name), partial(roles.split, section, name))
+        _report(run, ("train", name), partial(csd_losses.split, section, name))
     total: Any = run.section("train").get("total_iter")
     if schema.ITERATIONS.accepts(total) and sections and not any(run.report.has("train", name) for name in sections):
-        _report(run, ("train", "total_iter"), partial(roles.check_cover, _roles(run), int(total)))
+        _report(run, ("train", "total_iter"), partial(csd_losses.check_cover, _roles(run), int(total)))
 
 
 def _report(run: Run, key: Key, check: Callable[[], Any]) -> None:
@@ -87,22 +87,22 @@ def _report(run: Run, key: Key, check: Callable[[], Any]) -> None:
         run.report.add_error(key, error)
 
 
-def _roles(run: Run) -> dict[str, roles.Role]:
+def _roles(run: Run) -> dict[str, csd_losses.CSDLoss]:
     """Those of the losses without a fault so far."""
     train: dict[str, Any] = {
         str(key): section
         for key, section in run.section("train").items()
         if isinstance(section, dict) and not run.report.has("train", str(key))
     }
-    return roles.read_roles(train) if run.is_train else {}
+    return csd_losses.read_csd_losses(train) if run.is_train else {}
 
 
-def _check_first_layers(run: Run, key: Key, role: roles.Role, network: CSSRNet) -> None:
+def _check_first_layers(run: Run, key: Key, role: csd_losses.CSDLoss, network: CSSRNet) -> None:
     if run.section("path").get("pretrain_network_g") is None:
-        words = "a trained teacher, as its first layers compare the pictures (`features: teacher`)"
+        words = "a trained teacher, as its first layers compare the images (`features: teacher`)"
         remedy = f"Name its weight file, or take other `features` of {listed(['vgg19'])}."
         run.report.add(("path", "pretrain_network_g"), words, "none", remedy)
-    _report(run, (*key, "feature_layers"), partial(FirstLayers, network.backbone, role.feature_layers))
+    _report(run, (*key, "feature_layers"), partial(TeacherFeatures, network.backbone, role.feature_layers))
 
 
 def _check_patch(run: Run) -> None:

@@ -193,9 +193,7 @@ def _check_borders(gt: Mapping[str, Size], run: Run) -> None:
         key = ("val", "metrics", str(metric), "crop_border")
         if isinstance(border, int) and 2 * border >= smallest and not run.report.has(*key):
             got = f"{border}, and `{name}` is {smallest} pixels at its smallest side"
-            run.report.add(
-                key, "a border that leaves something of every picture", got, "Write the scale, as papers do."
-            )
+            run.report.add(key, "a border that leaves something of every image", got, "Write the scale, as papers do.")
 
 
 def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dscsr_arch.errors import DataError
 from dscsr_model.data.lmdb_reader import read_meta
-from dscsr_model.data.lmdb_store import Shape, StoreError
+from dscsr_model.data.lmdb_store import Shape
 from dscsr_model.host.options_faults import Key, Report, listed
 
 Size = tuple[int, int]  # height, width
@@ -76,7 +77,7 @@ def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str
             return None
     try:
         shapes = {name: shape for name, (shape, _) in read_meta(folder).items()}
-    except StoreError as error:
+    except DataError as error:
         report.add_error(key, error)
         return None
     return shapes if _check_entries(folder, shapes, key, report, encoded) else None

@@ -25,7 +25,7 @@ def check_losses(run: Run, registries: Registries) -> None:
         given = [str(name).removesuffix("_opt") for name, loss in run.section("train").items() if loss]
         try:
             log.check_names(given)
-        except log.LossNameError as error:
+        except DscsrError as error:
             run.report.add_error(("train",), error)
     for name, section in run.section("train").items():
         key = ("train", str(name))

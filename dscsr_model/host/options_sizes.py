@@ -9,7 +9,8 @@ from contextlib import suppress
 import torch
 from torch import nn
 
-from dscsr_arch.sizes import SizeError, SizeRequirements, size_requirements
+from dscsr_arch.errors import SizeError
+from dscsr_arch.sizes import SizeRequirements, size_requirements
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key
 from dscsr_model.host.options_structure import Run

@@ -17,12 +17,12 @@ from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_sizes import check_sizes, common_side
 from dscsr_model.host.options_structure import Run, check_section, describe
-from dscsr_model.training import aims, lora
-from dscsr_model.training.feature_taps import FeatureError, Features, FeatureTaps, check_layer
+from dscsr_model.training import lora, loss_targets
+from dscsr_model.training.feature_hooks import FeatureHooks, Features, check_layer
 from dscsr_model.training.teacher import AS_TEACHER, build_teachers, frozen
 from dscsr_model.training.validation import evaluating
 
-_SIDE = 16  # from here on, of the picture that is sent through student and teacher, to see what shapes come out
+_SIDE = 16  # from here on, of the image that is sent through student and teacher, to see what shapes come out
 
 
 def check_learning_sections(run: Run, registries: Registries) -> None:
@@ -55,15 +55,15 @@ def _check_aims(run: Run, registries: Registries) -> None:
         if run.known_model not in schema.DISTILLING:
             kind = find(registries.losses, section.get("type"))
             takes = inspect.signature(kind).parameters if kind is not None else {}
-            for name in aims.KEYS:
+            for name in loss_targets.KEYS:
                 if name in section and name not in takes:
                     words = f"a model type that knows `{name}` ({listed(sorted(schema.DISTILLING))})"
                     got = f"`model_type: {run.known_model}`"
                     run.report.add((*key, name), words, got, "Take one of them, or remove the key.")
             continue
         try:
-            aim, _ = aims.split(section, key[-1])
-        except aims.AimError as error:
+            aim, _ = loss_targets.split(section, key[-1])
+        except DscsrError as error:
             run.report.add_error(key, error)
         else:
             needing += [key[-1]] if aim.needs_teacher else []
@@ -110,7 +110,9 @@ def check_learning(run: Run, registries: Registries, network: nn.Module | None) 
         return
     if run.known_model == "DSCLoRAModel":
         _check_lora_student(run, network)
-    aimed = [(key, aims.split(section, key[-1])[0]) for key, section in _losses(run) if not run.report.has(*key)]
+    aimed = [
+        (key, loss_targets.split(section, key[-1])[0]) for key, section in _losses(run) if not run.report.has(*key)
+    ]
     teachers = _teachers(run, registries) if any(aim.needs_teacher for _, aim in aimed) else []
     for key, aim in aimed:
         for name, of in (("layers", network), ("teacher_layers", teachers[0] if teachers else None)):
@@ -190,7 +192,7 @@ def _teacher(key: Key, section: Mapping[str, Any], run: Run, registries: Registr
 def _check_layer(key: Key, layer: str, network: nn.Module, report: Report) -> None:
     try:
         check_layer(layer, dict(network.named_modules()), type(network).__name__)
-    except FeatureError as error:
+    except DscsrError as error:
         report.add_error((*key, layer), error)
 
 
@@ -199,9 +201,9 @@ def _compare(
     registries: Registries,
     network: nn.Module | None,
     teachers: list[nn.Module],
-    aimed: list[tuple[Key, aims.Aim]],
+    aimed: list[tuple[Key, loss_targets.LossTarget]],
 ) -> None:
-    """Send a small picture through student and teachers: do their outputs and features match in shape?"""
+    """Send a small image through student and teachers: do their outputs and features match in shape?"""
     report, scale = run.report, run.options.get("scale")
     channels = _input_channels(run, registries)
     side = common_side([*teachers, *([network] if network is not None else [])], _SIDE)
@@ -213,7 +215,7 @@ def _compare(
         answer = _probe(teacher, x, layers)
         kind = type(teacher).__name__
         if isinstance(answer, str):
-            words = f"a teacher for pictures of {channels} channels, which `network_g` takes"
+            words = f"a teacher for images of {channels} channels, which `network_g` takes"
             report.add(("teacher",), words, f"a {kind} that says: {answer}", "Take another teacher.")
             return
         theirs.append(answer)
@@ -223,7 +225,7 @@ def _compare(
             report.add(("teacher",), f"a teacher of scale {scale}, as `scale: {scale}` says", got, "Take another one.")
             return
         if isinstance(ours, tuple) and shape[1] != ours[0].shape[1]:
-            words = f"a teacher whose pictures have {ours[0].shape[1]} channels, as those of `network_g`"
+            words = f"a teacher whose images have {ours[0].shape[1]} channels, as those of `network_g`"
             report.add(("teacher",), words, f"a {kind} with {shape[1]}", "Take another teacher.")
             return
     if isinstance(ours, tuple):
@@ -241,14 +243,14 @@ def _compare_features(
     loss = find(registries.losses, section.get("type"))
     if section["type"] not in schema.FEATURE_LOSSES or loss is None or ours.dim() != 4 or theirs.dim() != 4:
         return
-    arguments = {k: v for k, v in aims.split(section, key[-1])[1].items() if k != "type"}
+    arguments = {k: v for k, v in loss_targets.split(section, key[-1])[1].items() if k != "type"}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
             loss(**arguments)(torch.rand(ours.shape), torch.rand(theirs.shape))
     except Exception:  # whatever a loss raises
         shapes = (f"{feature.shape[1]} channels of {feature.shape[2]}×{feature.shape[3]}" for feature in (ours, theirs))
-        words = f"features that {section['type']} can compare, for a picture of {side}×{side}"
+        words = f"features that {section['type']} can compare, for an image of {side}×{side}"
         remedy = "Take layers that match, a teacher of this width, or SpatialAffinityLoss, which compares any channels."
         run.report.add((*key, "layers", layer), words, "{} beside the teacher's {}".format(*shapes), remedy)
 
@@ -263,13 +265,13 @@ def _input_channels(run: Run, registries: Registries) -> int:
 
 
 def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor, Features] | str:
-    """Output and features of the picture ``x``; or, in words, what went wrong."""
+    """Output and features of the image ``x``; or, in words, what went wrong."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     known = dict(network.named_modules())
     wanted = [layer for layer in layers if layer in known]
     try:
-        with torch.no_grad(), evaluating(network), FeatureTaps(network, wanted) as taps:
-            output, features = taps.watch(network, x.to(device))
-    except Exception as error:  # a layer that no picture passes, an input of other channels, an operation without meta
+        with torch.no_grad(), evaluating(network), FeatureHooks(network, wanted) as hooks:
+            output, features = hooks.watch(network, x.to(device))
+    except Exception as error:  # a layer that no image passes, an input of other channels, an operation without meta
         return str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
     return output, features

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.arguments import contradiction
-from dscsr_arch.checkpoint import WeightsError, mismatch, read_pickle, read_state_dict
-from dscsr_arch.facts import FactsError, described
+from dscsr_arch.checkpoint import mismatch, read_pickle, read_state_dict
+from dscsr_arch.errors import WeightsError
+from dscsr_arch.metadata import MetadataError, described
 from dscsr_arch.weight_files import WeightFile, read_weight_file
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, listed
@@ -138,17 +139,17 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         layers = fault.strip().replace("\n", "\n     ")
         remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
         report.add(key, f"weights of this {kind}", f"'{file}', whose layers differ:\n     {layers}", remedy)
-    _check_facts(key, file, content, label, f" `strict_load_{label}: false` loads it all the same.", run)
+    _check_metadata(key, file, content, label, f" `strict_load_{label}: false` loads it all the same.", run)
 
 
-def _check_facts(key: Key, file: Path, content: WeightFile, label: str, otherwise: str, run: Run) -> None:
+def _check_metadata(key: Key, file: Path, content: WeightFile, label: str, otherwise: str, run: Run) -> None:
     """What the file says of its network, and shapes do not show, must be what the options say."""
     section = run.constructors((f"network_{label}",), run.section(f"network_{label}"))
     try:
         unlike = contradiction(content, file, described(section)[0])
     except WeightsError as exc:
         run.report.add_error(key, exc)
-    except FactsError:
+    except MetadataError:
         return  # of a network of which nothing can be said before it is built
     else:
         if unlike:
@@ -163,7 +164,7 @@ def _check_adapters(network: nn.Module | None, section: Mapping[Any, Any], run: 
     lora = section.get("lora")
     if network is not None and isinstance(lora, dict) and lora.get("weights"):
         file = Path(lora["weights"]).expanduser()
-        _check_facts(("network_g", "lora", "weights"), file, read_weight_file(file), "g", "", run)
+        _check_metadata(("network_g", "lora", "weights"), file, read_weight_file(file), "g", "", run)
 
 
 def _wrapper_keys(file: Path) -> list[str]:
@@ -250,7 +251,7 @@ def _check_resumed_weights(label: str, step: str, network: nn.Module, run: Run) 
         got = f"'{file}' of another network:\n     {fault.strip()}\n    "
         remedy = f"Give `network_{label}` the values of the run to resume, or give this run another `name`."
         run.report.add(("path", "resume_state"), f"weights of `network_{label}`", got, remedy)
-    _check_facts(("path", "resume_state"), file, content, label, "", run)
+    _check_metadata(("path", "resume_state"), file, content, label, "", run)
 
 
 def _resumed_weights(step: str, experiment: Path, key: Key, run: Run) -> None:

@@ -13,7 +13,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host import compat, saved_facts, user_code
+from dscsr_model.host import compat, saved_metadata, user_code
 from dscsr_model.host.install_help import find_basicsr, require_basicsr, version_of
 from dscsr_model.host.patches import installed
 
@@ -55,10 +55,6 @@ SUFFIX = "dscsr"
 _registering = False
 
 
-class RegistrationError(DscsrError):
-    """This BasicSR cannot be imported, or lacks what our classes are built on."""
-
-
 def register() -> None:
     """Mend and import ``basicsr``, and register every entry that is not registered yet; see `dscsr_model.register`."""
     global _registering
@@ -75,12 +71,12 @@ def register() -> None:
         objects = [(_registry(entry.registry), _load(entry.target)) for entry in ENTRIES]
         with installed.all_or_nothing():
             compat.mend_running()
-            saved_facts.install()
+            saved_metadata.install()
             for registry, obj in objects:
                 if obj is not None:
                     _register(registry, obj)
     except Exception as error:
-        raise RegistrationError(_cannot_register(error)) from error
+        raise DscsrError(_cannot_register(error)) from error
     finally:
         _registering = False
     if os.environ.get("DSCSR_AUTOLOAD") == "0":

@@ -19,15 +19,11 @@ import torch
 from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.draws import takes_draws
 from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.data.sample_keys import takes_sample_keys
 from dscsr_model.host.patches import Patches
 from dscsr_model.host.sampling import DrawSampler, handing_out_draws
 from dscsr_model.host.stopping import start_worker
-
-
-class ResumeError(DscsrError):
-    """No checkpoint to resume from is whole, or the options leave nothing to train."""
 
 
 @dataclass
@@ -70,7 +66,7 @@ def _whole_checkpoint(load_resume_state: Callable[..., Any], run: Run) -> Callab
             if newest is not None:
                 opt["auto_resume"], opt["path"]["resume_state"] = False, str(newest)
             elif iterations(states):
-                raise ResumeError(
+                raise DscsrError(
                     f"Expected a whole checkpoint in {experiment}, but none of them opens. Move the folder away to "
                     "train anew."
                 )
@@ -102,7 +98,7 @@ def _take_seed(opt: dict[str, Any], seed: int | None) -> None:
 def _check_total(iteration: int, opt: dict[str, Any]) -> None:
     total = int(opt["train"]["total_iter"])
     if iteration > total:
-        raise ResumeError(
+        raise DscsrError(
             f"Expected `train: total_iter` to be more than the iteration of {opt['path']['resume_state']}, "
             f"but got {total}. Raise it, or name an earlier one as `path: resume_state`, without `--auto_resume`."
         )
@@ -139,7 +135,7 @@ def _continuing(build_dataloader: Callable[..., Any], run: Run) -> Callable[...,
     @functools.wraps(build_dataloader)
     def wrapper(dataset: Any, dataset_opt: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         training = dataset_opt["phase"] == "train"
-        if training and not takes_draws(dataset) and not isinstance(dataset, IterableDataset):
+        if training and not takes_sample_keys(dataset) and not isinstance(dataset, IterableDataset):
             dataset = KeyedDataset(dataset, run.seed)
         loader = build_dataloader(dataset, dataset_opt, *args, **kwargs)
         if training:

@@ -24,11 +24,7 @@ _OURS = ("dscsr_arch", "dscsr_model")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
-class RunError(DscsrError):
-    """A run that ended with an error of BasicSR or of the user's own code."""
-
-
-def explained(error: Exception) -> RunError | None:
+def explained(error: Exception) -> DscsrError | None:
     """What to tell of an error that ended a run; None for a fault of ours, whose traceback is to be seen.
 
     Args:
@@ -39,12 +35,12 @@ def explained(error: Exception) -> RunError | None:
     if isinstance(error, OSError) and error.errno in REFUSED:
         return None  # the command line tells it
     if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
-        return RunError(
+        return DscsrError(
             f"Expected the run to fit into memory, but got: {_said(error)}. Take smaller batches, patches or networks, "
             "`accumulate_steps`, or `val: tile`."
         )
     if re.search(r"DataLoader worker \(pid.*(is killed|exited unexpectedly)", str(error)):
-        return RunError(
+        return DscsrError(
             f"Expected the reading processes to live as long as the run, but got: {_said(error)}. Memory may have "
             "been short (see `dmesg`): take a smaller `num_worker_per_gpu`. `--auto_resume` goes on."
         )
@@ -62,9 +58,9 @@ def explained(error: Exception) -> RunError | None:
         return None
     if whose == "theirs":
         shown = "".join(traceback.format_exception(type(error), error, last, chain=False)).rstrip()
-        return RunError(f"Expected your own code to run, but it raises an error:\n{shown}")
+        return DscsrError(f"Expected your own code to run, but it raises an error:\n{shown}")
     place = Path(last.tb_frame.f_code.co_filename)
-    return RunError(
+    return DscsrError(
         f"Expected options that BasicSR can use, but its {place.name}, line {last.tb_lineno}, got: {_said(error)}. "
         "Compare with option files of the types that you name; DSCSR_TRACEBACK=1 shows the whole way there."
     )

@@ -1,4 +1,4 @@
-"""Lets any sampler tell a dataset more than a number: the epoch and the position in it too (see ``data/draws.py``)."""
+"""Lets any sampler tell a dataset more than a number: epoch and position too (see ``data/sample_keys.py``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from dscsr_model.data.draws import Draw, takes_draws
+from dscsr_model.data.sample_keys import SampleKey, takes_sample_keys
 
 
 class DrawSampler(Sampler[Any]):
@@ -53,7 +53,7 @@ class DrawSampler(Sampler[Any]):
         rank, ranks = _rank_of(self.sampler)
         for number, index in islice(enumerate(self.sampler), begin, None):
             # Ranks take every n-th sample of one order: the position in it does not depend on how many there are.
-            yield Draw(int(index), epoch, number * ranks + rank) if hasattr(index, "__index__") else index
+            yield SampleKey(int(index), epoch, number * ranks + rank) if hasattr(index, "__index__") else index
 
 
 def _rank_of(sampler: Any) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def handing_out_draws(build_dataloader: Callable[..., Any]) -> Callable[..., Any
     @functools.wraps(build_dataloader)
     def wrapper(dataset: Any, dataset_opt: Any, *args: Any, **kwargs: Any) -> Any:
         loader = build_dataloader(dataset, dataset_opt, *args, **kwargs)
-        if dataset_opt["phase"] == "train" and takes_draws(dataset):
+        if dataset_opt["phase"] == "train" and takes_sample_keys(dataset):
             loader.batch_sampler.sampler = DrawSampler(loader.batch_sampler.sampler)
         return loader
 

@@ -23,10 +23,6 @@ _IMPORTED = "DSCSR_IMPORTED"
 """Environment variable with the modules that processes spawned from here import too."""
 
 
-class UserCodeError(DscsrError):
-    """A file or module of the user's that is not there, or that cannot be imported."""
-
-
 def names(value: object) -> list[str]:
     """What an ``import:`` of an option file names: nothing, one, or a list; other values name nothing."""
     listed = value if isinstance(value, list) else [value]
@@ -42,7 +38,7 @@ def import_user_code(code: Iterable[str], option_file: str | os.PathLike[str]) -
         option_file: The option file that names them.
 
     Raises:
-        UserCodeError: One is not there, or raises an error of its own, which the message shows.
+        DscsrError: One is not there, or raises an error of its own, which the message shows.
     """
     folder = Path(option_file).parent
     for name in code:
@@ -73,9 +69,9 @@ def _module_of(name: str, folder: Path) -> str:
         looked = " or ".join(f"'{place}'" for place in places)
         near = [other.name for place in places for other in place.parent.glob("*.py")]
         remedy = did_you_mean(Path(name).name, near, "Correct the path.")
-        raise UserCodeError(f"Expected a file of yours, but got {looked}, which does not exist. {remedy}")
+        raise DscsrError(f"Expected a file of yours, but got {looked}, which does not exist. {remedy}")
     if "." in file.stem:
-        raise UserCodeError(f"Expected a file that can be imported by its name, but got '{file.name}'. Rename it.")
+        raise DscsrError(f"Expected a file that can be imported by its name, but got '{file.name}'. Rename it.")
     root, parts = file.parent, [file.stem]
     while (root / "__init__.py").is_file():  # a file of a package belongs to it, or its relative imports fail
         parts.insert(0, root.name)
@@ -85,7 +81,7 @@ def _module_of(name: str, folder: Path) -> str:
     origin = spec.origin if spec is not None and spec.origin else "a folder of that name"
     if Path(origin).resolve() != (file if len(parts) == 1 else root / parts[0] / "__init__.py").resolve():
         got = f"'{file.name}', while `{parts[0]}` is {origin}"
-        raise UserCodeError(f"Expected a file whose name no other module has, but got {got}. Rename it.")
+        raise DscsrError(f"Expected a file whose name no other module has, but got {got}. Rename it.")
     return ".".join(parts).removesuffix(".__init__")
 
 
@@ -104,7 +100,7 @@ def _import(name: str, module: str, folder: Path) -> None:
         remedy = "Start where it lies, or install it; a file is named with its `.py`."
         if (folder / f"{module}.py").is_file():
             remedy = f"Did you mean the file `{module}.py`?"
-        raise UserCodeError(
+        raise DscsrError(
             f"Expected a module of yours in {Path.cwd()} or among what is installed, but got `{name}`, and there is no "
             f"`{error.name}`. {remedy}"
         ) from error
@@ -112,12 +108,12 @@ def _import(name: str, module: str, folder: Path) -> None:
         raise _failed(name, error) from error
 
 
-def _failed(name: str, error: BaseException) -> UserCodeError:
+def _failed(name: str, error: BaseException) -> DscsrError:
     inside: TracebackType | None = error.__traceback__
     while inside is not None and inside.tb_frame.f_code.co_filename in (__file__, importlib.__file__, *_FROZEN):
         inside = inside.tb_next
     shown = "".join(traceback.format_exception(type(error), error.with_traceback(inside), inside, chain=False)).rstrip()
-    return UserCodeError(f"Expected `{name}` to be imported, but it raises an error of its own:\n{shown}")
+    return DscsrError(f"Expected `{name}` to be imported, but it raises an error of its own:\n{shown}")
 
 
 _FROZEN = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")

@@ -10,29 +10,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.errors import DscsrError
-from dscsr_arch.plain import plain
-from dscsr_arch.sizes import SizeError, padded, size_requirements
-from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint, try_channels
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError, SizeError
+from dscsr_arch.sizes import padded, size_requirements
 from dscsr_model.inference.in_place import work_in_place
+from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class EngineError(DscsrError):
-    """A network that cannot run as asked, or a device that is not there."""
-
-
 class Engine(Protocol):
-    """From pictures (B, channels, H, W), float32, [0, 1], to (B, channels, H·scale, W·scale), float32, not clamped.
+    """From images (B, channels, H, W), float32, [0, 1], to (B, channels, H·scale, W·scale), float32, not clamped.
 
-    Pictures may be of any size: they are `padded` as the network requires. They may come on any device; the result lies
+    Images may be of any size: they are `padded` as the network requires. They may come on any device; the result lies
     on the engine's.
     """
 
     scale: int
     channels: int
-    footprint: Footprint
+    receptive_field: ReceptiveField
     device: torch.device
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -43,12 +39,18 @@ class TorchEngine:
     """A network in PyTorch; made by `torch_engine`."""
 
     def __init__(
-        self, network: nn.Module, scale: int, channels: int, seen: Footprint, device: torch.device, channels_last: bool
+        self,
+        network: nn.Module,
+        scale: int,
+        channels: int,
+        seen: ReceptiveField,
+        device: torch.device,
+        channels_last: bool,
     ) -> None:
         self.network = network
         self.scale = scale
         self.channels = channels
-        self.footprint = seen
+        self.receptive_field = seen
         self.device = device
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -56,7 +58,7 @@ class TorchEngine:
     def __call__(self, x: Tensor) -> Tensor:
         """Super-resolve ``x``; see `Engine`."""
         with _exact_convolutions(self.device):
-            return padded(self._forward, x.to(self.device, torch.float32), self.footprint.sizes)
+            return padded(self._forward, x.to(self.device, torch.float32), self.receptive_field.sizes)
 
     def _forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.network(x.contiguous(memory_format=self._layout)).float()
@@ -66,18 +68,18 @@ class TorchEngine:
 class OnnxEngine:
     """A file in ONNX Runtime; made by `onnx_engine`."""
 
-    def __init__(self, session: Any, scale: int, channels: int, seen: Footprint, half: bool) -> None:
+    def __init__(self, session: Any, scale: int, channels: int, seen: ReceptiveField, half: bool) -> None:
         self.scale = scale
         self.channels = channels
-        self.footprint = seen
-        self.device = torch.device("cpu")  # where pictures come from and go to; the session may compute elsewhere
+        self.receptive_field = seen
+        self.device = torch.device("cpu")  # where images come from and go to; the session may compute elsewhere
         self._session = session
         self._half = half
 
     def __call__(self, x: Tensor) -> Tensor:
         """Super-resolve ``x``; see `Engine`."""
         try:
-            return padded(partial(_run, self._session, half=self._half), x, self.footprint.sizes)
+            return padded(partial(_run, self._session, half=self._half), x, self.receptive_field.sizes)
         except Exception as error:  # ONNX Runtime's have no other common base
             raise RuntimeError(f"ONNX Runtime: {error}") from error
 
@@ -95,25 +97,25 @@ def torch_engine(
     Args:
         network: From (B, C, H, W) in [0, 1] to (B, C, H·s, W·s).
         device: ``auto`` (the GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, …
-        precision: Of weights and features, ``fp32``, ``bf16`` or ``fp16``. The picture enters in float32, and the first
+        precision: Of weights and features, ``fp32``, ``bf16`` or ``fp16``. The image enters in float32, and the first
             convolution computes so: less than float32 has no room for 256 levels.
         channels_last: Keep the channels of a pixel together, which is faster nearly everywhere.
         compile: Let ``torch.compile`` translate it at the first call, which takes a minute.
 
     Raises:
-        EngineError: No such device or precision; or the network is of another kind than described.
-        SizeError: It takes no pictures of any size that was tried.
+        DscsrError: No such device or precision; or the network is of another kind than described.
+        SizeError: It takes no images of any size that was tried.
     """
     place = find_device(device)
     if precision not in PRECISIONS:
-        raise EngineError(f"Expected a precision among {', '.join(PRECISIONS)}, but got {precision!r}. Choose one.")
-    fused = plain(network)
+        raise DscsrError(f"Expected a precision among {', '.join(PRECISIONS)}, but got {precision!r}. Choose one.")
+    fused = deployable(network)
     if not compile:  # which finds that out by itself
         work_in_place(fused)
     sizes = size_requirements(fused)
     channels, shape = try_channels(fused, sizes.fit(PROBE_SIDE))
     scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), type(network).__name__)
-    seen = footprint(fused, channels, sizes)
+    seen = receptive_field(fused, channels, sizes)
     dtype = PRECISIONS[precision]
     if dtype != torch.float32:
         _lower(fused, dtype)
@@ -137,8 +139,8 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
         threads: On the CPU; None: as many as PyTorch uses.
 
     Raises:
-        EngineError: The file cannot be read, is of another kind, or the device cannot be had; or a package is missing.
-        SizeError: Its network takes no pictures of any size that was tried.
+        DscsrError: The file cannot be read, is of another kind, or the device cannot be had; or a package is missing.
+        SizeError: Its network takes no images of any size that was tried.
     """
     from dscsr_model.inference.onnx_file import Rehearsal, open_session, read_reach, read_sizes, require_onnx
 
@@ -151,12 +153,12 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
             sizes = read_sizes(metadata, rehearsal, channels, str(path))
             side = sizes.fit(PROBE_SIDE)
             scale = _scale_of(tuple(rehearsal(torch.zeros(1, channels, side, side)).shape), channels, side, str(path))
-            seen = Footprint(radius, local, rehearsal.measure(channels, sizes), sizes)
+            seen = ReceptiveField(radius, local, rehearsal.measure(channels, sizes), sizes)
         except (RuntimeError, SizeError) as error:
             if rehearsal.ended or isinstance(error, SizeError):
                 raise rehearsal.ended or error from None
-            raise EngineError(
-                f"Expected an ONNX network that takes pictures of any size in {path}, but one fails: {error}. "
+            raise DscsrError(
+                f"Expected an ONNX network that takes images of any size in {path}, but one fails: {error}. "
                 "Export it again with dynamic height and width."
             ) from error
     session = open_session(path, device, threads or torch.get_num_threads())
@@ -167,7 +169,7 @@ def find_device(name: str) -> torch.device:
     """The device of this name; ``auto`` is the first GPU, or else the CPU.
 
     Raises:
-        EngineError: There is none.
+        DscsrError: There is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -177,21 +179,21 @@ def find_device(name: str) -> torch.device:
         device = torch.device("meta")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type not in ("cpu", "cuda"):
-        raise EngineError(f"Expected a device among auto, cpu, cuda, cuda:1, …, but got {name!r}. Choose one.")
+        raise DscsrError(f"Expected a device among auto, cpu, cuda, cuda:1, …, but got {name!r}. Choose one.")
     if device.type == "cuda" and (device.index or 0) >= count:
         found = f"PyTorch sees {count}" if count else "PyTorch sees none on this machine"
-        raise EngineError(f"Expected a GPU for --device {name}, but {found}. Choose another, or --device cpu.")
+        raise DscsrError(f"Expected a GPU for --device {name}, but {found}. Choose another, or --device cpu.")
     return device
 
 
 def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None:
-    """Raise EngineError if a network that runs in float32 on the CPU does not run as asked for."""
+    """Raise DscsrError if a network that runs in float32 on the CPU does not run as asked for."""
     try:
         engine(torch.zeros(1, engine.channels, PROBE_SIDE, PROBE_SIDE))
     except torch.cuda.OutOfMemoryError:
         pass  # another process has the memory now; tiles will be small
     except RuntimeError as error:
-        raise EngineError(
+        raise DscsrError(
             f"Expected {type(network).__name__} to run in {precision} on {engine.device}, but got: "
             f"{str(error).splitlines()[0]}. Choose --precision fp32, or another device."
         ) from error
@@ -200,8 +202,8 @@ def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None
 def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> int:
     scale = shape[-1] // side if shape else 0
     if scale < 1 or shape != (1, channels, side * scale, side * scale):
-        raise EngineError(
-            f"Expected a network that makes pictures a whole number of times larger and keeps their channels, but "
+        raise DscsrError(
+            f"Expected a network that makes images a whole number of times larger and keeps their channels, but "
             f"{what} makes {tuple(shape)} of {(1, channels, side, side)}. Give another network."
         )
     return scale
@@ -210,7 +212,7 @@ def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> in
 def _lower(network: nn.Module, dtype: torch.dtype) -> None:
     """Give all layers but the first convolution weights of ``dtype``, and every one the input that it can take.
 
-    Buffers, such as the mean of the colours, stay in float32: what is done to the picture itself is done in float32.
+    Buffers, such as the mean of the colours, stay in float32: what is done to the image itself is done in float32.
     """
     layers = [layer for layer in network.modules() if layer._parameters]
     first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
@@ -229,5 +231,5 @@ def _exact_convolutions(device: torch.device) -> Any:
 
 
 def _run(session: Any, x: Tensor, half: bool) -> Tensor:
-    pictures = x.to("cpu", torch.float16 if half else torch.float32).contiguous().numpy()
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: pictures})[0]).float()
+    images = x.to("cpu", torch.float16 if half else torch.float32).contiguous().numpy()
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images})[0]).float()

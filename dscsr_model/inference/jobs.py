@@ -1,4 +1,4 @@
-"""Which pictures are to be made of which, under names that nobody needs to fear for."""
+"""Which images are to be made of which, under names that nobody needs to fear for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from typing import NamedTuple
 
 from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.images import SUFFIXES
+from dscsr_model.data.image_io import SUFFIXES
 from dscsr_model.data.pairing import listed, search_images
 from dscsr_model.inference.saving import FORMATS, format_of
 
 
-class PlanError(DscsrError):
-    """Nothing to read, no place to write to, or a file that would be lost."""
-
-
 class Job(NamedTuple):
-    """One picture."""
+    """One image."""
 
     source: Path
     target: Path
@@ -30,7 +26,7 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All pictures."""
+    """All images."""
 
     jobs: list[Job]
     there: list[Path]
@@ -38,31 +34,31 @@ class Plan(NamedTuple):
     renamed: list[Path]
     """Results that have their source's suffix in their name, because another source has the same name without it."""
     left_out: Counter[str]
-    """Files of a folder that are no pictures, by kind; see `search_images`."""
+    """Files of a folder that are no images, by kind; see `search_images`."""
 
 
 def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: bool = False) -> Plan:
-    """Find the pictures and name the results: ``a/photo.jpg`` gives ``out/a/photo_x4.png``.
+    """Find the images and name the results: ``a/photo.jpg`` gives ``out/a/photo_x4.png``.
 
     Results of an earlier run are not taken for sources: what lies in ``out``, if that is a folder inside of
-    ``source``, and what has the name of another picture's result, if ``out`` is ``source`` itself.
+    ``source``, and what has the name of another image's result, if ``out`` is ``source`` itself.
 
     Args:
-        source: A picture, or a folder, which is searched with all folders inside.
+        source: An image, or a folder, which is searched with all folders inside.
         out: A folder; need not exist.
         scale: For the names.
         form: One of `FORMATS`, or ``same``.
-        replace: Make results anew that exist; else those of a folder stay, and that of a single picture is an error.
+        replace: Make results anew that exist; else those of a folder stay, and that of a single image is an error.
 
     Raises:
-        PlanError: There is no picture; ``out`` is a file; a source would be overwritten; a result exists.
-        PairingError: ``source`` is a folder without pictures, or one inside cannot be read.
+        DscsrError: There is no image; ``out`` is a file; a source would be overwritten; a result exists.
+        DataError: ``source`` is a folder without images, or one inside cannot be read.
     """
     check_out(out)
     check_source(source)
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
-            raise PlanError(f"Expected a picture ({', '.join(SUFFIXES)}) as -i, but got {source}. Choose another.")
+            raise DscsrError(f"Expected an image ({', '.join(SUFFIXES)}) as -i, but got {source}. Choose another.")
         folder, names, others = source.parent, [source.name], Counter[str]()
     else:
         names, others = search_images(source)
@@ -74,7 +70,7 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
     jobs = [Job(folder / name, out / target, format_of(name, form)) for name, target in targets.items()]
     there = [job.target for job in jobs if os.path.lexists(job.target)]
     if there and source.is_file() and not replace:
-        raise PlanError(f"Expected to make something new, but {there[0]} exists. Add --force, or choose another -o.")
+        raise DscsrError(f"Expected to make something new, but {there[0]} exists. Add --force, or choose another -o.")
     if replace:
         _check_sources_stay(jobs, (folder / name for name in names))
         there = []
@@ -90,7 +86,7 @@ def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
     Sources that differ in the suffix alone keep it: ``a.jpg`` and ``a.png`` give ``a_jpg_x4.png`` and ``a_png_x4.png``.
 
     Raises:
-        PlanError: Even so two are equal.
+        DscsrError: Even so two are equal.
     """
     plain = {name: _target(name, scale, form, False) for name in names}
     count = Counter(target.casefold() for target in plain.values())
@@ -100,21 +96,21 @@ def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
     }
     again = Counter(target.casefold() for target in targets.values())
     if clash := sorted(name for name, target in targets.items() if again[target.casefold()] > 1):
-        raise PlanError(
-            f"Expected a name of its own for every result, but {listed(clash, 'picture')} would have that of another. "
+        raise DscsrError(
+            f"Expected a name of its own for every result, but {listed(clash, 'image')} would have that of another. "
             "Rename one of them."
         )
     return targets
 
 
 def check_out(out: Path) -> None:
-    """Raise `PlanError` unless ``out`` is a folder, or can become one; `DiskError` if one may not even look there."""
+    """Raise `DscsrError` unless ``out`` is a folder, or can become one; `DiskError` if one may not even look there."""
     kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
     with disk_errors(out):
         is_folder = out.is_dir()
     if not is_folder and (os.path.lexists(out) or out.suffix.lower() in kinds):
         what = "is a file" if out.exists() else "is a broken link" if out.is_symlink() else "looks like the name of one"
-        raise PlanError(f"Expected a folder as -o, but {out} {what}. Names of results follow those of the pictures.")
+        raise DscsrError(f"Expected a folder as -o, but {out} {what}. Names of results follow those of the images.")
 
 
 @contextmanager
@@ -123,13 +119,13 @@ def made(out: Path) -> Iterator[None]:
 
     Raises:
         DiskError: It cannot be made.
-        PlanError: It cannot be written to.
+        DscsrError: It cannot be written to.
     """
     new = not out.exists()
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK | os.X_OK):
-        raise PlanError(f"Expected a folder as -o that can be written to, but {out} cannot. Choose another.")
+        raise DscsrError(f"Expected a folder as -o that can be written to, but {out} cannot. Choose another.")
     try:
         yield
     finally:
@@ -139,26 +135,26 @@ def made(out: Path) -> Iterator[None]:
 
 
 def check_source(source: Path) -> None:
-    """Raise `PlanError` unless ``source`` is a file or a folder, and no pipe or device."""
+    """Raise `DscsrError` unless ``source`` is a file or a folder, and no pipe or device."""
     try:
         mode = source.stat().st_mode
     except OSError as error:
-        raise PlanError(
-            f"Expected a picture or a folder as -i, but got {source}: {error.strerror}. Correct the path."
+        raise DscsrError(
+            f"Expected an image or a folder as -i, but got {source}: {error.strerror}. Correct the path."
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise PlanError(f"Expected a picture or a folder as -i, but {source} is neither. Choose another.")
+        raise DscsrError(f"Expected an image or a folder as -i, but {source} is neither. Choose another.")
 
 
 def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:
-    """The pictures that do not lie in ``out``, if that is a folder inside of ``source``, or one that it links to."""
+    """The images that do not lie in ``out``, if that is a folder inside of ``source``, or one that it links to."""
     inside = Path(os.path.realpath(out))
     if inside == Path(os.path.realpath(source)):
         return list(names)
     folders = {folder: Path(os.path.realpath(source / folder)) for folder in {os.path.dirname(name) for name in names}}
     left = [name for name in names if not folders[os.path.dirname(name)].is_relative_to(inside)]
     if not left:
-        raise PlanError(f"Expected pictures in {source}, but all that there are lie in -o {out}. Correct the paths.")
+        raise DscsrError(f"Expected images in {source}, but all that there are lie in -o {out}. Correct the paths.")
     return left
 
 
@@ -168,8 +164,8 @@ def _check_sources_stay(jobs: Sequence[Job], sources: Iterable[Path]) -> None:
     there = {str(job.target): found for job in jobs if (found := _stat(job.target))}
     lost = sorted(path for path, found in there.items() if (found.st_dev, found.st_ino) in known)
     if lost:
-        raise PlanError(
-            f"Expected to replace results only, but --force would replace {listed(lost, 'picture')}, which -i reads. "
+        raise DscsrError(
+            f"Expected to replace results only, but --force would replace {listed(lost, 'image')}, which -i reads. "
             "Remove what is an old result by hand, or choose another -o."
         )
 

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import LARGEST, SizeRequirements, try_sizes
 from dscsr_model.inference import onnx_rehearsal
-from dscsr_model.inference.engines import EngineError, find_device
-from dscsr_model.inference.footprint import PROBE_SIDE
+from dscsr_model.inference.engines import find_device
+from dscsr_model.inference.receptive_field import PROBE_SIDE
 
 _LOCAL_NAMES = """
     Add Cast Clip Concat Constant ConstantOfShape DepthToSpace Div Elu Equal Erf Exp Expand Gather Gelu Greater
@@ -28,7 +29,7 @@ _LOCAL_NAMES = """
 _LOCAL = frozenset(_LOCAL_NAMES.split())
 """Operations of ONNX that see one pixel only, or (Pad) what convolutions see anyway."""
 _SIDES = (192, 96)
-"""Of pictures to measure memory on; the first one whose run can be waited for."""
+"""Of images to measure memory on; the first one whose run can be waited for."""
 _MOST_BYTES, _MOST_SECONDS, _PATIENCE = 2 * 2**30, 8, 60
 """What opening a file and all runs to get to know it may take: memory beyond the file's size, seconds of one core, and
 seconds in all, however busy the machine is."""
@@ -39,7 +40,7 @@ class Rehearsal:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise EngineError(f"Expected an ONNX file at {path}, but there is none. Check the path.")
+            raise DscsrError(f"Expected an ONNX file at {path}, but there is none. Check the path.")
         self._path = path
         self._grown = 0
         most = _MOST_BYTES + 4 * path.stat().st_size
@@ -53,7 +54,7 @@ class Rehearsal:
         )
         self._timer = Timer(_PATIENCE, self._process.kill)
         self._timer.start()
-        self.ended: EngineError | None = None
+        self.ended: DscsrError | None = None
 
     def __enter__(self) -> Rehearsal:
         return self
@@ -64,14 +65,14 @@ class Rehearsal:
         self._process.communicate()
 
     def inspect(self) -> tuple[bool, int, Mapping[str, str]]:
-        """Whether the file computes in float16, the channels of its pictures, and its metadata.
+        """Whether the file computes in float16, the channels of its images, and its metadata.
 
         Raises:
-            EngineError: It cannot be opened, is of another kind, or may never come to an end.
+            DscsrError: It cannot be opened, is of another kind, or may never come to an end.
         """
         found = self._answer()
         if "fault" in found:
-            raise EngineError(
+            raise DscsrError(
                 f"Expected a whole ONNX file at {self._path}, but ONNX Runtime cannot open it: {found['fault']}. "
                 "Export it again (dscsr export --format onnx)."
             )
@@ -79,7 +80,7 @@ class Rehearsal:
         _, kind, shape = inputs[0] if len(inputs) == len(outputs) == 1 else ("", "", [])
         if kind not in onnx_rehearsal.TYPES or len(shape) != 4 or not isinstance(shape[1], int):
             described = "; ".join(f"{name}: {kind} {shape}" for name, kind, shape in (*inputs, *outputs))
-            raise EngineError(
+            raise DscsrError(
                 f"Expected one input (batch, channels, height, width) of float32 or float16 and one output in "
                 f"{self._path}, but got {described[:300]}. Export it again (dscsr export --format onnx)."
             )
@@ -112,8 +113,8 @@ class Rehearsal:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout and self.ended is None else ""
         if not line:
-            self.ended = EngineError(
-                f"Expected an ONNX network that runs on small pictures in {_MOST_SECONDS} s and 2 GiB in {self._path}, "
+            self.ended = DscsrError(
+                f"Expected an ONNX network that runs on small images in {_MOST_SECONDS} s and 2 GiB in {self._path}, "
                 "but it took more. Do not use it: it is damaged, or made to do harm."
             )
             raise self.ended
@@ -132,7 +133,7 @@ def open_session(path: Path, device: str, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions have no common base but this one
-        raise EngineError(f"Expected ONNX Runtime to open {path} on {device}, but got: {error}. Try cpu.") from error
+        raise DscsrError(f"Expected ONNX Runtime to open {path} on {device}, but got: {error}. Try cpu.") from error
 
 
 def read_sizes(
@@ -155,14 +156,14 @@ def read_reach(path: Path) -> tuple[int, bool]:
     """How far the convolutions of a file reach together, and whether nothing in it looks farther.
 
     Raises:
-        EngineError: What it does depends on the picture: nobody knows when it ends.
+        DscsrError: What it does depends on the image: nobody knows when it ends.
     """
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise EngineError(
+            raise DscsrError(
                 f"Expected an ONNX network without branches and loops, which may never end, in {path}, but got "
                 f"{node.op_type}. Export it again by tracing it."
             )
@@ -186,7 +187,7 @@ def _providers(runtime: Any, device: str) -> list[Any]:
             index = find_device("cuda" if device == "auto" else device).index or 0
             return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
         if device != "auto":
-            raise EngineError(
+            raise DscsrError(
                 f"Expected ONNX Runtime for GPUs for --device {device}, but got that for CPUs. Run `pip install "
                 "onnxruntime-gpu` in place of onnxruntime, or choose --device cpu, or --backend torch."
             )
@@ -196,12 +197,12 @@ def _providers(runtime: Any, device: str) -> list[Any]:
 
 
 def require_onnx() -> None:
-    """Raise EngineError, with the remedy, unless ONNX files can be read and run."""
+    """Raise DscsrError, with the remedy, unless ONNX files can be read and run."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
-        raise EngineError(
+        raise DscsrError(
             f"Expected ONNX Runtime, but {error.name} is not installed. Run `pip install 'dscsr[onnx]'`, or choose "
             "--backend torch."
         ) from error

@@ -1,4 +1,4 @@
-"""Pictures read, enlarged and written at the same time, in bounded memory; a broken one does not stop the others."""
+"""Images read, enlarged and written at the same time, in bounded memory; a broken one does not stop the others."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.images import Header, check_memory, decoding_memory, read_header
+from dscsr_model.data.image_io import Header, check_memory, decoding_memory, read_header
 from dscsr_model.data.memory import free_ram
+from dscsr_model.inference.images import DecodedImage, read_image
 from dscsr_model.inference.jobs import Job
-from dscsr_model.inference.pictures import Picture, read_picture
 from dscsr_model.inference.saving import Saver, Stopped, check_size, without_lost_alpha
 from dscsr_model.inference.tiles import Upscaler
 
 Item = TypeVar("Item")
 WRITERS = 2
-_AHEAD = 2  # pictures that wait between two stages
-_SHARE = 0.5  # of the free memory, for pictures under way
+_AHEAD = 2  # images that wait between two stages
+_SHARE = 0.5  # of the free memory, for images under way
 _SLACK = 64 << 20
 
 
@@ -31,14 +31,14 @@ class Reporter(Protocol):
         """So many pixels of the input are made, or will not be."""
 
     def failed(self, job: Job, fault: str) -> None:
-        """A picture could not be made."""
+        """An image could not be made."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing about a picture."""
+        """Something worth knowing about an image."""
 
 
 class Outcome(NamedTuple):
-    """What became of the pictures."""
+    """What became of the images."""
 
     made: int
     failed: int
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 class _Read(NamedTuple):
     job: Job
-    picture: Picture
+    image: DecodedImage
     weight: int
 
 
@@ -118,11 +118,11 @@ class Channel(Generic[Item]):
                     return
                 self._line.changed.notify_all()
                 taken = [self._items.popleft()]
-            yield taken.pop()  # kept nowhere: it may be a picture of gigabytes, and the next one far away
+            yield taken.pop()  # kept nowhere: it may be an image of gigabytes, and the next one far away
 
 
 def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter, *, replace: bool = False) -> Outcome:
-    """Make all pictures. One is read and others are written while the network works on another.
+    """Make all images. One is read and others are written while the network works on another.
 
     Args:
         jobs: What to make of what.
@@ -136,7 +136,7 @@ def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter,
         are too small for the result, memory that is missing.
 
     Raises:
-        BaseException: What was no picture's fault, Ctrl-C too; then no file appears any more, and none is half-made.
+        BaseException: What was no image's fault, Ctrl-C too; then no file appears any more, and none is half-made.
     """
     start = time.monotonic()
     stages = _Stages(upscaler, saver, report, replace)
@@ -157,13 +157,13 @@ class _Stages:
         self.made: Channel[_Read] = Channel(self.line, _AHEAD)
         self.successes = self.failures = self.input_pixels = 0
         self._upscaler, self._saver, self._report, self._replace = upscaler, saver, report, replace
-        self._told_of_cuts = upscaler.engine.footprint.local
+        self._told_of_cuts = upscaler.engine.receptive_field.local
 
     def read_all(self, jobs: Sequence[Job]) -> None:
-        """First stage: files to pictures, as far ahead as memory allows."""
+        """First stage: files to images, as far ahead as memory allows."""
         for job in jobs:
             with self._faults(job, 0):
-                self._read_one(job)  # by itself: nothing here holds the picture while the next one is waited for
+                self._read_one(job)  # by itself: nothing here holds the image while the next one is waited for
         self.read.close()
 
     def _read_one(self, job: Job) -> None:
@@ -174,20 +174,20 @@ class _Stages:
         self.line.acquire(weight)
         with self._faults(job, weight, header.height * header.width):
             check_memory(weight, header.height, header.width, scale)
-            picture = without_lost_alpha(read_picture(job.source), job.form)
-            if picture.frames > 1:
-                self._report.note(f"{job.source}: the first of {picture.frames} pictures in this file is taken")
-            self.read.put(_Read(job, picture, weight))
+            image = without_lost_alpha(read_image(job.source), job.form)
+            if image.frames > 1:
+                self._report.note(f"{job.source}: the first of {image.frames} images in this file is taken")
+            self.read.put(_Read(job, image, weight))
 
     def enlarge(self, item: _Read) -> None:
         """Second stage."""
-        height, width = item.picture.pixels.shape[:2]
+        height, width = item.image.pixels.shape[:2]
         reported = 0
-        if not self._told_of_cuts and self._upscaler.side(item.picture.pixels.shape) < max(height, width):
+        if not self._told_of_cuts and self._upscaler.side(item.image.pixels.shape) < max(height, width):
             self._told_of_cuts = True
             self._report.note(
-                f"{item.job.source}: this network looks at the whole picture (attention), so tiles change the result a "
-                "little, and may show. --tile 0 makes pictures whole, if there is the memory"
+                f"{item.job.source}: this network looks at the whole image (attention), so tiles change the result a "
+                "little, and may show. --tile 0 makes images whole, if there is the memory"
             )
 
         def done(count: int) -> None:
@@ -197,17 +197,17 @@ class _Stages:
 
         with self._faults(item.job, item.weight):
             try:
-                pixels = self._upscaler(item.picture.pixels, done)
+                pixels = self._upscaler(item.image.pixels, done)
             finally:
                 self._report.pixels(height * width - reported)
             self.input_pixels += height * width
-            self.made.put(item._replace(picture=item.picture._replace(pixels=pixels)))
+            self.made.put(item._replace(image=item.image._replace(pixels=pixels)))
 
     def write_all(self) -> None:
         """Third stage, in several threads."""
         for item in self.made:
             with self._faults(item.job, item.weight):
-                self._saver.save(item.picture, item.job.target, item.job.form, self._replace)
+                self._saver.save(item.image, item.job.target, item.job.form, self._replace)
                 with self.line.changed:
                     self.successes += 1
                 self.line.release(item.weight)
@@ -215,7 +215,7 @@ class _Stages:
 
     @contextmanager
     def _faults(self, job: Job, weight: int, pixels: int = 0) -> Iterator[None]:
-        """Report the fault of one picture; give back the memory that it spoke for, and its pixels to come."""
+        """Report the fault of one image; give back the memory that it spoke for, and its pixels to come."""
         try:
             yield
         except (DscsrError, MemoryError, OSError) as error:
@@ -261,7 +261,7 @@ def _threads(stages: _Stages, jobs: Sequence[Job]) -> Iterator[None]:
 
 
 def memory_needed(header: Header, scale: int, form: str) -> int:
-    """Bytes of RAM that a picture takes at most, from reading it to its result on the disk, beside the network's own.
+    """Bytes of RAM that an image takes at most, from reading it to its result on the disk, beside the network's own.
 
     JPEG and WebP are encoded from a copy of the result, and the encoder of WebP makes one more.
     """

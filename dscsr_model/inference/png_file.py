@@ -1,4 +1,4 @@
-"""PNG, written row by row: Pillow has no RGB of 16 bits, and takes twice the picture's memory for 8.
+"""PNG, written row by row: Pillow has no RGB of 16 bits, and takes twice the image's memory for 8.
 
 From the specification, https://www.w3.org/TR/png-3/.
 """
@@ -13,34 +13,34 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dscsr_model.inference.pictures import Picture
+from dscsr_model.inference.images import DecodedImage
 
 STRIP_BYTES = 1 << 20
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _SUB, _UP, _PAETH = 1, 2, 4
 
 
-def write_png(stream: BinaryIO, picture: Picture, between: Callable[[], None] = lambda: None) -> None:
-    """Write ``picture``, with its profile, EXIF and resolution; 8 or 16 bits as it is.
+def write_png(stream: BinaryIO, image: DecodedImage, between: Callable[[], None] = lambda: None) -> None:
+    """Write ``image``, with its profile, EXIF and resolution; 8 or 16 bits as it is.
 
     Args:
         stream: Where to.
-        picture: What.
+        image: What.
         between: Called between strips of rows; may raise, to give up.
     """
-    height, width, channels = picture.pixels.shape
-    depth = 8 * picture.pixels.dtype.itemsize
+    height, width, channels = image.pixels.shape
+    depth = 8 * image.pixels.dtype.itemsize
     stream.write(b"\x89PNG\r\n\x1a\n")
     _chunk(stream, b"IHDR", struct.pack(">2I5B", width, height, depth, _COLOUR_TYPES[channels], 0, 0, 0))
-    if picture.icc:
-        _chunk(stream, b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc))
-    if picture.dpi:
-        x, y = (round(value / 0.0254) for value in picture.dpi)
+    if image.icc:
+        _chunk(stream, b"iCCP", b"ICC profile\0\0" + zlib.compress(image.icc))
+    if image.dpi:
+        x, y = (round(value / 0.0254) for value in image.dpi)
         _chunk(stream, b"pHYs", struct.pack(">2IB", x, y, 1))
-    if picture.exif:
-        _chunk(stream, b"eXIf", picture.exif)
+    if image.exif:
+        _chunk(stream, b"eXIf", image.exif)
     compressor = zlib.compressobj(6)
-    for rows in _filtered_strips(picture.pixels):
+    for rows in _filtered_strips(image.pixels):
         between()
         if data := compressor.compress(rows):
             _chunk(stream, b"IDAT", data)

@@ -1,4 +1,4 @@
-"""Picture files out: what each format can hold, and writing so that a file with a final name is always whole."""
+"""Image files out: what each format can hold, and writing so that a file with a final name is always whole."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dscsr_arch.disk import disk_errors
-from dscsr_model.data.aside import BusyError
-from dscsr_model.data.images import ImageError
-from dscsr_model.inference.pictures import Picture
+from dscsr_arch.errors import BusyError, ImageError
+from dscsr_model.inference.images import DecodedImage
 from dscsr_model.inference.png_file import write_png
 from dscsr_model.inference.tiff_file import write_tiff
 
@@ -52,32 +51,32 @@ def format_of(source: str | Path, wanted: str) -> str:
 
 
 def check_size(height: int, width: int, form: str) -> None:
-    """Raise `ImageError` if a format cannot hold a picture of this size."""
+    """Raise `ImageError` if a format cannot hold an image of this size."""
     kind = FORMATS[form]
     if max(height, width) > kind.longest:
         largest = kind.longest == max(each.longest for each in FORMATS.values())
         raise ImageError(
             f"the result of {width}x{height} pixels is too large for {kind.name} ({kind.longest} a side): "
-            f"{'cut the picture' if largest else 'use --format png'}"
+            f"{'cut the image' if largest else 'use --format png'}"
         )
 
 
-def without_lost_alpha(picture: Picture, form: str) -> Picture:
-    """The picture without its alpha, if a format has no place for it and it hides nothing.
+def without_lost_alpha(image: DecodedImage, form: str) -> DecodedImage:
+    """The image without its alpha, if a format has no place for it and it hides nothing.
 
     Raises:
         ImageError: It does.
     """
-    if not picture.alpha or FORMATS[form].alpha:
-        return picture
-    if (picture.pixels[:, :, -1] < np.iinfo(picture.pixels.dtype).max).any():
+    if not image.alpha or FORMATS[form].alpha:
+        return image
+    if (image.pixels[:, :, -1] < np.iinfo(image.pixels.dtype).max).any():
         raise ImageError(f"its transparency has no place in {FORMATS[form].name}: use --format png, webp or tiff")
-    colours: NDArray = picture.pixels[:, :, :-1]
-    return picture._replace(pixels=np.ascontiguousarray(colours))
+    colours: NDArray = image.pixels[:, :, :-1]
+    return image._replace(pixels=np.ascontiguousarray(colours))
 
 
 class Saver:
-    """Writes pictures beside their final names and renames them when they are whole.
+    """Writes images beside their final names and renames them when they are whole.
 
     Args:
         quality: Of JPEG and WebP, 1 to 100.
@@ -89,11 +88,11 @@ class Saver:
         self._stopped = False
         self._parts: set[Path] = set()
 
-    def save(self, picture: Picture, target: Path, form: str, replace: bool) -> None:
+    def save(self, image: DecodedImage, target: Path, form: str, replace: bool) -> None:
         """Write one file. Several threads may do so at once.
 
         Raises:
-            ImageError: The format does not take the picture; or, unless ``replace``, there is a file by now.
+            ImageError: The format does not take the image; or, unless ``replace``, there is a file by now.
             DiskError: The file cannot be written.
             BusyError: Another process is writing it.
             Stopped: See `stop`.
@@ -107,7 +106,7 @@ class Saver:
                 self._parts.add(part)
         try:
             with disk_errors(target):
-                _encode(stream, picture, form, self.quality, self._check)
+                _encode(stream, image, form, self.quality, self._check)
                 stream.flush()
                 os.fsync(stream.fileno())
                 self._publish(part, target, replace)
@@ -149,53 +148,53 @@ def _claim(part: Path) -> BinaryIO:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.close()
-            raise BusyError(f"{part}: another process is writing this picture. Wait for it.") from None
+            raise BusyError(f"{part}: another process is writing this image. Wait for it.") from None
         except OSError:
             pass  # some network file systems have no locks
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), os.lstat(part)):
                 stream.truncate()
                 return stream
-        stream.close()  # its owner has just given it its final name: what we hold is a finished picture
+        stream.close()  # its owner has just given it its final name: what we hold is a finished image
 
 
-def _encode(stream: BinaryIO, picture: Picture, form: str, quality: int, between: Callable[[], None]) -> None:
+def _encode(stream: BinaryIO, image: DecodedImage, form: str, quality: int, between: Callable[[], None]) -> None:
     try:
         if form == "png":
-            write_png(stream, picture, between)
+            write_png(stream, image, between)
         elif form == "tiff":
-            gray_alpha = picture.pixels.shape[2] == 2 and picture.pixels.dtype == np.uint16
-            write_tiff(stream, as_colours(picture) if gray_alpha else picture, between)  # which nobody reads
+            gray_alpha = image.pixels.shape[2] == 2 and image.pixels.dtype == np.uint16
+            write_tiff(stream, as_colours(image) if gray_alpha else image, between)  # which nobody reads
         else:
-            _encode_with_pillow(stream, as_eight_bits(picture), form, quality)
+            _encode_with_pillow(stream, as_eight_bits(image), form, quality)
     except (ValueError, MemoryError, SystemError) as error:
         raise ImageError(f"cannot be written as {FORMATS[form].name}: {error or 'out of memory'}") from error
 
 
-def _encode_with_pillow(stream: BinaryIO, picture: Picture, form: str, quality: int) -> None:
-    if form == "webp" and picture.pixels.shape[2] < 3:
-        picture = as_colours(picture)  # WebP has no gray
-    pixels = picture.pixels[:, :, 0] if picture.pixels.shape[2] == 1 else picture.pixels
-    options = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi, "quality": quality}
+def _encode_with_pillow(stream: BinaryIO, image: DecodedImage, form: str, quality: int) -> None:
+    if form == "webp" and image.pixels.shape[2] < 3:
+        image = as_colours(image)  # WebP has no gray
+    pixels = image.pixels[:, :, 0] if image.pixels.shape[2] == 1 else image.pixels
+    options = {"icc_profile": image.icc, "exif": image.exif, "dpi": image.dpi, "quality": quality}
     if form == "jpg":
         options["subsampling"] = 0  # colours as sharp as brightness: they were made so
-        if picture.exif:
-            options["exif"] = b"Exif\0\0" + picture.exif
+        if image.exif:
+            options["exif"] = b"Exif\0\0" + image.exif
     Image.fromarray(pixels).save(
         stream, FORMATS[form].name, **{name: value for name, value in options.items() if value}
     )
 
 
-def as_eight_bits(picture: Picture) -> Picture:
+def as_eight_bits(image: DecodedImage) -> DecodedImage:
     """The nearest of 256 levels; 65535 / 255 = 257."""
-    if picture.pixels.dtype == np.uint8:
-        return picture
-    return picture._replace(pixels=((picture.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.pixels.dtype == np.uint8:
+        return image
+    return image._replace(pixels=((image.pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def as_colours(picture: Picture) -> Picture:
+def as_colours(image: DecodedImage) -> DecodedImage:
     """Gray as three equal channels. A profile of grays does not describe these: it is left out."""
-    if picture.pixels.shape[2] > 2:
-        return picture
-    channels = [0, 0, 0, 1] if picture.alpha else [0, 0, 0]
-    return picture._replace(pixels=picture.pixels[:, :, channels], icc=b"")
+    if image.pixels.shape[2] > 2:
+        return image
+    channels = [0, 0, 0, 1] if image.alpha else [0, 0, 0]
+    return image._replace(pixels=image.pixels[:, :, channels], icc=b"")

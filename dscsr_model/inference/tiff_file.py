@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dscsr_model.inference.pictures import Picture
+from dscsr_model.inference.images import DecodedImage
 from dscsr_model.inference.png_file import strips
 
 _SHORT, _LONG, _RATIONAL, _UNDEFINED = 3, 4, 5, 7
@@ -23,24 +23,24 @@ _HEADER = b"II*\0" + struct.pack("<I", 8) + struct.pack("<HI", 0, 0)  # little-e
 _MOST = 2**32 - 1
 
 
-def write_tiff(stream: BinaryIO, picture: Picture, between: Callable[[], None] = lambda: None) -> None:
-    """Write ``picture``, with its profile, EXIF and resolution; 8 or 16 bits as it is. See `write_png`.
+def write_tiff(stream: BinaryIO, image: DecodedImage, between: Callable[[], None] = lambda: None) -> None:
+    """Write ``image``, with its profile, EXIF and resolution; 8 or 16 bits as it is. See `write_png`.
 
     Raises:
         ValueError: It would be larger than the 4 GiB that a TIFF can be.
     """
     # EXIF is a TIFF structure with places counted from its beginning: put first, its entries can be used as they are.
-    start = picture.exif if picture.exif.startswith(_HEADER[:4]) else _HEADER
+    start = image.exif if image.exif.startswith(_HEADER[:4]) else _HEADER
     stream.write(start)
     offsets, counts = [], []
-    for rows in _compressed_strips(picture.pixels):
+    for rows in _compressed_strips(image.pixels):
         between()
         offsets.append(stream.tell())
         counts.append(len(rows))
         stream.write(rows)
         if stream.tell() > _MOST - (1 << 24):
             raise ValueError("more than the 4 GiB that a TIFF can be")
-    fields = _fields(picture, offsets, counts)
+    fields = _fields(image, offsets, counts)
     entries = {entry[:2]: entry for entry in _entries(start)}
     for tag, kind, values in fields:
         data = values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{_CODES[kind]}", *values)
@@ -60,10 +60,10 @@ def write_tiff(stream: BinaryIO, picture: Picture, between: Callable[[], None] =
     stream.write(struct.pack("<I", place))
 
 
-def _fields(picture: Picture, offsets: list[int], counts: list[int]) -> list[tuple[int, int, bytes | list[int]]]:
+def _fields(image: DecodedImage, offsets: list[int], counts: list[int]) -> list[tuple[int, int, bytes | list[int]]]:
     """Tag, type and values of the directory."""
-    height, width, channels = picture.pixels.shape
-    bits = 8 * picture.pixels.dtype.itemsize
+    height, width, channels = image.pixels.shape
+    bits = 8 * image.pixels.dtype.itemsize
     fields: list[tuple[int, int, bytes | list[int]]] = [
         (256, _LONG, [width]),
         (257, _LONG, [height]),
@@ -72,18 +72,18 @@ def _fields(picture: Picture, offsets: list[int], counts: list[int]) -> list[tup
         (262, _SHORT, [2 if channels >= 3 else 1]),  # RGB, or black is zero
         (273, _LONG, offsets),
         (277, _SHORT, [channels]),
-        (278, _LONG, [next(strips(picture.pixels)).stop]),
+        (278, _LONG, [next(strips(image.pixels)).stop]),
         (279, _LONG, counts),
         (284, _SHORT, [1]),  # the channels of a pixel together
         (317, _SHORT, [2]),  # differences along the row
     ]
-    if picture.dpi:
-        x, y = (round(value * 1000) for value in picture.dpi)
+    if image.dpi:
+        x, y = (round(value * 1000) for value in image.dpi)
         fields += [(282, _RATIONAL, [x, 1000]), (283, _RATIONAL, [y, 1000]), (296, _SHORT, [2])]
-    if picture.alpha:
+    if image.alpha:
         fields.append((338, _SHORT, [2]))  # not multiplied into the colours
-    if picture.icc:
-        fields.append((34675, _UNDEFINED, picture.icc))
+    if image.icc:
+        fields.append((34675, _UNDEFINED, image.icc))
     return fields
 
 

@@ -1,4 +1,4 @@
-"""A picture of any size through an engine, in pieces that fit into memory, rounded to levels piece by piece."""
+"""An image of any size through an engine, in pieces that fit into memory, rounded to levels piece by piece."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.memory import free_memory
-from dscsr_model.inference.engines import Engine, EngineError
+from dscsr_model.inference.engines import Engine
 from dscsr_model.training.tiling import self_ensemble
 
 LARGEST = {"cpu": 768, "cuda": 2048}
@@ -23,12 +23,8 @@ SMALLEST = 16
 _SHARE, _MARGIN = 0.5, 1.25  # of the free memory; for what convolutions take for themselves
 
 
-class UpscaleError(DscsrError):
-    """A picture that the network cannot enlarge."""
-
-
 class Tiling(NamedTuple):
-    """How pictures are cut."""
+    """How images are cut."""
 
     tile: int | None = None
     """Side of a tile; 0: never cut; None: from the free memory."""
@@ -37,7 +33,7 @@ class Tiling(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A part of a picture, in pixels of the input."""
+    """A part of an image, in pixels of the input."""
 
     top: int
     bottom: int
@@ -46,34 +42,36 @@ class Window(NamedTuple):
 
 
 class Upscaler:
-    """Enlarges pictures with an engine.
+    """Enlarges images with an engine.
 
     Args:
-        engine: With pictures of 3 channels or 1. One of 3 is given gray (and alpha) as three equal channels, whose
+        engine: With images of 3 channels or 1. One of 3 is given gray (and alpha) as three equal channels, whose
             mean it is that comes out; one of 1 is given each channel by itself.
-        tiling: How pictures are cut.
+        tiling: How images are cut.
         ensemble: Mean of the results of all eight orientations: slightly better, eight times the work.
 
     Raises:
-        EngineError: The engine takes neither 1 nor 3 channels.
+        DscsrError: The engine takes neither 1 nor 3 channels.
     """
 
     def __init__(self, engine: Engine, tiling: Tiling = Tiling(), ensemble: bool = False) -> None:  # noqa: B008
         if engine.channels not in (1, 3):
-            raise EngineError(
-                f"Expected a network for pictures of 1 or 3 channels, but got one for {engine.channels}. "
+            raise DscsrError(
+                f"Expected a network for images of 1 or 3 channels, but got one for {engine.channels}. "
                 "Choose other weights."
             )
         self.engine = engine
         self.tiling = tiling
         self.ensemble = ensemble
-        self._sizes = engine.footprint.sizes
-        _, self.overlap = self._sizes.align(1, engine.footprint.radius if tiling.overlap is None else tiling.overlap)
+        self._sizes = engine.receptive_field.sizes
+        _, self.overlap = self._sizes.align(
+            1, engine.receptive_field.radius if tiling.overlap is None else tiling.overlap
+        )
         self._smallest, _ = self._sizes.align(SMALLEST, 0)
         self._limit = 2**31  # side of the largest tile that is known not to be too large
 
     def __call__(self, pixels: NDArray, done: Callable[[int], None] = lambda _: None) -> NDArray:
-        """Enlarge a picture.
+        """Enlarge an image.
 
         Args:
             pixels: (H, W, C), uint8 or uint16; C of 2 and 4 has alpha as its last channel.
@@ -83,7 +81,7 @@ class Upscaler:
             (H·s, W·s, C) of the same type.
 
         Raises:
-            UpscaleError: The network fails, gives no numbers, or memory ends at the smallest tile.
+            DscsrError: The network fails, gives no numbers, or memory ends at the smallest tile.
         """
         height, width, channels = pixels.shape
         scale = self.engine.scale
@@ -103,7 +101,7 @@ class Upscaler:
                 done((part.bottom - part.top) * (part.right - part.left))
 
     def side(self, shape: tuple[int, ...], spoken_for: int = 0) -> int:
-        """Side of the tiles for a picture (H, W, C), when ``spoken_for`` bytes of RAM are not free any more."""
+        """Side of the tiles for an image (H, W, C), when ``spoken_for`` bytes of RAM are not free any more."""
         height, width, channels = shape
         if self.tiling.tile == 0:
             return max(height, width)
@@ -111,7 +109,7 @@ class Upscaler:
             return self.tiling.tile
         free = free_memory(self.engine.device) - (spoken_for if self.engine.device.type == "cpu" else 0)
         batch = len(_batch(torch.zeros(1, 1, channels), self.engine.channels))
-        fitting = max(0.0, free) * _SHARE / (self.engine.footprint.bytes_per_pixel * batch * _MARGIN)
+        fitting = max(0.0, free) * _SHARE / (self.engine.receptive_field.bytes_per_pixel * batch * _MARGIN)
         largest = LARGEST.get(self.engine.device.type, 768)
         if height * width <= min(fitting, largest**2):
             return max(height, width)
@@ -134,13 +132,13 @@ class Upscaler:
         except RuntimeError as error:
             fault = (str(error) or type(error).__name__).splitlines()[0]
             if not _is_out_of_memory(error):  # such as one side too short for a network's padding
-                raise UpscaleError(f"the network fails on this picture: {fault}") from error
+                raise DscsrError(f"the network fails on this image: {fault}") from error
         else:
             return
         # Outside of the handler, whose traceback holds what was made until then.
         side = max(window.bottom - window.top, window.right - window.left)
         if side <= self._smallest:
-            raise UpscaleError(f"not enough memory even for a tile of {side} pixels: {fault}")
+            raise DscsrError(f"not enough memory even for a tile of {side} pixels: {fault}")
         self._limit = max(self._smallest, side // 2)
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -160,7 +158,7 @@ class Upscaler:
         columns = slice((window.left - left) * scale, (window.right - left) * scale)
         levels = _joined(made[..., rows, columns], channels).clamp(0, 1).mul(most).round()
         if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
-            raise UpscaleError("the network gives values that are no numbers: use --precision fp32 or bf16")
+            raise DscsrError("the network gives values that are no numbers: use --precision fp32 or bf16")
         whole = levels.permute(1, 2, 0).to(torch.uint8 if most == 255 else torch.int32).cpu().numpy()
         result[window.top * scale : window.bottom * scale, window.left * scale : window.right * scale] = whole
 
@@ -205,7 +203,7 @@ def _spans(start: int, end: int, side: int, unit: int) -> Iterator[tuple[int, in
 
 
 def _batch(pixels: Tensor, channels: int) -> Tensor:
-    """(H, W, C) as (B, channels, H, W): colours, and alpha after them, each as one picture."""
+    """(H, W, C) as (B, channels, H, W): colours, and alpha after them, each as one image."""
     planes = pixels.permute(2, 0, 1)
     if channels == 1:
         return planes[:, None]

@@ -16,26 +16,26 @@ FEATURES = ("vgg19", "teacher")
 
 
 class ContrastiveLoss(nn.Module):
-    """Pulls features of the student's pictures to the teacher's, and away from enlarged LR pictures of the batch.
+    """Pulls features of the student's images to the teacher's, and away from enlarged LR images of the batch.
 
-    The maths is `functional.contrastive_loss`. Different from the official code: pictures are normalised for VGG as
+    The maths is `functional.contrastive_loss`. Different from the official code: images are normalised for VGG as
     it was trained (``imagenet_norm: false, input_range: 255`` is the official way), teacher and negatives never
     carry a graph, and `draw_negatives` takes them at random from the batch.
 
     Args:
         loss_weight: Factor of the loss; the paper has 200.
-        num_negatives: K, how many LR pictures of the batch every sample meets.
-        exclude_self: Leave a sample and its own LR picture out.
+        num_negatives: K, how many LR images of the batch every sample meets.
+        exclude_self: Leave a sample and its own LR image out.
         layer_weights: c_i, one per layer. None: the paper's for VGG-19, 1 for each layer of the teacher.
         features: ``vgg19``, or ``teacher``: then the model taps the layers and calls `compare`.
         vgg_weights: ``imagenet``, a path, or ``random``; see `find_vgg_weights`. Nothing is downloaded.
         imagenet_norm: Normalise colours as VGG-19 was trained.
-        input_range: What pictures are multiplied by without ``imagenet_norm``.
+        input_range: What images are multiplied by without ``imagenet_norm``.
         distance: ``l1`` or ``cosine``.
 
     Raises:
         ValueError: A value that does not exist or does not fit another one.
-        VGGWeightsError: There is no file of VGG-19's weights.
+        DscsrError: There is no file of VGG-19's weights.
         WeightsError: The file is damaged, or of another network.
     """
 
@@ -73,7 +73,7 @@ class ContrastiveLoss(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None = None
     ) -> Tensor:
-        """Compare pictures by VGG-19.
+        """Compare images by VGG-19.
 
         Args:
             student: (B, 3, H, W) in [0, 1], RGB; it alone gets a gradient.
@@ -89,12 +89,12 @@ class ContrastiveLoss(nn.Module):
         """
         if self.vgg is None:
             raise ValueError(
-                "Expected `features: vgg19` to compare pictures, but got `features: teacher`. "
+                "Expected `features: vgg19` to compare images, but got `features: teacher`. "
                 "Tap layers of the teacher and call `compare`."
             )
         if student.shape != teacher.shape or student.shape[1:] != negatives.shape[1:]:
             raise ValueError(
-                "Expected pictures of one size of student, teacher and negatives, "
+                "Expected images of one size of student, teacher and negatives, "
                 f"but got {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(negatives.shape)}."
             )
         with torch.no_grad():  # one run for both
@@ -135,17 +135,17 @@ class ContrastiveLoss(nn.Module):
 
     @torch.no_grad()
     def draw_negatives(self, lq: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Draw LR pictures of the batch, by the global generator, and enlarge them.
+        """SampleKey LR images of the batch, by the global generator, and enlarge them.
 
         Args:
             lq: (B, C, h, w).
             size: Height and width of the negatives.
 
         Returns:
-            (K, C, height, width), bicubic and not clipped, and the K different indices of the pictures in ``lq``.
+            (K, C, height, width), bicubic and not clipped, and the K different indices of the images in ``lq``.
 
         Raises:
-            ValueError: Fewer pictures than negatives.
+            ValueError: Fewer images than negatives.
         """
         if len(lq) < self.num_negatives:
             raise ValueError(

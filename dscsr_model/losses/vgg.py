@@ -1,4 +1,4 @@
-"""VGG-19 up to relu5_1, as a measure of how alike two pictures look (Simonyan and Zisserman, arXiv 1409.1556).
+"""VGG-19 up to relu5_1, as a measure of how alike two images look (Simonyan and Zisserman, arXiv 1409.1556).
 
 Built by hand, with the names of torchvision's layers, so that its file loads and torchvision is not imported.
 """
@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
-from dscsr_arch.precision import precisely
+from dscsr_arch.checkpoint import mismatch, read_state_dict
+from dscsr_arch.errors import WeightsError
+from dscsr_arch.no_autocast import no_autocast
 from dscsr_model.losses.vgg_weights import find_vgg_weights
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -23,16 +24,16 @@ SMALLEST = 16  # pixels; four poolings make one of them
 
 
 class VGG19Features(nn.Module):
-    """Features of pictures at relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1; frozen.
+    """Features of images at relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1; frozen.
 
     Args:
         weights: ``imagenet`` (torchvision's file, see `find_vgg_weights`), the path of one, or ``random``: drawn
             once and for all, the same in every process.
         imagenet_norm: Subtract ImageNet's mean of each colour and divide by its deviation.
-        input_range: What pictures in [0, 1] are multiplied by instead; the official code of CSD has 255.
+        input_range: What images in [0, 1] are multiplied by instead; the official code of CSD has 255.
 
     Raises:
-        VGGWeightsError: No such file.
+        DscsrError: No such file.
         WeightsError: The file is damaged, or of another network.
         ValueError: An ``input_range`` that is not above 0, or beside ``imagenet_norm``.
     """
@@ -56,26 +57,26 @@ class VGG19Features(nn.Module):
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Features of pictures in [0, 1], in the dtype of the weights, under autocast too.
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features of images in [0, 1], in the dtype of the weights, under autocast too.
 
         Args:
-            pictures: (B, 3, H, W) RGB, or (B, 1, H, W) gray, which is taken as three equal channels.
+            images: (B, 3, H, W) RGB, or (B, 1, H, W) gray, which is taken as three equal channels.
 
         Returns:
             Five maps (B, C, H', W'): C = 64, 128, 256, 512, 512; each half as high and wide as the one before.
 
         Raises:
-            ValueError: Pictures of another shape, or too small.
+            ValueError: Images of another shape, or too small.
         """
-        if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or min(pictures.shape[2:]) < SMALLEST:
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"Expected RGB or gray pictures (B, 3 or 1, H, W) of at least {SMALLEST}×{SMALLEST} pixels, "
-                f"but got {tuple(pictures.shape)}. Take larger patches (`gt_size`)."
+                f"Expected RGB or gray images (B, 3 or 1, H, W) of at least {SMALLEST}×{SMALLEST} pixels, "
+                f"but got {tuple(images.shape)}. Take larger patches (`gt_size`)."
             )
-        with precisely(pictures.device):
-            pictures = pictures.to(self.mean.dtype).expand(-1, 3, -1, -1)
-            x = (pictures - self.mean) / self.std if self.imagenet_norm else pictures * self.input_range
+        with no_autocast(images.device):
+            images = images.to(self.mean.dtype).expand(-1, 3, -1, -1)
+            x = (images - self.mean) / self.std if self.imagenet_norm else images * self.input_range
             x = x.contiguous(memory_format=torch.channels_last)
             found = []
             for index, layer in enumerate(self.features):
@@ -92,7 +93,7 @@ def check_input_range(imagenet_norm: bool, input_range: float) -> None:
     if imagenet_norm and input_range != 1:
         raise ValueError(
             f"Expected `input_range` to be 1 beside `imagenet_norm: true`, but got {input_range}. Its mean and "
-            "deviation are those of pictures in [0, 1]: remove one of the two."
+            "deviation are those of images in [0, 1]: remove one of the two."
         )
 
 

@@ -16,10 +16,6 @@ _REMEDY = (
 )
 
 
-class VGGWeightsError(DscsrError):
-    """VGG-19's weights are not where they should be."""
-
-
 def find_vgg_weights(vgg_weights: str) -> Path | None:
     """The weight file that an option ``vgg_weights`` means.
 
@@ -30,12 +26,12 @@ def find_vgg_weights(vgg_weights: str) -> Path | None:
         An existing file, or None for ``random``.
 
     Raises:
-        VGGWeightsError: There is no such file; says where to get it and where to put it.
+        DscsrError: There is no such file; says where to get it and where to put it.
     """
     if vgg_weights == RANDOM:
         return None
     if not isinstance(vgg_weights, str) or not vgg_weights:
-        raise VGGWeightsError(
+        raise DscsrError(
             f"Expected `vgg_weights` to be {IMAGENET}, {RANDOM} or a path, but got {vgg_weights!r}. Correct it."
         )
     if vgg_weights == IMAGENET:
@@ -43,11 +39,11 @@ def find_vgg_weights(vgg_weights: str) -> Path | None:
             if (folder / FILE).is_file():
                 return folder / FILE
         listed = " or ".join(f"'{folder / FILE}'" for folder in places())
-        raise VGGWeightsError(f"Expected {listed} for `vgg_weights: {IMAGENET}`, but got no such file. {_REMEDY}")
+        raise DscsrError(f"Expected {listed} for `vgg_weights: {IMAGENET}`, but got no such file. {_REMEDY}")
     file = Path(vgg_weights).expanduser()
     if not file.is_file():
         got = "which is a folder" if file.is_dir() else "which does not exist"
-        raise VGGWeightsError(f"Expected weights of VGG-19, but got '{file}', {got}. {_REMEDY}")
+        raise DscsrError(f"Expected weights of VGG-19, but got '{file}', {got}. {_REMEDY}")
     return file
 
 

@@ -12,9 +12,10 @@ from basicsr.utils import get_root_logger
 from torch import distributed, nn
 
 from dscsr_arch.arguments import trained_otherwise
-from dscsr_arch.checkpoint import WeightsError, mismatch, save_state_dict
-from dscsr_arch.facts import beside
+from dscsr_arch.checkpoint import mismatch, save_state_dict
+from dscsr_arch.errors import WeightsError
 from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.metadata import beside
 from dscsr_arch.weight_files import read_weight_file
 from dscsr_model.data.keyed_dataset import GENERATORS
 from dscsr_model.training import checkpoints, lora
@@ -144,7 +145,7 @@ class CheckpointingSRModel(SRModel):
     def save_networks(self, content: dict[str, Any], label: str) -> Path:
         """Save ``net_g_<label>.pth``; before it, for a network with LoRA, its parts (see `lora.parts`).
 
-        The parts are those of the average, if there is one. Every file says what its shapes cannot tell (see `facts`).
+        The parts are those of the average, if there is one. Files say what shapes cannot tell (see `metadata`).
         Returns the path of the network.
         """
         models, section = Path(self.opt["path"]["models"]), self.opt["network_g"]

@@ -14,21 +14,17 @@ from torch import Tensor, nn
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.facts import beside
+from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
-from dscsr_model.models.scoring import finish_picture
+from dscsr_model.models.scoring import finish_image
 from dscsr_model.training import log, widths
-from dscsr_model.training.contrast import contrasts
-from dscsr_model.training.first_layers import FirstLayers
-from dscsr_model.training.pictures import check_output
-from dscsr_model.training.roles import Role, RoleError, check_cover, read_roles, split
-from dscsr_model.training.validation import Pictures, Scores
+from dscsr_model.training.contrastive_terms import contrastive_terms
+from dscsr_model.training.csd_losses import CSDLoss, check_cover, read_csd_losses, split
+from dscsr_model.training.images import check_output
+from dscsr_model.training.teacher_features import TeacherFeatures
+from dscsr_model.training.validation import Images, Scores
 from dscsr_model.training.widths import TEACHER
-
-
-class CSDModelError(DscsrError):
-    """A network that CSDModel cannot train."""
 
 
 class CSDModel(EfficientSRModel):
@@ -39,9 +35,9 @@ class CSDModel(EfficientSRModel):
     - in each section ``train: <name>_opt:`` ``output_of: student | teacher`` (student by default), ``target: gt |
       teacher`` (gt by default; the teacher's output never gets a gradient from its students' losses), ``start_iter``
       and ``end_iter``, the first and the last iteration in which the loss counts;
-    - ``type: ContrastiveLoss`` draws students to the teacher, away from LR pictures of the part of the batch that is
+    - ``type: ContrastiveLoss`` draws students to the teacher, away from LR images of the part of the batch that is
       processed (`accumulate_steps`) on this rank, enlarged by torch's bicubic. Its ``features: teacher`` compares in
-      the layers ``feature_layers`` (see `FirstLayers`) of the teacher that the training began with;
+      the layers ``feature_layers`` (see `TeacherFeatures`) of the teacher that the training began with;
     - ``val: widths``, those to validate: by default every student, and the teacher if a loss needs it; in a test all.
 
     Terms of several students are summed. Metrics are named by width (``psnr_w0.25``); the smallest decides which
@@ -57,9 +53,9 @@ class CSDModel(EfficientSRModel):
     opt: dict[str, Any]
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        self.roles: dict[str, Role] = read_roles(opt["train"]) if opt["is_train"] else {}
+        self.csd_losses: dict[str, CSDLoss] = read_csd_losses(opt["train"]) if opt["is_train"] else {}
         if opt["network_g"].get("lora"):
-            raise CSDModelError(
+            raise DscsrError(
                 "Expected `network_g` without `lora:`, since slices of a low-rank update are not the update of a "
                 "slice, but got one. Remove it, or adapt a saved student with EfficientSRModel."
             )
@@ -86,10 +82,10 @@ class CSDModel(EfficientSRModel):
         """Also a fair start for a student alone, before DistributedDataParallel gives every rank the same weights.
 
         Raises:
-            CSDModelError: The network has no students.
+            DscsrError: The network has no students.
         """
         if not isinstance(net, CSSRNet):
-            raise CSDModelError(
+            raise DscsrError(
                 f"Expected a network with students for CSDModel, but got {type(net).__name__}. Write `network_g: "
                 "{type: CSSRNet, backbone: {…}}`, or take `model_type: EfficientSRModel`."
             )
@@ -103,38 +99,38 @@ class CSDModel(EfficientSRModel):
         """Also the features that contrastive losses compare.
 
         Raises:
-            RoleError: An iteration without a loss, or features of a teacher that is not trained.
+            DscsrError: An iteration without a loss, or features of a teacher that is not trained.
         """
-        check_cover(self.roles, int(self.opt["train"].get("total_iter", 1)))
+        check_cover(self.csd_losses, int(self.opt["train"].get("total_iter", 1)))
         super().init_training_settings()
-        self.active: Mapping[str, Role] = self.roles
+        self.active: Mapping[str, CSDLoss] = self.csd_losses
         self.features: dict[str, Callable[[Tensor], list[Tensor]]] = {
-            name: self._features_of(name, role) for name, role in self.roles.items() if role.contrastive
+            name: self._features_of(name, role) for name, role in self.csd_losses.items() if role.contrastive
         }
 
     def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
-        """The loss with its own arguments; what it is about is in ``self.roles``."""
+        """The loss with its own arguments; what it is about is in ``self.csd_losses``."""
         return super().build_criterion(name, split(section, f"{name}_opt")[1])
 
-    def _features_of(self, name: str, role: Role) -> Callable[[Tensor], list[Tensor]]:
+    def _features_of(self, name: str, role: CSDLoss) -> Callable[[Tensor], list[Tensor]]:
         loss = self.criteria[name]
         if isinstance(loss, ContrastiveLoss) and loss.vgg is not None:
             return loss.vgg
         if not self.opt["path"].get("pretrain_network_g"):
-            raise RoleError(
+            raise DscsrError(
                 f"Expected a trained teacher in `path: pretrain_network_g`, since `{name}_opt` has `features: "
                 "teacher`, but got none. Name its weight file."
             )
-        return FirstLayers(self.get_bare_model(self.net_g).backbone, role.feature_layers)
+        return TeacherFeatures(self.get_bare_model(self.net_g).backbone, role.feature_layers)
 
     def _needs_teacher(self) -> bool:
-        return any(role.needs_teacher for role in self.roles.values())
+        return any(role.needs_teacher for role in self.csd_losses.values())
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step by the losses that count in this iteration."""
-        self.active = {name: role for name, role in self.roles.items() if role.covers(current_iter)}
+        self.active = {name: role for name, role in self.csd_losses.items() if role.covers(current_iter)}
         super().optimize_parameters(current_iter)
 
     def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
@@ -154,7 +150,9 @@ class CSDModel(EfficientSRModel):
                 continue
             students = {width: outputs[width] for width in self.students}
             if role.contrastive:
-                terms = contrasts(self.criteria[name], self.features[name], students, outputs[TEACHER].detach(), lq)
+                terms = contrastive_terms(
+                    self.criteria[name], self.features[name], students, outputs[TEACHER].detach(), lq
+                )
             else:
                 target = outputs[TEACHER].detach() if role.target == "teacher" else gt
                 terms = {width: self.compute_loss(name, output, target) for width, output in students.items()}
@@ -169,12 +167,12 @@ class CSDModel(EfficientSRModel):
         for itself, without a graph, which saves most of the memory; and under an autocast of its own: what that casts
         without a graph it would keep, and hand to the students.
         """
-        roles = self.active.values()
-        trained = [width for width in self.students if any(not role.trains_teacher for role in roles)]
-        if any(role.trains_teacher for role in roles):
+        csd_losses = self.active.values()
+        trained = [width for width in self.students if any(not role.trains_teacher for role in csd_losses)]
+        if any(role.trains_teacher for role in csd_losses):
             return self._run((TEACHER, *trained), lq)
         outputs: dict[float, Tensor] = {}
-        if any(role.needs_teacher for role in roles):
+        if any(role.needs_teacher for role in csd_losses):
             with torch.no_grad():
                 outputs = self._run((TEACHER,), lq)
         return outputs | self._run(trained, lq)
@@ -199,15 +197,15 @@ class CSDModel(EfficientSRModel):
         """The current batch at every width that is validated."""
         return {widths.label(width): self.super_resolve(width=width) for width in self.validated}
 
-    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Pictures, str], Any]:
-        """What saves and scores the pictures of every width."""
+    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Images, str], Any]:
+        """What saves and scores the images of every width."""
 
-        def finish(pictures: Pictures, lq_path: str) -> Scores:
+        def finish(images: Images, lq_path: str) -> Scores:
             scores: dict[str, float | str] = {}
-            truth = {"img2": pictures["img2"]} if "img2" in pictures else {}
+            truth = {"img2": images["img2"]} if "img2" in images else {}
             for label in map(widths.label, self.validated):
-                own = {"img": pictures[label], **truth}
-                found = finish_picture(
+                own = {"img": images[label], **truth}
+                found = finish_image(
                     self.opt, dataset_name, current_iter, save_img, self._metrics, own, lq_path, f"_{label}"
                 )
                 scores |= {f"{name}_{label}": value for name, value in found.items()}
@@ -227,7 +225,9 @@ class CSDModel(EfficientSRModel):
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
         """Also the layers of the teacher that the training began with."""
-        kept = {name: features.state() for name, features in self.features.items() if isinstance(features, FirstLayers)}
+        kept = {
+            name: features.state() for name, features in self.features.items() if isinstance(features, TeacherFeatures)
+        }
         return super().training_state(epoch, current_iter) | {"first_layers": kept}
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -235,9 +235,9 @@ class CSDModel(EfficientSRModel):
         super().resume_training(resume_state)
         saved = resume_state.get("first_layers", {})
         for name, features in self.features.items():
-            if isinstance(features, FirstLayers) and name in saved:
+            if isinstance(features, TeacherFeatures) and name in saved:
                 features.load_state(saved[name])
-            elif isinstance(features, FirstLayers):
+            elif isinstance(features, TeacherFeatures):
                 get_root_logger().warning(
                     f"This run began without `features: teacher` in `{name}_opt`: the first layers of this "
                     "checkpoint are taken."

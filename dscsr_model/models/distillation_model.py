@@ -1,4 +1,4 @@
-"""DistillationModel: a student learns from pictures and from a frozen teacher, by any losses on outputs and layers."""
+"""DistillationModel: a student learns from images and from a frozen teacher, by any losses on outputs and layers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from dscsr_arch.arguments import AssumedWarning
-from dscsr_arch.errors import DscsrWarning
+from dscsr_arch.errors import DscsrError, DscsrWarning
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
-from dscsr_model.training import aims
-from dscsr_model.training.feature_taps import Features, FeatureTaps
-from dscsr_model.training.teacher import AS_TEACHER, Lesson, Teacher, TeacherError, build_teachers
+from dscsr_model.training import loss_targets
+from dscsr_model.training.feature_hooks import FeatureHooks, Features
+from dscsr_model.training.teacher import AS_TEACHER, Teacher, TeacherOutput, build_teachers
 from dscsr_model.training.tiling import check_patch
 
 
@@ -27,7 +27,7 @@ class DistillationModel(EfficientSRModel):
     - ``teacher:`` ``weights`` (a file or a list: outputs are averaged, features are the first one's), ``network``
       (left out: built from the file by `dscsr_arch.load_model`), ``param_key``, ``self_ensemble`` (outputs are
       averaged over the eight flips and rotations), ``border`` (LQ pixels at each side of a patch in which the teacher's
-      output is not compared with: zeros around a patch are not what is around it in the picture). It is fused and
+      output is not compared with: zeros around a patch are not what is around it in the image). It is fused and
       frozen, runs in the precision and memory format of the training, and belongs to no checkpoint: a resumed run
       reads the same files again.
     - in each section ``train: <name>_opt:`` either ``target: gt | teacher`` (gt by default), or ``layers``, names of
@@ -40,30 +40,30 @@ class DistillationModel(EfficientSRModel):
 
     def init_training_settings(self) -> None:
         """Also the teacher, and taps on the layers that losses compare; before anything can be compiled."""
-        self.aims: dict[str, aims.Aim] = {}
+        self.loss_targets: dict[str, loss_targets.LossTarget] = {}
         self.validates_start = bool(self.opt["path"].get("pretrain_network_g"))
         super().init_training_settings()
-        self.taps = FeatureTaps(self.get_bare_model(self.net_g), _all("layers", self.aims))
+        self.hooks = FeatureHooks(self.get_bare_model(self.net_g), _all("layers", self.loss_targets))
         self.teacher = self.build_teacher()
-        self.lesson = Lesson(None, {})
+        self.teacher_output = TeacherOutput(None, {})
         self.features: Features = {}
 
     def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
         """Build a loss, and remember what it aims at."""
-        self.aims[name], arguments = aims.split(section, f"{name}_opt")
+        self.loss_targets[name], arguments = loss_targets.split(section, f"{name}_opt")
         return super().build_criterion(name, arguments)
 
     def build_teacher(self) -> Teacher | None:
         """The teacher of the option file; None if no loss needs one.
 
         Raises:
-            TeacherError: A loss needs one, and there is none.
+            DscsrError: A loss needs one, and there is none.
         """
-        needing = [name for name, aim in self.aims.items() if aim.needs_teacher]
+        needing = [name for name, aim in self.loss_targets.items() if aim.needs_teacher]
         if not needing:
             return None
         if not self.opt.get("teacher"):
-            raise TeacherError(
+            raise DscsrError(
                 f"Expected a section `teacher:`, since `{needing[0]}_opt` compares with one, but got none. Add it at "
                 "the top level, with `weights:`."
             )
@@ -80,11 +80,11 @@ class DistillationModel(EfficientSRModel):
                 f"{type(net).__name__} of {sum(p.numel() for p in net.parameters()):,} parameters" for net in networks
             )
         )
-        layers = _all("teacher_layers", self.aims)
+        layers = _all("teacher_layers", self.loss_targets)
         teacher = Teacher(
             networks,
             layers,
-            output=any(aim.target == "teacher" and not aim.layers for aim in self.aims.values()),
+            output=any(aim.target == "teacher" and not aim.layers for aim in self.loss_targets.values()),
             ensemble=bool(section.get("self_ensemble", False)),
             precision=self.precision,
             memory_format=self.memory_format,
@@ -96,29 +96,29 @@ class DistillationModel(EfficientSRModel):
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
         if self.teacher is not None:
-            self.lesson = self.teacher(lq)
-        output, self.features = self.taps.watch(super().run_network, lq)
+            self.teacher_output = self.teacher(lq)
+        output, self.features = self.hooks.watch(super().run_network, lq)
         return output
 
     def compute_loss(self, name: str, output: Tensor, gt: Tensor) -> Any:
         """The loss of this name, on what it aims at."""
-        aim = self.aims[name]
+        aim = self.loss_targets[name]
         if not aim.layers:
-            if aim.target == "teacher" and self.lesson.output is not None:
-                output, gt = self._inner(output), self._inner(self.lesson.output)
+            if aim.target == "teacher" and self.teacher_output.output is not None:
+                output, gt = self._inner(output), self._inner(self.teacher_output.output)
             return super().compute_loss(name, output, gt)
         pairs = zip(aim.layers, aim.teacher_layers, strict=True)
         losses = [
-            self.criteria[name](self.features[ours].float(), self.lesson.features[theirs].float())
+            self.criteria[name](self.features[ours].float(), self.teacher_output.features[theirs].float())
             for ours, theirs in pairs
         ]
         return torch.stack(losses).sum()
 
-    def _inner(self, pictures: Tensor) -> Tensor:
-        """Without the border, where a patch's end, not the picture, decides what the teacher says."""
+    def _inner(self, images: Tensor) -> Tensor:
+        """Without the border, where a patch's end, not the image, decides what the teacher says."""
         border = int(self.opt["teacher"].get("border", 0)) * int(self.opt["scale"])
-        return pictures[..., border:-border, border:-border] if border else pictures
+        return images[..., border:-border, border:-border] if border else images
 
 
-def _all(attribute: str, of: dict[str, aims.Aim]) -> list[str]:
+def _all(attribute: str, of: dict[str, loss_targets.LossTarget]) -> list[str]:
     return [layer for aim in of.values() for layer in getattr(aim, attribute)]

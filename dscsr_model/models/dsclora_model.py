@@ -5,7 +5,7 @@ from __future__ import annotations
 from basicsr.utils import get_root_logger
 
 from dscsr_arch.conv_lora import lora_layers
-from dscsr_arch.low_rank import LoRAError
+from dscsr_arch.errors import LoRAError
 from dscsr_model.models.distillation_model import DistillationModel
 
 

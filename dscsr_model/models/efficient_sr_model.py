@@ -14,14 +14,15 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict
+from dscsr_arch.checkpoint import mismatch, read_state_dict
+from dscsr_arch.errors import WeightsError
 from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.training import log, lora
 from dscsr_model.training.checkpoints import training_options
 from dscsr_model.training.ema import update_average, warmed_up
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
+from dscsr_model.training.images import as_float, check_batch, check_output, turned
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
-from dscsr_model.training.pictures import as_float, check_batch, check_output, turned
 from dscsr_model.training.precision import CompiledForward, Precision
 from dscsr_model.training.tiling import check_patch
 
@@ -29,7 +30,7 @@ BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingResta
 
 
 class EfficientSRModel(ValidatingSRModel):
-    """Trains and tests any network of BasicSR's registry on pairs of LQ and GT pictures.
+    """Trains and tests any network of BasicSR's registry on pairs of LQ and GT images.
 
     Options beside SRModel's, under ``train:`` unless said otherwise:
 
@@ -121,7 +122,7 @@ class EfficientSRModel(ValidatingSRModel):
 
         Raises:
             ValueError: There is none.
-            LossNameError: Two have the same name in the log.
+            DscsrError: Two have the same name in the log.
         """
         sections = {key[: -len("_opt")]: value for key, value in self.opt["train"].items() if key.endswith("_opt")}
         log.check_names([name for name, section in sections.items() if section])
@@ -180,10 +181,10 @@ class EfficientSRModel(ValidatingSRModel):
         check_batch(data, ["lq"])
         for name in ("lq", "gt"):
             if name in data:
-                pictures = data[name].to(self.device, non_blocking=True)
+                images = data[name].to(self.device, non_blocking=True)
                 if "orientation" in data:
-                    pictures = turned(pictures, data["orientation"].to(self.device, non_blocking=True))
-                setattr(self, name, as_float(pictures, self.memory_format))
+                    images = turned(images, data["orientation"].to(self.device, non_blocking=True))
+                setattr(self, name, as_float(images, self.memory_format))
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of the optimizer on the current batch, unless loss or gradients are not finite."""

@@ -11,15 +11,16 @@ import torch
 from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
+from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_arch.errors import WeightsError
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
-from dscsr_model.models.scoring import finish_picture
+from dscsr_model.models.scoring import finish_image
 from dscsr_model.training import checkpoints
-from dscsr_model.training.pictures import as_float
+from dscsr_model.training.images import as_float
 from dscsr_model.training.stopping import Stopped
 from dscsr_model.training.tiling import self_ensemble, tiled
-from dscsr_model.training.validation import Pictures, evaluating, validate
+from dscsr_model.training.validation import Images, evaluating, validate
 
 
 class ValidatingSRModel(CheckpointingSRModel):
@@ -53,7 +54,7 @@ class ValidatingSRModel(CheckpointingSRModel):
     def super_resolve(self, **arguments: Any) -> Tensor:
         """The current batch super-resolved with the average, if there is one; in tiles and orientations as asked.
 
-        Pictures of sizes that the network does not take are `padded`.
+        Images of sizes that the network does not take are `padded`.
 
         Args:
             **arguments: Further ones of the network's ``forward``.
@@ -111,7 +112,7 @@ class ValidatingSRModel(CheckpointingSRModel):
             save_state_dict(self._validation_state(), record)
 
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Every rank takes its share of the pictures."""
+        """Every rank takes its share of the images."""
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
@@ -156,14 +157,14 @@ class ValidatingSRModel(CheckpointingSRModel):
         if val != self.best_metric_results[dataset_name][metric]["val"]:
             super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
-    def _super_resolve(self, batch: Mapping[str, Any]) -> Pictures:
-        # The ground truth, the largest picture of all, never needs the device.
+    def _super_resolve(self, batch: Mapping[str, Any]) -> Images:
+        # The ground truth, the largest image of all, never needs the device.
         self.feed_data({name: value for name, value in batch.items() if name != "gt"})
-        pictures = {name: tensor2img([output.detach().cpu()]) for name, output in self.results().items()}
+        images = {name: tensor2img([output.detach().cpu()]) for name, output in self.results().items()}
         if "gt" in batch:
-            pictures["img2"] = tensor2img([as_float(batch["gt"])])
+            images["img2"] = tensor2img([as_float(batch["gt"])])
         del self.lq
-        return pictures
+        return images
 
     def results(self) -> dict[str, Tensor]:
         """The current batch super-resolved, in each way that is validated: what `finisher` is given."""
@@ -172,10 +173,10 @@ class ValidatingSRModel(CheckpointingSRModel):
         del self.output
         return {"img": output}
 
-    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Pictures, str], Any]:
-        """What saves and scores the pictures of `results`, with the ground truth as ``img2``; see `validate`."""
+    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Images, str], Any]:
+        """What saves and scores the images of `results`, with the ground truth as ``img2``; see `validate`."""
         metrics = self.opt["val"].get("metrics") or {}
-        return partial(finish_picture, self.opt, dataset_name, current_iter, save_img, metrics)
+        return partial(finish_image, self.opt, dataset_name, current_iter, save_img, metrics)
 
     # --- the best network -------------------------------------------------------------------------------------
 

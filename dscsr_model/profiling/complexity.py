@@ -1,7 +1,7 @@
 """Parameters, operations, activations and convolutions of a network, counted as NTIRE's efficient-SR track does.
 
 The track's test code (https://github.com/Amazingren/NTIRE2025_ESR, ``test_demo.py``) takes the operations from fvcore,
-for one RGB picture of 256×256, and adds up the outputs of convolutions for the activations. One multiplication with
+for one RGB image of 256×256, and adds up the outputs of convolutions for the activations. One multiplication with
 its addition is one operation; additions, activation functions and pixel shuffles are none.
 
 Different from it: convolutions count wherever they are called, not in ``nn.Conv2d`` modules alone, and so do
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dscsr_arch.plain import plain
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import size_requirements
 from dscsr_model.data.memory import free_memory
-from dscsr_model.inference.footprint import PROBE_SIDE, Footprint, footprint, try_channels
-from dscsr_model.profiling.errors import ProfileError
+from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
 
 
 class Complexity(NamedTuple):
-    """What a network is and does for one picture."""
+    """What a network is and does for one image."""
 
     parameters: int
     flops: int
@@ -42,30 +42,30 @@ class UncountedWarning(UserWarning):
 
 def parameters(network: nn.Module) -> int:
     """How many numbers were learned, of the fused network; buffers such as a mean are none."""
-    return sum(parameter.numel() for parameter in plain(network).parameters())
+    return sum(parameter.numel() for parameter in deployable(network).parameters())
 
 
 def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity:
-    """Count for one picture of ``height`` × ``width``, fused or not: always the fused network's figures.
+    """Count for one image of ``height`` × ``width``, fused or not: always the fused network's figures.
 
-    The network is traced on the CPU, where it runs once. One that takes multiples of a window runs on what the picture
+    The network is traced on the CPU, where it runs once. One that takes multiples of a window runs on what the image
     is padded to, as everywhere.
 
     Raises:
-        ProfileError: fvcore is not installed, the size is none or needs more memory than is free, or the network does
+        DscsrError: fvcore is not installed, the size is none or needs more memory than is free, or the network does
             not run at it.
-        SizeError: It takes no picture.
+        SizeError: It takes no image.
 
     Warns:
         UncountedWarning: The network has operators, attention or the like, that are not in ``flops``.
     """
     check_size(height, width)
-    network = plain(network)
+    network = deployable(network)
     learned = sum(parameter.numel() for parameter in network.parameters())
     sizes = size_requirements(network)
     channels, _ = try_channels(network, sizes.fit(PROBE_SIDE))
     height, width = sizes.fit(height), sizes.fit(width)
-    check_memory(footprint(network, channels, sizes), height, width, torch.device("cpu"))
+    check_memory(receptive_field(network, channels, sizes), height, width, torch.device("cpu"))
     sums, uncounted = _trace(network, (1, channels, height, width))
     if uncounted:
         warnings.warn(
@@ -78,19 +78,19 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise `ProfileError` unless a picture can have this size."""
+    """Raise `DscsrError` unless an image can have this size."""
     if min(height, width) < 1:
-        raise ProfileError(
-            f"Expected a picture of at least 1×1 pixels, but got {height}×{width}. NTIRE counts at 256×256."
+        raise DscsrError(
+            f"Expected an image of at least 1×1 pixels, but got {height}×{width}. NTIRE counts at 256×256."
         )
 
 
-def check_memory(needs: Footprint, height: int, width: int, device: torch.device) -> None:
-    """Raise `ProfileError` if a run on a picture of this size would take more memory than is free."""
+def check_memory(needs: ReceptiveField, height: int, width: int, device: torch.device) -> None:
+    """Raise `DscsrError` if a run on an image of this size would take more memory than is free."""
     wanted, free = needs.bytes_per_pixel * height * width, free_memory(device)
     if wanted > free:
-        raise ProfileError(
-            f"Expected room for a picture of {height}×{width}, about {wanted / 2**30:.1f} GiB, but {device} has "
+        raise DscsrError(
+            f"Expected room for an image of {height}×{width}, about {wanted / 2**30:.1f} GiB, but {device} has "
             f"{free / 2**30:.1f} GiB free. Choose a smaller --size."
         )
 
@@ -102,7 +102,7 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
             warnings.simplefilter("ignore")  # fvcore uses what PyTorch calls deprecated
             from fvcore.nn import FlopCountAnalysis
     except ModuleNotFoundError as error:
-        raise ProfileError(
+        raise DscsrError(
             f"Expected fvcore to count operations with, but {error.name} is not installed. "
             "Run `pip install 'dscsr[profile]'`."
         ) from error
@@ -113,8 +113,8 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
         with torch.no_grad():
             sums, unsupported = analysis.by_operator(), analysis.unsupported_ops()
     except Exception as error:
-        raise ProfileError(
-            f"Expected a network that runs on pictures of {shape[2]}×{shape[3]}, but got {type(error).__name__}: "
+        raise DscsrError(
+            f"Expected a network that runs on images of {shape[2]}×{shape[3]}, but got {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}. Try a larger size, or one that its strides divide."
         ) from error
     return dict(sums), sorted(name for name in unsupported if any(part in name for part in _HEAVY))

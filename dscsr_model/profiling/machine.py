@@ -12,7 +12,7 @@ import torch
 
 def describe(device: torch.device) -> dict[str, str | int]:
     """Processor or GPU, threads, and the versions that matter, as ``{"device": …, "threads": …, "torch": …}``."""
-    facts: dict[str, str | int] = {
+    metadata: dict[str, str | int] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "cpu": processor(),
         "threads": torch.get_num_threads(),
@@ -21,18 +21,18 @@ def describe(device: torch.device) -> dict[str, str | int]:
         "system": platform.system(),
     }
     if device.type == "cuda":
-        facts["cuda"] = str(torch.version.cuda)
-        facts["cudnn"] = str(torch.backends.cudnn.version())
+        metadata["cuda"] = str(torch.version.cuda)
+        metadata["cudnn"] = str(torch.backends.cudnn.version())
     with contextlib.suppress(ImportError):
-        facts["onnxruntime"] = str(importlib.import_module("onnxruntime").__version__)
-    return facts
+        metadata["onnxruntime"] = str(importlib.import_module("onnxruntime").__version__)
+    return metadata
 
 
-def in_words(facts: dict[str, str | int]) -> str:
+def in_words(metadata: dict[str, str | int]) -> str:
     """The same as a line for people."""
-    where = str(facts["cpu"]) if facts["device"] == "CPU" else f"{facts['device']} (host: {facts['cpu']})"
-    versions = [f"{name} {facts[name]}" for name in ("torch", "cuda", "onnxruntime", "python") if name in facts]
-    threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''}"
+    where = str(metadata["cpu"]) if metadata["device"] == "CPU" else f"{metadata['device']} (host: {metadata['cpu']})"
+    versions = [f"{name} {metadata[name]}" for name in ("torch", "cuda", "onnxruntime", "python") if name in metadata]
+    threads = f"{metadata['threads']} thread{'s' if metadata['threads'] != 1 else ''}"
     return f"{where}, {threads}; {', '.join(versions)}"
 
 

@@ -19,7 +19,6 @@ from dscsr_model.data.pairing import find_images
 from dscsr_model.inference.engines import Engine, TorchEngine, find_device
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
-from dscsr_model.profiling.errors import ProfileError
 from dscsr_model.profiling.latency import Latency
 from dscsr_model.profiling.memory import bytes_of, peak_memory
 from dscsr_model.profiling.psnr import Quality, evaluate
@@ -38,7 +37,7 @@ class Plan:
     height: int = 256
     width: int = 256
     variants: tuple[str, ...] = ("eager", "channels_last", "bf16")
-    """The first of them is what the score and the picture are made of."""
+    """The first of them is what the score and the image are made of."""
     device: str = "auto"
     seconds: float = 2.0
     """For the runs of each variant of each network."""
@@ -46,9 +45,9 @@ class Plan:
     baseline: bool = True
     """Measure the baseline of 2026 beside the networks; its weights, which do not matter, are random."""
     images: tuple[Tensor, ...] = ()
-    """Pictures (1, 3, H, W) whose mean time is taken, too, as NTIRE does on its validation pictures."""
+    """Images (1, 3, H, W) whose mean time is taken, too, as NTIRE does on its validation images."""
     data: tuple[Path, Path] | None = None
-    """Folders of HR and LR pictures to measure PSNR on."""
+    """Folders of HR and LR images to measure PSNR on."""
     untrained: frozenset[str] = frozenset()
     """Networks of random weights, whose PSNR would mean nothing."""
     to_onnx: ToOnnx | None = None
@@ -61,7 +60,7 @@ class Plan:
         for folder in self.data or ():
             find_images(folder)
         if not 0 < self.seconds < 1e6:
-            raise ProfileError(f"Expected seconds above 0 for each variant, but got {self.seconds}. Give such as 2.")
+            raise DscsrError(f"Expected seconds above 0 for each variant, but got {self.seconds}. Give such as 2.")
 
 
 @dataclass
@@ -70,14 +69,14 @@ class Run:
 
     latency: Latency | None = None
     memory: int | None = None
-    """Bytes at the peak of one run: weights, picture, features and result; None where it cannot be counted."""
+    """Bytes at the peak of one run: weights, image, features and result; None where it cannot be counted."""
     images_ms: float | None = None
-    """Mean over the pictures of the plan."""
+    """Mean over the images of the plan."""
     fault: str | None = None
 
     @property
     def ms(self) -> float | None:
-        """What a score takes: the mean over pictures, or else the median of the one size."""
+        """What a score takes: the mean over images, or else the median of the one size."""
         return self.images_ms or (self.latency and self.latency.median_ms)
 
 
@@ -168,7 +167,7 @@ def _count(network: nn.Module, plan: Plan) -> Measured:
 def _build(network: nn.Module, variant: str, plan: Plan) -> Engine | Exception:
     try:
         engine = build(network, variant, plan.device, plan.to_onnx)
-        check_memory(engine.footprint, plan.height, plan.width, find_device(plan.device))
+        check_memory(engine.receptive_field, plan.height, plan.width, find_device(plan.device))
         return engine
     except Exception as error:  # what a machine cannot do is a result, too
         return error
@@ -190,8 +189,8 @@ def _time(
         runs[pair].latency = time
         engine = engines[pair]
         if isinstance(engine, TorchEngine):
-            picture = 4 * engine.channels * plan.height * plan.width
-            runs[pair].memory = peak_memory(calls[pair], device) + bytes_of(engine.network) + picture
+            image = 4 * engine.channels * plan.height * plan.width
+            runs[pair].memory = peak_memory(calls[pair], device) + bytes_of(engine.network) + image
     first = {pair: engines[pair] for pair in engines if pair[1] == plan.variants[0] and runs[pair].latency}
     for pair, milliseconds in _time_images(first, plan, device, watch).items():
         runs[pair].images_ms = milliseconds
@@ -206,11 +205,11 @@ def _call(engine: Engine, plan: Plan, device: torch.device) -> Callable[[], Tens
 def _time_images(
     engines: Mapping[tuple[str, str], Engine], plan: Plan, device: torch.device, watch: Watch
 ) -> dict[tuple[str, str], float]:
-    """Mean milliseconds over the pictures of the plan, each run once after a run that does not count."""
+    """Mean milliseconds over the images of the plan, each run once after a run that does not count."""
     if not plan.images:
         return {}
     times: dict[tuple[str, str], list[float]] = {pair: [] for pair in engines if engines[pair].channels in (1, 3)}
-    for image in watch(plan.images, "pictures"):
+    for image in watch(plan.images, "images"):
         for pair in times:
             call = partial(engines[pair], image[:, : engines[pair].channels].to(engines[pair].device))
             call()

@@ -120,7 +120,7 @@ def _baseline(profile: Profile, year: int, given: Given, source: str) -> tuple[f
 
 
 def _spread(run: Run | None) -> tuple[float, float]:
-    """The quartiles of a run's times as parts of its median; of a mean over pictures there are none."""
+    """The quartiles of a run's times as parts of its median; of a mean over images there are none."""
     taken = run.latency if run and run.images_ms is None else None
     return (taken.low_ms / taken.median_ms, taken.high_ms / taken.median_ms) if taken else (1.0, 1.0)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dscsr_model.profiling.errors import ProfileError
+from dscsr_arch.errors import DscsrError
 
 
 class Baseline(NamedTuple):
@@ -14,7 +14,7 @@ class Baseline(NamedTuple):
 
     name: str
     runtime_ms: float
-    """Mean over the challenge's test pictures on its GPU (an A6000 in 2026): not to be had on another machine."""
+    """Mean over the challenge's test images on its GPU (an A6000 in 2026): not to be had on another machine."""
     flops: int
     parameters: int
     weights: tuple[float, float, float]
@@ -36,25 +36,25 @@ def score(
     baseline, and the year's weights (a, b, c). The baseline itself has e² ≈ 7.39; what exceeds float64 is inf.
 
     Args:
-        runtime_ms: Milliseconds a picture.
+        runtime_ms: Milliseconds an image.
         flops: As `complexity.count` gives them, at 256×256.
         parameters: How many numbers were learned.
         year: One of `BASELINES`.
         baseline_ms: Milliseconds that the baseline takes where ``runtime_ms`` was measured. None takes the published
-            time, which a time measured on another machine or on other pictures cannot be compared with.
+            time, which a time measured on another machine or on other images cannot be compared with.
 
     Raises:
-        ProfileError: There is no baseline of that year, or a figure is no positive number.
+        DscsrError: There is no baseline of that year, or a figure is no positive number.
     """
     if year not in BASELINES:
-        raise ProfileError(f"Expected a year of {', '.join(map(str, BASELINES))}, but got {year}. Choose one of these.")
+        raise DscsrError(f"Expected a year of {', '.join(map(str, BASELINES))}, but got {year}. Choose one of these.")
     base = BASELINES[year]
     given = {"runtime_ms": runtime_ms, "flops": flops, "parameters": parameters}
     if baseline_ms is not None:
         given["baseline_ms"] = baseline_ms
     for name, value in given.items():
         if not (math.isfinite(value) and value > 0):
-            raise ProfileError(f"Expected `{name}` to be a positive number, but got {value!r}. Measure it first.")
+            raise DscsrError(f"Expected `{name}` to be a positive number, but got {value!r}. Measure it first.")
     ratios = (runtime_ms / (baseline_ms or base.runtime_ms), flops / base.flops, parameters / base.parameters)
     return sum(weight * _exp(2 * ratio) for weight, ratio in zip(base.weights, ratios, strict=True))
 

@@ -19,7 +19,7 @@ def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Give
     """What the networks are, then what they take, then what the figures mean."""
     psnr = psnr or {}
     parts = [
-        _wrapped(f"One picture of {profile.plan.height}×{profile.plan.width}. {in_words(profile.machine)}", "  "),
+        _wrapped(f"One image of {profile.plan.height}×{profile.plan.width}. {in_words(profile.machine)}", "  "),
         _networks(profile, psnr, given),
         _latencies(profile),
         _notes(profile, given),
@@ -97,7 +97,7 @@ def _score(scored: Scored) -> str:
 
 
 def _latencies(profile: Profile) -> str:
-    rows = [["network", "variant", "median", "quartiles", "runs", "peak memory", "per picture", "speed"]]
+    rows = [["network", "variant", "median", "quartiles", "runs", "peak memory", "per image", "speed"]]
     faults, label = [], labels(profile.networks)
     for name, measured in profile.networks.items():
         first = next((run.latency.median_ms for run in measured.runs.values() if run.latency), None)
@@ -136,7 +136,7 @@ def _notes(profile: Profile, given: Given | None) -> str:
     plan = profile.plan
     all_scores = [scored for name in profile.networks for scored in scores(profile, name, given).items()]
     if all_scores:
-        time = f"the mean over {len(plan.images)} pictures" if plan.images else "the median above"
+        time = f"the mean over {len(plan.images)} images" if plan.images else "the median above"
         notes.append(
             f"Scores (lower is better; the baseline has 7.39) take {time} of {plan.variants[0]}; ± is half the range "
             "that the quartiles of the times give. They compare with:"

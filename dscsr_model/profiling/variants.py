@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from dscsr_arch.errors import DscsrError
 from dscsr_model.inference.engines import Engine, onnx_engine, torch_engine
-from dscsr_model.profiling.errors import ProfileError
 
 ToOnnx = Callable[[nn.Module, Path], None]
 
@@ -31,12 +31,12 @@ def check_variants(names: Sequence[str]) -> tuple[str, ...]:
     """The names, each once, in their order; ``all`` stands for all of them.
 
     Raises:
-        ProfileError: There is none of that name, or no name at all.
+        DscsrError: There is none of that name, or no name at all.
     """
     wanted = tuple(dict.fromkeys(VARIANTS if "all" in names else names))
     if not wanted or (unknown := [name for name in wanted if name not in VARIANTS]):
         got = ", ".join(unknown) if wanted else "none"
-        raise ProfileError(f"Expected variants among {', '.join(VARIANTS)}, all, but got {got}. Choose some of these.")
+        raise DscsrError(f"Expected variants among {', '.join(VARIANTS)}, all, but got {got}. Choose some of these.")
     return wanted
 
 
@@ -55,7 +55,7 @@ def build(network: nn.Module, variant: str, device: str, to_onnx: ToOnnx | None 
     if variant != "onnx":
         return torch_engine(network, device=device, **_TORCH[variant])
     if to_onnx is None:
-        raise ProfileError("Expected `to_onnx` to write the ONNX file of this network with, but got None. Give one.")
+        raise DscsrError("Expected `to_onnx` to write the ONNX file of this network with, but got None. Give one.")
     with tempfile.TemporaryDirectory(prefix="dscsr_profile_") as folder:
         path = Path(folder, "network.onnx")
         to_onnx(network, path)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dscsr_arch.checkpoint import WeightsError, read_pickle
+from dscsr_arch.checkpoint import read_pickle
+from dscsr_arch.errors import WeightsError
 from dscsr_model.training.lora import KINDS as LORA_KINDS
 from dscsr_model.training.widths import FILE_KIND as STUDENT_KIND
 

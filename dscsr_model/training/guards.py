@@ -12,10 +12,6 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.training.stopping import StopRequest
 
 
-class TrainingStoppedError(DscsrError):
-    """Too many steps in a row were not finite."""
-
-
 class StepGuard:
     """Takes optimizer steps, but not those whose loss or gradients are not finite.
 
@@ -80,12 +76,12 @@ class StepGuard:
         """Stop a run that does not recover.
 
         Raises:
-            TrainingStoppedError: ``max_bad_steps`` in a row were bad.
+            DscsrError: ``max_bad_steps`` in a row were bad.
         """
         if self.in_row < self.max_bad_steps:
             return
         terms = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
-        raise TrainingStoppedError(
+        raise DscsrError(
             f"Expected finite losses and gradients, but got none in the last {self.in_row} steps, up to iteration "
             f"{iteration} ({terms}). The weights on disk are good; the last checkpoint is "
             f"{last_checkpoint or 'none yet'}. Look at the data, and resume with a lower learning rate, "

@@ -17,14 +17,6 @@ BASICSR_NAMES = {"pixel": ("pix", "pix_style"), "perceptual": ("percep", "style"
 """What SRModel calls its losses, and the style of a PerceptualLoss."""
 
 
-class LossNameError(DscsrError):
-    """Two losses that would be logged under one name."""
-
-
-class LossValueError(DscsrError):
-    """A loss that is no number."""
-
-
 def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
     """Terms of a loss as they are logged.
 
@@ -36,14 +28,14 @@ def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
         suffix: Ends the names.
 
     Raises:
-        LossValueError: It is neither.
+        DscsrError: It is neither.
     """
     names = BASICSR_NAMES.get(name, (name, f"{name}_style"))
     given = loss if isinstance(loss, tuple) else (loss,)
     terms = [term for term in given if term is not None]
     if len(given) > 2 or not terms or not all(isinstance(term, Tensor) and term.dim() == 0 for term in terms):
         got = ", ".join(str(tuple(term.shape) if isinstance(term, Tensor) else term) for term in terms)
-        raise LossValueError(
+        raise DscsrError(
             f"Expected `{name}_opt` to give a number, or a pair (perceptual, style), but got "
             f"{f'something else ({got})' if terms else 'neither'}. Set its `reduction` to mean or sum, and a weight."
         )
@@ -57,12 +49,12 @@ def check_names(losses: Collection[str]) -> None:
         losses: Names of sections ``<name>_opt``, without ``_opt``.
 
     Raises:
-        LossNameError: Two do, such as ``pixel`` and ``pix``.
+        DscsrError: Two do, such as ``pixel`` and ``pix``.
     """
     for owner, names in BASICSR_NAMES.items():
         for name in names if owner in losses else ():
             if name in losses:
-                raise LossNameError(
+                raise DscsrError(
                     f"Expected losses of different names, but got `{name}_opt` beside `{owner}_opt`, both logged as "
                     f"`l_{name}`. Rename `{name}_opt`."
                 )

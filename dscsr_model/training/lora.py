@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from dscsr_arch import conv_lora, lora_base
-from dscsr_arch.facts import beside
-from dscsr_arch.low_rank import LoRAError, is_adapters
-from dscsr_arch.plain import fused
+from dscsr_arch.deployable import fused
+from dscsr_arch.errors import LoRAError
+from dscsr_arch.low_rank import is_adapters
+from dscsr_arch.metadata import beside
 from dscsr_arch.weight_files import METADATA, read_weight_file
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -86,7 +87,7 @@ def start_from(
 def parts(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """Contents of the files beside a network with LoRA, by `KINDS`: adapters, and the plain fused network; on the CPU.
 
-    Both say what the shapes of the fused network, which is the base of the adapters, cannot tell (see `facts.beside`,
+    Both say what the shapes of the fused network, the base of the adapters, cannot tell (see `metadata.beside`,
     also for ``section``), adapters also on which weights they were trained (see `lora_base`). Without LoRA there is
     nothing.
     """

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.arguments import trained_otherwise
-from dscsr_arch.checkpoint import WeightsError, load_model, mismatch
-from dscsr_arch.errors import DscsrError
-from dscsr_arch.plain import fused
+from dscsr_arch.checkpoint import load_model, mismatch
+from dscsr_arch.deployable import fused
+from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.sizes import padded, size_requirements
 from dscsr_arch.weight_files import read_weight_file
-from dscsr_model.training.feature_taps import Features, FeatureTaps
+from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.tiling import self_ensemble
 
@@ -26,15 +26,11 @@ AS_TEACHER = " (a teacher of layers, which would not lie where the student's do 
 """What messages add to its name when it does not take the patches."""
 
 
-class TeacherError(DscsrError):
-    """A ``teacher:`` section that says nothing usable."""
-
-
-class Lesson(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher says to a batch.
 
     Attributes:
-        output: Super-resolved pictures (B, C, H·s, W·s) in float32; None if nobody asked for them.
+        output: Super-resolved images (B, C, H·s, W·s) in float32; None if nobody asked for them.
         features: Layer name to feature map (B, C', h, w).
     """
 
@@ -45,20 +41,20 @@ class Lesson(NamedTuple):
 class Teacher:
     """Answers batches with outputs and features, without gradients.
 
-    Networks see pictures that are `padded` where their sizes require it. Features are those of the padded picture.
+    Networks see images that are `padded` where their sizes require it. Features are those of the padded image.
 
     Args:
         networks: Built and loaded, at least one; they get fused and frozen, in place. Outputs are averaged over all
             of them; features are the first one's.
         layers: Layers whose features are wanted.
         output: Whether outputs are wanted; without them, and without layers, nothing runs.
-        ensemble: Average the outputs over the eight flips and rotations. Features are those of the picture as it is.
+        ensemble: Average the outputs over the eight flips and rotations. Features are those of the image as it is.
         precision: In which numbers the networks run; their weights keep their own.
-        memory_format: Of the pictures that go in.
+        memory_format: Of the images that go in.
 
     Raises:
-        FeatureError: The first network has no such layer.
-        SizeError: A network takes no pictures of any size that was tried.
+        DscsrError: The first network has no such layer.
+        SizeError: A network takes no images of any size that was tried.
     """
 
     def __init__(
@@ -77,20 +73,20 @@ class Teacher:
             partial(padded, partial(self._run, network), requirements=sizes)
             for network, sizes in zip(self.networks, self.size_requirements, strict=True)
         ]
-        self.taps = FeatureTaps(self.networks[0], layers)
+        self.hooks = FeatureHooks(self.networks[0], layers)
         self.wants_output = output
         self.ensemble = ensemble
         self.precision = precision
         self.memory_format = memory_format
 
     @torch.no_grad()
-    def __call__(self, lq: Tensor) -> Lesson:
-        """Answer pictures (B, C, H, W) in [0, 1]."""
+    def __call__(self, lq: Tensor) -> TeacherOutput:
+        """Answer images (B, C, H, W) in [0, 1]."""
         plain: Tensor | None = None
         features: Features = {}
-        if self.taps.layers:
-            plain, features = self.taps.watch(self._forwards[0], lq)
-        return Lesson(self._output(lq, plain) if self.wants_output else None, features)
+        if self.hooks.layers:
+            plain, features = self.hooks.watch(self._forwards[0], lq)
+        return TeacherOutput(self._output(lq, plain) if self.wants_output else None, features)
 
     def _output(self, lq: Tensor, plain: Tensor | None) -> Tensor:
         """Mean over networks and, if asked for, orientations; ``plain`` is what the first network has said already."""
@@ -122,7 +118,7 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
         build: Builds a network from its section.
 
     Raises:
-        TeacherError: No weights are named.
+        DscsrError: No weights are named.
         WeightsError: A file cannot be read, or does not fit.
     """
     files = weight_files(section)
@@ -150,12 +146,12 @@ def weight_files(section: Mapping[str, Any]) -> list[Path]:
     """The files of ``teacher: weights:``.
 
     Raises:
-        TeacherError: There are none.
+        DscsrError: There are none.
     """
     weights = section.get("weights")
     named = [weights] if isinstance(weights, str | os.PathLike) else weights
     if not isinstance(named, list | tuple) or not named or not all(isinstance(one, str | os.PathLike) for one in named):
-        raise TeacherError(
+        raise DscsrError(
             f"Expected `teacher: weights:` to be a weight file or a list of them, but got {weights!r}. Name the file "
             "that the teacher was saved in."
         )

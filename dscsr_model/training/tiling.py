@@ -1,4 +1,4 @@
-"""Run a network on a picture of any size in bounded memory, and on all eight orientations of it."""
+"""Run a network on an image of any size in bounded memory, and on all eight orientations of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dscsr_arch.sizes import ANY_SIZE, SizeError, SizeRequirements, padded
+from dscsr_arch.errors import SizeError
+from dscsr_arch.sizes import ANY_SIZE, SizeRequirements, padded
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -18,8 +19,8 @@ def tiled(forward: Forward, x: Tensor, tile: int, overlap: int, requirements: Si
     """Apply ``forward`` to overlapping tiles and put the results together, on the CPU.
 
     Equal to ``forward(x)`` once ``overlap`` covers the receptive field: each tile sees ``overlap`` more pixels at
-    every side that is not a border of the picture, and that margin is cut off its result. Windows of a network lie in
-    tiles as in the whole picture.
+    every side that is not a border of the image, and that margin is cut off its result. Windows of a network lie in
+    tiles as in the whole image.
 
     Args:
         forward: From (B, C, h, w) to (B, C', h·s, w·s), with one s for all sizes.
@@ -46,7 +47,7 @@ def tiled(forward: Forward, x: Tensor, tile: int, overlap: int, requirements: Si
             inner = part[..., (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale]
             output[..., top * scale : bottom * scale, left * scale : right * scale] = inner
     if output is None:
-        raise ValueError(f"Expected a picture with at least one pixel, but got shape {tuple(x.shape)}.")
+        raise ValueError(f"Expected an image with at least one pixel, but got shape {tuple(x.shape)}.")
     return output
 
 

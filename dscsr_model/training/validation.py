@@ -1,4 +1,4 @@
-"""Validation shared among ranks: each takes every n-th picture, scores are computed in threads beside the network."""
+"""Validation shared among ranks: each takes every n-th image, scores are computed in threads beside the network."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tqdm import tqdm
 
 from dscsr_model.training.stopping import Stopped
 
-Pictures = Mapping[str, np.ndarray]
+Images = Mapping[str, np.ndarray]
 """``img`` (the result) and, where there is one, ``img2`` (the ground truth): (H, W, 3) uint8 BGR."""
 Scores = Mapping[str, float | str]
 """Metric to value; to words, if it could not be computed."""
 
-# So many pictures may wait for their scores: memory stays bounded where SSIM is slower than the network.
+# So many images may wait for their scores: memory stays bounded where SSIM is slower than the network.
 _WAITING = 4
 
 
 def validate(
     dataset: Dataset[Any],
-    super_resolve: Callable[[Mapping[str, Any]], Pictures],
-    finish: Callable[[Pictures, str], Scores],
+    super_resolve: Callable[[Mapping[str, Any]], Images],
+    finish: Callable[[Images, str], Scores],
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -38,8 +38,8 @@ def validate(
 
     Args:
         dataset: With a length; items are dictionaries with ``lq`` and ``lq_path``.
-        super_resolve: Makes the pictures from a batch of one; runs in the calling thread.
-        finish: Scores (and saves) pictures, given the item's ``lq_path``; runs in other threads.
+        super_resolve: Makes the images from a batch of one; runs in the calling thread.
+        finish: Scores (and saves) images, given the item's ``lq_path``; runs in other threads.
         rank: This process takes the items rank, rank + world_size, …
         world_size: Number of processes that call this together.
         progress: Show a progress bar, where there is a terminal.

@@ -12,10 +12,6 @@ FILE_KIND = "student"
 """Files ``student_w<width>_<iteration>.pth`` beside ``net_g_<iteration>.pth``."""
 
 
-class WidthError(DscsrError):
-    """A width, or a metric of one, that is not validated."""
-
-
 def label(width: float) -> str:
     """``w0.25``."""
     return f"w{float(width)}"
@@ -39,7 +35,7 @@ def best_metric(name: str | None, metrics: Mapping[str, Any], widths: Sequence[f
         None if there are no metrics.
 
     Raises:
-        WidthError: There is no such metric.
+        DscsrError: There is no such metric.
     """
     if not metrics:
         return None
@@ -47,7 +43,7 @@ def best_metric(name: str | None, metrics: Mapping[str, Any], widths: Sequence[f
     name = name or next(iter(metrics))
     wanted = f"{name}_{label(min(widths))}" if name in metrics else name
     if wanted not in known:
-        raise WidthError(
+        raise DscsrError(
             f"Expected `val: best_metric` to be one of {', '.join([*metrics, *known])}, but got {name!r}. Take one."
         )
     return wanted
@@ -62,13 +58,13 @@ def validated_widths(given: object, students: Sequence[float], teacher: bool) ->
         teacher: Whether the teacher takes part.
 
     Raises:
-        WidthError: The network has no such width.
+        DscsrError: The network has no such width.
     """
     if given is None:
         return tuple(sorted([*students, *([TEACHER] if teacher else [])]))
     known = (TEACHER, *students)
     if not isinstance(given, list | tuple) or not given or not all(width in known for width in given):
-        raise WidthError(
+        raise DscsrError(
             f"Expected `val: widths` to be a list of widths among {', '.join(map(str, sorted(known)))}, but got "
             f"{given!r}. Take these, or add to `network_g: widths`."
         )

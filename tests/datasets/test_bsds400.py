@@ -23,10 +23,10 @@ def make_assets(folder: Path, photographs: int) -> Path:
     for name in ("bsds400", "set5/HR", "set5/LRbicx4", "weights"):
         (folder / name).mkdir(parents=True)
     for number in range(photographs):
-        picture = random.integers(0, 256, (49, 66, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"bsds400/{number:03d}.jpg"), picture)
-    cv2.imwrite(str(folder / "set5/HR/a.png"), picture)
-    cv2.imwrite(str(folder / "set5/LRbicx4/a.png"), picture[::4, ::4])
+        image = random.integers(0, 256, (49, 66, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"bsds400/{number:03d}.jpg"), image)
+    cv2.imwrite(str(folder / "set5/HR/a.png"), image)
+    cv2.imwrite(str(folder / "set5/LRbicx4/a.png"), image[::4, ::4])
     (folder / "weights/net.pth").write_bytes(b"weights")
     (folder / "weights").chmod(0o555)
     return folder

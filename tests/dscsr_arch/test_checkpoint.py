@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
-from dscsr_arch.checkpoint import WeightsError, mismatch, read_state_dict, save_state_dict
+from dscsr_arch.checkpoint import mismatch, read_state_dict, save_state_dict
 from dscsr_arch.conv_lora import inject, load_lora_state_dict, lora_layers, lora_state_dict
 from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.errors import WeightsError
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from torch import nn
 from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.conv_lora import (
     ConvLoRA,
-    LoRAError,
     average_lora,
     inject,
     load_lora_state_dict,
@@ -15,6 +14,7 @@ from dscsr_arch.conv_lora import (
     lora_state_dict,
     scale_lora,
 )
+from dscsr_arch.errors import LoRAError
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, values of the order of 1
 
@@ -58,7 +58,7 @@ def trained(network):
     return network
 
 
-def picture():
+def image():
     return torch.rand(2, 3, 7, 9, dtype=torch.float64)
 
 
@@ -79,7 +79,7 @@ def frozen_copy(network):
     ],
 )
 def test_patterns_name_layers_and_what_they_hold(net, pattern, layers):
-    x = picture()
+    x = image()
     before = net(x)
     assert inject(net, {pattern: (2, 4)}) is net
     assert set(lora_layers(net)) == layers
@@ -120,7 +120,7 @@ def test_training_changes_nothing_but_lora_and_the_optimizer_holds_nothing_else(
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        net(picture()).square().mean().backward()
+        net(image()).square().mean().backward()
         optimizer.step()
     assert len(optimizer.state) == 2 * 6
     for name, tensor in net.state_dict().items():
@@ -130,7 +130,7 @@ def test_training_changes_nothing_but_lora_and_the_optimizer_holds_nothing_else(
 def test_merge_unmerge_and_fuse_a_whole_network(net):
     plain = copy.deepcopy(net)
     trained(inject(net, {"*": (2, 4)}))
-    x = picture()
+    x = image()
     out = net(x)
     assert (out - plain(x)).abs().max() > 1e-3
     state = frozen_copy(net)
@@ -149,7 +149,7 @@ def test_merge_unmerge_and_fuse_a_whole_network(net):
 
 def test_fusing_a_merged_network_fuses_the_update_once(net):
     trained(inject(net, {"*": (2, 4)}))
-    x = picture()
+    x = image()
     out = net(x)
     torch.testing.assert_close(conv_lora.fuse(conv_lora.merge(net))(x), out, **EXACT)
 
@@ -188,7 +188,7 @@ def test_adapters_are_saved_alone_and_loaded_onto_their_base(net):
     state = copy.deepcopy(lora_state_dict(net))
     assert len(state) == 5 * 3
     assert sum(tensor.numel() for tensor in state.values()) < sum(p.numel() for p in base.parameters())
-    x = picture()
+    x = image()
     assert load_lora_state_dict(base, state) is base
     torch.testing.assert_close(base(x), net(x), **EXACT)
     assert {name: (layer.rank, layer.alpha) for name, layer in lora_layers(base).items()} == {
@@ -200,7 +200,7 @@ def test_adapters_are_saved_alone_and_loaded_onto_their_base(net):
 def test_adapters_find_a_shared_layer_by_any_of_its_names(net):
     base = copy.deepcopy(net)
     state = lora_state_dict(trained(inject(net, {"tail": (2, 4)})))
-    x = picture()
+    x = image()
     load_lora_state_dict(base, {name.replace("tail", "again"): tensor for name, tensor in state.items()})
     torch.testing.assert_close(base(x), net(x), **EXACT)
 
@@ -210,7 +210,7 @@ def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
     second = trained(copy.deepcopy(first))
     for layer in lora_layers(second).values():
         layer.lora_alpha.fill_(7)
-    x = picture()
+    x = image()
     load_lora_state_dict(conv_lora.merge(first), lora_state_dict(second))
     assert first.head.merged
     torch.testing.assert_close(first(x), second(x), **EXACT)
@@ -258,28 +258,28 @@ def build():
     torch.manual_seed(0)
     return inject(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).double(), {"*": (2, 4)})
 
-def steps(call, net, pictures):
+def steps(call, net, images):
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    for x in pictures:
+    for x in images:
         optimizer.zero_grad()
         (call(x) + call(x / 2)).square().mean().backward()
         optimizer.step()
     return net.state_dict()
 
-def work(rank, pictures):
+def work(rank, images):
     dist.init_process_group("gloo", init_method="file:///" + FILE, rank=rank, world_size=2)
     net = build()
-    state = steps(nn.parallel.DistributedDataParallel(net), net, [x[rank::2] for x in pictures])
+    state = steps(nn.parallel.DistributedDataParallel(net), net, [x[rank::2] for x in images])
     alone = build()
-    for name, tensor in steps(alone, alone, pictures).items():
+    for name, tensor in steps(alone, alone, images).items():
         torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12, msg=name)
     dist.destroy_process_group()
 
 import os
 FILE = os.path.abspath("store").lstrip("/")
 if __name__ == "__main__":
-    pictures = [torch.rand(4, 3, 6, 6, dtype=torch.float64) for _ in range(2)]
-    mp.start_processes(work, (pictures,), nprocs=2, start_method="fork")
+    images = [torch.rand(4, 3, 6, 6, dtype=torch.float64) for _ in range(2)]
+    mp.start_processes(work, (images,), nprocs=2, start_method="fork")
     print("equal")
 """
 

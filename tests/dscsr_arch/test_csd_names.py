@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from dscsr_arch import CSSRNet, load_model
-from dscsr_arch.checkpoint import WeightsError, read_state_dict
-from dscsr_arch.csd_names import RGB_MEAN, CSDWeightsError, csd_network, from_csd
+from dscsr_arch.checkpoint import read_state_dict
+from dscsr_arch.csd_names import RGB_MEAN, csd_network, from_csd
+from dscsr_arch.errors import WeightsError
 
 FEATURES, SQUEEZED, BLOCKS, GROUPS = 8, 4, 2, 2
 
@@ -56,7 +57,7 @@ def official(kind, upscale=2, rgb_range=255.0):
 
 
 def official_forward(kind, state, x, upscale=2, width=1.0, rgb_range=255.0, res_scale=1.0):
-    """Picture in [0, 1] to picture in [0, 1], through [0, rgb_range]; every layer cut to its first channels."""
+    """Image in [0, 1] to image in [0, 1], through [0, rgb_range]; every layer cut to its first channels."""
 
     def conv(name, x, out_channels=None):
         weight, bias = state[f"{name}.weight"].to(x), state[f"{name}.bias"].to(x)
@@ -164,7 +165,7 @@ def test_without_the_frozen_mean_the_range_is_the_usual_one():
 def test_another_mean_is_refused(broken, tmp_path):
     state = official("EDSR")
     state[broken] = state[broken] * torch.tensor([1.0, 2.0, 1.0]).view(-1, *[1] * (state[broken].dim() - 1))
-    with pytest.raises(CSDWeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
+    with pytest.raises(WeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
         from_csd(state)
     torch.save({"model_state_dict": state}, tmp_path / "csd.pth")
     with pytest.raises(WeightsError, match=r"Cannot read .*csd\.pth: Expected weights of the CSD code"):
@@ -174,12 +175,12 @@ def test_another_mean_is_refused(broken, tmp_path):
 @pytest.mark.parametrize("shape", [(), (0,), (3, 3), (7,)])
 @pytest.mark.parametrize("name", ["sub_mean.bias", "add_mean.bias", "sub_mean.weight"])
 def test_a_mean_of_another_shape_is_refused(name, shape):
-    with pytest.raises(CSDWeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
+    with pytest.raises(WeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
         from_csd({**official("EDSR"), name: torch.ones(shape)})
 
 
 def test_half_a_mean_is_refused():
     state = official("EDSR")
     del state["add_mean.bias"]
-    with pytest.raises(CSDWeightsError, match=r"Expected all of sub_mean.weight, .* but got only some"):
+    with pytest.raises(WeightsError, match=r"Expected all of sub_mean.weight, .* but got only some"):
         from_csd(state)

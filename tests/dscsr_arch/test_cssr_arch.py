@@ -63,7 +63,7 @@ def hand_sliced(net, kind, width):
     return plain
 
 
-def picture():
+def image():
     return torch.rand(2, 3, 8, 12, dtype=torch.float64)
 
 
@@ -71,7 +71,7 @@ def picture():
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_student_is_the_hand_sliced_plain_network(kind, width):
     net = build(kind)
-    x = picture()
+    x = image()
     wanted = hand_sliced(net, kind, width)(x)
     # float64 all through; 1e-12 of outputs up to some tens
     torch.testing.assert_close(net(x, width=width), wanted, rtol=1e-12, atol=1e-12)
@@ -83,7 +83,7 @@ def test_a_student_is_the_hand_sliced_plain_network(kind, width):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_gradients_of_a_student_flow_into_exactly_the_first_channels(kind, width):
     net = build(kind)
-    x = picture()
+    x = image()
     net(x, width=width).square().sum().backward()
     plain = hand_sliced(net, kind, width)
     plain(x).square().sum().backward()
@@ -100,7 +100,7 @@ def test_gradients_of_a_student_flow_into_exactly_the_first_channels(kind, width
 @EACH
 def test_width_one_is_the_backbone_and_training_gives_all_widths(kind):
     net = build(kind)
-    x = picture()
+    x = image()
     outputs = net(x)
     assert list(outputs) == [1.0, *WIDTHS]
     assert torch.equal(outputs[1.0], net.backbone(x))
@@ -110,7 +110,7 @@ def test_width_one_is_the_backbone_and_training_gives_all_widths(kind):
 
 @EACH
 def test_one_forward_gives_the_widths_asked_for(kind):
-    net, x = build(kind), picture()  # in training: in eval mode ECBSR knows float32 only
+    net, x = build(kind), image()  # in training: in eval mode ECBSR knows float32 only
     outputs = net(x, width=(0.5, 1.0))
     assert list(outputs) == [0.5, 1.0]
     for width, output in outputs.items():
@@ -152,7 +152,7 @@ def test_what_cannot_be_redrawn():
 
 def test_eval_uses_the_smallest_width():
     net = build("CARN", widths=(0.75, 0.25, 0.5)).eval()
-    x = picture()
+    x = image()
     assert torch.equal(net(x), net(x, width=0.25))
     assert not net.student(0.25).training
 
@@ -174,7 +174,7 @@ def test_a_fused_teacher_file_loads_to_be_trained_on():
     teacher = SPAN(feature_channels=8, upscale=2).double().fuse()
     net = build("SPAN")
     net.load_state_dict(teacher.state_dict())
-    x = picture()
+    x = image()
     # re-expanding inverts matrices of random weights, in float64
     torch.testing.assert_close(net(x, width=1.0), teacher(x), rtol=1e-8, atol=1e-8)
 
@@ -194,14 +194,14 @@ def test_saved_students_are_plain_networks(kind, tmp_path):
     torch.save({"params": net.student(0.5).state_dict()}, tmp_path / "student.pth")
     overrides = {"res_scale": 0.1} if kind == "EDSR" else {}
     loaded = load_model(tmp_path / "student.pth", **overrides)
-    x = picture().float()
+    x = image().float()
     # float32, outputs of up to some tens
     torch.testing.assert_close(loaded(x), net(x, width=0.5), rtol=1e-5, atol=1e-4)
 
 
 def test_copies_are_whole_and_independent():
     net = build("RCAN").eval()
-    x = picture()
+    x = image()
     before = net(x)
     copied, pickled = copy.deepcopy(net), pickle.loads(pickle.dumps(net))
     with torch.no_grad():
@@ -216,7 +216,7 @@ def test_copies_are_whole_and_independent():
 def test_compiled_it_gives_the_same_outputs_and_gradients(kind):
     net = build(kind, widths=(0.5,))
     compiled = torch.compile(copy.deepcopy(net), backend="aot_eager", fullgraph=True)
-    x = picture()
+    x = image()
     ours, theirs = net(x), compiled(x)
     for output in (ours, theirs):
         (output[1.0].sum() + output[0.5].square().sum()).backward()
@@ -228,8 +228,8 @@ def test_compiled_it_gives_the_same_outputs_and_gradients(kind):
 def test_under_autocast_students_compute_in_low_precision_and_learn_in_full():
     net = build("SPAN").float()
     with torch.autocast("cpu", torch.bfloat16):
-        output = net(picture().float(), width=0.5)
-        full = net(picture().float(), width=1.0)
+        output = net(image().float(), width=0.5)
+        full = net(image().float(), width=1.0)
     assert output.dtype == full.dtype == torch.bfloat16
     output.float().sum().backward()
     assert net.backbone.conv_cat.weight.grad.dtype == torch.float32
@@ -253,7 +253,7 @@ def test_students_have_no_weights_of_their_own():
 
 def test_fuse_keeps_every_width_as_it_was():
     net = build("SPAN").eval()
-    x = picture()
+    x = image()
     before = {width: net(x, width=width) for width in (1.0, *WIDTHS)}
     assert net.fuse() is net
     net.fuse()
@@ -320,7 +320,7 @@ class Attention(nn.Module):
         self.register_buffer("scalar", torch.tensor(2.0))
 
     def forward(self, x):
-        """Map a picture."""
+        """Map an image."""
         return self.last(F.relu(self.norm(self.first(x))) * self.factor) * self.scalar
 
 
@@ -331,7 +331,7 @@ def unknown(monkeypatch):
 
 def test_a_network_that_is_not_known_splits_by_the_arguments_named(unknown):
     net = CSSRNet({"type": "Unknown"}, (0.5,), width_args="size").eval()
-    x = picture().float()
+    x = image().float()
     student = net.student(0.5)
     assert student.factor.flatten().tolist() == [1, 2, 3, 4]
     assert torch.equal(net(x), student(x))
@@ -374,7 +374,7 @@ def test_conv_lora_in_the_backbone_is_refused(monkeypatch):
 
 def test_a_width_that_was_not_declared():
     net = build("CARN", widths=(0.5,))
-    for use in (lambda: net(picture(), width=0.25), lambda: net.student(0.25)):
+    for use in (lambda: net(image(), width=0.25), lambda: net.student(0.25)):
         with pytest.raises(ValueError, match=r"Expected a width among \(1.0, 0.5\), but got 0.25. Add it to `widths`"):
             use()
 

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.checkpoint import mismatch, read_state_dict
-from dscsr_arch.conv_lora import ConvLoRA, LoRAError, load_lora_state_dict, lora_layers, lora_state_dict
+from dscsr_arch.conv_lora import ConvLoRA, load_lora_state_dict, lora_layers, lora_state_dict
 from dscsr_arch.dsclora_arch import SConvLB
+from dscsr_arch.errors import LoRAError
 
 SMALL = {"feature_channels": 8, "upscale": 2}
 BLOCK_LAYERS = [f"block_{n}.c{m}_r.eval_conv" for n in range(1, 7) for m in range(1, 4)]
@@ -28,7 +29,7 @@ def net():
     return trained(DSCLoRA(**SMALL).double().eval())
 
 
-def picture():
+def image():
     return torch.rand(1, 3, 7, 5, dtype=torch.float64)
 
 
@@ -61,7 +62,7 @@ def test_the_released_weights_are_its_base_and_have_the_published_number_of_para
 @pytest.mark.parametrize("form", ["expanded", "fused", "DSCLoRA"])
 def test_it_loads_every_form_strictly(net, form):
     source = trained(DSCLoRA(**SMALL).double()) if form == "DSCLoRA" else SPAN(**SMALL).double()
-    x = picture()
+    x = image()
     expected = source(x)
     if form == "fused":
         source.fuse()
@@ -71,7 +72,7 @@ def test_it_loads_every_form_strictly(net, form):
 
 
 def test_fused_it_is_a_plain_fused_span_with_the_official_names(net):
-    x = picture()
+    x = image()
     out = net(x)
     assert net.fuse() is net
     assert net.fuse() is net
@@ -84,7 +85,7 @@ def test_fused_it_is_a_plain_fused_span_with_the_official_names(net):
 
 
 def test_merging_changes_neither_output_nor_files(net):
-    x = picture()
+    x = image()
     out, state = net(x), copy.deepcopy(net.state_dict())
     for _ in range(10):
         torch.testing.assert_close(net.merge().merge()(x), out, rtol=0, atol=1e-10)
@@ -95,7 +96,7 @@ def test_merging_changes_neither_output_nor_files(net):
 
 
 def test_the_update_matters(net):
-    x = picture()
+    x = image()
     out = net(x)
     base = copy.deepcopy(net)
     for layer in lora_layers(base).values():
@@ -109,7 +110,7 @@ def test_only_lora_is_trained_and_every_part_of_it(net):
     assert trainable == {f"{layer}.lora_{factor}" for layer in lora_layers(net) for factor in "AB"}
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-2)
-    net.train()(picture()).square().mean().backward()
+    net.train()(image()).square().mean().backward()
     optimizer.step()
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name not in trainable), name
@@ -121,7 +122,7 @@ def test_adapters_alone_make_the_student_of_a_plain_span(net):
     base.load_state_dict(
         {name: tensor for name, tensor in net.state_dict().items() if name.rpartition(".")[2] in ("weight", "bias")}
     )
-    x = picture()
+    x = image()
     load_lora_state_dict(base, lora_state_dict(net))
     torch.testing.assert_close(base(x), net(x), rtol=0, atol=1e-10)
 
@@ -130,7 +131,7 @@ def test_adapters_alone_make_the_student_of_a_plain_span(net):
 def test_it_is_copied_pickled_compiled_and_moved(net, merged):
     if merged:
         net.merge()
-    x = picture()
+    x = image()
     out = net(x)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(other(x), out)
@@ -205,7 +206,7 @@ def test_a_span_does_not_load_its_files_and_lose_the_updates(net):
 
 
 def test_official_code_and_spandrel_read_what_it_becomes(net, spandrel):
-    x = picture().float()
+    x = image().float()
     expanded = net.float().fuse().unfuse()
     file = io.BytesIO()
     torch.save({"params": expanded.state_dict()}, file)

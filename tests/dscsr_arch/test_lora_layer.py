@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from dscsr_arch.errors import LoRAError
 from dscsr_arch.lora_layer import ConvLoRA
-from dscsr_arch.low_rank import LoRAError
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64, values of the order of 1
 
@@ -40,12 +40,12 @@ def make(geometry="3x3", rank=2, alpha=3.0, dropout=0.0):
     return conv, layer
 
 
-def picture(*size):
+def image(*size):
     return torch.rand(*(size or (2, 4, 9, 7)), dtype=torch.float64) - 0.5
 
 
 def formula(conv, layer, x, alpha=3.0, rank=2):
-    """The layer as published: the picture through the base, and through the update, by the plain convolution."""
+    """The layer as published: the image through the base, and through the update, by the plain convolution."""
     update = copy.deepcopy(conv)
     with torch.no_grad():
         update.weight.copy_(alpha / rank * (layer.lora_B @ layer.lora_A).view(conv.weight.shape))
@@ -57,7 +57,7 @@ def formula(conv, layer, x, alpha=3.0, rank=2):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_layer_is_its_formula_before_and_after_merging_and_loading(geometry):
     conv, layer = make(geometry)
-    x = picture()
+    x = image()
     expected = formula(conv, layer, x)
     assert (expected - conv(x)).abs().max() > 1e-3
     torch.testing.assert_close(layer(x), expected, **EXACT)
@@ -79,7 +79,7 @@ def test_a_layer_is_its_formula_before_and_after_merging_and_loading(geometry):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_gradients_are_those_of_the_formula_and_the_base_has_none(geometry):
     conv, layer = make(geometry)
-    x = picture().requires_grad_()
+    x = image().requires_grad_()
     layer(x).square().sum().backward()
     grads = x.grad, layer.lora_A.grad, layer.lora_B.grad
     assert layer.weight.grad is None
@@ -108,7 +108,7 @@ def test_any_weight_takes_any_rank_up_to_its_limit(size, groups, alpha, data):
     layer = ConvLoRA.from_conv(copy.deepcopy(conv), rank, alpha)
     nn.init.normal_(layer.lora_B)
     assert (layer.rank, layer.alpha, layer.scaling) == (rank, alpha, alpha / rank)
-    x = picture(1, inp * groups, 5, 6)
+    x = image(1, inp * groups, 5, 6)
     torch.testing.assert_close(layer(x), formula(conv, layer, x, alpha, rank), rtol=1e-12, atol=1e-11)
     with pytest.raises(LoRAError, match=f"to be an integer from 1 to {limit} "):
         ConvLoRA.from_conv(conv, limit + 1, alpha)
@@ -175,7 +175,7 @@ def test_a_state_dict_is_the_unmerged_form_also_while_merged():
 def test_a_merged_layer_that_loads_is_merged_anew():
     _, layer = make()
     _, other = make()
-    x = picture()
+    x = image()
     expected = other(x)
     layer.merge().load_state_dict(other.state_dict())
     assert layer.merged
@@ -188,7 +188,7 @@ def test_a_merged_layer_that_loads_is_merged_anew():
 def test_a_file_can_be_assigned(merged):
     _, layer = make()
     _, other = make()
-    x = picture()
+    x = image()
     expected = other(x)
     if merged:
         layer.merge()
@@ -204,7 +204,7 @@ def test_a_file_of_the_base_loads_strictly_and_gives_exactly_the_base(merged):
         layer.merge()
     base = nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64)
     layer.load_state_dict(base.state_dict(), strict=True)
-    x = picture()
+    x = image()
     assert torch.equal(layer(x), base(x))
     assert layer.alpha == 3.0
 
@@ -226,7 +226,7 @@ def test_alpha_comes_with_the_file():
 
 def test_dropout_meets_the_update_only_and_only_in_training():
     conv, layer = make(dropout=0.4)
-    x = picture(1, 4, 64, 64)
+    x = image(1, 4, 64, 64)
     plain = formula(conv, layer, x)
     torch.testing.assert_close(layer.eval()(x), plain, **EXACT)
     layer.train()
@@ -246,7 +246,7 @@ def test_a_rounded_network_forms_its_weight_in_float32(dtype):
     wanted = conv.weight.to(dtype).float() + 1.5 * (layer.lora_B.float() @ layer.lora_A.float()).view(6, 4, 3, 3)
     assert torch.equal(layer.effective_weight(), wanted.to(dtype))
     assert layer.delta().dtype == dtype
-    assert layer(picture().to(dtype)).dtype == dtype
+    assert layer(image().to(dtype)).dtype == dtype
     assert torch.equal(layer.merge().weight, wanted.to(dtype))
     assert torch.equal(layer.unmerge().weight, conv.weight.to(dtype))
 
@@ -254,7 +254,7 @@ def test_a_rounded_network_forms_its_weight_in_float32(dtype):
 def test_under_autocast_the_weight_is_formed_in_float32():
     _, layer = make()
     layer.float()
-    x = picture().float()
+    x = image().float()
     with torch.autocast("cpu", torch.bfloat16):
         weight = layer.effective_weight()
         out = layer(x)
@@ -271,7 +271,7 @@ def test_copies_pickles_and_moves(merged):
     _, layer = make()
     if merged:
         layer.merge()
-    x = picture()
+    x = image()
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
@@ -290,7 +290,7 @@ def test_copies_pickles_and_moves(merged):
 def test_compiled_in_one_graph(dropout):
     _, layer = make(dropout=dropout)
     layer.eval()
-    x = picture()
+    x = image()
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x), **EXACT)
     layer.train()
@@ -301,10 +301,10 @@ def test_compiled_in_one_graph(dropout):
 def test_buffers_written_between_forward_and_backward_do_no_harm():
     """DistributedDataParallel writes every buffer at each forward; two forwards may come before one backward."""
     _, layer = make()
-    first = layer(picture())
+    first = layer(image())
     with torch.no_grad():
         layer.lora_alpha.copy_(layer.lora_alpha.clone())
-    (first + layer(picture())).sum().backward()
+    (first + layer(image())).sum().backward()
     assert layer.lora_B.grad.abs().max() > 0
 
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from dscsr_arch.low_rank import LoRAError, adapters, average_lora, is_adapters, lora_ranks, scale_lora
+from dscsr_arch.errors import LoRAError
+from dscsr_arch.low_rank import adapters, average_lora, is_adapters, lora_ranks, scale_lora
 
 UNIT = 3  # of 3x3 kernels
 

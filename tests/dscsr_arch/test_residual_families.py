@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dscsr_arch import CARN, load_model
-from dscsr_arch.checkpoint import WeightsError
 from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.errors import WeightsError
 
 EDSR = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 6, "num_block": 3, "upscale": 4}
 RCAN = {**EDSR, "num_group": 2, "num_feat": 10, "squeeze_factor": 3, "upscale": 3}

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from dscsr_arch import CSSRNet, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_arch.sizes import SizeError, SizeRequirements, padded, size_requirements
+from dscsr_arch.errors import SizeError
+from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 
 
 class Network(nn.Module):

@@ -74,7 +74,7 @@ def test_every_parameter_is_trained():
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-def test_spandrel_makes_the_same_picture_from_a_training_checkpoint(spandrel):
+def test_spandrel_makes_the_same_image_from_a_training_checkpoint(spandrel):
     net = SPAN(feature_channels=28).eval()
     file = io.BytesIO()
     torch.save({"params": net.state_dict()}, file)
@@ -114,7 +114,7 @@ def test_mean_moves_with_the_network_and_is_not_saved():
     assert "mean" not in net.state_dict()
 
 
-def test_gray_pictures_and_other_output_channels():
+def test_gray_images_and_other_output_channels():
     net = SPAN(num_in_ch=1, num_out_ch=2, feature_channels=4, upscale=2, rgb_mean=(0.44,))
     assert net(torch.rand(1, 1, 5, 7)).shape == (1, 2, 10, 14)
 

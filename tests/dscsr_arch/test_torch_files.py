@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save
 
 from dscsr_arch import SPAN, load_model
-from dscsr_arch.weight_files import WeightsError, read_pickle, read_state_dict
+from dscsr_arch.errors import WeightsError
+from dscsr_arch.weight_files import read_pickle, read_state_dict
 from dscsr_model.training.checkpoints import random_state
 
 

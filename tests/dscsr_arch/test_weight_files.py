@@ -18,7 +18,8 @@ from safetensors.torch import save
 from dscsr_arch import CARN, SPAN, load_model
 from dscsr_arch.conv_lora import inject, lora_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.weight_files import WeightsError, read_state_dict
+from dscsr_arch.errors import WeightsError
+from dscsr_arch.weight_files import read_state_dict
 
 STATE = SPAN(feature_channels=4, upscale=2).state_dict()
 

@@ -1,1 +1,1 @@
-"""``make demo``: from photographs to trained networks, a table and a picture, with the commands a user would type."""
+"""``make demo``: from photographs to trained networks, a table and an image, with the commands a user would type."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.cli.demo import commands, photographs, picture, score
+from dscsr_model.cli.demo import commands, figure, photographs, score
 
 SCALE = 4
 DATA = Path("datasets/demo")
@@ -23,21 +23,21 @@ PHOTOGRAPH = "coffee"
 
 
 class Network(NamedTuple):
-    """One row of the demo: how it is called, the option files that train and test it, and whether it is pictured."""
+    """One row of the demo: how it is called, the option files that train and test it, and whether it is shown."""
 
     label: str
     train: str
     test: str
-    pictured: bool = True
+    shown: bool = True
 
 
 NETWORKS = (
     Network("SPAN-26", "options/demo_span_x4.yml", "options/demo_test_span_x4.yml"),
     Network("DSCLoRA-26", "options/demo_dsclora_x4.yml", "options/demo_test_dsclora_x4.yml"),  # starts from SPAN-26
-    Network("EDSR-32", "options/demo_edsr_x4.yml", "options/demo_test_edsr_x4.yml", pictured=False),
+    Network("EDSR-32", "options/demo_edsr_x4.yml", "options/demo_test_edsr_x4.yml", shown=False),
     # Half of EDSR-32's channels, from its weights: by CSD, and alone, which is CSD's baseline.
     Network("EDSR-16 CSD", "options/demo_csd_x4.yml", "options/demo_test_csd_x4.yml"),
-    Network("EDSR-16 alone", "options/demo_slice_x4.yml", "options/demo_test_slice_x4.yml", pictured=False),
+    Network("EDSR-16 alone", "options/demo_slice_x4.yml", "options/demo_test_slice_x4.yml", shown=False),
 )
 
 
@@ -62,8 +62,8 @@ def run() -> None:
         *("--format", "png", "--crop-size", 192, "--step", 96, "--force"),
     )
 
-    pictures = {"bicubic": RESULTS / "bicubic"}
-    rows = [score.bicubic(held_out, pictures["bicubic"], SCALE)]
+    images = {"bicubic": RESULTS / "bicubic"}
+    rows = [score.bicubic(held_out, images["bicubic"], SCALE)]
     trained: dict[str, Path] = {}
     for number, network in enumerate(NETWORKS, start=2):
         print(
@@ -73,20 +73,20 @@ def run() -> None:
         weights, made = commands.test(network.test)
         rows.append(score.network(network.label, weights, made, held_out, SCALE, training))
         trained[network.label] = weights
-        if network.pictured:
-            pictures[network.label] = made
+        if network.shown:
+            images[network.label] = made
 
-    comparison = picture.compare(held_out, pictures, RESULTS / "demo.png", SCALE)
+    comparison = figure.compare(held_out, images, RESULTS / "demo.png", SCALE)
     (RESULTS / "demo.json").write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     print(f"\nHeld-out photographs, x{SCALE} (Y channel, border of {SCALE} cropped):\n\n{score.table(rows)}\n")
     best = max(rows[1:], key=lambda row: row.psnr_y).label
     enlarged = ship(best, trained[best], held_out / "GT" / f"{PHOTOGRAPH}.png")
-    print(f"\nPicture  {comparison}\nEnlarged {enlarged}\nWeights  experiments/demo_*/models")
+    print(f"\nImage  {comparison}\nEnlarged {enlarged}\nWeights  experiments/demo_*/models")
     print("Logs     experiments/demo_*, results/demo_*")
 
 
 def ship(label: str, weights: Path, photograph: Path) -> Path:
-    """Export the network of ``label`` and enlarge a whole photograph with what was exported; returns the picture."""
+    """Export the network of ``label`` and enlarge a whole photograph with what was exported; returns the image."""
     print(f"{len(NETWORKS) + 2}. The best of them, {label}, leaves training: exported, and put to use.", flush=True)
     exported = RESULTS / f"{label.lower().replace(' ', '_')}_x{SCALE}.safetensors"
     commands.show("export", weights, "-o", exported, "--force")

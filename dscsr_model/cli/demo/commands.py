@@ -41,12 +41,12 @@ def train(option_file: str) -> float:
 
 
 def test(option_file: str) -> tuple[Path, Path]:
-    """Test by BasicSR's loop; returns the weights it used and the folder of its pictures."""
+    """Test by BasicSR's loop; returns the weights it used and the folder of its images."""
     _follow(None, "test", "-opt", option_file)
     options = read(option_file)
     dataset = next(iter(options["datasets"].values()))
-    pictures = Path("results", options["name"], "visualization", dataset["name"])
-    return Path(options["path"]["pretrain_network_g"]), pictures
+    images = Path("results", options["name"], "visualization", dataset["name"])
+    return Path(options["path"]["pretrain_network_g"]), images
 
 
 def read(option_file: str) -> dict[str, Any]:

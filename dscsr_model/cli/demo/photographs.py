@@ -55,14 +55,14 @@ def collect(training: Path, held_out: Path, scale: int) -> None:
 
 
 def load(path: Path) -> NDArray[np.uint8]:
-    """A picture, (H, W, 3) BGR uint8.
+    """An image, (H, W, 3) BGR uint8.
 
     Raises:
         DscsrError: It does not open.
     """
     image = cv2.imread(str(path))
     if image is None:
-        raise DscsrError(f"Expected a picture at {path}, but it does not open. Run `make clean`, then `make demo`.")
+        raise DscsrError(f"Expected an image at {path}, but it does not open. Run `make clean`, then `make demo`.")
     return image.astype(np.uint8, copy=False)
 
 

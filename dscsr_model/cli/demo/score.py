@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dscsr_arch import load_model
-from dscsr_arch.plain import plain
+from dscsr_arch.deployable import deployable
 from dscsr_model.cli.demo.photographs import load
 from dscsr_model.data.bicubic import resize
 from dscsr_model.host.metrics import psnr_y, ssim_y
@@ -43,17 +43,17 @@ def bicubic(held_out: Path, out: Path, scale: int) -> Row:
     return Row("bicubic", *_quality(out, held_out, scale), None, None, median(seconds))
 
 
-def network(label: str, weights: Path, pictures: Path, held_out: Path, scale: int, training: float) -> Row:
-    """Score the ``pictures`` that BasicSR's test loop made with ``weights``; the network is timed fused."""
-    fused = plain(load_model(weights))
+def network(label: str, weights: Path, images: Path, held_out: Path, scale: int, training: float) -> Row:
+    """Score the ``images`` that BasicSR's test loop made with ``weights``; the network is timed fused."""
+    fused = deployable(load_model(weights))
     parameters = sum(parameter.numel() for parameter in fused.parameters())
     times = [_seconds(fused, path) for path in _images(held_out / "LQ")]
-    return Row(label, *_quality(pictures, held_out, scale), parameters, training, median(times))
+    return Row(label, *_quality(images, held_out, scale), parameters, training, median(times))
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text, the first of them what the others are compared with."""
-    head = f"{'':16}{'PSNR-Y':>10}{'SSIM-Y':>9}{'parameters':>13}{'training':>11}{'per picture':>14}"
+    head = f"{'':16}{'PSNR-Y':>10}{'SSIM-Y':>9}{'parameters':>13}{'training':>11}{'per image':>14}"
     lines = [head, "-" * len(head)]
     for row in rows:
         parameters = "-" if row.parameters is None else f"{row.parameters:,}"
@@ -64,11 +64,11 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _quality(pictures: Path, held_out: Path, scale: int) -> tuple[float, float]:
+def _quality(images: Path, held_out: Path, scale: int) -> tuple[float, float]:
     psnr, ssim = [], []
     for path in _images(held_out / "GT"):
-        # BasicSR's test loop appends the name of the run to that of the picture.
-        (made,) = pictures.glob(f"{path.stem}*.png")
+        # BasicSR's test loop appends the name of the run to that of the image.
+        (made,) = images.glob(f"{path.stem}*.png")
         sr, gt = load(made), load(path)
         psnr.append(psnr_y(sr, gt, scale))
         ssim.append(ssim_y(sr, gt, scale))

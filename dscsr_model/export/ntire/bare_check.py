@@ -109,7 +109,7 @@ def count(network: Any, size: list[int]) -> dict[str, int]:
         found["activations"] += output.numel()
         found["convolutions"] += 1
 
-    shapes = copy.deepcopy(network).to("meta")  # no picture is computed
+    shapes = copy.deepcopy(network).to("meta")  # no image is computed
     for module in shapes.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(add)
@@ -118,7 +118,7 @@ def count(network: Any, size: list[int]) -> dict[str, int]:
 
 
 def take_time(network: Any, baseline: Any, size: list[int], seconds: float) -> dict[str, Any]:
-    """Median milliseconds of a picture, of the network and of the baseline, measured in turns."""
+    """Median milliseconds of an image, of the network and of the baseline, measured in turns."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

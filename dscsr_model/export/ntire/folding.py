@@ -7,8 +7,8 @@ instead of 0.131 M and 8.54 G.
   that ``conv_2`` pads are its own.
 - ``conv_1`` into the first convolution of ``block_1``: a 3x3 of a 3x3 is a 5x5. Exact but for the border: there
   ``block_1`` sees zeros around ``conv_1``'s output, and the 5x5 what ``conv_1`` would have computed outside the
-  picture. So the first activation differs in the outermost pixel, and the 19 3x3 convolutions behind it carry that
-  inwards: `BORDER` pixels of the input. No padding of the picture makes up for it; 1x5 and 5x1 convolutions of its
+  image. So the first activation differs in the outermost pixel, and the 19 3x3 convolutions behind it carry that
+  inwards: `BORDER` pixels of the input. No padding of the image makes up for it; 1x5 and 5x1 convolutions of its
   edges, and four of its corners, would, for 2,080 parameters and a dozen small operations, each a kernel to start.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BORDER = 20
-"""Pixels of the input, from each side, where folding ``conv_1`` may change the picture: 1 + the 3x3 layers behind."""
+"""Pixels of the input, from each side, where folding ``conv_1`` may change the image: 1 + the 3x3 layers behind."""
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ from torch import nn
 
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.disk import disk_errors
+from dscsr_arch.errors import DscsrError
 from dscsr_model.data.aside import claim, rename
-from dscsr_model.export.errors import ExportError
 from dscsr_model.export.ntire import bare_check, texts
 from dscsr_model.export.ntire.psnr import SCALE, Pair, Progress, find_pairs, mean_psnr
 from dscsr_model.export.ntire.self_check import SIZE, Alone, Figures, self_check
@@ -41,7 +41,7 @@ class Kit(NamedTuple):
     out: Path
     fold: str | None = None
     data: tuple[Path, Path] | None = None
-    """Folders of HR and LR pictures."""
+    """Folders of HR and LR images."""
     force: bool = False
     """Replace a kit that is there."""
     python: str | None = None
@@ -76,11 +76,11 @@ def read_team(text: str) -> int:
     """The number of a team: ``7``, ``07`` or ``team07``.
 
     Raises:
-        ExportError: It is none from 1 to 99; 00 is the challenge's own baseline.
+        DscsrError: It is none from 1 to 99; 00 is the challenge's own baseline.
     """
     match = re.fullmatch(r"(?:team)?([0-9]{1,2})", text.strip(), re.IGNORECASE)
     if match is None or int(match[1]) == 0:
-        raise ExportError(
+        raise DscsrError(
             f"Expected the number of a team, 01 to 99 (00 is the challenge's baseline), but got {text!r}. "
             "Give the one that you got when you registered, such as --team 07."
         )
@@ -88,9 +88,9 @@ def read_team(text: str) -> int:
 
 
 def check_name(name: str) -> None:
-    """Raise `ExportError` unless ``name`` can be part of file names and the name of a Python class."""
+    """Raise `DscsrError` unless ``name`` can be part of file names and the name of a Python class."""
     if not re.fullmatch(rf"[A-Za-z][A-Za-z0-9_]{{0,{_LONGEST_NAME - 1}}}", name):
-        raise ExportError(
+        raise DscsrError(
             f"Expected a name of letters, digits and _ that begins with a letter, at most {_LONGEST_NAME} characters, "
             f"but got {name!r}. It names a file and a Python class: choose such as --name FastSPAN."
         )
@@ -143,33 +143,33 @@ def make(planned: Plan, progress: Progress) -> Made:
 
 
 def check_place(out: Path, force: bool) -> None:
-    """Raise `ExportError` unless a kit can be put there without harm to anything but, with ``force``, an older kit."""
+    """Raise `DscsrError` unless a kit can be put there without harm to anything but, with ``force``, an older kit."""
     if not os.path.lexists(out):
         return
     if out.is_symlink() or os.path.samefile(out, os.curdir):
         what = "a link" if out.is_symlink() else "the folder that you are in"
-        raise ExportError(f"Expected a new folder for the kit, but {out} is {what}. Name a folder that is neither.")
+        raise DscsrError(f"Expected a new folder for the kit, but {out} is {what}. Name a folder that is neither.")
     with disk_errors(out):
         if out.is_dir() and not any(out.iterdir()):
             return
         is_clone = (out / "test_demo.py").exists()
     if is_clone:
-        raise ExportError(
+        raise DscsrError(
             f"Expected a new folder for the kit, but {out} looks like the challenge's repository. Make the kit "
             "elsewhere and copy its two files into models/ and model_zoo/."
         )
     own = _listed_files(out)
     if own is None:
-        raise ExportError(f"Expected a new folder for the kit, but {out} is there and is no kit. Choose another -o.")
+        raise DscsrError(f"Expected a new folder for the kit, but {out} is there and is no kit. Choose another -o.")
     found = [path.relative_to(out) for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
     strangers = sorted(str(path) for path in found if str(path) not in own and "__pycache__" not in path.parts)
     if strangers:
-        raise ExportError(
+        raise DscsrError(
             f"Expected a folder with nothing but a kit, but {out} also holds {', '.join(strangers[:5])}. "
             "Move that away, or choose another -o."
         )
     if not force:
-        raise ExportError(f"Expected a new folder for the kit, but {out} is an older kit. Add --force to replace it.")
+        raise DscsrError(f"Expected a new folder for the kit, but {out} is an older kit. Add --force to replace it.")
 
 
 def _listed_files(out: Path) -> set[str] | None:
@@ -184,8 +184,8 @@ def _listed_files(out: Path) -> set[str] | None:
 def _check_challenge(form: Standalone) -> None:
     given = tuple(form.arguments[name] for name in ("upscale", "num_in_ch", "num_out_ch"))
     if given != (SCALE, 3, 3):
-        raise ExportError(
-            f"Expected a network of scale {SCALE} for RGB pictures, which the challenge is about, but got scale "
+        raise DscsrError(
+            f"Expected a network of scale {SCALE} for RGB images, which the challenge is about, but got scale "
             f"{given[0]} with {given[1]} channels in and {given[2]} out. Give weights of such a network."
         )
 
@@ -237,7 +237,7 @@ def _compare_counts(form: Standalone, figures: Figures) -> None:
     counted = count(form.build(), *(side // part for side in SIZE))
     expected = (figures.parameters, figures.flops // part**2, figures.activations // part**2, figures.convolutions)
     if counted != expected:
-        raise ExportError(
+        raise DscsrError(
             f"Expected fvcore to count {expected} (parameters, FLOPs, activations, convolutions), but it counted "
             f"{tuple(counted)}. Nothing was kept. Please report this."
         )

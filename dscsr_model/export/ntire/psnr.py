@@ -1,4 +1,4 @@
-"""The challenge's PSNR: RGB of 8 bits, 4 pixels cut off each side, the mean over all pictures."""
+"""The challenge's PSNR: RGB of 8 bits, 4 pixels cut off each side, the mean over all images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dscsr_model.data.images import ImageError, read_header, read_rgb
+from dscsr_arch.errors import DscsrError, ImageError
+from dscsr_model.data.image_io import read_header, read_rgb
 from dscsr_model.data.pairing import find_images, listed
-from dscsr_model.export.errors import ExportError
 from dscsr_model.profiling.psnr import psnr, super_resolve
 
 SCALE = 4
@@ -25,19 +25,19 @@ Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 class Pair(NamedTuple):
-    """Files of one picture."""
+    """Files of one image."""
 
     hr: Path
     lr: Path
 
 
 def find_pairs(hr_folder: Path, lr_folder: Path) -> list[Pair]:
-    """Pair the pictures of two folders as the challenge does: ``0001.png`` with ``0001x4.png``, or ``0001.png``.
+    """Pair the images of two folders as the challenge does: ``0001.png`` with ``0001x4.png``, or ``0001.png``.
 
     Only the files' heads are read; whatever does not fit is told at once.
 
     Raises:
-        DscsrError: A folder is none, or empty; an HR picture has no LR picture of a quarter of its size.
+        DscsrError: A folder is none, or empty; an HR image has no LR image of a quarter of its size.
     """
     lr_names = {str(Path(name).with_suffix("")): lr_folder / name for name in find_images(lr_folder)}
     pairs, faults = [], []
@@ -45,14 +45,14 @@ def find_pairs(hr_folder: Path, lr_folder: Path) -> list[Pair]:
         stem, hr = str(Path(name).with_suffix("")), hr_folder / name
         lr = lr_names.get(f"{stem}x{SCALE}", lr_names.get(stem))
         if lr is None:
-            faults.append(f"{name}: no {stem}x{SCALE} or {stem} among the LR pictures")
+            faults.append(f"{name}: no {stem}x{SCALE} or {stem} among the LR images")
         elif fault := _size_fault(hr, lr):
             faults.append(fault)
         else:
             pairs.append(Pair(hr, lr))
     if faults:
-        raise ExportError(
-            f"Expected an LR picture of a quarter of the size for every picture in {hr_folder}, but got: "
+        raise DscsrError(
+            f"Expected an LR image of a quarter of the size for every image in {hr_folder}, but got: "
             f"{listed(faults, 'fault')}. Give --data HR LR, such as DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR."
         )
     return pairs
@@ -62,7 +62,7 @@ def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> floa
     """The mean PSNR in dB of ``network`` over ``pairs``, on the GPU if there is one.
 
     Raises:
-        ImageError: A picture is broken.
+        ImageError: An image is broken.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
@@ -74,9 +74,9 @@ def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> floa
     return sum(values) / len(values)
 
 
-def _cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _cut(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Leave out what is more than a multiple of the scale, at the right and at the bottom."""
-    return picture[: picture.shape[0] // SCALE * SCALE, : picture.shape[1] // SCALE * SCALE]
+    return image[: image.shape[0] // SCALE * SCALE, : image.shape[1] // SCALE * SCALE]
 
 
 def _size_fault(hr: Path, lr: Path) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch.checkpoint import save_state_dict
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire import bare_check
 from dscsr_model.export.ntire.source import rewrite
 from dscsr_model.export.ntire.standalone import Standalone, standalone
@@ -73,7 +73,7 @@ def self_check(
         seconds: How long to take the time; 0: not at all.
 
     Raises:
-        ExportError: The file does not do what the trained network does, or not alone.
+        DscsrError: The file does not do what the trained network does, or not alone.
     """
     form = alone.form
     interpreter = sys.executable if python is None else _found(python)
@@ -98,7 +98,7 @@ def self_check(
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-        raise ExportError(
+        raise DscsrError(
             f"Expected the file to run alone in a bare process, but got: {last} (from {' '.join(command[:3])} …). "
             "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this."
         )
@@ -108,14 +108,14 @@ def self_check(
 def _judge(answer: dict[str, Any]) -> Figures:
     seen = sorted(set(bare_check.FORBIDDEN) - set(answer.pop("hidden")))
     if seen:
-        raise ExportError(
+        raise DscsrError(
             f"Expected a bare process that has no {', '.join(seen)}, but it could import them, so that the check says "
             "nothing. Please report this."
         )
     largest, inside = answer.pop("largest"), answer["inside"]
     if not inside <= TOLERANCE * max(1.0, largest):  # NaN is no pass
-        raise ExportError(
-            f"Expected the file to give the trained network's pictures up to {TOLERANCE:g}, but they differ by "
+        raise DscsrError(
+            f"Expected the file to give the trained network's images up to {TOLERANCE:g}, but they differ by "
             f"{inside:.2e} (of at most {largest:.2e}). Nothing was kept. Weights that are broken (NaN) do this; if "
             "yours are not, please report it."
         )
@@ -124,16 +124,16 @@ def _judge(answer: dict[str, Any]) -> Figures:
 
 @torch.no_grad()
 def _examples(network: nn.Module, border: int) -> list[tuple[Tensor, Tensor]]:
-    """Pictures of random sizes, larger than two borders, and what the trained network makes of them, in float64."""
+    """Images of random sizes, larger than two borders, and what the trained network makes of them, in float64."""
     trained = copy.deepcopy(network).cpu().double().eval()
     draw = torch.Generator().manual_seed(0)
     sizes = torch.randint(2 * border + 16, 2 * border + 48, (3, 2), generator=draw).tolist()
-    pictures = [_picture(size, draw) for size in sizes]
-    return [(picture, trained(picture)) for picture in pictures]
+    images = [_image(size, draw) for size in sizes]
+    return [(image, trained(image)) for image in images]
 
 
-def _picture(size: list[int], draw: torch.Generator) -> Tensor:
-    """A random picture (1, 3, H, W) in [0, 1], smooth with some noise, as photographs are; float64."""
+def _image(size: list[int], draw: torch.Generator) -> Tensor:
+    """A random image (1, 3, H, W) in [0, 1], smooth with some noise, as photographs are; float64."""
     coarse = torch.rand(1, 3, *(side // 6 + 2 for side in size), generator=draw).double()
     smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
     return 0.9 * smooth + 0.1 * torch.rand(1, 3, *size, generator=draw).double()
@@ -151,7 +151,7 @@ def _found(python: str) -> str:
     """The interpreter as a whole path, symbolic links as they are: a virtual environment is known by its link."""
     found = shutil.which(python)
     if found is None:
-        raise ExportError(f"Expected a Python interpreter at {python}, but there is none. Name one that has torch.")
+        raise DscsrError(f"Expected a Python interpreter at {python}, but there is none. Name one that has torch.")
     return os.path.abspath(found)
 
 
@@ -165,7 +165,7 @@ def _packages(python: str | None) -> list[str]:
         folders: list[str] = json.loads(ended.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1].rstrip(".")
-        raise ExportError(
+        raise DscsrError(
             f"Expected a Python interpreter at {python}, but got: {said}. Name one that has torch."
         ) from error
     return folders

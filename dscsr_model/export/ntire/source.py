@@ -9,13 +9,13 @@ import tokenize
 from collections.abc import Mapping
 from typing import Any
 
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.errors import DscsrError
 
 PYTHON = (3, 9)
 """The version that the challenge runs."""
 
 _WARM_UP = """
-        # The challenge's script times the first picture too: let a GPU load its kernels before that.
+        # The challenge's script times the first image too: let a GPU load its kernels before that.
         if torch.cuda.is_available():
             with torch.no_grad():
                 self.cuda()(torch.zeros(1, 3, 256, 256).cuda())
@@ -34,7 +34,7 @@ def rewrite(source: str, class_name: str, new_name: str, defaults: Mapping[str, 
         docstring: In place of the file's.
 
     Raises:
-        ExportError: The new name is taken in the file, or a value is no plain one.
+        DscsrError: The new name is taken in the file, or a value is no plain one.
     """
     check_free(source, class_name, new_name)
     tree = ast.parse(source)
@@ -52,11 +52,11 @@ def rewrite(source: str, class_name: str, new_name: str, defaults: Mapping[str, 
 
 
 def check_free(source: str, class_name: str, new_name: str) -> None:
-    """Raise `ExportError` if a class cannot be called ``new_name`` in this file."""
+    """Raise `DscsrError` if a class cannot be called ``new_name`` in this file."""
     taken = {token.string for token in _tokens(source) if token.type == tokenize.NAME} - {class_name}
     if not (new_name.isascii() and new_name.isidentifier()) or keyword.iskeyword(new_name) or new_name in taken:
         why = "is in use in the network's file" if new_name in taken else "is none"
-        raise ExportError(
+        raise DscsrError(
             f"Expected the name of a Python class, but got {new_name!r}, which {why}. "
             "Choose another --name: letters, digits and _, such as FastSPAN."
         )
@@ -78,7 +78,7 @@ def _literal(name: str, value: Any) -> str:
     try:
         ast.literal_eval(text)  # inf and nan are none, nor is anything that is not plain
     except (ValueError, SyntaxError) as error:
-        raise ExportError(f"Expected a number for `{name}` of the network, but got {text}. Check --set.") from error
+        raise DscsrError(f"Expected a number for `{name}` of the network, but got {text}. Check --set.") from error
     return text
 
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dscsr_arch.facts import FactsError, describe
-from dscsr_arch.plain import plain
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import MetadataError, describe
 from dscsr_model.export.ntire import networks
 from dscsr_model.export.ntire.folding import BORDER, fold_span
 
 FOLDS = ("exact", "all")
-"""``exact``: what changes nothing; ``all``: also what changes the border of the picture. See `folding`."""
+"""``exact``: what changes nothing; ``all``: also what changes the border of the image. See `folding`."""
 
 _FILES = {"SPAN": "span", "CARN": "carn", "EDSR": "edsr"}
 
@@ -55,20 +55,20 @@ def standalone(network: nn.Module, fold: str | None = None) -> Standalone:
         Its form with float32 weights.
 
     Raises:
-        ExportError: There is no single file for this network, or nothing to fold in it.
+        DscsrError: There is no single file for this network, or nothing to fold in it.
     """
-    fused = plain(network)
+    fused = deployable(network)
     try:
         name, arguments = describe(fused)
-    except FactsError as error:
-        raise ExportError(f"Cannot write a file for this network: {error}") from error
+    except MetadataError as error:
+        raise DscsrError(f"Cannot write a file for this network: {error}") from error
     if name not in _FILES:
-        raise ExportError(
+        raise DscsrError(
             f"Expected a network that has a single-file form ({', '.join(_FILES)}), but got {name}. "
             "Write its file by hand, after a kit of one of these."
         )
     if fold is not None and (name != "SPAN" or fold not in FOLDS):
-        raise ExportError(
+        raise DscsrError(
             f"Expected a SPAN and a fold of {', '.join(FOLDS)}, but got {name} and {fold!r}. Leave --fold out."
         )
     state = {key: tensor.detach().clone().contiguous() for key, tensor in fused.state_dict().items()}

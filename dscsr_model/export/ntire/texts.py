@@ -13,14 +13,14 @@ from dscsr_model.export.ntire.standalone import Standalone
 from dscsr_model.profiling.score import BASELINES, score
 
 _VALIDATION = "DIV2K_LSDIR_valid"
-"""In the name of the folder of the challenge's pictures, as the challenge gives them out."""
+"""In the name of the folder of the challenge's images, as the challenge gives them out."""
 
 
 class Quality(NamedTuple):
     """What ``--data`` gave."""
 
     psnr: float
-    pictures: int
+    images: int
     folder: str
 
 
@@ -66,8 +66,8 @@ def table(form: Standalone, figures: Figures, quality: Quality | None) -> list[t
             ("Score of 2026 with these times", f"{value:.2f} ({base.name}: {math.e**2:.2f}; the lower, the better)"),
         ]
     if quality is not None:
-        text = f"{quality.psnr:.3f} dB, mean of {quality.pictures} pictures in {quality.folder}"
-        if _VALIDATION in quality.folder:  # of other pictures the threshold says nothing
+        text = f"{quality.psnr:.3f} dB, mean of {quality.images} images in {quality.folder}"
+        if _VALIDATION in quality.folder:  # of other images the threshold says nothing
             verdict = "at least" if quality.psnr >= THRESHOLD else "BELOW"
             text += f"; {verdict} the {THRESHOLD:.2f} dB that the challenge asks for"
         rows.append(("PSNR (RGB, 8 bits, border 4)", text))
@@ -125,8 +125,8 @@ def dscsr_version() -> str:
 
 
 _BORDER = """
-`conv_1` is folded into `block_1`, which changes the picture near its border: within {border} pixels of the input from
-each side, by up to {at:.2g} for the check's random pictures, and by {inside:.1e} inside. `--data` says what that costs:
+`conv_1` is folded into `block_1`, which changes the image near its border: within {border} pixels of the input from
+each side, by up to {at:.2g} for the check's random images, and by {inside:.1e} inside. `--data` says what that costs:
 compare the PSNR with and without `--fold all`.
 """
 
@@ -140,9 +140,9 @@ A submission to the NTIRE efficient super-resolution challenge, written by dscsr
 
 FLOPs are multiplications with an addition each, of convolutions, as fvcore counts them. Runtime on another machine than
 the challenge's says little; the comparison with the baseline on the same machine says more. The challenge asks for
-{threshold:.2f} dB on its own pictures, DIV2K_LSDIR_valid; PSNR on others cannot be compared with that.
+{threshold:.2f} dB on its own images, DIV2K_LSDIR_valid; PSNR on others cannot be compared with that.
 
-The challenge's script times the first picture too. So the constructor, where there is a GPU, sends one picture of
+The challenge's script times the first image too. So the constructor, where there is a GPU, sends one image of
 256x256 through it, as the top teams' do, and leaves the network on the CPU.
 
 ## Hand it in
@@ -162,7 +162,7 @@ The challenge's script times the first picture too. So the constructor, where th
 ## Checked
 
 In a process with Python {python} and torch {torch}, where neither dscsr nor BasicSR can be imported, the file was
-imported alone, the weights were loaded with `strict=True`, and the pictures compared with the trained network's, in
+imported alone, the weights were loaded with `strict=True`, and the images compared with the trained network's, in
 float64, on random sizes ({sizes}). The largest difference was {inside:.1e}; allowed is {tolerance:g} of the
 largest value.
 {border}"""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscsr_arch.precision import precisely
+from dscsr_arch.no_autocast import no_autocast
 from dscsr_model.losses.functional.one_pass import attach_gradients
 
 DISTANCES = ("l1", "cosine")
@@ -65,7 +65,7 @@ def contrastive_loss(
     _check_layers(student, teacher, negatives, layer_weights, sources)
     compare = _l1_ratio if distance == "l1" else _cosine_ratio
     terms = []
-    with precisely(student[0].device):
+    with no_autocast(student[0].device):
         for weight, features in zip(layer_weights, zip(student, teacher, negatives, strict=True), strict=True):
             terms.append(weight * compare(_rows(*features), sources))
         return torch.stack(terms).sum()
@@ -94,7 +94,7 @@ def _check_layers(
         if s.shape != t.shape or s.shape[1:] != n.shape[1:] or 0 in s.shape or 0 in n.shape or s.ndim < 2:
             raise ValueError(
                 f"Expected features (B, …) of student and teacher and (K, …) of the negatives, but got {tuple(s.shape)}"
-                f", {tuple(t.shape)} and {tuple(n.shape)} in layer {index}. Give pictures of one size."
+                f", {tuple(t.shape)} and {tuple(n.shape)} in layer {index}. Give images of one size."
             )
         if sources is not None and (len(sources) != len(n) or not all(0 <= source < len(s) for source in sources)):
             raise ValueError(

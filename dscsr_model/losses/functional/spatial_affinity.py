@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscsr_arch.precision import precisely
+from dscsr_arch.no_autocast import no_autocast
 from dscsr_model.losses.functional.one_pass import attach_gradients
 
 REDUCTIONS = ("mean", "sum")
@@ -65,7 +65,7 @@ def spatial_affinity_loss(
     """
     check_affinity_arguments(reduction, pool, block)
     _check_affinity_inputs(student, teacher, pool)
-    with precisely(student.device):
+    with no_autocast(student.device):
         units = _positions(student, teacher, normalize, pool)
         total = _affinity_distance(*units, block)
         batch, _, positions = units.student.shape
@@ -87,7 +87,7 @@ def check_affinity_arguments(reduction: str, pool: int, block: int = AFFINITY_BL
 def _check_affinity_inputs(student: Tensor, teacher: Tensor, pool: int) -> None:
     shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
     if student.ndim != 4 or teacher.ndim != 4:
-        raise ValueError(f"Expected features of shape (B, C, H, W), but got {shapes}. Tap layers that give pictures.")
+        raise ValueError(f"Expected features of shape (B, C, H, W), but got {shapes}. Tap layers that give images.")
     if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
             "Expected features of student and teacher to agree in batch, height and width, "

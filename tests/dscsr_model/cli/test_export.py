@@ -11,7 +11,7 @@ import torch
 
 from dscsr_arch import CARN, SPAN, load_model
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_arch.facts import beside
+from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 
 

@@ -1,4 +1,4 @@
-"""The command as a person runs it: files and option files in, table, JSON and picture out, and each message."""
+"""The command as a person runs it: files and option files in, table, JSON and image out, and each message."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from small_models import SWINIR
 
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_arch.facts import beside
+from dscsr_arch.metadata import beside
 from dscsr_model import cli
 from dscsr_model.cli.option_networks import networks_of_options
 from dscsr_model.cli.profile import read_figures, short_names
@@ -135,8 +135,8 @@ def test_every_option_file_describes_networks(file):
         assert networks_of_options(file, [])
 
 
-def test_table_json_and_picture(capsys):
-    arguments = (span(), "--psnr", "span=28.5", "--json", "figures.json", "--picture", "figure.png")
+def test_table_json_and_image(capsys):
+    arguments = (span(), "--psnr", "span=28.5", "--json", "figures.json", "--plot", "figure.png")
     assert cli.main(["profile", *arguments, *QUICK]) == 0
     out = capsys.readouterr().out
     assert "28.50 dB" in out
@@ -148,7 +148,7 @@ def test_table_json_and_picture(capsys):
     assert sorted(entry.name for entry in Path().iterdir()) == ["figure.png", "figures.json", "span.pth"]
 
 
-def test_psnr_is_measured_on_folders_and_time_on_pictures(capsys):
+def test_psnr_is_measured_on_folders_and_time_on_images(capsys):
     for folder, side in (("hr", 24), ("lr", 12)):
         Path(folder).mkdir()
         Image.fromarray(np.full((side, side, 3), 99, np.uint8)).save(f"{folder}/a.png")
@@ -159,7 +159,7 @@ def test_psnr_is_measured_on_folders_and_time_on_pictures(capsys):
 
 
 def test_windowed_networks_of_option_files(capsys):
-    """Windows of 8 on pictures of 8×12, and a constructor that the meta device cannot run."""
+    """Windows of 8 on images of 8×12, and a constructor that the meta device cannot run."""
     options("swinir.yml", json.dumps({"network_g": SWINIR}))
     network = figures(capsys, "-opt", "swinir.yml", quick=COUNTED)["swinir"]
     assert network["flops"] > 0
@@ -192,10 +192,10 @@ def test_without_fvcore_there_is_a_remedy_and_a_way_without(capsys, monkeypatch)
 
 
 def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "dscsr_model.profiling.picture", raising=False)
-    monkeypatch.delattr("dscsr_model.profiling.picture", raising=False)
+    monkeypatch.delitem(sys.modules, "dscsr_model.profiling.plot", raising=False)
+    monkeypatch.delattr("dscsr_model.profiling.plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    line = message(capsys, span(), "--picture", "a.png", "--psnr", "span=3", *QUICK)
+    line = message(capsys, span(), "--plot", "a.png", "--psnr", "span=3", *QUICK)
     assert "Expected matplotlib to draw with" in line
     assert "pip install 'dscsr[profile]'" in line
 
@@ -230,13 +230,13 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         (("none.pth",), "Expected a weight file at none.pth, but there is none"),
         (("span.pth", "span.pth"), "Expected different networks, but got `span` twice"),
         (("-opt", "a.yml", "--param-key", "x"), "Expected a weight file for --base and --param-key"),
-        (("span.pth", "--size", "0", "8"), "Expected a picture of at least 1×1 pixels, but got 0×8"),
+        (("span.pth", "--size", "0", "8"), "Expected an image of at least 1×1 pixels, but got 0×8"),
         (("span.pth", "--threads", "0"), "Expected --threads to be at least 1, but got 0"),
         (("span.pth", "--variants", "fast"), "Expected variants among"),
         (("span.pth", "--device", "abacus"), "Expected a device among"),
         (("span.pth", "--images", "none"), "Expected a folder of images, but none is not a folder"),
-        (("span.pth", "--picture", "a.doc"), "Expected --picture to end in .png, .pdf, .svg, but got `a.doc`"),
-        (("span.pth", "--picture", "a.png"), "Expected PSNR for --picture, but got none"),
+        (("span.pth", "--plot", "a.doc"), "Expected --plot to end in .png, .pdf, .svg, but got `a.doc`"),
+        (("span.pth", "--plot", "a.png"), "Expected PSNR for --plot, but got none"),
         (("span.pth", "--json", "none/a.json"), "Expected a folder to write a.json into, but `none` is none"),
         (("span.pth", "--json", "."), "Expected a new file, but `.` exists"),
         (("span.pth", "--psnr", "28"), "Expected --psnr NAME=VALUE with a positive number, but got '28'"),

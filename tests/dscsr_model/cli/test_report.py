@@ -1,4 +1,4 @@
-"""Curves read back from logs and event files, the picture, the table, and what a user can do wrong."""
+"""Curves read back from logs and event files, the image, the table, and what a user can do wrong."""
 
 import math
 import shutil
@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dscsr_arch.errors import DscsrError
 from dscsr_model import cli
 from dscsr_model.cli import report
-from dscsr_model.cli.report_logs import LogError, best_of, read_events, read_logs
+from dscsr_model.cli.report_logs import best_of, read_events, read_logs
 
 STAMP = "2026-11-21 10:42:04,896 INFO: "
 
@@ -154,7 +155,7 @@ def test_not_a_number_is_read_and_not_the_best():
 
 def test_a_log_without_iterations():
     file = write("a", log_text([]))
-    with pytest.raises(LogError, match=rf"Expected iterations in {file}, but got none.*print_freq"):
+    with pytest.raises(DscsrError, match=rf"Expected iterations in {file}, but got none.*print_freq"):
         read_logs([file])
 
 
@@ -190,7 +191,7 @@ def test_event_files_of_a_resumed_training(events):
 
 
 def test_event_files_without_losses(events):
-    with pytest.raises(LogError, match="Expected losses or metrics in the event files of tb_logger/a, but got none"):
+    with pytest.raises(DscsrError, match="Expected losses or metrics in the event files of tb_logger/a, but got none"):
         read_events(events("a", [(10, 0.5)], "something/else"))
 
 
@@ -204,14 +205,14 @@ def test_event_files_are_used_where_there_is_no_log(events, capsys):
 def test_tensorboard_is_missing(events, monkeypatch):
     folder = events("a", [(10, 0.5)])
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
-    with pytest.raises(LogError, match=r"Expected tensorboard .* not installed. Run `pip install tensorboard`"):
+    with pytest.raises(DscsrError, match=r"Expected tensorboard .* not installed. Run `pip install tensorboard`"):
         read_events(folder)
 
 
-# --- the picture and the table ----------------------------------------------------------------------------------
+# --- the image and the table ----------------------------------------------------------------------------------
 
 
-def test_two_experiments_in_one_picture(capsys):
+def test_two_experiments_in_one_image(capsys):
     write("span26", log_text(range(10, 101, 10), sets=("Set5", "Set14")))
     write(
         "span28", log_text(range(10, 61, 10), terms=("l_pixel", "l_affinity"), extra="images_per_s: 5.0e+01 ", total=60)
@@ -226,17 +227,17 @@ def test_two_experiments_in_one_picture(capsys):
         "\n"
         "out.png\n"
     )
-    picture = np.asarray(Image.open("out.png").convert("RGB"))
-    assert picture.shape == (675, 1800, 3)
+    image = np.asarray(Image.open("out.png").convert("RGB"))
+    assert image.shape == (675, 1800, 3)
     for colour in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0)):  # both experiments, in both halves
-        for half in np.array_split(picture, 2, axis=1):
+        for half in np.array_split(image, 2, axis=1):
             assert (half == colour).all(-1).sum() > 100
     assert not list(Path().glob(".out*"))
 
 
 def drawn(histories, **arguments):
-    """Axes of the picture of some histories."""
-    from dscsr_model.cli.report_picture import draw
+    """Axes of the image of some histories."""
+    from dscsr_model.cli.report_plot import draw
 
     return draw(histories, **arguments).axes
 
@@ -278,7 +279,7 @@ def test_a_loss_that_is_not_finite_leaves_a_gap():
 
 
 def test_smooth():
-    from dscsr_model.cli.report_picture import smooth
+    from dscsr_model.cli.report_plot import smooth
 
     values = np.array([8.0, 4.0, 2.0, 1.0, 1.0, 3.0])
     assert smooth(values, 1) == pytest.approx(values)
@@ -289,7 +290,7 @@ def test_smooth():
 
 
 def test_many_experiments_have_different_colours():
-    from dscsr_model.cli.report_picture import experiment_colours
+    from dscsr_model.cli.report_plot import experiment_colours
 
     for number in (1, 7, 8, 20):
         assert len({str(colour) for colour in experiment_colours(number)}) == number
@@ -298,7 +299,7 @@ def test_many_experiments_have_different_colours():
 def test_odd_names_stand_in_the_legend():
     write("_a$b$c", log_text(range(1, 10)))
     histories = {"_a$b$c": read_logs(Path("experiments/_a$b$c").iterdir())}
-    from dscsr_model.cli.report_picture import draw
+    from dscsr_model.cli.report_plot import draw
 
     (text,) = draw(histories).legends[0].get_texts()
     assert text.get_text() == r" _a\$b\$c"
@@ -353,7 +354,7 @@ def test_the_same_experiment_twice():
     )
 
 
-def test_a_picture_that_is_there_is_kept():
+def test_a_image_that_is_there_is_kept():
     write("a", log_text(range(10, 101, 10)))
     Path("report.png").write_text("mine")
     assert refused("a") == "Expected a new file, but `report.png` exists. Add --force to replace it, or choose with -o."
@@ -365,7 +366,7 @@ def test_a_picture_that_is_there_is_kept():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "-o", "x.jpg"), "Expected the name of the picture to end in .png, .pdf, .svg, but got `x.jpg`."),
+        (("a", "-o", "x.jpg"), "Expected the name of the image to end in .png, .pdf, .svg, but got `x.jpg`."),
         (("a", "-o", "no/x.png"), "Expected a folder to write x.png into, but `no` is none. Make it first."),
         (("a", "--smooth", "0"), "Expected --smooth to be at least 1, but got 0."),
     ],
@@ -377,8 +378,8 @@ def test_arguments(arguments, message):
 def test_matplotlib_is_missing(monkeypatch):
     write("a", log_text([10]))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "dscsr_model.cli.report_picture", raising=False)
-    monkeypatch.delattr("dscsr_model.cli.report_picture", raising=False)
+    monkeypatch.delitem(sys.modules, "dscsr_model.cli.report_plot", raising=False)
+    monkeypatch.delattr("dscsr_model.cli.report_plot", raising=False)
     assert refused("a") == (
         'Expected matplotlib to draw with, but matplotlib is not installed. Run `pip install "dscsr[report]"`.'
     )

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dscsr_arch import SPAN, CSSRNet
-from dscsr_arch.facts import beside
+from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.export.ntire import kit as kits
 from dscsr_model.export.ntire import self_check
@@ -37,7 +37,7 @@ def submit(*args):
 
 
 def test_without_basicsr(run_without_basicsr, weights, tmp_path):
-    """The whole way, in real processes: figures on the screen, kit in the folder, PSNR of two pictures."""
+    """The whole way, in real processes: figures on the screen, kit in the folder, PSNR of two images."""
     for name, size in {
         "HR/1.png": (64, 48),
         "HR/2.png": (50, 41),
@@ -50,7 +50,7 @@ def test_without_basicsr(run_without_basicsr, weights, tmp_path):
         "-m", "dscsr_model.cli", "submit", weights, "--team", "7", "--name", "Tiny", "-o", "kits/tiny",
         "--data", "HR", "LR", "--fold", "exact", check=True,
     )  # fmt: skip
-    for line in ("SPAN, 6 channels, x4, conv_2 folded", "FLOPs at 256x256", "here  ", "mean of 2 pictures in HR"):
+    for line in ("SPAN, 6 channels, x4, conv_2 folded", "FLOPs at 256x256", "here  ", "mean of 2 images in HR"):
         assert line in ended.stdout
     assert "differs from the trained network by at most" in ended.stdout
     assert "2/2" in ended.stderr
@@ -87,7 +87,7 @@ def test_student_of_a_width(figures, tmp_path, capsys):
         ({"--name": "nn"}, "is in use in the network's file"),
         ({"-o": "."}, "but . is the folder that you are in. Name a folder that is neither"),
         ({"--data": ("nowhere", "nowhere")}, "Expected a folder of images, but nowhere is not a folder"),
-        ({"--set": ("upscale=2", "num_out_ch=12")}, "Expected a network of scale 4 for RGB pictures"),
+        ({"--set": ("upscale=2", "num_out_ch=12")}, "Expected a network of scale 4 for RGB images"),
     ],
 )
 def test_wrong_arguments_get_one_message(changes, message, weights, tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""`dscsr upscale` as a user runs it: folders of every kind of picture, wrong input, Ctrl-C and kill."""
+"""`dscsr upscale` as a user runs it: folders of every kind of image, wrong input, Ctrl-C and kill."""
 
 import os
 import shutil
@@ -15,16 +15,16 @@ import torch
 from PIL import Image, ImageCms
 
 from dscsr_arch import SPAN, load_model
-from dscsr_arch.facts import beside
+from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
-from dscsr_model.inference.pictures import read_picture
+from dscsr_model.inference.images import read_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A tiny SPAN x2, that makes of a picture something like it: the last convolution is damped."""
+    """A tiny SPAN x2, that makes of an image something like it: the last convolution is damped."""
     torch.manual_seed(0)
     network = SPAN(feature_channels=4, upscale=2)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def photograph(height=24, width=32):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Twenty pictures of every kind, two of them broken, and what is none."""
+    """Twenty images of every kind, two of them broken, and what is none."""
     root = tmp_path / "mixed"
     (root / "a folder").mkdir(parents=True)
     rgb = photograph()
@@ -109,10 +109,10 @@ WANTED = {  # mode of Pillow, depth, size, profile, EXIF
 
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
-def test_twenty_mixed_pictures(upscale, mixed, tmp_path, form):
+def test_twenty_mixed_images(upscale, mixed, tmp_path, form):
     code, stdout, stderr = upscale(mixed, tmp_path / "out", "--format", form)
     assert code == 1
-    assert "18 pictures x2 -> " in stdout
+    assert "18 images x2 -> " in stdout
     assert "2 failed (named above)" in stdout
     assert "deep_png_x2" in stdout
     failed = [line for line in stderr.splitlines() if line.startswith("failed: ")]
@@ -126,7 +126,7 @@ def test_twenty_mixed_pictures(upscale, mixed, tmp_path, form):
             assert (image.mode, image.size, image.info.get("icc_profile", b"")) == (mode, size, icc), name
             assert (image.getexif().get(0x010F) == "a maker") == exif, name
             assert image.getexif().get(0x0112, 1) == 1, name
-        assert read_picture(tmp_path / "out" / f"{name}_x2.{form}").pixels.dtype == {8: np.uint8, 16: np.uint16}[bits]
+        assert read_image(tmp_path / "out" / f"{name}_x2.{form}").pixels.dtype == {8: np.uint8, 16: np.uint16}[bits]
 
     code, stdout, _ = upscale(mixed, tmp_path / "out", "--format", form)
     assert code == 1
@@ -137,7 +137,7 @@ def test_pixels_are_the_networks(upscale, weights, tmp_path):
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     code, stdout, _ = upscale(tmp_path / "a.png", tmp_path / "out")
     assert code == 0
-    assert stdout.startswith(f"1 picture x2 -> {tmp_path / 'out'}; 768 pixels in ")
+    assert stdout.startswith(f"1 image x2 -> {tmp_path / 'out'}; 768 pixels in ")
     x = torch.from_numpy(photograph()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         wanted = (load_model(weights)(x).clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy()
@@ -150,7 +150,7 @@ def test_pixels_are_the_networks(upscale, weights, tmp_path):
     [("--tile", 9), ("--tile", 0), ("--precision", "bf16"), ("--backend", "torch")],
     ids=lambda args: " ".join(map(str, args)),
 )
-def test_options_give_the_same_picture(upscale, tmp_path, args):
+def test_options_give_the_same_image(upscale, tmp_path, args):
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     upscale(tmp_path / "a.png", tmp_path / "plain")
     code, _, _ = upscale(tmp_path / "a.png", tmp_path / "out", *args)
@@ -160,7 +160,7 @@ def test_options_give_the_same_picture(upscale, tmp_path, args):
 
 
 def test_self_ensemble(upscale, tmp_path):
-    """All orientations count alike: a turned picture gives the turned result."""
+    """All orientations count alike: a turned image gives the turned result."""
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     Image.fromarray(np.rot90(photograph())).save(tmp_path / "turned.png")
     for name in ("a", "turned"):
@@ -168,7 +168,7 @@ def test_self_ensemble(upscale, tmp_path):
         assert upscale(tmp_path / f"{name}.png", tmp_path / "plain")[0] == 0
 
     def difference(folder):
-        one, other = (read_picture(tmp_path / folder / f"{name}_x2.png").pixels.astype(int) for name in ("a", "turned"))
+        one, other = (read_image(tmp_path / folder / f"{name}_x2.png").pixels.astype(int) for name in ("a", "turned"))
         return np.abs(np.rot90(one) - other).max()
 
     assert difference("plus") <= 1
@@ -189,9 +189,7 @@ def test_onnx(upscale, tmp_path, monkeypatch):
     upscale(tmp_path / "a.png", tmp_path / "plain")
     assert upscale(tmp_path / "a.png", tmp_path / "out2", "--backend", "onnx")[0] == 0
     assert upscale(tmp_path / "a.png", tmp_path / "out", "--tile", 20, w=tmp_path / "net.onnx")[0] == 0
-    plain, *others = (
-        read_picture(tmp_path / name / "a_x2.png").pixels.astype(int) for name in ("plain", "out", "out2")
-    )
+    plain, *others = (read_image(tmp_path / name / "a_x2.png").pixels.astype(int) for name in ("plain", "out", "out2"))
     for other in others:
         assert np.abs(plain - other).max() <= 1
 
@@ -201,7 +199,7 @@ def test_gray_network(upscale, tmp_path):
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     code, _, _ = upscale(tmp_path / "a.png", tmp_path / "out", "--set", "norm=false", w=tmp_path / "gray.pth")
     assert code == 0
-    assert read_picture(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
+    assert read_image(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
 
 
 def test_formats(upscale, tmp_path):
@@ -224,7 +222,7 @@ def test_the_input_folder_as_output(upscale, tmp_path):
     assert upscale(tmp_path, tmp_path)[0] == 0
     code, stdout, _ = upscale(tmp_path, tmp_path)
     assert code == 0
-    assert "0 pictures x2" in stdout
+    assert "0 images x2" in stdout
     assert "1 result there already" in stdout
     assert sorted(os.listdir(tmp_path)) == ["a.png", "a_x2.png"]
     assert (tmp_path / "a.png").read_bytes() == before
@@ -275,9 +273,9 @@ def test_without_basicsr(run_without_basicsr, weights, tmp_path):
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     process = run_without_basicsr("-m", "dscsr_model.cli", "upscale", "-i", "a.png", "-o", "out", "-w", weights)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("1 picture x2 -> out; 768 pixels in ")
+    assert process.stdout.startswith("1 image x2 -> out; 768 pixels in ")
     assert "upscaling: 100%" in process.stderr
-    assert read_picture(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
+    assert read_image(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
@@ -298,7 +296,7 @@ def test_stopped(weights, tmp_path, how):
     _, stderr = process.communicate(timeout=60)
     made = sorted((tmp_path / "out").glob("[!.]*"))
     assert 3 <= len(made) < 300
-    assert all(read_picture(path).pixels.shape == (80, 120, 3) for path in made)
+    assert all(read_image(path).pixels.shape == (80, 120, 3) for path in made)
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert stderr.rstrip().endswith("dscsr: interrupted")

@@ -8,7 +8,7 @@ import yaml
 
 from dscsr_arch import CARN, SPAN
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.facts import beside, describe
+from dscsr_arch.metadata import beside, describe
 from dscsr_model.cli import weights
 from dscsr_model.cli.weights import read_overrides
 
@@ -43,7 +43,7 @@ REMEDY = "If that is wrong: --set NAME=VALUE, or -opt FILE of its training."
 
 @pytest.fixture
 def load(tmp_path, monkeypatch, capsys):
-    """Load a weight file as a command does; gives facts and the lines that a user sees."""
+    """Load a weight file as a command does; gives metadata and the lines that a user sees."""
     monkeypatch.chdir(tmp_path)
     torch.save({"params": SPAN(**OWN).state_dict()}, "mute.pth")
     torch.save({"params": SPAN(**OWN).state_dict(), **beside(SPAN(**OWN))}, "says.pth")
@@ -52,8 +52,8 @@ def load(tmp_path, monkeypatch, capsys):
         parser = argparse.ArgumentParser()
         parser.add_argument("weights")
         weights.add_arguments(parser)
-        facts = describe(weights.load_network(parser.parse_args(words)))
-        return facts.arguments, capsys.readouterr().err.splitlines()
+        metadata = describe(weights.load_network(parser.parse_args(words)))
+        return metadata.arguments, capsys.readouterr().err.splitlines()
 
     return run
 

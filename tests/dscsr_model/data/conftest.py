@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.images import in_channels
+from dscsr_model.data.image_io import in_channels
 from dscsr_model.data.lmdb_store import LmdbWriter
 
-PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "ihc.png", "rocket.jpg")
+IMAGES = ("astronaut.png", "chelsea.png", "coffee.png", "ihc.png", "rocket.jpg")
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def photographs() -> list[np.ndarray]:
     folder = Path(skimage.__file__).parent / "data"
     return [
         np.asarray(Image.open(folder / name).convert("RGB"))[40 : 200 + 7 * n, 60 : 270 + 5 * n]
-        for n, name in enumerate(PICTURES)
+        for n, name in enumerate(IMAGES)
     ]
 
 

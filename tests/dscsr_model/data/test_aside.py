@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from dscsr_arch.disk import DiskError
+from dscsr_arch.errors import BusyError, DiskError
 from dscsr_model.data import aside
-from dscsr_model.data.aside import BusyError, built_together
+from dscsr_model.data.aside import built_together
 
 NAMES = ["GT.lmdb", "LQ.lmdb"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dscsr_model.data.draws import Draw, takes_draws
 from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.data.sample_keys import SampleKey, takes_sample_keys
 
 
 class Noise(Dataset):
@@ -24,7 +24,7 @@ class Noise(Dataset):
 
 
 def sample(seed=0, **draw):
-    return KeyedDataset(Noise(), seed)[Draw(**{"image": 1, "epoch": 2, "position": 0, **draw})]
+    return KeyedDataset(Noise(), seed)[SampleKey(**{"image": 1, "epoch": 2, "position": 0, **draw})]
 
 
 def test_the_same_sample_draws_the_same_numbers():
@@ -55,7 +55,10 @@ def test_threads_side_by_side_make_what_each_makes_alone():
             time.sleep(0.002)  # the other thread's turn
             return *drawn, random.random()
 
-    dataset, draws = KeyedDataset(Slow(), 7), [Draw(image, 1, position) for position in range(5) for image in range(4)]
+    dataset, draws = (
+        KeyedDataset(Slow(), 7),
+        [SampleKey(image, 1, position) for position in range(5) for image in range(4)],
+    )
     alone = [dataset[draw] for draw in draws]
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(dataset.__getitem__, draws)) == alone
@@ -63,12 +66,12 @@ def test_threads_side_by_side_make_what_each_makes_alone():
 
 def test_workers_make_what_the_main_process_makes():
     dataset = KeyedDataset(Noise(), 7)
-    draws = [Draw(image, 1, 0) for image in (2, 0, 3)]
+    draws = [SampleKey(image, 1, 0) for image in (2, 0, 3)]
     loaders = [DataLoader(dataset, batch_size=1, sampler=draws, num_workers=n) for n in (0, 2)]
     made = [[[float(value) for value in batch] for batch in loader] for loader in loaders]
     assert made[0] == made[1]
     assert len(dataset) == 4
-    assert takes_draws(dataset)
+    assert takes_sample_keys(dataset)
 
 
 def test_a_bare_index_draws_from_the_generators_as_they_are():

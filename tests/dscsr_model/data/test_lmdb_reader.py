@@ -11,9 +11,10 @@ import lmdb
 import numpy as np
 import pytest
 
+from dscsr_arch.errors import DataError
 from dscsr_model.data import lmdb_reader
 from dscsr_model.data.lmdb_reader import LmdbReader, is_bare, read_meta
-from dscsr_model.data.lmdb_store import LmdbWriter, StoreError
+from dscsr_model.data.lmdb_store import LmdbWriter
 
 
 @pytest.fixture
@@ -176,22 +177,22 @@ def test_truncated_file(path):
             opened.truncate((path / "data.mdb").stat().st_size - 4096)
         reader = LmdbReader(path)
         with (
-            pytest.raises(StoreError, match=r"Expected a whole LMDB, but .*data.mdb is truncated at"),
+            pytest.raises(DataError, match=r"Expected a whole LMDB, but .*data.mdb is truncated at"),
             reader.pixels(*names),
         ):
             pass
 
 
 def test_faulty_folders(tmp_path, path):
-    with pytest.raises(StoreError, match=r"Expected an LMDB with data.mdb and meta_info.txt, but .* has not both"):
+    with pytest.raises(DataError, match=r"Expected an LMDB with data.mdb and meta_info.txt, but .* has not both"):
         LmdbReader(tmp_path / "none.lmdb")
     meta = path / "meta_info.txt"
     lines = meta.read_text()
     meta.write_text(lines + "nonsense\n")
-    with pytest.raises(StoreError, match=r"but got 'nonsense' in line 6, which is not understood"):
+    with pytest.raises(DataError, match=r"but got 'nonsense' in line 6, which is not understood"):
         read_meta(path)
     meta.write_text(lines + lines.splitlines()[0] + "\n")
-    with pytest.raises(StoreError, match=r"in line 6, which names `.*` for the second time \(BasicSR cuts"):
+    with pytest.raises(DataError, match=r"in line 6, which names `.*` for the second time \(BasicSR cuts"):
         read_meta(path)
 
 
@@ -199,11 +200,11 @@ def test_missing_and_broken_values(path):
     meta = path / "meta_info.txt"
     meta.write_text(meta.read_text() + "zz.png (5,5,3) 1\n")
     reader = LmdbReader(path)
-    with pytest.raises(StoreError, match=r"Expected `zz` in .*, but it is only in its list"), reader.pixels(5):
+    with pytest.raises(DataError, match=r"Expected `zz` in .*, but it is only in its list"), reader.pixels(5):
         pass
     meta.write_text(meta.read_text().replace("k9.png (160,", "k9.png (161,"))
     reader = LmdbReader(path)
-    with pytest.raises(StoreError, match=r"bare bytes as `k9` .* that do not decode"), reader.pixels(4):
+    with pytest.raises(DataError, match=r"bare bytes as `k9` .* that do not decode"), reader.pixels(4):
         pass
 
 
@@ -211,7 +212,7 @@ def test_broken_file(path, tmp_path):
     shutil.copytree(path, tmp_path / "B.lmdb")
     (tmp_path / "B.lmdb" / "data.mdb").write_bytes(b"nonsense" * 2000)
     with (
-        pytest.raises(StoreError, match=r"Expected an LMDB that opens, but got:"),
+        pytest.raises(DataError, match=r"Expected an LMDB that opens, but got:"),
         LmdbReader(tmp_path / "B.lmdb").pixels(0),
     ):
         pass
@@ -221,7 +222,7 @@ def test_opened_by_others(path):
     environment = lmdb.open(str(path), readonly=True, lock=False)
     reader = LmdbReader(path)
     with (
-        pytest.raises(StoreError, match=r"already open in this process.* use PairedCropDataset for both"),
+        pytest.raises(DataError, match=r"already open in this process.* use PairedCropDataset for both"),
         reader.pixels(1),
     ):
         pass

@@ -9,11 +9,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from dscsr_arch.disk import DiskError
-from dscsr_arch.errors import DscsrError
-from dscsr_model.data.aside import BusyError
+from dscsr_arch.errors import BusyError, DataError, DiskError, DscsrError
 from dscsr_model.data.lmdb_reader import LmdbReader
-from dscsr_model.data.lmdb_store import LmdbWriter, StoreError, encode
+from dscsr_model.data.lmdb_store import LmdbWriter, encode
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
 
@@ -55,19 +53,19 @@ def test_map_grows_by_itself(tmp_path):
 def test_refuses_to_overwrite(tmp_path):
     with LmdbWriter(tmp_path / "GT.lmdb") as writer:
         writer.put("a", NOISE)
-    with pytest.raises(StoreError, match=r"Expected a new path, but .*GT.lmdb exists"):
+    with pytest.raises(DataError, match=r"Expected a new path, but .*GT.lmdb exists"):
         LmdbWriter(tmp_path / "GT.lmdb")
 
 
 def test_wants_the_suffix_that_basicsr_wants(tmp_path):
-    with pytest.raises(StoreError, match=r"Expected a path that ends in .lmdb, but got .*GT\. Rename"):
+    with pytest.raises(DataError, match=r"Expected a path that ends in .lmdb, but got .*GT\. Rename"):
         LmdbWriter(tmp_path / "GT")
 
 
 @pytest.mark.parametrize("key", ["", "a.b", "a/b", "é", "a\nb", "x" * 512])
 def test_bad_keys(tmp_path, key):
     writer = LmdbWriter(tmp_path / "GT.lmdb")
-    with pytest.raises(StoreError, match=r"Expected a key of 1 to 511 printable ASCII characters"):
+    with pytest.raises(DataError, match=r"Expected a key of 1 to 511 printable ASCII characters"):
         writer.put(key, NOISE)
     writer.discard()
 
@@ -78,7 +76,7 @@ def test_key_twice(tmp_path):
             writer.put("a", NOISE)
             writer.put("a", NOISE)
 
-    with pytest.raises(StoreError, match=r"Expected every key once, but got `a` again"):
+    with pytest.raises(DataError, match=r"Expected every key once, but got `a` again"):
         write()
     assert os.listdir(tmp_path) == []
 
@@ -86,7 +84,7 @@ def test_key_twice(tmp_path):
 def test_add_is_all_or_nothing(tmp_path):
     with LmdbWriter(tmp_path / "GT.lmdb") as writer:
         writer.put("a", NOISE)
-        with pytest.raises(StoreError, match=r"every key once"):
+        with pytest.raises(DataError, match=r"every key once"):
             writer.add([encode("b", NOISE), encode("a", NOISE)])
         writer.put("c", NOISE)
     assert LmdbReader(tmp_path / "GT.lmdb").keys == ["a", "c"]
@@ -172,4 +170,4 @@ def test_unwritable_place(tmp_path):
 
 
 def test_all_errors_are_for_users():
-    assert all(issubclass(kind, DscsrError) for kind in (StoreError, BusyError, DiskError))
+    assert all(issubclass(kind, DscsrError) for kind in (DataError, BusyError, DiskError))

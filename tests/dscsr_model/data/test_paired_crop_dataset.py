@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DataError, DscsrError
 from dscsr_model.data import paired_crop_dataset
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
-from dscsr_model.data.draws import Draw
-from dscsr_model.data.paired_crop_dataset import DatasetError, PairedCropDataset
-from dscsr_model.data.sources import FileSource, LmdbSource, MemorySource, SourceError
-from dscsr_model.training.pictures import turned
+from dscsr_model.data.paired_crop_dataset import PairedCropDataset
+from dscsr_model.data.sample_keys import SampleKey
+from dscsr_model.data.sources import FileSource, LmdbSource, MemorySource
+from dscsr_model.training.images import turned
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ class DrawsSampler:
 
     def __iter__(self):
         order = torch.randperm(self.total, generator=torch.Generator().manual_seed(self.epoch)).tolist()
-        return (Draw(index % self.images, self.epoch, position) for position, index in enumerate(order))
+        return (SampleKey(index % self.images, self.epoch, position) for position, index in enumerate(order))
 
     def __len__(self):
         return self.total
@@ -110,7 +110,7 @@ def test_all_sources_give_the_same(make_pair, folders):
     options += [{**option, "cache": "ram"} for option in options]
     datasets = [PairedCropDataset(option) for option in options]
     assert {type(dataset.gt) for dataset in datasets} == {LmdbSource, FileSource, MemorySource}
-    for draw in (Draw(0), Draw(4, 3, 2)):
+    for draw in (SampleKey(0), SampleKey(4, 3, 2)):
         for dataset in datasets[1:]:
             assert_same(datasets[0][draw], dataset[draw])
 
@@ -119,7 +119,7 @@ def test_uint8_is_float32_times_255(make_pair):
     options = make_pair()
     floats, levels = PairedCropDataset(options), PairedCropDataset({**options, "output": "uint8"})
     for index in range(5):
-        level, values = levels[Draw(index)], floats[Draw(index)]
+        level, values = levels[SampleKey(index)], floats[SampleKey(index)]
         for name in ("lq", "gt"):
             assert level[name].dtype == torch.uint8
             assert level[name].is_contiguous()
@@ -131,7 +131,7 @@ def test_turned_on_the_device_is_turned_on_the_cpu(make_pair):
     options.update(use_hflip=True, use_rot=True)
     here, there = PairedCropDataset(options), PairedCropDataset({**options, "augment": "device"})
     seen = set()
-    for draw in [Draw(index, 0, position) for index in range(5) for position in range(8)]:
+    for draw in [SampleKey(index, 0, position) for index in range(5) for position in range(8)]:
         sample = there[draw]
         seen.add(sample["orientation"])
         for name in ("lq", "gt"):
@@ -146,7 +146,7 @@ def test_lr_crop_belongs_to_gt_crop(make_pair):
     dataset = PairedCropDataset({**make_pair(), "output": "uint8"})
     for index in range(5):
         for epoch in range(4):
-            sample = dataset[Draw(index, epoch)]
+            sample = dataset[SampleKey(index, epoch)]
             gt, lq = (sample[name].permute(1, 2, 0).numpy() for name in ("gt", "lq"))
             difference = np.abs(downscale(gt, 4).astype(int) - lq)[3:-3, 3:-3]
             assert difference.max() <= 1
@@ -155,16 +155,20 @@ def test_lr_crop_belongs_to_gt_crop(make_pair):
 def test_samples_depend_on_the_seed_and_the_draw_alone(make_pair):
     options = make_pair()
     dataset = PairedCropDataset(options)
-    first = dataset[Draw(2, 5, 1)]
+    first = dataset[SampleKey(2, 5, 1)]
     for _ in range(3):
         dataset[random.randrange(5)]
         torch.rand(1)
-    assert_same(first, dataset[Draw(2, 5, 1)])
-    assert_same(first, PairedCropDataset(options)[Draw(2, 5, 1)])
-    others = [dataset[Draw(2, 6, 1)], dataset[Draw(2, 5, 0)], PairedCropDataset({**options, "seed": 8})[Draw(2, 5, 1)]]
+    assert_same(first, dataset[SampleKey(2, 5, 1)])
+    assert_same(first, PairedCropDataset(options)[SampleKey(2, 5, 1)])
+    others = [
+        dataset[SampleKey(2, 6, 1)],
+        dataset[SampleKey(2, 5, 0)],
+        PairedCropDataset({**options, "seed": 8})[SampleKey(2, 5, 1)],
+    ]
     assert not any(torch.equal(first["gt"], other["gt"]) for other in others)
     dataset.set_epoch(5)
-    assert_same(dataset[2], dataset[Draw(2, 5, 0)])
+    assert_same(dataset[2], dataset[SampleKey(2, 5, 0)])
 
 
 def test_bare_indices_are_not_frozen_where_nobody_tells_the_epoch(make_pair):
@@ -185,7 +189,7 @@ def test_seed_is_the_run_s(make_pair):
     torch.manual_seed(11)
     again = PairedCropDataset(options)
     assert (one.seed, other.seed, again.seed) == (11, 12, 11)
-    assert_same(one[Draw(0)], again[Draw(0)])
+    assert_same(one[SampleKey(0)], again[SampleKey(0)])
     torch.manual_seed(-1)
     assert PairedCropDataset(options)[0]
 
@@ -240,7 +244,15 @@ def test_repeat_crops_reads_an_image_once(folders, monkeypatch):
     read = []
     original = FileSource.pixels
     monkeypatch.setattr(FileSource, "pixels", lambda self, index: read.append(index) or original(self, index))
-    wanted = [Draw(0), Draw(1), Draw(2), Draw(3), Draw(4), Draw(0, 0, 1), Draw(2, 0, 1)]
+    wanted = [
+        SampleKey(0),
+        SampleKey(1),
+        SampleKey(2),
+        SampleKey(3),
+        SampleKey(4),
+        SampleKey(0, 0, 1),
+        SampleKey(2, 0, 1),
+    ]
     samples = dataset.__getitems__(wanted)
     assert read == [0, 0, 3, 3, 2, 2]  # LQ and GT
     assert [Path(sample["gt_path"]).stem for sample in samples] == ["photo0"] * 3 + ["photo3"] * 3 + ["photo2"]
@@ -251,7 +263,7 @@ def test_repeat_crops_reads_an_image_once(folders, monkeypatch):
 
 def test_batches_equal_single_samples(make_pair):
     dataset = PairedCropDataset(make_pair())
-    wanted = [Draw(3, 1), Draw(0, 1, 2), Draw(3, 1, 1)]
+    wanted = [SampleKey(3, 1), SampleKey(0, 1, 2), SampleKey(3, 1, 1)]
     for sample, draw in zip(dataset.__getitems__(wanted), wanted, strict=True):
         assert_same(sample, dataset[draw])
 
@@ -260,26 +272,24 @@ def test_batches_equal_single_samples(make_pair):
 def test_picklable_always(make_pair, cache):
     dataset = PairedCropDataset({**make_pair(), "cache": cache})
     before = pickle.loads(pickle.dumps(dataset))
-    sample = dataset[Draw(1)]
+    sample = dataset[SampleKey(1)]
     after = pickle.loads(pickle.dumps(dataset))
-    assert_same(before[Draw(1)], sample)
-    assert_same(after[Draw(1)], sample)
+    assert_same(before[SampleKey(1)], sample)
+    assert_same(after[SampleKey(1)], sample)
 
 
 def test_folder_options(folders, tmp_path):
     for file in Path(folders["dataroot_lq"]).iterdir():
         file.rename(file.with_name(f"{file.stem}x4.png"))
     with pytest.raises(
-        SourceError, match=r"Expected an LQ image for every GT image .* no photo0\.png, .*`filename_tmpl`"
+        DataError, match=r"Expected an LQ image for every GT image .* no photo0\.png, .*`filename_tmpl`"
     ):
         PairedCropDataset(folders)
     assert len(PairedCropDataset({**folders, "filename_tmpl": "{}x4"})) == 5
     (tmp_path / "list.txt").write_text("photo3.png (10,10,3)\nphoto1.png\n\n")
     listed = PairedCropDataset({**folders, "filename_tmpl": "{}x4", "meta_info_file": str(tmp_path / "list.txt")})
     assert [Path(listed[n]["gt_path"]).name for n in range(2)] == ["photo3.png", "photo1.png"]
-    with pytest.raises(
-        SourceError, match=r"Expected a list of images as `meta_info_file`, but there is no .*none\.txt"
-    ):
+    with pytest.raises(DataError, match=r"Expected a list of images as `meta_info_file`, but there is no .*none\.txt"):
         PairedCropDataset({**folders, "meta_info_file": str(tmp_path / "none.txt")})
 
 
@@ -314,7 +324,7 @@ def test_lmdbs_that_are_no_pair(make_pair, tmp_path):
     one, other = make_pair(name="one"), make_pair(name="other")
     meta = Path(other["dataroot_lq"]) / "meta_info.txt"
     meta.write_text(meta.read_text().replace("photo1", "photo9"))
-    with pytest.raises(SourceError, match=r"1 only in .*GT.lmdb \(photo1\) and 1 only in .*LQ_X4.lmdb \(photo9\)"):
+    with pytest.raises(DataError, match=r"1 only in .*GT.lmdb \(photo1\) and 1 only in .*LQ_X4.lmdb \(photo9\)"):
         PairedCropDataset({**one, "dataroot_lq": other["dataroot_lq"]})
 
 
@@ -323,27 +333,27 @@ def test_broken_and_small_files(folders):
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(small)
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(Path(folders["dataroot_lq"]) / "photo2.png")
     dataset = PairedCropDataset(folders)
-    with pytest.raises(DatasetError, match=r"Expected images of at least 48 pixels .* `.*photo2\.png` is \(40, 40\)"):
+    with pytest.raises(DataError, match=r"Expected images of at least 48 pixels .* `.*photo2\.png` is \(40, 40\)"):
         dataset[2]
     claiming = bytearray(small.read_bytes())
     claiming[16:24] = struct.pack(">II", 60000, 60000)  # more pixels than OpenCV reads
     claiming[29:33] = struct.pack(">I", zlib.crc32(claiming[12:29]))
     small.write_bytes(claiming)
-    with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
+    with pytest.raises(DataError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
         dataset[2]
     small.write_bytes(b"nonsense")
-    with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
+    with pytest.raises(DataError, match=r"Expected an image in .*photo2\.png, but it does not decode"):
         dataset[2]
     small.unlink()
-    with pytest.raises(SourceError, match=r"Expected an image in .*photo2\.png, but got: .*No such file"):
+    with pytest.raises(DataError, match=r"Expected an image in .*photo2\.png, but got: .*No such file"):
         dataset[2]
 
 
 def test_empty_folder(tmp_path, folders):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match=r"Expected images in .*empty, but it holds none"):
+    with pytest.raises(DataError, match=r"Expected images in .*empty, but it holds none"):
         PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "empty")})
-    with pytest.raises(SourceError, match=r"Expected a folder of images as `dataroot_gt`, but got .*none"):
+    with pytest.raises(DataError, match=r"Expected a folder of images as `dataroot_gt`, but got .*none"):
         PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "none")})
 
 
@@ -366,15 +376,15 @@ def test_one_channel_however_it_is_stored(make_pair, folders, phase):
         {**make_pair(name="colours"), "phase": phase, "color": "gray"},
         {**folders, "phase": phase, "color": "gray"},
     ]
-    colours = PairedCropDataset({**forms[3], "color": "rgb"})[Draw(2, 5)]
+    colours = PairedCropDataset({**forms[3], "color": "rgb"})[SampleKey(2, 5)]
     pixels = colours["gt"].permute(1, 2, 0).mul(255).round().byte().numpy()
     expected = torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[None].float() / 255
     for options in forms:
-        sample = PairedCropDataset(options)[Draw(2, 5)]
+        sample = PairedCropDataset(options)[SampleKey(2, 5)]
         assert torch.equal(sample["gt"], expected)
         assert sample["lq"].shape[0] == 1
         assert (sample["lq"] - colours["lq"].mean(0)).abs().mean() < 0.2
-    three = PairedCropDataset({**gray, "color": "rgb"})[Draw(2, 5)]
+    three = PairedCropDataset({**gray, "color": "rgb"})[SampleKey(2, 5)]
     assert torch.equal(three["gt"], expected.expand(3, -1, -1))
 
 

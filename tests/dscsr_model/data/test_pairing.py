@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from dscsr_model.data.pairing import PairingError, find_images, key_of, keys_of, pair, search_images
+from dscsr_arch.errors import DataError
+from dscsr_model.data.pairing import find_images, key_of, keys_of, pair, search_images
 
 
 def touch(folder, *names):
@@ -17,12 +18,12 @@ def test_finds_images_in_folders_inside(tmp_path):
 
 
 def test_no_images(tmp_path):
-    with pytest.raises(PairingError, match=r"Expected a folder of images, but .*none is not a folder"):
+    with pytest.raises(DataError, match=r"Expected a folder of images, but .*none is not a folder"):
         find_images(tmp_path / "none")
-    with pytest.raises(PairingError, match=r"Expected images \(\.png, .*\) in .*, but found nothing"):
+    with pytest.raises(DataError, match=r"Expected images \(\.png, .*\) in .*, but found nothing"):
         find_images(tmp_path)
     touch(tmp_path, "a.zip", "b.txt")
-    with pytest.raises(PairingError, match=r"but found only 1 \.zip, 1 \.txt\. Correct"):
+    with pytest.raises(DataError, match=r"but found only 1 \.zip, 1 \.txt\. Correct"):
         find_images(tmp_path)
 
 
@@ -46,7 +47,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", folder)
 
     monkeypatch.setattr(os, "scandir", deny)
-    with pytest.raises(PairingError, match=r"Expected folders that can be read, but got: .*Permission denied: "):
+    with pytest.raises(DataError, match=r"Expected folders that can be read, but got: .*Permission denied: "):
         search_images(tmp_path)
 
 
@@ -69,14 +70,14 @@ def test_keys(name, key):
 
 def test_two_names_of_one_key():
     assert keys_of(["a.png", "b.png"]) == {"a.png": "a", "b.png": "b"}
-    with pytest.raises(PairingError, match=r"a key of its own .* `a_b`: a\.b\.png, a/b\.jpg would be one .* Rename"):
+    with pytest.raises(DataError, match=r"a key of its own .* `a_b`: a\.b\.png, a/b\.jpg would be one .* Rename"):
         keys_of(["a.b.png", "a/b.jpg", "c.png"])
-    with pytest.raises(PairingError, match=r"`a`: a\.png, a\.jpg"):
+    with pytest.raises(DataError, match=r"`a`: a\.png, a\.jpg"):
         keys_of(["a.png", "a.jpg"])
 
 
 def test_key_too_long():
-    with pytest.raises(PairingError, match=r"Expected names of at most 500 characters .* but got 日"):
+    with pytest.raises(DataError, match=r"Expected names of at most 500 characters .* but got 日"):
         keys_of(["日" * 80 + ".png"])
 
 
@@ -114,14 +115,14 @@ def test_hr_names_with_additions():
 
 def test_unpaired():
     with pytest.raises(
-        PairingError, match=r"Expected an LR image ×4 for every HR image, but found none for b\.png, c\.png"
+        DataError, match=r"Expected an LR image ×4 for every HR image, but found none for b\.png, c\.png"
     ):
         pair(["a.png", "b.png", "c.png"], ["a.png", "d.png"], 4)
-    with pytest.raises(PairingError, match=r"found none for a\.png"):
+    with pytest.raises(DataError, match=r"found none for a\.png"):
         pair(["a.png"], ["x2/a.png"], 4)
     with pytest.raises(
-        PairingError, match=r"Expected one LR image ×4 .* several for a\.png \(LRBI/x4/a\.png, LRBD/x4/a\.png\)"
+        DataError, match=r"Expected one LR image ×4 .* several for a\.png \(LRBI/x4/a\.png, LRBD/x4/a\.png\)"
     ):
         pair(["a.png"], ["LRBI/x4/a.png", "LRBD/x4/a.png"], 4)
-    with pytest.raises(PairingError, match=r"and 5 more images"):
+    with pytest.raises(DataError, match=r"and 5 more images"):
         pair([f"{n}.png" for n in range(15)], ["a.png"], 4)

@@ -6,8 +6,9 @@ import lmdb
 import numpy as np
 import pytest
 
+from dscsr_arch.errors import DataError
 from dscsr_model.data.prepare import no_progress
-from dscsr_model.data.verify import VerifyError, verify
+from dscsr_model.data.verify import verify
 
 
 def run(folder, scale=None):
@@ -125,7 +126,7 @@ def test_one_lmdb_alone_and_leftovers(data):
 
 
 def test_nothing_to_verify(tmp_path):
-    with pytest.raises(VerifyError, match=r"Expected LMDBs \(folders named \*\.lmdb\) in .*, but found none"):
+    with pytest.raises(DataError, match=r"Expected LMDBs \(folders named \*\.lmdb\) in .*, but found none"):
         run(tmp_path)
-    with pytest.raises(VerifyError, match="but found none"):
+    with pytest.raises(DataError, match="but found none"):
         run(tmp_path / "none.lmdb")

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from dscsr_model.data.workers import WorkersError, available_cores, worker_pool
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data.workers import available_cores, worker_pool
 
 VARIABLE = "OPENBLAS_NUM_THREADS"
 
@@ -55,7 +56,7 @@ def test_one_thread_each_and_nothing_left_in_the_environment(monkeypatch):
 
 
 def test_killed_worker():
-    with worker_pool(2) as pool, pytest.raises(WorkersError, match=r"2 worker processes to live, .* Use fewer of them"):
+    with worker_pool(2) as pool, pytest.raises(DscsrError, match=r"2 worker processes to live, .* Use fewer of them"):
         list(pool.in_order(die, range(3)))
 
 

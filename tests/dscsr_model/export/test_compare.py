@@ -2,24 +2,24 @@ import pytest
 import torch
 
 from dscsr_arch import SPAN
-from dscsr_arch.plain import plain
-from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE, difference, pictures
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
+from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE, difference, images
 
 
 @pytest.fixture
 def network():
     """Untrained, its outputs would be of the order of 10, and differences a part of that."""
-    network = plain(SPAN(feature_channels=4, upscale=2))
+    network = deployable(SPAN(feature_channels=4, upscale=2))
     network.upsampler[0].weight.mul_(0.01)
     return network
 
 
-def test_pictures_are_the_same_each_time_and_of_awkward_sizes():
-    first, second = list(pictures(3)), list(pictures(3))
+def test_images_are_the_same_each_time_and_of_awkward_sizes():
+    first, second = list(images(3)), list(images(3))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert all(picture.min() >= 0 and picture.max() <= 1 for picture in first)
-    sizes = [tuple(picture.shape) for picture in first]
+    assert all(image.min() >= 0 and image.max() <= 1 for image in first)
+    sizes = [tuple(image.shape) for image in first]
     assert (1, 3, 1, 1) in sizes
     assert any(size[0] > 1 and size[2] % 2 and size[3] % 2 for size in sizes)
 
@@ -34,13 +34,13 @@ def test_the_largest_difference_is_given(network):
     [
         (lambda net: lambda x: net(x) + 2 * TOLERANCE, False, r"up to 1\.0e-04, but the largest difference is 2"),
         (lambda net: lambda x: net(x) + 2 * HALF_TOLERANCE, True, r"up to 7\.8e-03, but .* Export without --fp16"),
-        (lambda net: lambda x: net(x)[..., 1:], False, r"Expected it to make \(1, 3, 48, 80\) of a picture 1 × 3 × 24"),
+        (lambda net: lambda x: net(x)[..., 1:], False, r"Expected it to make \(1, 3, 48, 80\) of an image 1 × 3 × 24"),
         (lambda net: lambda x: net(x) * float("nan"), False, "Expected it to give finite numbers .* 11520 of 11520"),
         (lambda net: lambda x: net(x) / 0, True, "too large for float16: export without --fp16"),
     ],
 )
 def test_what_does_something_else_is_refused(network, candidate, half, message):
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(DscsrError, match=message):
         difference(network, candidate(network), 3, half=half)
 
 
@@ -53,7 +53,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_small_faults_are_found(network, fault):
-    broken = plain(network)
+    broken = deployable(network)
     FAULTS[fault](broken)
-    with pytest.raises(ExportError, match="largest difference"):
+    with pytest.raises(DscsrError, match="largest difference"):
         difference(network, broken, 3)

@@ -1,7 +1,7 @@
 import pytest
 
+from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.export import _FORMATS
-from dscsr_model.export.errors import ExportError
 from dscsr_model.export.formats import FORMATS, choose
 
 
@@ -46,7 +46,7 @@ def test_a_name_says_nothing_twice(tmp_path):
     ],
 )
 def test_contradictions_get_one_message(out, wanted, message):
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(DscsrError, match=message):
         choose(out, wanted, "net_g.pth", False)
 
 

@@ -1,13 +1,13 @@
 import torch
 
 from dscsr_arch import SPAN
-from dscsr_arch.plain import plain
+from dscsr_arch.deployable import deployable
 from dscsr_model.export.half import HalfInside
 
 
 @torch.no_grad()
 def test_half_inside_takes_and_gives_float32():
-    network = plain(SPAN(feature_channels=6, upscale=2))
+    network = deployable(SPAN(feature_channels=6, upscale=2))
     half = HalfInside(network)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

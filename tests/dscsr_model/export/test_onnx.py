@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from dscsr_arch import CARN, SPAN
-from dscsr_arch.facts import describe
-from dscsr_arch.plain import plain
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import describe
 from dscsr_model.cli import main
 from dscsr_model.export import onnx as onnx_export
-from dscsr_model.export.errors import ExportError
 from dscsr_model.export.onnx import compare, quiet, require, to_onnx
 
 
@@ -26,9 +26,9 @@ def test_the_difference_is_small_and_that_of_another_network_is_not(exported):
     network, path = exported
     assert 0 <= compare(network, path) < 1e-5  # float32, other order of summing
     torch.manual_seed(1)
-    with pytest.raises(ExportError, match="Expected the ONNX model to do what the network does"):
+    with pytest.raises(DscsrError, match="Expected the ONNX model to do what the network does"):
         compare(SPAN(feature_channels=4, upscale=2), path)
-    with pytest.raises(ExportError, match="Expected the ONNX model to make"):
+    with pytest.raises(DscsrError, match="Expected the ONNX model to make"):
         compare(SPAN(feature_channels=4, upscale=3), path)
 
 
@@ -45,9 +45,9 @@ def test_the_model_holds_plain_convolutions_and_no_trace_of_this_machine(exporte
     assert sizes == [["batch", 3, "height", "width"]]
     assert [each.name for each in (*model.graph.input, *model.graph.output)] == ["input", "output"]
     assert b"span_arch" not in path.read_bytes()
-    facts = {prop.key: prop.value for prop in model.metadata_props}
-    assert (facts["network"], facts["scale"], facts["size_multiple"]) == ("SPAN", "2", "1")
-    assert json.loads(facts["arguments"]) == describe(network).arguments
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    assert (metadata["network"], metadata["scale"], metadata["size_multiple"]) == ("SPAN", "2", "1")
+    assert json.loads(metadata["arguments"]) == describe(network).arguments
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -65,7 +65,7 @@ def test_versions_that_others_open(exported, tmp_path, half, opset, ir):
 
 
 def test_versions_that_cannot_be_written(exported, tmp_path, capsys):
-    with pytest.raises(ExportError, match="Expected --opset to be one of 17, 18, 19, 20, but got 16"):
+    with pytest.raises(DscsrError, match="Expected --opset to be one of 17, 18, 19, 20, but got 16"):
         to_onnx(exported[0], tmp_path / "net.onnx", opset=16)
     torch.save(exported[0].state_dict(), tmp_path / "w.pth")
     assert main(["export", str(tmp_path / "w.pth"), "-o", str(tmp_path / "a.pt"), "--opset", "18"]) == 1
@@ -98,21 +98,21 @@ def test_windows_are_in_the_model_and_said_in_its_metadata(tmp_path):
     to_onnx(network, tmp_path / "net.onnx")
     assert 0 <= compare(network, tmp_path / "net.onnx") < 1e-5
     engine, x = onnx_engine(tmp_path / "net.onnx", device="cpu"), torch.rand(1, 3, 9, 22)
-    assert engine.footprint.sizes == (4, 4)
+    assert engine.receptive_field.sizes == (4, 4)
     torch.testing.assert_close(engine(x), torch_engine(network, device="cpu")(x))
 
 
 def test_a_file_that_is_no_model_gets_a_message(exported, tmp_path):
     (tmp_path / "net.onnx").write_bytes(exported[1].read_bytes()[:1000])
-    with pytest.raises(ExportError, match="Expected ONNX Runtime to load the model, but it says"):
+    with pytest.raises(DscsrError, match="Expected ONNX Runtime to load the model, but it says"):
         onnx_export.runner(tmp_path / "net.onnx")
-    with pytest.raises(ExportError, match=r"to run the model on a picture \(1, 4, 5, 5\), but it says"):
+    with pytest.raises(DscsrError, match=r"to run the model on an image \(1, 4, 5, 5\), but it says"):
         onnx_export.runner(exported[1])(torch.rand(1, 4, 5, 5))
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ExportError, match=r"onnx, onnxruntime for ONNX, .*: pip install 'dscsr\[onnx\]'"):
+    with pytest.raises(DscsrError, match=r"onnx, onnxruntime for ONNX, .*: pip install 'dscsr\[onnx\]'"):
         require("onnx", "onnxruntime")
 
 
@@ -121,15 +121,15 @@ def test_what_torch_cannot_translate_gets_a_message(tmp_path):
         def forward(self, x):
             raise RuntimeError("odd")
 
-    with pytest.raises(ExportError, match="Expected torch to translate the network to ONNX, but it says"):
+    with pytest.raises(DscsrError, match="Expected torch to translate the network to ONNX, but it says"):
         to_onnx(Odd(num_feat=4), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_an_old_torch_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.onnx, "export", lambda model, args: None)
-    with pytest.raises(ExportError, match=r"Expected torch 2\.5 or newer for ONNX, but got 2\."):
-        to_onnx(plain(SPAN(feature_channels=4)), tmp_path / "net.onnx")
+    with pytest.raises(DscsrError, match=r"Expected torch 2\.5 or newer for ONNX, but got 2\."):
+        to_onnx(deployable(SPAN(feature_channels=4)), tmp_path / "net.onnx")
 
 
 def test_quiet_ends(capsys):

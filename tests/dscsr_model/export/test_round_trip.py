@@ -1,4 +1,4 @@
-"""Every (source, format) pair makes the same picture, read by the program that the format is for."""
+"""Every (source, format) pair makes the same image, read by the program that the format is for."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ import torch
 from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
 from dscsr_arch.conv_lora import lora_layers, lora_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.facts import describe
+from dscsr_arch.metadata import describe
 from dscsr_model.cli import main
 
 
@@ -36,8 +36,8 @@ def adapters(folder):
 
 def student(folder, backbone):
     shared = CSSRNet(backbone, widths=(0.5,)).eval()
-    facts = {"res_scale": 0.3} if backbone["type"] == "EDSR" else {}
-    words = [f"{name}={value}" for name, value in facts.items()]
+    metadata = {"res_scale": 0.3} if backbone["type"] == "EDSR" else {}
+    words = [f"{name}={value}" for name, value in metadata.items()]
     options = ["--width", "0.5", *(["--set", *words] if words else [])]
     return folder / "net_g_latest.pth", {"params": shared.state_dict()}, options, shared.student(0.5)
 
@@ -116,7 +116,7 @@ def test_every_source_in_every_format(source, name, tmp_path, spandrel, capsys):
     for shape in ((1, 3, 19, 14), (3, 3, 1, 2)):  # none of those that export itself looks at
         x = torch.rand(shape)
         wanted = network.eval()(x)
-        # float16 has 11 bits; noise is the worst picture of all. float32 at outputs of up to 10, untrained.
+        # float16 has 11 bits; noise is the worst image of all. float32 at outputs of up to 10, untrained.
         scale = wanted.abs().max().clamp(min=1)
         torch.testing.assert_close(run(x) / scale, wanted / scale, rtol=0, atol=1e-2 if half else 2e-5)
     assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, out.name, "base.pth"}

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from dscsr_arch import SPAN, load_model
-from dscsr_arch.disk import DiskError
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.errors import DiskError, DscsrError
 from dscsr_model.export.formats import FORMATS, Check, choose
 from dscsr_model.export.ship import ship
 
@@ -26,7 +25,7 @@ def test_what_was_written_is_told(network, tmp_path):
     assert names(tmp_path / "new") == ["out.pth"]
     assert shipped.bytes == (tmp_path / "new" / "out.pth").stat().st_size
     assert shipped.parameters == sum(p.numel() for p in load_model(shipped.path).parameters())
-    assert shipped.facts.arguments["feature_channels"] == 4
+    assert shipped.metadata.arguments["feature_channels"] == 4
     assert list(shipped.differences) == ["dscsr's load_model"]
 
 
@@ -44,7 +43,7 @@ def broken(write, read=None):
 
 def fails(network, path, half):
     path.write_bytes(b"half a file")
-    raise ExportError("no")
+    raise DscsrError("no")
 
 
 def writes_another(network, path, half):
@@ -78,13 +77,13 @@ def test_nothing_stays_of_what_is_wrong(network, tmp_path, form, message):
 def test_nothing_is_overwritten_unasked(network, tmp_path):
     path = tmp_path / "out.pth"
     path.write_bytes(b"old")
-    with pytest.raises(ExportError, match=r"Expected to write something new, but .*out\.pth exists. Pass --force"):
+    with pytest.raises(DscsrError, match=r"Expected to write something new, but .*out\.pth exists. Pass --force"):
         ship(network, path, FORMATS["pth"])
     assert path.read_bytes() == b"old"
     ship(network, path, FORMATS["pth"], force=True)
     load_model(path)
     (tmp_path / "folder.pth").mkdir()
-    with pytest.raises(ExportError, match=r"Expected a file name, but .* is a folder"):
+    with pytest.raises(DscsrError, match=r"Expected a file name, but .* is a folder"):
         ship(network, tmp_path / "folder.pth", FORMATS["pth"], force=True)
 
 
@@ -99,7 +98,7 @@ def test_the_source_is_never_overwritten(network, tmp_path, link):
         os.link(source, out)
     else:
         out.symlink_to(source)
-    with pytest.raises(ExportError, match="beside the source, but got the source itself"):
+    with pytest.raises(DscsrError, match="beside the source, but got the source itself"):
         ship(network, out, FORMATS["pth"], force=True, sources=[source])
     assert source.read_bytes() == before
 
@@ -111,7 +110,7 @@ def test_a_file_that_came_in_the_meantime_stays(network, tmp_path):
         FORMATS["pth"].write(network, temporary, half)
         path.write_bytes(b"another's")
 
-    with pytest.raises(ExportError, match=r"out\.pth exists"):
+    with pytest.raises(DscsrError, match=r"out\.pth exists"):
         ship(network, path, broken(write))
     assert path.read_bytes() == b"another's"
     assert names(tmp_path) == ["out.pth"]
@@ -124,7 +123,7 @@ def test_a_folder_that_cannot_be_written_gets_a_message(network, tmp_path):
 
 
 def test_a_network_of_somebody_else_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="Expected a network that dscsr knows"):
+    with pytest.raises(DscsrError, match="Expected a network that dscsr knows"):
         ship(torch.nn.Conv2d(3, 3, 1), tmp_path / "out.pth", FORMATS["pth"])
 
 

@@ -7,7 +7,7 @@ import torch
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.conv_lora import inject, lora_layers
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_model.export.errors import ExportError, NotHereError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.export.spandrel_form import run_spandrel, to_spandrel_form
 
 EDSR = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 2, "upscale": 2}
@@ -70,7 +70,7 @@ def test_branches_that_are_there_stay():
     ],
 )
 def test_what_spandrel_cannot_be_told_is_refused(network, message):
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(DscsrError, match=message):
         to_spandrel_form(network())
 
 
@@ -97,11 +97,11 @@ def test_stock_spandrel_does_not_know_carn_and_edsr_until_registered(tmp_path, s
 
 def test_what_spandrel_does_not_load_gets_a_message(tmp_path, spandrel):
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
-    with pytest.raises(ExportError, match="Expected spandrel to load the file, but it says"):
+    with pytest.raises(DscsrError, match="Expected spandrel to load the file, but it says"):
         run_spandrel(tmp_path / "w.pth", "SPAN")
 
 
 def test_without_spandrel_nobody_is_asked(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(NotHereError, match=r"it is not installed: pip install 'dscsr\[spandrel\]'"):
+    with pytest.raises(UnavailableError, match=r"it is not installed: pip install 'dscsr\[spandrel\]'"):
         run_spandrel(tmp_path / "w.pth", "SPAN")

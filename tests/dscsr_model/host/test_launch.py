@@ -1,4 +1,4 @@
-"""Real training processes, as a user starts them: small network, small pictures, the CPU."""
+"""Real training processes, as a user starts them: small network, small images, the CPU."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dscsr_model
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.cli.train import add_basicsr_arguments
 from dscsr_model.host import install_help, launch
 
@@ -24,7 +24,7 @@ DSCSR = ("-m", "dscsr_model.cli")
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
-    """Options that train a small SPAN on three pairs of pictures, written to opt.yml by `write`."""
+    """Options that train a small SPAN on three pairs of images, written to opt.yml by `write`."""
     data = option_files.make_data(tmp_path / "data")
     options = option_files.training_options(data)
     options["num_gpu"] = "auto"
@@ -327,7 +327,7 @@ def test_a_basicsr_without_registries_is_named(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "basicsr", raising=False)
     folder = tmp_path / "basicsr"
     expected = rf"^Expected BasicSR 1\.3\.4\.8 or later, but got {folder}, version 1\.2\.0, which has no `__init__\.py`"
-    with pytest.raises(install_help.BasicSRMissingError, match=expected):
+    with pytest.raises(UnavailableError, match=expected):
         install_help.require_basicsr()
 
 
@@ -339,19 +339,19 @@ def parse(*argv: str) -> argparse.Namespace:
 
 def test_launcher_without_torchrun(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(launch.LaunchError, match=r"Expected the environment of torchrun .* but got none"):
+    with pytest.raises(DscsrError, match=r"Expected the environment of torchrun .* but got none"):
         launch.train(parse("-opt", "x.yml", "--launcher", "pytorch"))
 
 
 def test_launcher_slurm_without_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_PROCID", raising=False)
-    with pytest.raises(launch.LaunchError, match=r"Expected the environment of slurm .* Start with `srun`"):
+    with pytest.raises(DscsrError, match=r"Expected the environment of slurm .* Start with `srun`"):
         launch.train(parse("-opt", "x.yml", "--launcher", "slurm"))
 
 
 def test_torchrun_without_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(launch.LaunchError, match=r"Expected `--launcher pytorch` in 2 processes .* Add"):
+    with pytest.raises(DscsrError, match=r"Expected `--launcher pytorch` in 2 processes .* Add"):
         launch.test(parse("-opt", "x.yml"))
 
 

@@ -324,7 +324,7 @@ def test_an_epoch_whose_order_does_not_fit_into_memory(check, training):
 
 def test_a_border_that_leaves_nothing(check, training):
     fault = check(changed(training, {"val:metrics:psnr:crop_border": 500}))
-    assert_fault(fault, "val: metrics: psnr: crop_border", "leaves something of every picture", "smallest side")
+    assert_fault(fault, "val: metrics: psnr: crop_border", "leaves something of every image", "smallest side")
 
 
 def test_two_sets_of_one_name(check, training):
@@ -335,7 +335,7 @@ def test_two_sets_of_one_name(check, training):
 
 
 @pytest.mark.parametrize("name", ["num_in_ch", "num_out_ch"])
-def test_channels_that_the_pictures_do_not_have(check, training, name):
+def test_channels_that_the_images_do_not_have(check, training, name):
     fault = check(changed(training, {f"network_g:{name}": 1}))
     assert_fault(fault, f"network_g: {name}", "Expected 3, the channels", "got 1", "`color`")
 

@@ -109,7 +109,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      " of scale 2. Take another one."),
     ({"teacher": {"weights": ["@teacher.pth", "@x2.pth"]}}, "teacher", "a SPAN of scale 2"),
     ({"teacher": {"weights": "@gray.pth", "network": GRAY}}, "teacher",
-     "Expected a teacher for pictures of 3 channels"),
+     "Expected a teacher for images of 3 channels"),
     ({"train:affinity_opt": {**AFFINITY, "layers": ["block_1", "blok_2"]}}, "train: affinity_opt: layers: blok_2",
      "Expected a layer of SPAN, but got 'blok_2'. Perhaps one of these: block_2"),
     ({"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_1", "body.1"]}},
@@ -121,7 +121,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "`affinity_opt: layers` beside `teacher_layers`"),
     ({"train:teacher_opt": {"type": "L1Loss", "target": "techer"}}, "train: teacher_opt", "one of gt, teacher"),
     ({"train:affinity_opt": {"type": "L1Loss", "layers": ["block_1"]}}, "train: affinity_opt: layers: block_1",
-     "Expected features that L1Loss can compare, for a picture of 16×16, but got 8 channels of 16×16 beside the "
+     "Expected features that L1Loss can compare, for an image of 16×16, but got 8 channels of 16×16 beside the "
      "teacher's 6 channels of 16×16. Take layers that match"),
     ({"train:affinity_opt": {**AFFINITY, "layers": ["block_1"], "teacher_layers": ["upsampler"]}},
      "train: affinity_opt: layers: block_1", "beside the teacher's 3 channels of 64×64"),

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from dscsr_model.data.draws import Draw
+from dscsr_arch.errors import DscsrError
 from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.data.sample_keys import SampleKey
 from dscsr_model.host import resume, train_log
 from dscsr_model.host.patches import Patches
-from dscsr_model.host.resume import ResumeError, position
+from dscsr_model.host.resume import position
 from dscsr_model.training import checkpoints
 
 
@@ -21,11 +22,11 @@ class Images(torch.utils.data.Dataset):
         return 6
 
     def __getitem__(self, index):
-        return int(index.image if isinstance(index, Draw) else index)
+        return int(index.image if isinstance(index, SampleKey) else index)
 
 
 class Drawing(Images):
-    takes_draws = True
+    takes_sample_keys = True
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_samples_and_the_loader_leave_the_generators_to_the_network(loop, experi
     sampler = DistributedSampler(Drawn(), 1, 0)
     loader = loop["build_dataloader"](Drawn(), {"phase": "train"}, sampler)
     sampler.set_epoch(0)
-    drawn = [[list(loader) for _ in range(2)], loader.dataset[Draw(0)]]
+    drawn = [[list(loader) for _ in range(2)], loader.dataset[SampleKey(0)]]
     assert str(drawn[0][0]) == str(drawn[0][1])
     assert len({*drawn[1]}) == 3
     assert str(checkpoints.random_state()) == str(before)
@@ -148,13 +149,13 @@ def test_no_checkpoint_opens(loop, experiment):
     for file in (experiment / "training_states").iterdir():
         file.write_bytes(b"not a state")
     message = r"Expected a whole checkpoint in experiments/run, but none of them opens\. Move the folder away"
-    with pytest.raises(ResumeError, match=message):
+    with pytest.raises(DscsrError, match=message):
         loop["load_resume_state"](options())
 
 
 def test_fewer_iterations_than_were_made_are_refused_and_as_many_told(loop, experiment, capsys):
     with pytest.raises(
-        ResumeError, match=r"`train: total_iter` to be more than .*training_states/7\.state, but got 6\."
+        DscsrError, match=r"`train: total_iter` to be more than .*training_states/7\.state, but got 6\."
     ):
         loop["load_resume_state"](options(train={"total_iter": 6}, manual_seed=11))
     assert loop["load_resume_state"](options(train={"total_iter": 7}, manual_seed=11))["iter"] == 7

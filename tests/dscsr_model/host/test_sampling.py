@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import dscsr_model
-from dscsr_model.data.draws import Draw
+from dscsr_model.data.sample_keys import SampleKey
 from dscsr_model.host import resume
 from dscsr_model.host.patches import Patches
 from dscsr_model.host.sampling import DrawSampler, handing_out_draws
@@ -21,7 +21,7 @@ class Images(Dataset):
 
 
 class Drawing(Images):
-    takes_draws = True
+    takes_sample_keys = True
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ class Backwards:
 
 def test_a_host_s_own_order_is_asked_and_its_epoch_overheard():
     sampler = Backwards(0, torch.tensor(1), (2, "as it is"))
-    assert draws_of(sampler, 7, seen=2) == [(2, "as it is"), Draw(1, 7, 1), Draw(0, 7, 2)]
+    assert draws_of(sampler, 7, seen=2) == [(2, "as it is"), SampleKey(1, 7, 1), SampleKey(0, 7, 2)]
     assert sampler._number == 7
-    assert draws_of(sampler, 8, seen=2) == [Draw(0, 8, 2)]
+    assert draws_of(sampler, 8, seen=2) == [SampleKey(0, 8, 2)]
 
 
 class Counting(list):
@@ -83,7 +83,10 @@ class Counting(list):
 def test_where_nobody_tells_the_epoch_rounds_are_counted():
     sampler = DrawSampler(Counting([3, 1]))
     sampler.resumed_epoch, sampler.seen = 0, 1  # nothing is left out: which epoch it was is not known
-    assert [list(sampler), list(sampler)] == [[Draw(3, 0), Draw(1, 0, 1)], [Draw(3, 1), Draw(1, 1, 1)]]
+    assert [list(sampler), list(sampler)] == [
+        [SampleKey(3, 0), SampleKey(1, 0, 1)],
+        [SampleKey(3, 1), SampleKey(1, 1, 1)],
+    ]
 
 
 def build_dataloader(dataset, dataset_opt, sampler=None):
@@ -103,7 +106,7 @@ def test_another_s_dataset_under_another_s_model_gets_numbers(sampler):
 
 
 @pytest.mark.parametrize("sampler", [None, Backwards(0, 1, 2, 3, 4, 5)])
-def test_a_dataset_that_takes_draws_gets_them_in_training_only(sampler):
+def test_a_dataset_that_takes_sample_keys_gets_them_in_training_only(sampler):
     wrapped = handing_out_draws(build_dataloader)
     collate = Drawing.__getitem__
     seen = []
@@ -117,7 +120,7 @@ def test_a_dataset_that_takes_draws_gets_them_in_training_only(sampler):
             assert len(loader) == 3
     finally:
         Drawing.__getitem__ = collate
-    assert {type(index) for index in seen[:6]} == {Draw}
+    assert {type(index) for index in seen[:6]} == {SampleKey}
     assert {type(index) for index in seen[6:]} == {int}
     assert sorted(draw.position for draw in seen[:6]) == list(range(6))
 

@@ -8,10 +8,11 @@ import option_files
 import pytest
 
 import dscsr_model
+from dscsr_arch.errors import DscsrError
 from dscsr_model.cli.option_networks import networks_of_options
 from dscsr_model.host import user_code
 from dscsr_model.host.options_check import OptionsError, check_options
-from dscsr_model.host.user_code import UserCodeError, import_user_code
+from dscsr_model.host.user_code import import_user_code
 
 LOSS = """
 from torch.nn import L1Loss
@@ -93,7 +94,7 @@ def test_a_value_that_names_nothing(folder):
 )
 def test_an_error_in_it_is_told_with_its_own_traceback(folder, text, words):
     (folder / "bad.py").write_text(text)
-    with pytest.raises(UserCodeError) as error:
+    with pytest.raises(DscsrError) as error:
         import_user_code(["bad.py"], "opt.yml")
     first, _, rest = str(error.value).partition("\n")
     assert first == "Expected `bad.py` to be imported, but it raises an error of its own:"
@@ -115,7 +116,7 @@ def test_an_error_in_it_is_told_with_its_own_traceback(folder, text, words):
 def test_what_is_not_there_or_cannot_be_named(folder, name, words):
     for other in ("my_loss.py", "my.loss.py", "json.py"):
         (folder / "options" / other).touch()
-    with pytest.raises(UserCodeError, match=words):
+    with pytest.raises(DscsrError, match=words):
         import_user_code([name], "options/opt.yml")
 
 

@@ -11,10 +11,10 @@ from small_models import Windows
 from torch import nn
 
 from dscsr_arch import CARN, SPAN, DSCLoRA
-from dscsr_arch.errors import DscsrError
-from dscsr_arch.sizes import SizeError, SizeRequirements, padded
+from dscsr_arch.errors import DscsrError, SizeError
+from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_arch.span_arch import SPAB
-from dscsr_model.inference.engines import EngineError, find_device, onnx_engine, torch_engine
+from dscsr_model.inference.engines import find_device, onnx_engine, torch_engine
 
 
 def randomised(network):
@@ -61,7 +61,7 @@ def test_the_network_stays_as_it_is(span):
     assert all("forward" not in vars(block) for block in span.blocks())
 
 
-def test_the_picture_stays_as_it_is(span):
+def test_the_image_stays_as_it_is(span):
     x = torch.rand(1, 3, 8, 8)
     before = x.clone()
     torch_engine(span, device="cpu", channels_last=False)(x)
@@ -77,8 +77,8 @@ def test_lower_precision(span, precision, tolerance):
     assert 0 < (rounded - exact).abs().max() < tolerance * exact.abs().max()
 
 
-def test_the_picture_enters_in_float32():
-    """In bf16 a bright picture would have fewer than 256 levels; weights of 1 show what comes through."""
+def test_the_image_enters_in_float32():
+    """In bf16 a bright image would have fewer than 256 levels; weights of 1 show what comes through."""
     network = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Identity())
     nn.init.dirac_(network[0].weight)
     network[0].weight.data *= 256
@@ -103,18 +103,18 @@ def test_a_block_in_place_is_the_block(span):
 @pytest.mark.parametrize("name", ["cuda:99", "cuda"])
 def test_a_gpu_that_is_not_there(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(EngineError, match=rf"Expected a GPU for --device {name}, but PyTorch sees none"):
+    with pytest.raises(DscsrError, match=rf"Expected a GPU for --device {name}, but PyTorch sees none"):
         find_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpuu", "", "mps", "meta"])
 def test_no_such_device(name):
-    with pytest.raises(EngineError, match="Expected a device among auto, cpu, cuda"):
+    with pytest.raises(DscsrError, match="Expected a device among auto, cpu, cuda"):
         find_device(name)
 
 
 def test_no_such_precision(span):
-    with pytest.raises(EngineError, match="Expected a precision among fp32, bf16, fp16, but got 'int8'"):
+    with pytest.raises(DscsrError, match="Expected a precision among fp32, bf16, fp16, but got 'int8'"):
         torch_engine(span, device="cpu", precision="int8")
 
 
@@ -131,10 +131,10 @@ def test_other_networks(network, message):
         torch_engine(network, device="cpu")
 
 
-def test_windows_take_pictures_of_any_size():
+def test_windows_take_images_of_any_size():
     network, x = Windows(12, 3), torch.rand(2, 3, 17, 23)
     engine = torch_engine(network, device="cpu")
-    assert (engine.scale, engine.channels, engine.footprint.sizes) == (3, 3, (12, 12))
+    assert (engine.scale, engine.channels, engine.receptive_field.sizes) == (3, 3, (12, 12))
     torch.testing.assert_close(engine(x), padded(network, x, SizeRequirements(12, 12)).detach())
 
 
@@ -150,7 +150,7 @@ def test_an_onnx_file_says_its_multiple_or_is_tried(tmp_path, said, multiple, ca
     onnx.helper.set_model_props(model, {} if said is None else {"size_multiple": said})
     onnx.save(model, tmp_path / "windows.onnx")
     engine, x = onnx_engine(tmp_path / "windows.onnx", device="cpu", threads=1), torch.rand(1, 3, 3, 17)
-    assert engine.footprint.sizes == (multiple, multiple)
+    assert engine.receptive_field.sizes == (multiple, multiple)
     assert torch.equal(engine(x), x * x)
     assert capfd.readouterr() == ("", "")
 
@@ -174,7 +174,7 @@ class Picky(nn.Conv2d):
 def test_a_network_that_does_not_run_in_bf16():
     network = nn.Sequential(nn.Conv2d(3, 3, 1), Picky(3, 3, 1))
     torch_engine(network, device="cpu")
-    with pytest.raises(EngineError, match=r"Expected Sequential to run in bf16 on cpu, but got: .* Choose --precision"):
+    with pytest.raises(DscsrError, match=r"Expected Sequential to run in bf16 on cpu, but got: .* Choose --precision"):
         torch_engine(network, device="cpu", precision="bf16")
 
 
@@ -199,8 +199,8 @@ def test_onnx(onnx_file):
     engine, own = onnx_engine(file, device="cpu", threads=1), torch_engine(network, device="cpu")
     x = torch.rand(2, 3, 17, 23)
     assert (engine.scale, engine.channels) == (own.scale, own.channels) == (2, 3)
-    assert engine.footprint[:2] == own.footprint[:2] == (2, True)
-    assert engine.footprint.bytes_per_pixel >= 4096
+    assert engine.receptive_field[:2] == own.receptive_field[:2] == (2, True)
+    assert engine.receptive_field.bytes_per_pixel >= 4096
     result = engine(x)
     assert result.dtype == torch.float32
     assert (result - own(x)).abs().max() < 2e-3
@@ -210,7 +210,7 @@ def test_onnx_that_looks_far(tmp_path):
     onnx = pytest.importorskip("onnx", reason="extra: onnx")
     nodes = [("GlobalAveragePool", ["a"], ["p"], {}), ("Add", ["a", "p"], ["b"], {})]
     onnx.save(onnx_model(nodes, ["n", 3, "h", "v"]), tmp_path / "far.onnx")
-    assert not onnx_engine(tmp_path / "far.onnx", device="cpu").footprint.local
+    assert not onnx_engine(tmp_path / "far.onnx", device="cpu").receptive_field.local
 
 
 def test_onnx_with_computed_kernels(tmp_path):
@@ -219,15 +219,15 @@ def test_onnx_with_computed_kernels(tmp_path):
     kernel = onnx.numpy_helper.from_array(torch.rand(3, 3, 5, 5).numpy(), "w")
     nodes = [("Neg", ["w"], ["v"], {}), ("Conv", ["a", "v"], ["b"], {"pads": [2, 2, 2, 2]})]
     onnx.save(onnx_model(nodes, ["n", 3, "h", "v"], weights=[kernel]), tmp_path / "computed.onnx")
-    assert not onnx_engine(tmp_path / "computed.onnx", device="cpu").footprint.local
+    assert not onnx_engine(tmp_path / "computed.onnx", device="cpu").receptive_field.local
     nodes[1][-1]["kernel_shape"] = [5, 5]
     onnx.save(onnx_model(nodes, ["n", 3, "h", "v"], weights=[kernel]), tmp_path / "told.onnx")
-    assert onnx_engine(tmp_path / "told.onnx", device="cpu").footprint[:2] == (2, True)
+    assert onnx_engine(tmp_path / "told.onnx", device="cpu").receptive_field[:2] == (2, True)
 
 
 def test_onnx_without_the_package(onnx_file, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(EngineError, match=r"onnxruntime is not installed. Run `pip install 'dscsr\[onnx\]'`"):
+    with pytest.raises(DscsrError, match=r"onnxruntime is not installed. Run `pip install 'dscsr\[onnx\]'`"):
         onnx_engine(onnx_file[0])
 
 
@@ -243,7 +243,7 @@ def test_onnx_without_the_package(onnx_file, monkeypatch):
 def test_broken_onnx(onnx_file, tmp_path, spoil):
     file = tmp_path / "broken.onnx"
     file.write_bytes(spoil(onnx_file[0].read_bytes()))
-    with pytest.raises(EngineError, match=r"Expected a whole ONNX file at .*broken.onnx"):
+    with pytest.raises(DscsrError, match=r"Expected a whole ONNX file at .*broken.onnx"):
         onnx_engine(file, device="cpu")
 
 
@@ -265,14 +265,14 @@ def test_damaged_onnx_gives_one_kind_of_error(onnx_file, tmp_path):
 
 
 def test_missing_onnx(tmp_path):
-    with pytest.raises(EngineError, match=r"Expected an ONNX file at .*none.onnx, but there is none"):
+    with pytest.raises(DscsrError, match=r"Expected an ONNX file at .*none.onnx, but there is none"):
         onnx_engine(tmp_path / "none.onnx", device="cpu")
 
 
 def test_onnx_of_another_kind(tmp_path):
     onnx = pytest.importorskip("onnx", reason="extra: onnx")
     onnx.save(onnx_model([("Identity", ["a"], ["b"], {})], [1, 4], "INT64"), tmp_path / "i.onnx")
-    with pytest.raises(EngineError, match=r"but got a: tensor\(int64\) \[1, 4\]; b: tensor\(int64\)"):
+    with pytest.raises(DscsrError, match=r"but got a: tensor\(int64\) \[1, 4\]; b: tensor\(int64\)"):
         onnx_engine(tmp_path / "i.onnx", device="cpu")
 
 
@@ -339,11 +339,11 @@ def test_onnx_that_would_take_everything(tmp_path, kind):
 
 def test_onnx_that_takes_too_long(onnx_file, monkeypatch):
     monkeypatch.setattr("dscsr_model.inference.onnx_file._PATIENCE", 0)
-    with pytest.raises(EngineError, match=r"runs on small pictures in 8 s and 2 GiB in .*net.onnx, but it took more"):
+    with pytest.raises(DscsrError, match=r"runs on small images in 8 s and 2 GiB in .*net.onnx, but it took more"):
         onnx_engine(onnx_file[0], device="cpu")
 
 
-def test_onnx_that_fails_on_larger_pictures(tmp_path):
+def test_onnx_that_fails_on_larger_images(tmp_path):
     """What is added reaches 100 pixels."""
     onnx = pytest.importorskip("onnx", reason="extra: onnx")
     values = {"add": torch.zeros(1, 3, 100, 100), "axes": torch.tensor([2, 3]), "no": torch.tensor([0, 0])}
@@ -356,7 +356,7 @@ def test_onnx_that_fails_on_larger_pictures(tmp_path):
     ]
     weights = [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in values.items()]
     onnx.save(onnx_model(nodes, ["n", 3, "h", "v"], weights=weights), tmp_path / "net.onnx")
-    with pytest.raises(EngineError, match=r"takes pictures of any size in .*, but one fails: .* Add node"):
+    with pytest.raises(DscsrError, match=r"takes images of any size in .*, but one fails: .* Add node"):
         onnx_engine(tmp_path / "net.onnx", device="cpu")
 
 
@@ -364,5 +364,5 @@ def test_onnx_runtime_for_cpus_only(onnx_file):
     runtime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in runtime.get_available_providers():
         pytest.skip("this ONNX Runtime is for GPUs")
-    with pytest.raises(EngineError, match="Expected ONNX Runtime for GPUs for --device cuda, but got that for CPUs"):
+    with pytest.raises(DscsrError, match="Expected ONNX Runtime for GPUs for --device cuda, but got that for CPUs"):
         onnx_engine(onnx_file[0], device="cuda")

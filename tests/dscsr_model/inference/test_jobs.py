@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dscsr_arch.disk import DiskError
-from dscsr_model.data.pairing import PairingError
+from dscsr_arch.errors import DataError, DiskError, DscsrError
 from dscsr_model.inference import jobs
-from dscsr_model.inference.jobs import PlanError, name_targets, plan
+from dscsr_model.inference.jobs import name_targets, plan
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_same_names_keep_their_suffix():
 
 
 def test_same_names_in_spite_of_that():
-    with pytest.raises(PlanError, match=r"a name of its own for every result, but a.jpg, a_jpg.png would have"):
+    with pytest.raises(DscsrError, match=r"a name of its own for every result, but a.jpg, a_jpg.png would have"):
         name_targets(["a.jpg", "a.png", "a_jpg.png"], 4, "png")
 
 
@@ -75,14 +74,14 @@ def test_results_that_are_there_stay(folder, tmp_path):
     assert found.there == [out / "photo_x4.png"]
     assert "photo_x4.png" not in targets(found, out)
     assert "photo_x4.png" in targets(plan(folder, out, 4, replace=True), out)
-    with pytest.raises(PlanError, match=r"something new, but .*photo_x4.png exists. Add --force, or choose another -o"):
+    with pytest.raises(DscsrError, match=r"new, but .*photo_x4.png exists. Add --force, or choose another -o"):
         plan(folder / "photo.jpg", out, 4)
     assert len(plan(folder / "photo.jpg", out, 4, replace=True).jobs) == 1
 
 
 def test_a_broken_link_is_there_too(folder, tmp_path):
     (tmp_path / "photo_x4.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(PlanError, match="exists"):
+    with pytest.raises(DscsrError, match="exists"):
         plan(folder / "photo.jpg", tmp_path, 4)
 
 
@@ -124,14 +123,14 @@ def test_results_beside_the_input_are_no_input(folder, tmp_path, link):
     for name in ("photo_x4.png", "photo_x4_x4.png", "other_x4.png"):
         (folder / name).touch()
     found = plan(folder, out, 4)
-    # other_x4.png is nobody's result: a picture like any other.
+    # other_x4.png is nobody's result: an image like any other.
     assert targets(found, out) == {"other_x4_x4.png", "b/ünï cödé_x4.png", "b/deep/er_x4.png"}
     assert found.there == [out / "photo_x4.png"]
 
 
 def test_force_never_overwrites_a_source(folder, tmp_path):
     (folder / "photo_x4.png").touch()
-    with pytest.raises(PlanError, match=r"--force would replace .*photo_x4.png, which -i reads"):
+    with pytest.raises(DscsrError, match=r"--force would replace .*photo_x4.png, which -i reads"):
         plan(folder, folder, 4, replace=True)
 
 
@@ -139,23 +138,23 @@ def test_force_never_overwrites_a_source(folder, tmp_path):
 def test_force_never_overwrites_a_source_through_links(folder, tmp_path, make):
     (tmp_path / "out").mkdir()
     make(folder / "photo.jpg", tmp_path / "out" / "photo_x4.png")
-    with pytest.raises(PlanError, match="which -i reads"):
+    with pytest.raises(DscsrError, match="which -i reads"):
         plan(folder, tmp_path / "out", 4, replace=True)
 
 
 def test_nothing_to_do(tmp_path):
-    with pytest.raises(PlanError, match=r"Expected a picture or a folder as -i, but got .*nothing: No such file"):
+    with pytest.raises(DscsrError, match=r"Expected an image or a folder as -i, but got .*nothing: No such file"):
         plan(tmp_path / "nothing", tmp_path / "out", 4)
-    with pytest.raises(PairingError, match=r"Expected images .* but found nothing"):
+    with pytest.raises(DataError, match=r"Expected images .* but found nothing"):
         plan(tmp_path, tmp_path / "out", 4)
     (tmp_path / "a.txt").touch()
-    with pytest.raises(PairingError, match=r"found only 1 \.txt"):
+    with pytest.raises(DataError, match=r"found only 1 \.txt"):
         plan(tmp_path, tmp_path / "out", 4)
-    with pytest.raises(PlanError, match=r"Expected a picture \(\.png, .*\) as -i, but got .*a\.txt"):
+    with pytest.raises(DscsrError, match=r"Expected an image \(\.png, .*\) as -i, but got .*a\.txt"):
         plan(tmp_path / "a.txt", tmp_path / "out", 4)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a_x4.png").touch()
-    with pytest.raises(PlanError, match="all that there are lie in -o"):
+    with pytest.raises(DscsrError, match="all that there are lie in -o"):
         plan(tmp_path, tmp_path / "out", 4)
 
 
@@ -163,20 +162,20 @@ def test_no_folder_to_write_to(folder, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     for out, what in (("file", "is a file"), ("new.png", "looks like the name of one"), ("broken", "is a broken link")):
-        with pytest.raises(PlanError, match=f"Expected a folder as -o, but .*{out} {what}"):
+        with pytest.raises(DscsrError, match=f"Expected a folder as -o, but .*{out} {what}"):
             plan(folder, tmp_path / out, 4)
 
 
-def test_no_picture_and_no_folder(tmp_path):
+def test_no_image_and_no_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(PlanError, match=r"a picture or a folder as -i, but .*pipe.png is neither. Choose another"):
+    with pytest.raises(DscsrError, match=r"an image or a folder as -i, but .*pipe.png is neither. Choose another"):
         plan(tmp_path / "pipe.png", tmp_path / "out", 4)
-    with pytest.raises(PlanError, match=r"but got .*none: No such file or directory. Correct the path"):
+    with pytest.raises(DscsrError, match=r"but got .*none: No such file or directory. Correct the path"):
         plan(tmp_path / "none", tmp_path / "out", 4)
 
 
 @pytest.mark.parametrize(
-    ("look", "error"), [(jobs.check_source, PlanError), (jobs.check_out, DiskError)], ids=["source", "out"]
+    ("look", "error"), [(jobs.check_source, DscsrError), (jobs.check_out, DiskError)], ids=["source", "out"]
 )
 def test_where_nobody_may_look(look, error, tmp_path, monkeypatch):
     def deny(path, **_):
@@ -211,5 +210,5 @@ def test_the_output_folder(tmp_path):
 
 def test_an_output_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs.os, "access", lambda *_: False)
-    with pytest.raises(PlanError, match="Expected a folder as -o that can be written to, but"), jobs.made(tmp_path):
+    with pytest.raises(DscsrError, match="Expected a folder as -o that can be written to, but"), jobs.made(tmp_path):
         pytest.fail("it cannot be written to")

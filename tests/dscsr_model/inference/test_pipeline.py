@@ -1,4 +1,4 @@
-"""Stages that work at the same time; faults of one picture and of the program; bounded memory."""
+"""Stages that work at the same time; faults of one image and of the program; bounded memory."""
 
 import threading
 import time
@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dscsr_model.data.images import Header
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data.image_io import Header
 from dscsr_model.inference import pipeline
-from dscsr_model.inference.footprint import Footprint
 from dscsr_model.inference.jobs import Job
 from dscsr_model.inference.pipeline import Line, memory_needed, run
+from dscsr_model.inference.receptive_field import ReceptiveField
 from dscsr_model.inference.saving import Saver, Stopped
-from dscsr_model.inference.tiles import Tiling, UpscaleError, Upscaler
+from dscsr_model.inference.tiles import Tiling, Upscaler
 
 WAIT = 20  # seconds, where a fault would wait for ever
 
@@ -36,7 +37,7 @@ class Report:
 
 class Engine:
     scale, channels, device = 2, 3, torch.device("cpu")
-    footprint = Footprint(0, True, 1.0)
+    receptive_field = ReceptiveField(0, True, 1.0)
 
     def __call__(self, x):
         return torch.nn.functional.interpolate(x, scale_factor=2)
@@ -75,17 +76,17 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
         meeting.wait()
         met.append(who)
 
-    read, save, enlarge = pipeline.read_picture, Saver.save, upscaler()
+    read, save, enlarge = pipeline.read_image, Saver.save, upscaler()
 
     def reading(source):
         if Path(source).name == "2.png":
             meet("reading 2")
         return read(source)
 
-    def saving(self, picture, target, *rest):
+    def saving(self, image, target, *rest):
         if target.name == "0_x2.png":
             meet("writing 0")
-        save(self, picture, target, *rest)
+        save(self, image, target, *rest)
 
     class Meeting(Engine):
         def __call__(self, x):
@@ -93,7 +94,7 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
                 meet("network on 1")
             return super().__call__(x)
 
-    monkeypatch.setattr(pipeline, "read_picture", reading)
+    monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(Saver, "save", saving)
     enlarge.engine = Meeting()
     outcome = run(make_jobs(4), enlarge, Saver(95), Report())
@@ -101,9 +102,9 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
     assert outcome.made == 4
 
 
-def test_broken_pictures_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
+def test_broken_images_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
     jobs, report = make_jobs(6), Report()
-    jobs[1].source.write_bytes(b"no picture")
+    jobs[1].source.write_bytes(b"no image")
     content = jobs[2].source.read_bytes()
     jobs[2].source.write_bytes(content[: len(content) - 30])
     jobs[3] = jobs[3]._replace(target=tmp_path / "0.png" / "below a file.png")
@@ -111,7 +112,7 @@ def test_broken_pictures_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch
     class Failing(Engine):
         def __call__(self, x):
             if x.shape[-1] == 10:
-                raise UpscaleError("cannot")
+                raise DscsrError("cannot")
             return super().__call__(x)
 
     outcome = run(jobs, upscaler(Failing()), Saver(95), report)
@@ -128,7 +129,7 @@ def test_broken_pictures_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch
 def test_what_a_format_cannot_hold_is_told_before_the_work(make_jobs, monkeypatch):
     jobs, report = make_jobs(2, "webp"), Report()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(20000, 5, False, False))
-    monkeypatch.setattr(pipeline, "read_picture", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
     assert run(jobs, upscaler(), Saver(95), report).failed == 2
     assert "the result of 10x40000 pixels is too large for WebP" in report.faults["0.png"]
 
@@ -136,15 +137,15 @@ def test_what_a_format_cannot_hold_is_told_before_the_work(make_jobs, monkeypatc
 def test_too_large_for_the_memory(make_jobs, monkeypatch):
     jobs, report = make_jobs(1), Report()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(10**6, 10**6, False, False))
-    monkeypatch.setattr(pipeline, "read_picture", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
     assert run(jobs, upscaler(), Saver(95), report).failed == 1
     assert "1000000x1000000 pixels times 2 need" in report.faults["0.png"]
-    assert "GiB are free: cut the picture, or use another machine" in report.faults["0.png"]
+    assert "GiB are free: cut the image, or use another machine" in report.faults["0.png"]
 
 
 @pytest.mark.parametrize("stage", ["read", "network", "write"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_what_is_no_pictures_fault_ends_all(make_jobs, tmp_path, monkeypatch, stage, error):
+def test_what_is_no_images_fault_ends_all(make_jobs, tmp_path, monkeypatch, stage, error):
     count = []
 
     def fail(*_, **__):
@@ -152,7 +153,7 @@ def test_what_is_no_pictures_fault_ends_all(make_jobs, tmp_path, monkeypatch, st
         raise error("bug")
 
     if stage == "read":
-        monkeypatch.setattr(pipeline, "read_picture", fail)
+        monkeypatch.setattr(pipeline, "read_image", fail)
     elif stage == "write":
         monkeypatch.setattr(Saver, "save", fail)
     enlarge = upscaler()
@@ -170,9 +171,9 @@ def test_what_is_no_pictures_fault_ends_all(make_jobs, tmp_path, monkeypatch, st
 
 
 def test_memory_is_waited_for(make_jobs, monkeypatch):
-    """With room for one picture, the next is not read before the last is written."""
+    """With room for one image, the next is not read before the last is written."""
     events = []
-    read, save = pipeline.read_picture, Saver.save
+    read, save = pipeline.read_image, Saver.save
     weight = memory_needed(Header(5, 6, False, False), 2, "png")
 
     def reading(source):
@@ -183,7 +184,7 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
         save(*args)
         events.append("written")
 
-    monkeypatch.setattr(pipeline, "read_picture", reading)
+    monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(Saver, "save", saving)
     monkeypatch.setattr(pipeline, "check_memory", lambda *_: None)
     monkeypatch.setattr(pipeline, "free_ram", lambda: int(1.5 * weight / pipeline._SHARE))
@@ -191,26 +192,26 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
     assert events == ["read", "written"] * 4
 
 
-def test_nothing_holds_a_picture_that_is_done(make_jobs, monkeypatch):
+def test_nothing_holds_a_image_that_is_done(make_jobs, monkeypatch):
     """The first one is gone when the network meets the second, though nothing else has come to replace it."""
-    pictures, alive, written = [], [], threading.Event()
-    read, save = pipeline.read_picture, Saver.save
+    images, alive, written = [], [], threading.Event()
+    read, save = pipeline.read_image, Saver.save
 
     def reading(source):
-        if pictures:
+        if images:
             assert written.wait(WAIT)
             time.sleep(0.1)  # for the writer to come back for more
-            alive.append([name for name, pixels in pictures if pixels() is not None])
-        picture = read(source)
-        pictures.append((f"read {Path(source).name}", weakref.ref(picture.pixels)))
-        return picture
+            alive.append([name for name, pixels in images if pixels() is not None])
+        image = read(source)
+        images.append((f"read {Path(source).name}", weakref.ref(image.pixels)))
+        return image
 
-    def saving(self, picture, *rest):
-        pictures.append(("made", weakref.ref(picture.pixels)))
-        save(self, picture, *rest)
+    def saving(self, image, *rest):
+        images.append(("made", weakref.ref(image.pixels)))
+        save(self, image, *rest)
         written.set()
 
-    monkeypatch.setattr(pipeline, "read_picture", reading)
+    monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(Saver, "save", saving)
     assert run(make_jobs(2), upscaler(), Saver(95), Report()).made == 2
     assert alive == [[]]
@@ -253,12 +254,12 @@ def test_notes(make_jobs):
     jobs[1] = jobs[1]._replace(source=jobs[1].source.with_suffix(".tiff"))
 
     class Attending(Engine):
-        footprint = Footprint(2, False, 1.0)
+        receptive_field = ReceptiveField(2, False, 1.0)
 
     run(jobs, upscaler(Attending(), tile=3), Saver(95), report)
     assert len(report.notes) == 2
-    assert sum("this network looks at the whole picture" in note and "--tile 0" in note for note in report.notes) == 1
-    assert sum("1.tiff: the first of 3 pictures in this file is taken" in note for note in report.notes) == 1
+    assert sum("this network looks at the whole image" in note and "--tile 0" in note for note in report.notes) == 1
+    assert sum("1.tiff: the first of 3 images in this file is taken" in note for note in report.notes) == 1
     report.notes.clear()
     run(jobs[:1], upscaler(Attending(), tile=0), Saver(95), report, replace=True)
     assert report.notes == []
@@ -280,7 +281,7 @@ def test_nothing_to_do():
     assert run([], upscaler(), Saver(95), Report())[:2] == (0, 0)
 
 
-def test_memory_needed_is_what_a_picture_takes():
+def test_memory_needed_is_what_a_image_takes():
     base = memory_needed(Header(100, 100, False, False), 4, "png")
     assert memory_needed(Header(1000, 1000, False, False), 4, "png") - base > 990_000 * 3 * 17
     for larger in ((True, False, "png"), (False, True, "png"), (False, False, "jpg"), (False, False, "webp")):

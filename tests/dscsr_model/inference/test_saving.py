@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
-from dscsr_arch.disk import DiskError
-from dscsr_model.data.aside import BusyError
-from dscsr_model.data.images import ImageError
+from dscsr_arch.errors import BusyError, DiskError, ImageError
 from dscsr_model.inference import png_file, saving
-from dscsr_model.inference.pictures import Picture, kept_exif, read_picture
+from dscsr_model.inference.images import DecodedImage, kept_exif, read_image
 from dscsr_model.inference.png_file import write_png
 from dscsr_model.inference.saving import Saver, Stopped, as_eight_bits, check_size, format_of, without_lost_alpha
 from dscsr_model.inference.tiff_file import write_tiff
@@ -46,11 +44,11 @@ def test_the_pixels_as_opencv_and_pillow_read_them(tmp_path, monkeypatch, form, 
     monkeypatch.setattr(png_file, "STRIP_BYTES", 200)  # several strips
     pixels = drawn(channels, dtype)
     target = tmp_path / f"a.{form}"
-    Saver(95).save(Picture(pixels), target, form, False)
+    Saver(95).save(DecodedImage(pixels), target, form, False)
     wanted = pixels
     if channels == 2 and form == "tiff" and dtype == np.uint16:
         wanted = pixels[:, :, [0, 0, 0, 1]]  # nobody reads gray with alpha of 16 bits
-    np.testing.assert_array_equal(read_picture(target).pixels, wanted)
+    np.testing.assert_array_equal(read_image(target).pixels, wanted)
     if wanted.shape[2] != 2 and (form, channels, dtype) != ("tiff", 4, np.uint8):  # OpenCV multiplies that alpha in
         read = cv2.imread(str(target), cv2.IMREAD_UNCHANGED)
         order = [0] if wanted.shape[2] == 1 else [2, 1, 0, 3][: wanted.shape[2]]
@@ -72,7 +70,7 @@ def test_any_png_is_read_back(height, width, channels, deep, strip, seed, step):
     stream = io.BytesIO()
     before, png_file.STRIP_BYTES = png_file.STRIP_BYTES, strip
     try:
-        write_png(stream, Picture(pixels))
+        write_png(stream, DecodedImage(pixels))
     finally:
         png_file.STRIP_BYTES = before
     read = cv2.imdecode(np.frombuffer(stream.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED).reshape(height, width, -1)
@@ -83,16 +81,16 @@ def test_any_png_is_read_back(height, width, channels, deep, strip, seed, step):
 def test_png_is_as_small_as_pillows():
     pixels = np.asarray(Image.fromarray(drawn(3, height=9, width=9)).resize((300, 200), Image.Resampling.BICUBIC))
     ours, theirs = io.BytesIO(), io.BytesIO()
-    write_png(ours, Picture(pixels))
+    write_png(ours, DecodedImage(pixels))
     Image.fromarray(pixels).save(theirs, "PNG")
     assert len(ours.getvalue()) < 1.1 * len(theirs.getvalue())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
-def test_what_belongs_to_a_picture(tmp_path, form, dtype):
+def test_what_belongs_to_a_image(tmp_path, form, dtype):
     target = tmp_path / f"a.{form}"
-    Saver(95).save(Picture(drawn(3, dtype), SRGB, taken(), (300.0, 200.0)), target, form, False)
+    Saver(95).save(DecodedImage(drawn(3, dtype), SRGB, taken(), (300.0, 200.0)), target, form, False)
     with Image.open(target) as image:
         assert image.info["icc_profile"] == SRGB
         exif = image.getexif()
@@ -103,14 +101,16 @@ def test_what_belongs_to_a_picture(tmp_path, form, dtype):
         if form != "webp":  # which has no resolution
             np.testing.assert_allclose([float(value) for value in image.info["dpi"]], (300, 200), rtol=1e-3)
         assert (
-            np.abs(np.asarray(image.convert("RGB")).astype(int) - as_eight_bits(Picture(drawn(3, dtype))).pixels).max()
+            np.abs(
+                np.asarray(image.convert("RGB")).astype(int) - as_eight_bits(DecodedImage(drawn(3, dtype))).pixels
+            ).max()
             < 40
         )
 
 
 @pytest.mark.parametrize(("form", "mode"), [("jpg", "L"), ("webp", "RGB"), ("png", "L"), ("tiff", "L")])
 def test_gray(tmp_path, form, mode):
-    Saver(95).save(Picture(drawn(1)), tmp_path / "a", form, False)
+    Saver(95).save(DecodedImage(drawn(1)), tmp_path / "a", form, False)
     with Image.open(tmp_path / "a") as image:
         assert image.mode == mode
         assert np.abs(np.asarray(image.convert("L")).astype(int) - drawn(1)[:, :, 0]).max() < 15
@@ -118,13 +118,15 @@ def test_gray(tmp_path, form, mode):
 
 def test_sixteen_bits_to_eight_are_rounded():
     levels = np.array([0, 128, 129, 257, 65535, 65406, 65407], np.uint16).reshape(1, -1, 1)
-    assert as_eight_bits(Picture(levels)).pixels.ravel().tolist() == [0, 0, 1, 1, 255, 254, 255]
+    assert as_eight_bits(DecodedImage(levels)).pixels.ravel().tolist() == [0, 0, 1, 1, 255, 254, 255]
 
 
 def test_quality(tmp_path):
     for form in ("jpg", "webp"):
         for quality in (20, 95):
-            Saver(quality).save(Picture(drawn(3, height=200, width=200)), tmp_path / f"{quality}.{form}", form, False)
+            Saver(quality).save(
+                DecodedImage(drawn(3, height=200, width=200)), tmp_path / f"{quality}.{form}", form, False
+            )
         assert (tmp_path / f"20.{form}").stat().st_size < (tmp_path / f"95.{form}").stat().st_size
 
 
@@ -133,7 +135,7 @@ def test_quality(tmp_path):
     [
         ((100, 16384, "webp"), "the result of 16384x100 pixels is too large for WebP .16383 a side.: use --format"),
         ((65501, 1, "jpg"), "1x65501 pixels is too large for JPEG"),
-        ((2**31, 1, "png"), "is too large for PNG .2147483647 a side.: cut the picture"),
+        ((2**31, 1, "png"), "is too large for PNG .2147483647 a side.: cut the image"),
     ],
 )
 def test_sizes_that_a_format_cannot_hold(arguments, message):
@@ -148,14 +150,14 @@ def test_sizes_that_a_format_cannot_hold(arguments, message):
 def test_alpha_that_a_format_cannot_hold(channels, dtype):
     pixels = drawn(channels, dtype)
     pixels[:, :, -1] = np.iinfo(dtype).max
-    opaque = without_lost_alpha(Picture(pixels, SRGB), "jpg")
+    opaque = without_lost_alpha(DecodedImage(pixels, SRGB), "jpg")
     np.testing.assert_array_equal(opaque.pixels, pixels[:, :, :-1])
     assert opaque.icc == SRGB
     pixels[3, 3, -1] -= 1
     with pytest.raises(ImageError, match="its transparency has no place in JPEG: use --format png, webp or tiff"):
-        without_lost_alpha(Picture(pixels), "jpg")
+        without_lost_alpha(DecodedImage(pixels), "jpg")
     for form in ("png", "webp", "tiff"):
-        assert without_lost_alpha(Picture(pixels), form).alpha
+        assert without_lost_alpha(DecodedImage(pixels), form).alpha
 
 
 def test_formats_of_sources():
@@ -169,36 +171,36 @@ def test_what_is_there_stays(tmp_path):
     target = tmp_path / "a.png"
     target.write_text("mine")
     with pytest.raises(ImageError, match="has appeared meanwhile, and stays as it is"):
-        Saver(95).save(Picture(drawn(1)), target, "png", False)
+        Saver(95).save(DecodedImage(drawn(1)), target, "png", False)
     assert target.read_text() == "mine"
     assert os.listdir(tmp_path) == ["a.png"]
-    Saver(95).save(Picture(drawn(1)), target, "png", True)
-    assert read_picture(target).pixels.shape == (37, 23, 1)
+    Saver(95).save(DecodedImage(drawn(1)), target, "png", True)
+    assert read_image(target).pixels.shape == (37, 23, 1)
 
 
 def test_a_link_is_replaced_not_followed(tmp_path):
     (tmp_path / "original.jpg").write_text("mine")
     (tmp_path / "a.png").symlink_to(tmp_path / "original.jpg")
-    Saver(95).save(Picture(drawn(1)), tmp_path / "a.png", "png", True)
+    Saver(95).save(DecodedImage(drawn(1)), tmp_path / "a.png", "png", True)
     assert (tmp_path / "original.jpg").read_text() == "mine"
     assert not (tmp_path / "a.png").is_symlink()
 
 
 def test_what_a_killed_process_left_is_used_again(tmp_path):
     (tmp_path / ".a.png.part").write_bytes(b"x" * 10**6)
-    Saver(95).save(Picture(drawn(1)), tmp_path / "a.png", "png", False)
+    Saver(95).save(DecodedImage(drawn(1)), tmp_path / "a.png", "png", False)
     assert os.listdir(tmp_path) == ["a.png"]
     assert (tmp_path / "a.png").stat().st_size < 10**5
 
 
 def test_another_process_writes_it(tmp_path):
     stream = saving._claim(tmp_path / ".a.png.part")
-    with stream, pytest.raises(BusyError, match="another process is writing this picture"):
-        Saver(95).save(Picture(drawn(1)), tmp_path / "a.png", "png", False)
+    with stream, pytest.raises(BusyError, match="another process is writing this image"):
+        Saver(95).save(DecodedImage(drawn(1)), tmp_path / "a.png", "png", False)
 
 
 def test_the_owner_is_done_between_opening_and_locking(tmp_path, monkeypatch):
-    """What was opened is then a finished picture, and must not be emptied."""
+    """What was opened is then a finished image, and must not be emptied."""
     part, target, lock = tmp_path / ".a.png.part", tmp_path / "a.png", saving.fcntl.flock
     part.write_text("whole")
 
@@ -219,10 +221,10 @@ def test_faults_leave_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(saving, "write_png", fail)
     with pytest.raises(DiskError, match="Expected room on the disk"):
-        Saver(95).save(Picture(drawn(1)), tmp_path / "a.png", "png", False)
+        Saver(95).save(DecodedImage(drawn(1)), tmp_path / "a.png", "png", False)
     monkeypatch.setattr(saving, "write_png", lambda *_: (_ for _ in ()).throw(ValueError("odd")))
     with pytest.raises(ImageError, match="cannot be written as PNG: odd"):
-        Saver(95).save(Picture(drawn(1)), tmp_path / "a.png", "png", False)
+        Saver(95).save(DecodedImage(drawn(1)), tmp_path / "a.png", "png", False)
     assert os.listdir(tmp_path) == []
 
 
@@ -230,7 +232,7 @@ def test_stop_while_writing(tmp_path, monkeypatch):
     """What is half-written goes at once, and does not appear when its thread comes to the end."""
     reached, go_on, ended = threading.Event(), threading.Event(), []
 
-    def slow(stream, picture, between):
+    def slow(stream, image, between):
         stream.write(b"half")
         reached.set()
         go_on.wait(10)
@@ -240,7 +242,7 @@ def test_stop_while_writing(tmp_path, monkeypatch):
 
     def save():
         try:
-            saver.save(Picture(drawn(1)), tmp_path / "a.png", "png", False)
+            saver.save(DecodedImage(drawn(1)), tmp_path / "a.png", "png", False)
         except Stopped:
             ended.append("stopped")
 
@@ -254,7 +256,7 @@ def test_stop_while_writing(tmp_path, monkeypatch):
     thread.join(10)
     assert ended == ["stopped"]
     with pytest.raises(Stopped):
-        saver.save(Picture(drawn(1)), tmp_path / "b.png", "png", False)
+        saver.save(DecodedImage(drawn(1)), tmp_path / "b.png", "png", False)
     assert os.listdir(tmp_path) == []
 
 
@@ -270,5 +272,5 @@ def test_a_png_is_given_up_between_strips(tmp_path, monkeypatch):
     for write in (write_png, write_tiff):
         count.clear()
         with pytest.raises(Stopped):
-            write(io.BytesIO(), Picture(drawn(3)), between)
+            write(io.BytesIO(), DecodedImage(drawn(3)), between)
     assert saver is not None

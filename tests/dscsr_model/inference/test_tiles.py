@@ -1,4 +1,4 @@
-"""Tiles beside whole pictures, and pictures of every kind."""
+"""Tiles beside whole images, and images of every kind."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,12 @@ from small_models import Windows
 from torch import nn
 
 from dscsr_arch import SPAN
+from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import SizeRequirements
 from dscsr_model.inference import tiles
-from dscsr_model.inference.engines import EngineError, torch_engine
-from dscsr_model.inference.footprint import Footprint
-from dscsr_model.inference.tiles import Tiling, UpscaleError, Upscaler, Window, fill_hidden, split
+from dscsr_model.inference.engines import torch_engine
+from dscsr_model.inference.receptive_field import ReceptiveField
+from dscsr_model.inference.tiles import Tiling, Upscaler, Window, fill_hidden, split
 
 
 class FakeEngine:
@@ -21,7 +22,7 @@ class FakeEngine:
 
     def __init__(self, scale=2, channels=3, function=lambda y: y, bytes_per_pixel=1.0):
         self.scale, self.channels, self.function = scale, channels, function
-        self.footprint = Footprint(2, True, bytes_per_pixel)
+        self.receptive_field = ReceptiveField(2, True, bytes_per_pixel)
         self.device = torch.device("cpu")
         self.shapes = []
 
@@ -77,7 +78,7 @@ def test_a_smaller_overlap_shows(span):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("network_channels", [1, 3])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_every_kind_of_picture(channels, network_channels, dtype):
+def test_every_kind_of_image(channels, network_channels, dtype):
     """An engine that copies pixels gives back every level of every channel."""
     engine = FakeEngine(channels=network_channels)
     pixels = drawn((9, 7, channels), dtype)
@@ -144,7 +145,7 @@ def test_tiles_by_free_memory(monkeypatch):
     assert sides[-1] == tiles.LARGEST["cpu"]
     assert upscaler.side((100, 3000, 3)) == 3000  # not many pixels: whole
     monkeypatch.setattr(tiles, "free_memory", lambda _: 10_000_000)
-    assert upscaler.side((5000, 4000, 4)) < upscaler.side((5000, 4000, 3)) == sides[1]  # alpha is a second picture
+    assert upscaler.side((5000, 4000, 4)) < upscaler.side((5000, 4000, 3)) == sides[1]  # alpha is a second image
     assert upscaler.side((5000, 4000, 3), spoken_for=9_000_000) < sides[1]
     assert Upscaler(engine, Tiling(0)).side((5000, 4000, 3)) == 5000
     assert Upscaler(engine, Tiling(33)).side((5000, 4000, 3)) == 33
@@ -179,14 +180,12 @@ def test_no_memory_at_all(multiple, smallest):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     engine = FakeEngine(function=never)
-    engine.footprint = engine.footprint._replace(sizes=SizeRequirements(multiple, multiple))
-    with pytest.raises(
-        UpscaleError, match=f"not enough memory even for a tile of {smallest} pixels: CUDA out of memory"
-    ):
+    engine.receptive_field = engine.receptive_field._replace(sizes=SizeRequirements(multiple, multiple))
+    with pytest.raises(DscsrError, match=f"not enough memory even for a tile of {smallest} pixels: CUDA out of memory"):
         Upscaler(engine)(drawn((64, 64, 3)))
 
 
-def test_a_network_that_fails_on_a_picture():
+def test_a_network_that_fails_on_a_image():
     """Padding by reflection needs more than one pixel; the network says so, not we."""
 
     def padded(y):
@@ -194,7 +193,7 @@ def test_a_network_that_fails_on_a_picture():
 
     upscaler = Upscaler(FakeEngine(function=padded))
     assert upscaler(drawn((5, 5, 3))).shape == (10, 10, 3)
-    with pytest.raises(UpscaleError, match=r"the network fails on this picture: .*Padding size should be less than"):
+    with pytest.raises(DscsrError, match=r"the network fails on this image: .*Padding size should be less than"):
         upscaler(drawn((4, 4, 3)))
 
 
@@ -207,10 +206,10 @@ def test_other_faults_are_not_hidden():
 
 
 def test_no_numbers():
-    with pytest.raises(UpscaleError, match="values that are no numbers: use --precision fp32 or bf16"):
+    with pytest.raises(DscsrError, match="values that are no numbers: use --precision fp32 or bf16"):
         Upscaler(FakeEngine(function=lambda y: y * float("nan")))(drawn((4, 4, 3)))
 
 
 def test_networks_of_other_channels():
-    with pytest.raises(EngineError, match="Expected a network for pictures of 1 or 3 channels, but got one for 4"):
+    with pytest.raises(DscsrError, match="Expected a network for images of 1 or 3 channels, but got one for 4"):
         Upscaler(FakeEngine(channels=4))

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 import dscsr_model
+from dscsr_arch.errors import DscsrError
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.losses.functional import contrastive_loss
-from dscsr_model.losses.vgg_weights import VGGWeightsError
 
 
 @pytest.fixture(scope="module")
@@ -15,13 +15,13 @@ def loss() -> ContrastiveLoss:
     return ContrastiveLoss(loss_weight=200, num_negatives=2, exclude_self=True, vgg_weights="random").double()
 
 
-def pictures(batch: int = 3) -> list[torch.Tensor]:
+def images(batch: int = 3) -> list[torch.Tensor]:
     """Of student and teacher, and two negatives."""
     return [torch.rand(n, 3, 16, 16, dtype=torch.float64) for n in (batch, batch, 2)]
 
 
 def test_it_equals_the_published_formula_on_vgg_features(loss):
-    student, teacher, negatives = (picture.requires_grad_() for picture in pictures())
+    student, teacher, negatives = (image.requires_grad_() for image in images())
     value = loss(student, teacher, negatives, sources=[2, 0])
     (gradient,) = torch.autograd.grad(value, student)
     expected = 0
@@ -36,7 +36,7 @@ def test_it_equals_the_published_formula_on_vgg_features(loss):
 
 
 def test_teacher_and_negatives_carry_no_graph(loss):
-    student, teacher, negatives = (picture.requires_grad_() for picture in pictures())
+    student, teacher, negatives = (image.requires_grad_() for image in images())
     loss(student, teacher, negatives, sources=[2, 0]).backward()
     assert student.grad is not None
     assert teacher.grad is None
@@ -46,12 +46,12 @@ def test_teacher_and_negatives_carry_no_graph(loss):
 def test_vgg_runs_twice_once_for_all_that_needs_no_gradient(loss):
     runs = []
     hook = loss.vgg.register_forward_pre_hook(lambda _, given: runs.append((len(given[0]), torch.is_grad_enabled())))
-    loss(*pictures(), sources=[0, 1])
+    loss(*images(), sources=[0, 1])
     hook.remove()
     assert sorted(runs) == [(3, True), (5, False)]
 
 
-def test_negatives_are_different_pictures_of_the_batch_enlarged(loss):
+def test_negatives_are_different_images_of_the_batch_enlarged(loss):
     lq = torch.rand(5, 3, 8, 8, requires_grad=True)
     drawn = [loss.draw_negatives(lq, (16, 24)) for _ in range(20)]
     assert {source for _, sources in drawn for source in sources} == set(range(5))
@@ -68,8 +68,8 @@ def test_features_of_the_teacher_need_no_vgg_and_any_number_of_layers():
     student, teacher, negatives = ([torch.rand(n, 2, 4, 4), torch.rand(n, 5)] for n in (2, 2, 4))
     value = loss.compare(student, teacher, negatives)
     assert value == 3 * contrastive_loss(student, teacher, negatives, layer_weights=(1, 1))
-    with pytest.raises(ValueError, match="Expected `features: vgg19` to compare pictures, but got `features: teacher`"):
-        loss(*pictures())
+    with pytest.raises(ValueError, match="Expected `features: vgg19` to compare images, but got `features: teacher`"):
+        loss(*images())
 
 
 def test_leaving_the_own_sample_out_needs_to_know_it():
@@ -85,10 +85,10 @@ def test_a_batch_smaller_than_the_negatives(loss):
         loss.draw_negatives(torch.rand(1, 3, 8, 8), (16, 16))
 
 
-def test_pictures_of_another_shape(loss):
-    student, teacher, negatives = pictures()
+def test_images_of_another_shape(loss):
+    student, teacher, negatives = images()
     for wrong in ((student, teacher[..., 1:], negatives), (student, teacher[:1], negatives)):
-        with pytest.raises(ValueError, match="Expected pictures of one size of student, teacher and negatives"):
+        with pytest.raises(ValueError, match="Expected images of one size of student, teacher and negatives"):
             loss(*wrong, sources=[0, 1])
     with pytest.raises(ValueError, match=r"16, 16\) and \(2, 3, 8, 8\)"):
         loss(student, teacher, negatives[..., :8, :8], sources=[0, 1])
@@ -112,7 +112,7 @@ def test_wrong_arguments(arguments, message):
 
 
 def test_without_weights_it_says_where_to_get_them():
-    with pytest.raises(VGGWeightsError, match=r"https://download\.pytorch\.org/models/vgg19-dcbb9e9d\.pth"):
+    with pytest.raises(DscsrError, match=r"https://download\.pytorch\.org/models/vgg19-dcbb9e9d\.pth"):
         ContrastiveLoss(vgg_weights="/nowhere/vgg.pth")
 
 

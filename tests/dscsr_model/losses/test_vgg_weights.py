@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dscsr_model.losses.vgg_weights import FILE, VGGWeightsError, find_vgg_weights, places
+from dscsr_arch.errors import DscsrError
+from dscsr_model.losses.vgg_weights import FILE, find_vgg_weights, places
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_the_second_place_is_the_cache_of_torch_hub(nowhere, monkeypatch):
 
 
 def test_a_missing_file_is_named_with_its_source_and_its_places(nowhere):
-    with pytest.raises(VGGWeightsError) as error:
+    with pytest.raises(DscsrError) as error:
         find_vgg_weights("imagenet")
     message = str(error.value)
     assert message.startswith("Expected 'experiments/pretrained_models/vgg19-dcbb9e9d.pth' or ")
@@ -49,9 +50,9 @@ def test_a_missing_file_is_named_with_its_source_and_its_places(nowhere):
 
 
 def test_a_path(nowhere):
-    with pytest.raises(VGGWeightsError, match=r"but got 'no\.pth', which does not exist\. Fetch .*dcbb9e9d\.pth"):
+    with pytest.raises(DscsrError, match=r"but got 'no\.pth', which does not exist\. Fetch .*dcbb9e9d\.pth"):
         find_vgg_weights("no.pth")
-    with pytest.raises(VGGWeightsError, match="which is a folder"):
+    with pytest.raises(DscsrError, match="which is a folder"):
         find_vgg_weights(str(nowhere))
     (nowhere / "my.pth").touch()
     assert find_vgg_weights("my.pth") == Path("my.pth")
@@ -59,5 +60,5 @@ def test_a_path(nowhere):
 
 @pytest.mark.parametrize("value", [None, "", 3])
 def test_what_is_no_path_at_all(value):
-    with pytest.raises(VGGWeightsError, match="Expected `vgg_weights` to be imagenet, random or a path, but got"):
+    with pytest.raises(DscsrError, match="Expected `vgg_weights` to be imagenet, random or a path, but got"):
         find_vgg_weights(value)

@@ -15,9 +15,9 @@ import torch
 from small_models import SPAN, build, distance, options, train, weights
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
-from dscsr_arch.disk import DiskError
-from dscsr_model.data.draws import Draw
+from dscsr_arch.errors import DiskError
 from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.data.sample_keys import SampleKey
 
 
 def resumed(opt, iteration: int):
@@ -161,11 +161,11 @@ def test_random_draws_go_on_between_two_samples_of_a_thread_that_reads(tmp_path)
             return first, random.random()
 
     dataset = KeyedDataset(Slow(), 0)
-    alone = dataset[Draw(0)]
+    alone = dataset[SampleKey(0)]
     for go_on in (model.restore_random_state, lambda: model.save(0, 2)):
         begun.clear()
         with ThreadPoolExecutor(1) as thread:
-            drawn = thread.submit(dataset.__getitem__, Draw(0))
+            drawn = thread.submit(dataset.__getitem__, SampleKey(0))
             begun.wait()
             go_on()
             assert drawn.result() == alone
@@ -193,7 +193,7 @@ def test_files_are_basicsrs(tmp_path):
     assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net_g_1.pth", "net_g_latest.pth"]
     assert [file.name for file in (tmp_path / "training_states").iterdir()] == ["1.state"]
     content = torch.load(tmp_path / "models/net_g_1.pth", weights_only=True)
-    assert list(content) == ["params", "params_ema", "metadata"]  # which is told of in test_saved_facts
+    assert list(content) == ["params", "params_ema", "metadata"]  # which is told of in test_saved_metadata
     assert all(torch.equal(content["params"][name], tensor) for name, tensor in model.net_g.state_dict().items())
     assert all(
         torch.equal(content["params_ema"][name], tensor) for name, tensor in model.net_g_ema.state_dict().items()

@@ -12,13 +12,11 @@ from small_models import EDSR, SPAN, SWINIR, batch, build, distance, train, weig
 from torch.nn import functional as F
 
 from dscsr_arch import load_model
-from dscsr_arch.checkpoint import WeightsError, read_pickle, read_state_dict, save_state_dict
+from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
 from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.sizes import padded
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
-from dscsr_model.models.csd_model import CSDModelError
-from dscsr_model.training.feature_taps import FeatureError
-from dscsr_model.training.roles import RoleError
 
 TEACHER = {"type": "L1Loss", "loss_weight": 0.5, "output_of": "teacher"}
 # The teacher's own layers: VGG-19 takes a second a step here.
@@ -81,14 +79,14 @@ def test_losses_are_those_of_their_formulas(options):
 
 def test_vgg_by_option(options):
     model = build(options(**contrast(features="vgg19", vgg_weights="random", num_negatives=2)))
-    pictures = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
+    images = {"lq": torch.rand(2, 3, 8, 8), "gt": torch.rand(2, 3, 16, 16)}
     torch.manual_seed(3)
-    found = model.compute_losses(**pictures)["l_contrastive"]
+    found = model.compute_losses(**images)["l_contrastive"]
     torch.manual_seed(3)
     loss = ContrastiveLoss(0.01, num_negatives=2, vgg_weights="random")
-    negatives, _ = loss.draw_negatives(pictures["lq"], (16, 16))
+    negatives, _ = loss.draw_negatives(images["lq"], (16, 16))
     net = model.net_g
-    torch.testing.assert_close(found, loss(net.student(0.5)(pictures["lq"]), net.backbone(pictures["lq"]), negatives))
+    torch.testing.assert_close(found, loss(net.student(0.5)(images["lq"]), net.backbone(images["lq"]), negatives))
 
 
 def test_students_are_logged_together_and_apart(options):
@@ -245,8 +243,8 @@ def test_ways_of_training(options, logged, changes):
 
 @pytest.fixture
 def loader(tmp_path):
-    """Three pairs of pictures behind BasicSR's own dataset."""
-    names = [f"picture{number}.png" for number in range(3)]
+    """Three pairs of images behind BasicSR's own dataset."""
+    names = [f"image{number}.png" for number in range(3)]
     section = {
         "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
         "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (38, 42))),
@@ -259,13 +257,13 @@ def loader(tmp_path):
 
 
 def scores_of(network, loader, tmp_path):
-    """What BasicSR's SRModel says of a plain network, and the pictures that it makes."""
+    """What BasicSR's SRModel says of a plain network, and the images that it makes."""
     kind = {**EDSR, "num_feat": network.conv_first.out_channels}
     model = build(small_models.options(tmp_path, "SRModel", network_g=kind, **{"val:metrics": METRICS}))
     model.net_g_ema.load_state_dict(network.state_dict())
     model.validation(loader, 3, None, save_img=True)
-    folder = tmp_path / "visualization/picture0"
-    return model.metric_results, cv2.imread(str(folder / "picture0_3.png"))
+    folder = tmp_path / "visualization/image0"
+    return model.metric_results, cv2.imread(str(folder / "image0_3.png"))
 
 
 def test_every_width_is_validated_as_the_plain_network_would_be(options, loader, tmp_path, logged):
@@ -273,11 +271,11 @@ def test_every_width_is_validated_as_the_plain_network_would_be(options, loader,
     model.validation(loader, 3, None, save_img=True)
     assert list(model.metric_results) == [f"{m}_w{w}" for m in METRICS for w in (0.25, 0.5, 1.0)]
     for width in (0.25, 0.5, 1.0):
-        scores, picture = scores_of(model.net_g_ema.student(width), loader, tmp_path / str(width))
+        scores, image = scores_of(model.net_g_ema.student(width), loader, tmp_path / str(width))
         found = {name: model.metric_results[f"{name}_w{width}"] for name in METRICS}
         assert found == pytest.approx(scores, rel=1e-5)
-        file = tmp_path / f"visualization/picture0/picture0_w{width}_3.png"
-        assert abs(cv2.imread(str(file)).astype(int) - picture).max() <= 1  # summed up in another order
+        file = tmp_path / f"visualization/image0/image0_w{width}_3.png"
+        assert abs(cv2.imread(str(file)).astype(int) - image).max() <= 1  # summed up in another order
     assert len(list((tmp_path / "visualization").rglob("*.png"))) == 9
     assert any("psnr_w0.25: " in line for line in logged())
     assert any("Best psnr_w0.25 on Set so far: saved as net_g_best.pth" in line for line in logged())
@@ -323,11 +321,11 @@ def test_which_widths_are_validated_and_which_decides(options, loader, tmp_path,
     assert (read_pickle(file)["best"]["metric"] if file.exists() else None) == best
 
 
-def test_without_metrics_only_pictures_are_written(options, loader, tmp_path):
+def test_without_metrics_only_images_are_written(options, loader, tmp_path):
     opt = options(is_train=False, **{"val:suffix": "x", "val:metrics": None})
     build(opt).validation(loader, "run", None, save_img=True)
     names = {file.name for file in (tmp_path / "visualization/Set").iterdir()}
-    assert names == {f"picture{number}_w{width}_x.png" for number in range(3) for width in (0.5, 1.0)}
+    assert names == {f"image{number}_w{width}_x.png" for number in range(3) for width in (0.5, 1.0)}
 
 
 def test_tiles_and_orientations_at_every_width(options):
@@ -426,12 +424,12 @@ def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"network_g": EDSR}, CSDModelError, "Expected a network with students for CSDModel, but got EDSR"),
-        ({"network_g:lora": {"layers": {"*": [1, 1]}}}, CSDModelError, "Expected `network_g` without `lora:`"),
-        ({**contrast(), "path:pretrain_network_g": None}, RoleError, "Expected a trained teacher in `path: pretrain"),
-        (contrast(feature_layers=["body.9"]), FeatureError, "Expected a layer of EDSR, but got 'body.9'"),
-        ({"train:pixel_opt:end_iter": 5, "train:total_iter": 9}, RoleError, "but got none in iteration 6 of 9"),
-        ({"train:pixel_opt:output_of": "us"}, RoleError, "`pixel_opt: output_of` to be one of"),
+        ({"network_g": EDSR}, DscsrError, "Expected a network with students for CSDModel, but got EDSR"),
+        ({"network_g:lora": {"layers": {"*": [1, 1]}}}, DscsrError, "Expected `network_g` without `lora:`"),
+        ({**contrast(), "path:pretrain_network_g": None}, DscsrError, "Expected a trained teacher in `path: pretrain"),
+        (contrast(feature_layers=["body.9"]), DscsrError, "Expected a layer of EDSR, but got 'body.9'"),
+        ({"train:pixel_opt:end_iter": 5, "train:total_iter": 9}, DscsrError, "but got none in iteration 6 of 9"),
+        ({"train:pixel_opt:output_of": "us"}, DscsrError, "`pixel_opt: output_of` to be one of"),
         ({"network_g:backbone:num_feat": 4}, WeightsError, "teacher.pth does not fit CSSRNet"),
         ({"network_g:widths": [0.3]}, ValueError, "Expected width 0.3 to leave a whole number of channels"),
     ],

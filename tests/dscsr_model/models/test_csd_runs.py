@@ -68,8 +68,8 @@ def test_killed_and_resumed_it_ends_where_it_would_have_and_every_width_is_teste
     done = subprocess.run(command, cwd=killed, env=ENV, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("# ssim_w0.5: ") == done.stderr.count("# ssim_w1.0: ") == 2
-    pictures = {file.name for file in (killed / "results/tiny_test/visualization/one").iterdir()}
-    assert pictures == {f"{name}_w{w}_tiny_test.png" for name in ("baby", "bird", "head") for w in (0.5, 1.0)}
+    images = {file.name for file in (killed / "results/tiny_test/visualization/one").iterdir()}
+    assert images == {f"{name}_w{w}_tiny_test.png" for name in ("baby", "bird", "head") for w in (0.5, 1.0)}
 
 
 RANKS = """

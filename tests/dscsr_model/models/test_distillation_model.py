@@ -10,12 +10,10 @@ from small_models import SWINIR, batch, build, train
 from torch.nn import functional as F
 
 from dscsr_arch import SPAN
-from dscsr_arch.checkpoint import WeightsError, read_pickle, save_state_dict
+from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_arch.sizes import SizeError
+from dscsr_arch.errors import DscsrError, SizeError, WeightsError
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
-from dscsr_model.training.feature_taps import FeatureError
-from dscsr_model.training.teacher import TeacherError
 
 LOSSES = {
     "train:teacher_opt": {"type": "MSELoss", "target": "teacher", "loss_weight": 0.5},
@@ -103,7 +101,7 @@ def test_parts_of_a_batch_amount_to_the_batch(options):
     whole, parts = (build(options(**{"train:accumulate_steps": n, "train:grad_clip_norm": 0.1})) for n in (1, 2))
     for model in (whole, parts):
         train(model, range(1, 4))
-    # per picture, positions are compared within the picture: parts of a batch average exactly
+    # per image, positions are compared within the image: parts of a batch average exactly
     assert small_models.distance(small_models.weights(whole), small_models.weights(parts)) < 1e-5
 
 
@@ -158,10 +156,10 @@ def test_without_losses_on_it_no_teacher_is_built(options):
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"teacher": None}, TeacherError, "Expected a section `teacher:`, since `teacher_opt` compares with one"),
+        ({"teacher": None}, DscsrError, "Expected a section `teacher:`, since `teacher_opt` compares with one"),
         ({"teacher:weights": "nowhere.pth"}, WeightsError, "Expected a weight file at nowhere.pth"),
-        ({"train:affinity_opt:layers": ["body.0", "body.9"]}, FeatureError, "layer of EDSR, but got 'body.9'"),
-        ({"train:affinity_opt:teacher_layers": ["x", "y"]}, FeatureError, "Expected a layer of SPAN, but got 'x'"),
+        ({"train:affinity_opt:layers": ["body.0", "body.9"]}, DscsrError, "layer of EDSR, but got 'body.9'"),
+        ({"train:affinity_opt:teacher_layers": ["x", "y"]}, DscsrError, "Expected a layer of SPAN, but got 'x'"),
     ],
 )
 def test_without_the_option_check_faults_are_as_clear(options, changes, error, text):

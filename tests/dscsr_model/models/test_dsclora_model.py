@@ -10,7 +10,7 @@ from torch import nn
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
-from dscsr_arch.low_rank import LoRAError
+from dscsr_arch.errors import LoRAError
 
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
 SPAN_LORA = {**small_models.SPAN, "lora": {"layers": {"block_*": [2, 4]}, "dropout": 0}}

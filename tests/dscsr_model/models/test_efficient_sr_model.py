@@ -8,8 +8,7 @@ import torch
 from small_models import EDSR, SPAN, batch, build, distance, options, train, weights
 
 import dscsr_arch
-from dscsr_arch.checkpoint import WeightsError
-from dscsr_model.training.guards import TrainingStoppedError
+from dscsr_arch.errors import DscsrError, WeightsError
 
 STEPS = range(1, 21)
 
@@ -41,7 +40,7 @@ DISTANCES = {
 }
 # A smooth loss: the sign in the gradient of L1 makes a leap of the smallest difference.
 SMOOTH = {"train:optim_g": {"type": "SGD", "lr": 1e-3}, "train:pixel_opt": {"type": "MSELoss", "loss_weight": 1.0}}
-# EDSR's gradients are a thousandth of SPAN's, whose pictures go from -116 to 144.
+# EDSR's gradients are a thousandth of SPAN's, whose images go from -116 to 144.
 SMOOTH_EDSR = {**SMOOTH, "train:pixel_opt": {"type": "MSELoss", "loss_weight": 100.0}}
 smooth = pytest.mark.parametrize(
     "common", [{"network_g": SPAN, **SMOOTH}, {"network_g": EDSR, **SMOOTH_EDSR}], ids=["SPAN", "EDSR"]
@@ -137,7 +136,7 @@ def test_no_loss_at_all(tmp_path):
 
 
 def test_uint8_batches_are_made_float_and_turned_on_the_device(tmp_path):
-    from dscsr_model.training.pictures import turned
+    from dscsr_model.training.images import turned
 
     whole = {name: (255 * tensor).round().to(torch.uint8) for name, tensor in batch(1).items()}
     model = build(options(tmp_path))
@@ -207,7 +206,7 @@ def test_permanent_nan_stops_after_max_bad_steps(tmp_path):
     train_with(model, {}, [1], "lq")
     model.save(0, 1)
     train_with(model, {2, 3, 4}, [2, 3, 4], "lq")
-    with pytest.raises(TrainingStoppedError, match=r"last 4 steps, up to iteration 5 \(l_pix nan\).*net_g_1\.pth"):
+    with pytest.raises(DscsrError, match=r"last 4 steps, up to iteration 5 \(l_pix nan\).*net_g_1\.pth"):
         train_with(model, {5}, [5], "lq")
 
 

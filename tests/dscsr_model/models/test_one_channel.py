@@ -8,10 +8,10 @@ from small_models import SWINIR, build, options
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.errors import DscsrError
 from dscsr_model.data.lmdb_store import LmdbWriter
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.tiles import Upscaler
-from dscsr_model.training.pictures import BatchError
 
 GRAY = {"type": "SPAN", "num_in_ch": 1, "num_out_ch": 1, "feature_channels": 4, "upscale": 2}
 METRICS = {
@@ -31,7 +31,7 @@ KINDS = {
 
 @pytest.fixture
 def pair(tmp_path):
-    """Two pictures of all levels, of 196 pixels a side, so that NIQE has enough of them."""
+    """Two images of all levels, of 196 pixels a side, so that NIQE has enough of them."""
     draw = np.random.default_rng(0)
     for root, side in (("GT", 196), ("LQ", 98)):
         with LmdbWriter(tmp_path / f"{root}.lmdb") as writer:
@@ -61,8 +61,8 @@ def test_one_channel(tmp_path, monkeypatch, pair, kind):
 
     student = kind == "CSDModel"
     network = load_model(tmp_path / "models" / ("student_w0.5_1.pth" if student else "net_g_1.pth"))
-    with train.lq.pixels(0) as picture:
-        enlarged = Upscaler(torch_engine(network, device="cpu"))(picture)
+    with train.lq.pixels(0) as image:
+        enlarged = Upscaler(torch_engine(network, device="cpu"))(image)
     saved = cv2.imread(str(tmp_path / f"visualization/a/a{'_w0.5' if student else ''}_1.png"), cv2.IMREAD_UNCHANGED)
     assert saved.shape == (196, 196)
     assert np.abs(saved.astype(int) - enlarged[:, :, 0]).max() <= 1  # rounding: one of the two is fused
@@ -74,5 +74,5 @@ def test_a_network_of_three_channels_is_not_trained_on_one(tmp_path, kind):
     students = {"network_g": {"type": "CSSRNet", "backbone": SWINIR, "widths": [0.5]}}
     model = build(options(tmp_path, kind, **{"network_g": SWINIR, **(students if kind == "CSDModel" else {})}))
     model.feed_data({"lq": torch.rand(1, 1, 16, 16), "gt": torch.rand(1, 1, 32, 32)})
-    with pytest.raises(BatchError, match=r"Expected images \(1, 1, 32, 32\), .* but got \(1, 3, 32, 32\)"):
+    with pytest.raises(DscsrError, match=r"Expected images \(1, 1, 32, 32\), .* but got \(1, 3, 32, 32\)"):
         model.optimize_parameters(1)

@@ -111,7 +111,7 @@ def test_25_kills(tmp_path, workers):
 
 
 def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrupted, tmp_path):
-    """Goes on from the end of the run above; a mean beyond float32 makes every picture infinite."""
+    """Goes on from the end of the run above; a mean beyond float32 makes every image infinite."""
     shutil.copytree(uninterrupted[0], tmp_path, dirs_exist_ok=True)
     infinite = {"datasets:train:mean": [1e39] * 3}
     write_options(tmp_path, **infinite, **{"train:total_iter": 200, "train:max_bad_steps": 7})
@@ -161,7 +161,7 @@ rank_steps.end(rank, world, found)
 
 
 def test_two_ranks_step_and_validate_as_one_process_does(tmp_path, monkeypatch):
-    """Five steps of Adam in float64 with the loss in float32; five pictures: one rank has three of them, one two."""
+    """Five steps of Adam in float64 with the loss in float32; five images: one rank has three of them, one two."""
     import yaml
 
     names = [f"{number}.png" for number in range(5)]

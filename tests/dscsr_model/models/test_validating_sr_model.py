@@ -12,7 +12,7 @@ import torch
 from small_models import SPAN, SWINIR, build, options, train
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict
-from dscsr_arch.sizes import SizeError
+from dscsr_arch.errors import SizeError
 from dscsr_model.models import efficient_sr_model
 
 METRICS = {
@@ -24,8 +24,8 @@ METRICS = {
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Five pairs of pictures behind BasicSR's own dataset, and a loader as BasicSR makes it."""
-    names = [f"picture{number}.png" for number in range(5)]
+    """Five pairs of images behind BasicSR's own dataset, and a loader as BasicSR makes it."""
+    names = [f"image{number}.png" for number in range(5)]
     section = {
         "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
         "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (46, 38))),
@@ -55,9 +55,9 @@ class Writer:
         pass
 
 
-# One call for the average rounds otherwise than two for each parameter, on some processors: a level in a picture.
+# One call for the average rounds otherwise than two for each parameter, on some processors: a level in an image.
 @pytest.mark.parametrize(("ema_decay", "levels"), [(0, 0), (0.9, 1)])
-def test_scores_pictures_and_log_are_srmodels(tmp_path, dataset, logged, ema_decay, levels):
+def test_scores_images_and_log_are_srmodels(tmp_path, dataset, logged, ema_decay, levels):
     said, written, scores = [], [], []
     for model_type in ("SRModel", "EfficientSRModel"):
         averaging = {"train:ema_decay": ema_decay, "train:ema_warmup": False}
@@ -86,7 +86,7 @@ def test_results_of_a_test_are_named_as_basicsr_names_them(tmp_path, dataset, su
     folders = [tmp_path / model_type / "visualization" for model_type in ("SRModel", "EfficientSRModel")]
     stock, ours = ({str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.png")} for folder in folders)
     assert stock == ours
-    assert f"Set/picture0_{suffix or 'run'}.png" in ours
+    assert f"Set/image0_{suffix or 'run'}.png" in ours
     assert not list((folders[1].parent / "models").iterdir())  # no best network: nothing was trained
 
 
@@ -113,7 +113,7 @@ def test_the_network_runs_once_for_each_image(tmp_path, dataset, model_type, net
     assert len(runs) == 5 * widths * forwards
 
 
-def test_uint8_pictures_are_scored_as_float_ones(tmp_path, dataset):
+def test_uint8_images_are_scored_as_float_ones(tmp_path, dataset):
     loader = dataset()
 
     class Bytes(torch.utils.data.Dataset):
@@ -300,7 +300,7 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, da
     model.validation(dataset(), 6, None, save_img=False)
     assert read_pickle(tmp_path / "models/net_g_best.pth")["best"]["dataset"] == "Set"
 
-    niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs none, but a picture of some size
+    niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs none, but an image of some size
     model = build(options(tmp_path, model_type, **changes, **{"val:metrics": {**METRICS, "niqe": niqe}}))
     model.validation(lone, 6, None, save_img=False)
     assert [name.partition("_")[0] for name in model.metric_results] == ["niqe"]
@@ -313,7 +313,7 @@ def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, dataset, logged
     model.validation(dataset(), 6, None, save_img=False)
     assert model.metric_results.keys() == METRICS.keys()
     (said,) = [line for line in logged()[before:] if "niqe" in line]
-    assert "Validation Set without `niqe`, which failed: calculate_niqe of picture" in said
+    assert "Validation Set without `niqe`, which failed: calculate_niqe of image" in said
     assert (tmp_path / "models/net_g_best.pth").exists()
 
 
@@ -371,11 +371,11 @@ def test_a_broken_best_network_is_replaced(tmp_path, validate):
     assert best(tmp_path) == 10
 
 
-def test_without_metrics_pictures_are_written_and_nothing_is_scored(tmp_path, dataset):
+def test_without_metrics_images_are_written_and_nothing_is_scored(tmp_path, dataset):
     model = build(options(tmp_path, network_g=SPAN, **{"val:metrics": None}))
     model.validation(dataset(), 5, None, save_img=True)
     assert len(list((tmp_path / "visualization").rglob("*.png"))) == 5
     assert not list((tmp_path / "models").iterdir())
-    picture = cv2.imread(str(tmp_path / "visualization/picture0/picture0_5.png"))
-    assert picture.shape == (46, 38, 3)
-    assert np.ptp(picture) > 0
+    image = cv2.imread(str(tmp_path / "visualization/image0/image0_5.png"))
+    assert image.shape == (46, 38, 3)
+    assert np.ptp(image) > 0

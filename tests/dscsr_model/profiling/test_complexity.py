@@ -10,9 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA, load_model
-from dscsr_arch.sizes import SizeError
+from dscsr_arch.errors import DscsrError, SizeError
 from dscsr_model.profiling.complexity import Complexity, UncountedWarning, count, parameters
-from dscsr_model.profiling.errors import ProfileError
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_without_fvcore_one_message_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "fvcore"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fvcore.nn", None)
-    with pytest.raises(ProfileError, match=r"Expected fvcore .*`pip install 'dscsr\[profile\]'"):
+    with pytest.raises(DscsrError, match=r"Expected fvcore .*`pip install 'dscsr\[profile\]'"):
         count(SPAN(feature_channels=4), 8, 8)
 
 
@@ -120,7 +119,7 @@ def test_nothing_is_said_about_operators_that_cost_nothing(caplog, capfd):
 
 
 class Unshuffled(nn.Module):
-    """Its first convolution has other channels than the picture, and a tensor that is no buffer."""
+    """Its first convolution has other channels than the image, and a tensor that is no buffer."""
 
     def __init__(self):
         super().__init__()
@@ -133,16 +132,16 @@ class Unshuffled(nn.Module):
 
 @pytest.mark.parametrize("size", [(0, 8), (8, -1)])
 def test_a_size_must_be_one(size):
-    with pytest.raises(ProfileError, match=r"Expected a picture of at least 1×1 pixels, but got"):
+    with pytest.raises(DscsrError, match=r"Expected an image of at least 1×1 pixels, but got"):
         count(SPAN(feature_channels=4), *size)
 
 
-def test_a_picture_that_the_network_does_not_take_costs_what_it_is_padded_to():
+def test_a_image_that_the_network_does_not_take_costs_what_it_is_padded_to():
     assert count(Unshuffled(), 5, 7) == count(Unshuffled(), 6, 8)
 
 
-def test_a_picture_that_does_not_fit_into_memory_is_refused_before_it_is_made():
-    with pytest.raises(ProfileError, match=r"room for a picture of 9000000×9000000, about .* Choose a smaller --size"):
+def test_a_image_that_does_not_fit_into_memory_is_refused_before_it_is_made():
+    with pytest.raises(DscsrError, match=r"room for an image of 9000000×9000000, about .* Choose a smaller --size"):
         count(SPAN(feature_channels=4), 9_000_000, 9_000_000)
 
 

@@ -8,19 +8,19 @@ from dscsr_model.profiling.machine import describe, in_words, processor
 
 
 def test_facts_and_words():
-    facts = describe(torch.device("cpu"))
-    assert facts["device"] == "CPU"
-    assert facts["threads"] == torch.get_num_threads()
-    assert facts["torch"] == str(torch.__version__)
-    words = in_words(facts)
-    assert str(facts["cpu"]) in words
+    metadata = describe(torch.device("cpu"))
+    assert metadata["device"] == "CPU"
+    assert metadata["threads"] == torch.get_num_threads()
+    assert metadata["torch"] == str(torch.__version__)
+    words = in_words(metadata)
+    assert str(metadata["cpu"]) in words
     assert f"torch {torch.__version__}" in words
-    assert f"{facts['threads']} thread" in words
+    assert f"{metadata['threads']} thread" in words
 
 
 def test_a_gpu_comes_first():
-    facts = {"device": "NVIDIA X", "cpu": "Some CPU", "threads": 2, "torch": "2", "cuda": "13", "python": "3"}
-    assert in_words(facts) == "NVIDIA X (host: Some CPU), 2 threads; torch 2, cuda 13, python 3"
+    metadata = {"device": "NVIDIA X", "cpu": "Some CPU", "threads": 2, "torch": "2", "cuda": "13", "python": "3"}
+    assert in_words(metadata) == "NVIDIA X (host: Some CPU), 2 threads; torch 2, cuda 13, python 3"
 
 
 def test_the_processor_is_named_as_its_maker_does(tmp_path):

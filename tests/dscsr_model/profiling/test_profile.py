@@ -1,4 +1,4 @@
-"""Whole profiles: figures, what a machine cannot do, scores, JSON, table, picture."""
+"""Whole profiles: figures, what a machine cannot do, scores, JSON, table, image."""
 
 import json
 import math
@@ -13,7 +13,6 @@ from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling import profile as profiling
 from dscsr_model.profiling.complexity import Complexity, count
-from dscsr_model.profiling.errors import ProfileError
 from dscsr_model.profiling.latency import Latency
 from dscsr_model.profiling.profile import BASELINE, Measured, Plan, Profile, Run, profile, reason
 from dscsr_model.profiling.psnr import Quality
@@ -54,7 +53,7 @@ def test_everything_is_measured(real):
         assert each.flops_256 == count(network).flops
         assert list(each.runs) == ["eager", "bf16"]
         assert all(run.latency.median_ms > 0 and run.fault is None for run in each.runs.values())
-        # The weights, the picture and the result in float32 are the least.
+        # The weights, the image and the result in float32 are the least.
         assert each.runs["eager"].memory >= 4 * (each.complexity.parameters + 3 * 12 * 16 * 17)
     assert result.networks["wide"].runs["eager"].memory > result.networks["narrow"].runs["eager"].memory
     assert result.baseline.latency.median_ms > 0
@@ -94,7 +93,7 @@ def test_real_figures_become_json_and_a_table(real):
 def test_a_size_beyond_memory_is_a_fault_of_every_run():
     plan = Plan(**{**QUICK, "height": 9_000_000, "width": 9_000_000}, variants=("eager",), flops=False, baseline=False)
     result = profile({"net": SPAN(feature_channels=4)}, plan)
-    assert "room for a picture of 9000000×9000000" in result.networks["net"].runs["eager"].fault
+    assert "room for an image of 9000000×9000000" in result.networks["net"].runs["eager"].fault
 
 
 class TrainsOnly(SPAN):
@@ -117,7 +116,7 @@ def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_pictures_give_a_mean_time_that_the_score_takes(monkeypatch, channels):
+def test_images_give_a_mean_time_that_the_score_takes(monkeypatch, channels):
     images = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 12), torch.rand(1, 3, 8, 8))
     seen = []
     monkeypatch.setattr(
@@ -130,7 +129,7 @@ def test_pictures_give_a_mean_time_that_the_score_takes(monkeypatch, channels):
     runs = result.networks["net"].runs
     assert (runs["channels_last"].images_ms, runs["eager"].images_ms) == (2.0, None)
     assert scores(result, "net")[2025].runtime_ms == 2.0
-    assert "the mean over 3 pictures of channels_last" in table(result)
+    assert "the mean over 3 images of channels_last" in table(result)
 
 
 def test_psnr_is_measured_but_not_of_random_weights(tmp_path):
@@ -142,7 +141,7 @@ def test_psnr_is_measured_but_not_of_random_weights(tmp_path):
     plan = Plan(**QUICK, variants=("eager",), baseline=False, flops=False, data=data, untrained=frozenset({"random"}))
     result = profile(networks, plan)
     assert result.networks["random"].quality is None
-    assert result.networks["trained"].quality.pictures == 1
+    assert result.networks["trained"].quality.images == 1
 
 
 def test_without_flops_no_fvcore_and_no_scores(monkeypatch):
@@ -171,7 +170,7 @@ def test_a_plan_is_checked_first(change, message):
 
 
 def test_reasons_are_one_line():
-    assert reason(ProfileError("Expected a,\n but got b.")) == "Expected a, but got b."
+    assert reason(DscsrError("Expected a,\n but got b.")) == "Expected a, but got b."
     assert reason(RuntimeError("x\ny")) == "RuntimeError: x y"
     assert reason(torch.OutOfMemoryError("CUDA out of memory. Tried …")) == "not enough memory"
     assert len(reason(RuntimeError("x" * 999))) == 200

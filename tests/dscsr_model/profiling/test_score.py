@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscsr_model.profiling.errors import ProfileError
+from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling.score import BASELINES, score
 
 parts = st.floats(0.05, 5)
@@ -66,7 +66,7 @@ def test_hopelessly_slow_is_infinitely_bad():
 
 
 def test_an_unknown_year_is_refused():
-    with pytest.raises(ProfileError, match=r"Expected a year of 2025, 2026, but got 2024"):
+    with pytest.raises(DscsrError, match=r"Expected a year of 2025, 2026, but got 2024"):
         score(1, 1, 1, 2024)
 
 
@@ -74,5 +74,5 @@ def test_an_unknown_year_is_refused():
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_figures_are_positive_numbers(name, value):
     figures = {"runtime_ms": 1.0, "flops": 1e9, "parameters": 1e5, "baseline_ms": 1.0, name: value}
-    with pytest.raises(ProfileError, match=f"Expected `{name}` to be a positive number, but got"):
+    with pytest.raises(DscsrError, match=f"Expected `{name}` to be a positive number, but got"):
         score(**figures)

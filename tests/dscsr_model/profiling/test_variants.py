@@ -1,11 +1,10 @@
-"""Every variant gives the network's pictures; wrong names are told."""
+"""Every variant gives the network's images; wrong names are told."""
 
 import pytest
 import torch
 
 from dscsr_arch import SPAN
-from dscsr_model.inference.engines import EngineError
-from dscsr_model.profiling.errors import ProfileError
+from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling.variants import VARIANTS, build, check_variants
 
 # bf16 keeps 8 bits of a number and fp16 11; `eager` and `channels_last` differ in the order of sums only.
@@ -18,7 +17,7 @@ def network():
 
 
 @pytest.mark.parametrize("variant", ["eager", "channels_last", "bf16", "fp16"])
-def test_a_variant_gives_the_networks_picture(network, variant):
+def test_a_variant_gives_the_networks_image(network, variant):
     x = torch.rand(1, 3, 9, 14)
     with torch.no_grad():
         expected = network(x)
@@ -47,7 +46,7 @@ def test_onnx_is_written_by_whoever_can_and_leaves_no_file(network, tmp_path, mo
 
 
 def test_onnx_needs_somebody_who_writes_it(network):
-    with pytest.raises(ProfileError, match=r"Expected `to_onnx` to write .* Give one"):
+    with pytest.raises(DscsrError, match=r"Expected `to_onnx` to write .* Give one"):
         build(network, "onnx", "cpu")
 
 
@@ -67,11 +66,11 @@ def test_names_come_once_and_all_means_all():
 
 @pytest.mark.parametrize(("names", "got"), [(["fast", "eager"], "fast"), ([], "none")])
 def test_unknown_names_are_told(names, got):
-    with pytest.raises(ProfileError, match=f"Expected variants among eager, .*, onnx, all, but got {got}"):
+    with pytest.raises(DscsrError, match=f"Expected variants among eager, .*, onnx, all, but got {got}"):
         check_variants(names)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_a_device_that_is_not_there_is_told(network):
-    with pytest.raises(EngineError, match="Expected a GPU"):
+    with pytest.raises(DscsrError, match="Expected a GPU"):
         build(network, "eager", "cuda")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from dscsr_arch.errors import DscsrError
 from dscsr_model.training import guards
-from dscsr_model.training.guards import RunningStatistics, StepGuard, TrainingStoppedError
+from dscsr_model.training.guards import RunningStatistics, StepGuard
 
 CPU = torch.device("cpu")
 NAN = torch.tensor(torch.nan)
@@ -68,9 +69,9 @@ def test_a_good_step_starts_the_row_anew():
         r"Expected finite losses and gradients, but got none in the last 3 steps, up to iteration 77 "
         r"\(l_pixel nan, l_other 2\)\. The weights on disk are good; the last checkpoint is models/net_g_70\.pth\."
     )
-    with pytest.raises(TrainingStoppedError, match=message):
+    with pytest.raises(DscsrError, match=message):
         guard.check(77, {"l_pixel": NAN, "l_other": torch.tensor(2.0)}, "models/net_g_70.pth")
-    with pytest.raises(TrainingStoppedError, match="the last checkpoint is none yet"):
+    with pytest.raises(DscsrError, match="the last checkpoint is none yet"):
         guard.check(77, {}, None)
 
 

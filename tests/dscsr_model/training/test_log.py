@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dscsr_arch.errors import DscsrError
 from dscsr_model.training import log
 
 
@@ -30,14 +31,14 @@ def test_terms_of_a_loss_are_named():
     [(torch.zeros(2, 3), r"something else \(\(2, 3\)\)"), (0.5, r"something else \(0.5\)"), ((None, None), "neither")],
 )
 def test_a_loss_is_a_number(loss, got):
-    with pytest.raises(log.LossValueError, match=f"Expected `x_opt` to give a number, .* but got {got}. Set its `red"):
+    with pytest.raises(DscsrError, match=f"Expected `x_opt` to give a number, .* but got {got}. Set its `red"):
         log.named("x", loss)
 
 
 def test_no_two_losses_share_a_name():
     log.check_names(["pixel", "perceptual", "edge"])
     log.check_names(["pix", "style"])
-    with pytest.raises(log.LossNameError, match=r"`style_opt` beside `perceptual_opt`, .* as `l_style`. Rename"):
+    with pytest.raises(DscsrError, match=r"`style_opt` beside `perceptual_opt`, .* as `l_style`. Rename"):
         log.check_names(["perceptual", "style"])
 
 

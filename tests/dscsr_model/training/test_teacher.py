@@ -5,12 +5,12 @@ import torch
 from small_models import Windows
 
 from dscsr_arch import SPAN
-from dscsr_arch.checkpoint import WeightsError, save_state_dict
-from dscsr_arch.facts import beside
+from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.metadata import beside
 from dscsr_arch.sizes import SizeRequirements, padded
-from dscsr_model.training.feature_taps import FeatureError
 from dscsr_model.training.precision import Precision
-from dscsr_model.training.teacher import Teacher, TeacherError, build_teachers, weight_files
+from dscsr_model.training.teacher import Teacher, build_teachers, weight_files
 from dscsr_model.training.tiling import self_ensemble
 
 FP32 = Precision("fp32", torch.device("cpu"))
@@ -47,7 +47,7 @@ def test_several_teachers_and_orientations_are_averaged(layers):
     assert not torch.allclose(answer.output, networks[0](X))
     plain = Teacher(networks, layers, precision=FP32)(X)
     torch.testing.assert_close(plain.output, (networks[0](X) + networks[1](X)) / 2, rtol=1e-12, atol=1e-12)
-    for name in layers:  # of the first network, for the picture as it is
+    for name in layers:  # of the first network, for the image as it is
         feature = Teacher([networks[0]], [name], precision=FP32)(X).features[name]
         torch.testing.assert_close(answer.features[name], feature, rtol=0, atol=0)
 
@@ -89,7 +89,7 @@ def test_windows_that_do_not_fit_into_a_patch():
 
 
 def test_a_layer_that_it_does_not_have():
-    with pytest.raises(FeatureError, match="Expected a layer of SPAN, but got 'block_7'"):
+    with pytest.raises(DscsrError, match="Expected a layer of SPAN, but got 'block_7'"):
         Teacher([span()], ["block_7"], precision=FP32)
 
 
@@ -124,5 +124,5 @@ def test_files_that_do_not_fit(tmp_path):
 
 @pytest.mark.parametrize("weights", [None, [], 5, [None]])
 def test_no_weights(weights):
-    with pytest.raises(TeacherError, match="to be a weight file or a list of them, but got"):
+    with pytest.raises(DscsrError, match="to be a weight file or a list of them, but got"):
         weight_files({"weights": weights})

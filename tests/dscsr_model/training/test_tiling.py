@@ -62,7 +62,7 @@ def test_no_call_sees_more_than_a_tile_and_its_margins(span):
 
 
 def test_an_image_without_pixels_is_refused():
-    with pytest.raises(ValueError, match=r"Expected a picture with at least one pixel, but got shape \(1, 3, 0, 4\)"):
+    with pytest.raises(ValueError, match=r"Expected an image with at least one pixel, but got shape \(1, 3, 0, 4\)"):
         tiled(lambda x: x, torch.rand(1, 3, 0, 4), 8, 0)
 
 

@@ -1,4 +1,4 @@
-"""Sharing the pictures, scoring them beside the network, and never holding many."""
+"""Sharing the images, scoring them beside the network, and never holding many."""
 
 import threading
 import time
@@ -25,14 +25,14 @@ def super_resolve(batch):
     return {"img": batch["lq"].numpy()}
 
 
-def finish(pictures, lq_path):
-    value = float(pictures["img"].item())
+def finish(images, lq_path):
+    value = float(images["img"].item())
     assert lq_path == f"{value:.0f}.png"
     time.sleep(0.01 * (5 - value))  # the first ones are scored last
     return {"psnr": 0.1 * value**2, "ssim": -value}
 
 
-def test_mean_over_all_pictures():
+def test_mean_over_all_images():
     scores = validate(Numbers(), super_resolve, finish)
     assert scores == {"psnr": pytest.approx(0.1 * (1 + 4 + 9 + 16) / 5), "ssim": -2.0}
 
@@ -57,7 +57,7 @@ def test_all_ranks_stop_when_one_of_them_is_asked_to(monkeypatch):
     assert stopped.value.code == 143
 
 
-def test_pictures_wait_in_a_short_queue_and_are_scored_in_other_threads():
+def test_images_wait_in_a_short_queue_and_are_scored_in_other_threads():
     waiting, most, threads = 0, 0, set()
     lock = threading.Lock()
 
@@ -72,7 +72,7 @@ def test_pictures_wait_in_a_short_queue_and_are_scored_in_other_threads():
             most = max(most, waiting)
         return {"img": np.zeros(1)}
 
-    def slow_finish(pictures, lq_path):
+    def slow_finish(images, lq_path):
         nonlocal waiting
         time.sleep(0.01)
         with lock:
@@ -85,7 +85,7 @@ def test_pictures_wait_in_a_short_queue_and_are_scored_in_other_threads():
     assert threading.get_ident() not in threads
 
 
-def test_the_next_picture_is_read_while_the_network_works():
+def test_the_next_image_is_read_while_the_network_works():
     started = [threading.Event() for _ in range(5)]
 
     class Watched(Numbers):
@@ -98,10 +98,10 @@ def test_the_next_picture_is_read_while_the_network_works():
         assert following == 5 or started[following].wait(timeout=30)
         return super_resolve(batch)
 
-    validate(Watched(), network, lambda pictures, path: {})
+    validate(Watched(), network, lambda images, path: {})
 
 
-def test_a_fault_of_a_picture_or_of_its_scoring_stops_the_validation():
+def test_a_fault_of_a_image_or_of_its_scoring_stops_the_validation():
     class Broken(Numbers):
         def __getitem__(self, index):
             raise OSError("broken.png")
@@ -109,14 +109,14 @@ def test_a_fault_of_a_picture_or_of_its_scoring_stops_the_validation():
     with pytest.raises(OSError, match=r"broken\.png"):
         validate(Broken(), super_resolve, finish)
 
-    def no_score(pictures, lq_path):
+    def no_score(images, lq_path):
         raise ZeroDivisionError("no pixels left")
 
     with pytest.raises(ZeroDivisionError, match="no pixels left"):
         validate(Numbers(), super_resolve, no_score)
 
 
-def test_no_pictures_no_scores():
+def test_no_images_no_scores():
     class Empty(Numbers):
         def __len__(self):
             return 0

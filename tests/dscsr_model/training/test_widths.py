@@ -2,7 +2,8 @@
 
 import pytest
 
-from dscsr_model.training.widths import WidthError, best_metric, label, metric_sections, validated_widths
+from dscsr_arch.errors import DscsrError
+from dscsr_model.training.widths import best_metric, label, metric_sections, validated_widths
 
 METRICS = {"psnr": {"type": "p"}, "ssim": {"type": "s"}}
 
@@ -25,7 +26,7 @@ def test_without_metrics_nothing_decides():
 
 @pytest.mark.parametrize("name", ["lpips", "psnr_w0.25"])
 def test_a_metric_that_is_not_there(name):
-    with pytest.raises(WidthError, match=rf"one of psnr, ssim, psnr_w0.5, .*but got '{name}'"):
+    with pytest.raises(DscsrError, match=rf"one of psnr, ssim, psnr_w0.5, .*but got '{name}'"):
         best_metric(name, METRICS, [0.5, 1.0])
 
 
@@ -37,5 +38,5 @@ def test_which_widths_are_validated():
 
 @pytest.mark.parametrize("given", [[], 0.5, [0.75], "0.5"])
 def test_widths_that_the_network_does_not_have(given):
-    with pytest.raises(WidthError, match=r"a list of widths among 0.25, 0.5, 1.0, but got"):
+    with pytest.raises(DscsrError, match=r"a list of widths among 0.25, 0.5, 1.0, but got"):
         validated_widths(given, (0.5, 0.25), teacher=True)

@@ -74,7 +74,7 @@ class Upsampler(nn.Module):
 
 
 class CARN(Cascade):
-    """From a picture (B, num_in_ch, H, W), RGB in [0, 1], to (B, num_out_ch, H*upscale, W*upscale)."""
+    """From an image (B, num_in_ch, H, W), RGB in [0, 1], to (B, num_out_ch, H*upscale, W*upscale)."""
 
     mean: Tensor
 

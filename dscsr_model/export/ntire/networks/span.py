@@ -23,7 +23,7 @@ class SPAB(nn.Module):
 
 
 class SPAN(nn.Module):
-    """From a picture (B, num_in_ch, H, W), RGB in [0, 1], to (B, num_out_ch, H*upscale, W*upscale)."""
+    """From an image (B, num_in_ch, H, W), RGB in [0, 1], to (B, num_out_ch, H*upscale, W*upscale)."""
 
     mean: Tensor
 

@@ -1,7 +1,7 @@
 """SPAN (arXiv 2311.12770) with its training branches merged, and convolutions that follow each other folded into one.
 
 ``conv_2`` and the part of ``conv_cat`` that reads it are one 3x3 convolution, ``conv_deep``. With ``fold_conv_1`` the
-first convolution of ``block_1`` reads the picture itself, through the 5x5 kernel that it and ``conv_1`` amount to;
+first convolution of ``block_1`` reads the image itself, through the 5x5 kernel that it and ``conv_1`` amount to;
 ``conv_1`` stays, since the block adds its output and ``conv_cat`` reads it.
 """
 
@@ -28,7 +28,7 @@ class SPAB(nn.Module):
 
 
 class SPAN(nn.Module):
-    """From a picture (B, num_in_ch, H, W), RGB in [0, 1], to (B, num_out_ch, H*upscale, W*upscale)."""
+    """From an image (B, num_in_ch, H, W), RGB in [0, 1], to (B, num_out_ch, H*upscale, W*upscale)."""
 
     mean: Tensor
 

@@ -1,4 +1,4 @@
-"""Folded convolutions: the same picture, and where not, how far that reaches."""
+"""Folded convolutions: the same image, and where not, how far that reaches."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, load_model
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire.bare_check import count
 from dscsr_model.export.ntire.folding import BORDER, compose
 from dscsr_model.export.ntire.standalone import standalone
@@ -83,7 +83,7 @@ def test_gives_the_published_figures(assets):
 
 
 def test_refuses_what_it_cannot_fold():
-    with pytest.raises(ExportError, match="Expected a SPAN and a fold of exact, all, but got CARN and 'all'"):
+    with pytest.raises(DscsrError, match="Expected a SPAN and a fold of exact, all, but got CARN and 'all'"):
         standalone(CARN(num_feat=8), "all")
-    with pytest.raises(ExportError, match="but got SPAN and 'most'"):
+    with pytest.raises(DscsrError, match="but got SPAN and 'most'"):
         standalone(SPAN(feature_channels=4), "most")

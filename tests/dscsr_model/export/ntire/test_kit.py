@@ -14,7 +14,6 @@ from conftest import ROOT
 
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.errors import DscsrError
-from dscsr_model.export.errors import ExportError
 from dscsr_model.export.ntire import kit as kits
 from dscsr_model.export.ntire import self_check, standalone, texts
 from dscsr_model.export.ntire.bare_check import compare, count, load, max_or_nan
@@ -103,7 +102,7 @@ def test_a_failing_self_check_leaves_nothing(tmp_path, monkeypatch):
     python.write_text('#!/bin/sh\ncase "$2" in -c) echo "[]";; *) echo "Traceback\nBoom: no" >&2; exit 1;; esac\n')
     python.chmod(0o755)
     monkeypatch.chdir(tmp_path)  # relative paths mean the user's folder, not one of the check
-    with pytest.raises(ExportError, match=r"run alone in a bare process, but got: Boom: no .*Nothing was kept"):
+    with pytest.raises(DscsrError, match=r"run alone in a bare process, but got: Boom: no .*Nothing was kept"):
         make(SPAN(feature_channels=4), Path("new/kit"), python="./python")
     assert os.listdir(tmp_path) == ["python"]
 
@@ -112,7 +111,7 @@ def test_a_failing_self_check_leaves_nothing(tmp_path, monkeypatch):
 def test_a_file_that_needs_more_than_torch_fails(tmp_path, monkeypatch):
     rewrite = kits.rewrite
     monkeypatch.setattr(kits, "rewrite", lambda *args: rewrite(*args) + "import dscsr_arch\n")
-    with pytest.raises(ExportError, match=r"bare process, but got: ImportError: dscsr_arch is not there"):
+    with pytest.raises(DscsrError, match=r"bare process, but got: ImportError: dscsr_arch is not there"):
         make(SPAN(feature_channels=4), tmp_path / "kit")
     assert not list(tmp_path.iterdir())
 
@@ -125,7 +124,7 @@ def test_wrong_weights_fail(tmp_path, monkeypatch):
         return form
 
     monkeypatch.setattr(kits, "standalone", spoil)
-    with pytest.raises(ExportError, match=r"the trained network's pictures up to 0.0001, but they differ by \d"):
+    with pytest.raises(DscsrError, match=r"the trained network's images up to 0.0001, but they differ by \d"):
         make(SPAN(feature_channels=4), tmp_path / "new" / "kit")
     assert not list(tmp_path.iterdir())
 
@@ -133,14 +132,14 @@ def test_wrong_weights_fail(tmp_path, monkeypatch):
 def test_wrong_weights_are_seen():
     network, other = SPAN(feature_channels=4).fuse().eval(), standalone.standalone(SPAN(feature_channels=4)).build()
     found = compare(other, self_check._examples(network, 0), 0)
-    with pytest.raises(ExportError, match=r"Expected the file to give the trained network's pictures up to 0.0001"):
+    with pytest.raises(DscsrError, match=r"Expected the file to give the trained network's images up to 0.0001"):
         self_check._judge({"hidden": list(self_check.bare_check.FORBIDDEN), **found})
 
 
 def test_broken_weights_do_not_pass():
     """NaN is larger than no tolerance."""
     answer = {"hidden": list(self_check.bare_check.FORBIDDEN), "largest": float("nan"), "inside": float("nan")}
-    with pytest.raises(ExportError, match=r"differ by nan.*Weights that are broken"):
+    with pytest.raises(DscsrError, match=r"differ by nan.*Weights that are broken"):
         self_check._judge(answer)
     assert str(max_or_nan([1.0, float("nan"), 2.0])) == "nan"
     assert max_or_nan([1.0, 3.0, 2.0]) == 3.0
@@ -148,7 +147,7 @@ def test_broken_weights_do_not_pass():
 
 def test_a_process_that_sees_dscsr_is_no_check():
     answer = {"hidden": ["basicsr", "dscsr_autoload", "dscsr_model"], "largest": 1.0, "inside": 0.0}
-    with pytest.raises(ExportError, match=r"Expected a bare process that has no dscsr_arch, but it could import them"):
+    with pytest.raises(DscsrError, match=r"Expected a bare process that has no dscsr_arch, but it could import them"):
         self_check._judge(answer)
 
 
@@ -164,7 +163,7 @@ def test_counts_as_fvcore_does(network, fold):
 def test_fvcore_has_to_agree(tmp_path, monkeypatch):
     figures = self_check.Figures(1, 2, 3, 4, 0.0, 0.0, [[5, 6]], "3.9", "1.13")
     monkeypatch.setattr(kits, "self_check", lambda *_args, **_settings: figures)
-    with pytest.raises(ExportError, match=r"Expected fvcore to count \(1, 0, 0, 4\).*Please report this"):
+    with pytest.raises(DscsrError, match=r"Expected fvcore to count \(1, 0, 0, 4\).*Please report this"):
         make(SPAN(feature_channels=4), tmp_path / "kit")
     assert not list(tmp_path.iterdir())
 
@@ -178,17 +177,17 @@ def test_figures_tell_a_psnr_below_the_challenges():
         (20.0, "Set5", ""),
     ):
         rows = dict(texts.table(form, figures, texts.Quality(value, 3, folder)))
-        assert rows["PSNR (RGB, 8 bits, border 4)"] == f"{value:.3f} dB, mean of 3 pictures in {folder}{verdict}"
+        assert rows["PSNR (RGB, 8 bits, border 4)"] == f"{value:.3f} dB, mean of 3 images in {folder}{verdict}"
     assert rows["Runtime at 256x256, here"] == "10.0 ms (median of 3; a machine)"
     # half of the baseline's time, next to no operations and parameters
     assert rows["Score of 2026 with these times"].startswith(f"{0.8 * math.e + 0.2:.2f} (SPAN-28: 7.39;")
 
 
 def test_interpreters_that_are_none(tmp_path):
-    with pytest.raises(ExportError, match=r"Expected a Python interpreter at .*nowhere, but there is none"):
+    with pytest.raises(DscsrError, match=r"Expected a Python interpreter at .*nowhere, but there is none"):
         make(SPAN(feature_channels=4), tmp_path / "kit", python=str(tmp_path / "nowhere"))
     with pytest.raises(
-        ExportError, match=r"Expected a Python interpreter at .*/false, but got: .*status 1. Name one that"
+        DscsrError, match=r"Expected a Python interpreter at .*/false, but got: .*status 1. Name one that"
     ):
         make(SPAN(feature_channels=4), tmp_path / "kit", python="false")  # looked up on the PATH
     assert not list(tmp_path.iterdir())
@@ -201,7 +200,7 @@ def test_reads_teams(text):
 
 @pytest.mark.parametrize("text", ["0", "00", "100", "-1", "7.5", "", "seven", "07/../../x", "٧", "7\n8"])
 def test_refuses_teams(text):
-    with pytest.raises(ExportError, match=r"Expected the number of a team, 01 to 99.*such as --team 07"):
+    with pytest.raises(DscsrError, match=r"Expected the number of a team, 01 to 99.*such as --team 07"):
         kits.read_team(text)
 
 
@@ -209,14 +208,14 @@ def test_refuses_teams(text):
     "name", ["../x", "a/b", "a b", 'a"', "a'''", "a\nb", "a\n", "", "9a", "_a", "é", "a.py", "a" * 61, "{x}", "%s"]
 )
 def test_refuses_names(name, tmp_path, never_checked):
-    with pytest.raises(ExportError, match=r"Expected a name of letters, digits and _ that begins with a letter"):
+    with pytest.raises(DscsrError, match=r"Expected a name of letters, digits and _ that begins with a letter"):
         make(SPAN(feature_channels=4), tmp_path / "kit", name=name)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["SPAB", "torch", "class", "tuple", "silu"])
 def test_refuses_names_that_the_file_needs(name, tmp_path, never_checked):
-    with pytest.raises(ExportError, match=rf"Expected the name of a Python class, but got '{name}'"):
+    with pytest.raises(DscsrError, match=rf"Expected the name of a Python class, but got '{name}'"):
         make(SPAN(feature_channels=4), tmp_path / "kit", name=name)
 
 
@@ -228,7 +227,7 @@ def test_refuses_names_that_the_file_needs(name, tmp_path, never_checked):
     ],
 )
 def test_refuses_networks_of_other_challenges(network, given, tmp_path, never_checked):
-    with pytest.raises(ExportError, match=rf"Expected a network of scale 4 for RGB pictures.*but got {given}"):
+    with pytest.raises(DscsrError, match=rf"Expected a network of scale 4 for RGB images.*but got {given}"):
         make(network, tmp_path / "kit")
     assert not list(tmp_path.iterdir())
 
@@ -237,7 +236,7 @@ def test_replaces_a_kit_when_asked(tmp_path, unchecked):
     out = tmp_path / "kit"
     out.mkdir()  # an empty folder may be there
     make(SPAN(feature_channels=4), out, name="Old")
-    with pytest.raises(ExportError, match=r"kit is an older kit. Add --force to replace it"):
+    with pytest.raises(DscsrError, match=r"kit is an older kit. Add --force to replace it"):
         make(SPAN(feature_channels=4), out)
     (out / "models" / "__pycache__").mkdir()
     (out / "models" / "__pycache__" / "x.pyc").touch()  # as running it makes
@@ -251,30 +250,30 @@ def test_never_touches_what_is_the_users(tmp_path, unchecked):
     out = tmp_path / "kit"
     make(SPAN(feature_channels=4), out)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"but .*kit also holds notes.txt. Move that away"):
+    with pytest.raises(DscsrError, match=r"but .*kit also holds notes.txt. Move that away"):
         make(SPAN(feature_channels=4), out, force=True)
     (out / "notes.txt").rename(out.parent / "notes.txt")
     (out / "runs").symlink_to(out.parent)
-    with pytest.raises(ExportError, match=r"but .*kit also holds runs. Move that away"):
+    with pytest.raises(DscsrError, match=r"but .*kit also holds runs. Move that away"):
         make(SPAN(feature_channels=4), out, force=True)
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "kit.json").write_text("[]")
-    with pytest.raises(ExportError, match=r"thesis is there and is no kit. Choose another -o"):
+    with pytest.raises(DscsrError, match=r"thesis is there and is no kit. Choose another -o"):
         make(SPAN(feature_channels=4), other, force=True)
-    with pytest.raises(ExportError, match=r"notes.txt is there and is no kit"):
+    with pytest.raises(DscsrError, match=r"notes.txt is there and is no kit"):
         make(SPAN(feature_channels=4), tmp_path / "notes.txt", force=True)
     clone = tmp_path / "NTIRE2026_ESR"
     (clone / "models").mkdir(parents=True)
     (clone / "test_demo.py").touch()
-    with pytest.raises(ExportError, match=r"looks like the challenge's repository. Make the kit elsewhere and copy"):
+    with pytest.raises(DscsrError, match=r"looks like the challenge's repository. Make the kit elsewhere and copy"):
         make(SPAN(feature_channels=4), clone, force=True)
     link = tmp_path / "link"
     for place in ("nowhere", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(tmp_path / place)
-        with pytest.raises(ExportError, match=r"but .*link is a link. Name a folder that is neither"):
+        with pytest.raises(DscsrError, match=r"but .*link is a link. Name a folder that is neither"):
             make(SPAN(feature_channels=4), link, force=True)
     assert files(other) + files(clone) == ["kit.json", "test_demo.py"]
     assert (tmp_path / "notes.txt").read_text() == "mine"

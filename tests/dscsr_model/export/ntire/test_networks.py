@@ -8,7 +8,7 @@ import torch
 
 from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire import bare_check, networks
 from dscsr_model.export.ntire.standalone import standalone
 
@@ -116,7 +116,7 @@ def test_runs_on_python_3_9_and_imports_torch_alone(file):
 
 def test_other_networks_have_no_file():
     rcan = find_backbone("RCAN")(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4)
-    with pytest.raises(ExportError, match=r"Expected a network that has a single-file form .*, but got RCAN"):
+    with pytest.raises(DscsrError, match=r"Expected a network that has a single-file form .*, but got RCAN"):
         standalone(rcan)
-    with pytest.raises(ExportError, match="Cannot write a file for this network: Expected a network that dscsr knows"):
+    with pytest.raises(DscsrError, match="Cannot write a file for this network: Expected a network that dscsr knows"):
         standalone(torch.nn.Conv2d(3, 3, 3))

@@ -9,19 +9,19 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire.psnr import find_pairs, mean_psnr
 
 
-def picture(height, width):
+def image(height, width):
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two pictures, one of a size that 4 does not divide, and their LR pictures."""
+    """Two images, one of a size that 4 does not divide, and their LR images."""
     hr, lr = tmp_path / "HR", tmp_path / "LR"
     hr.mkdir()
     lr.mkdir()
     for name, (height, width) in {"0801": (48, 60), "0802": (67, 46)}.items():
-        Image.fromarray(picture(height, width)).save(hr / f"{name}.png")
-        Image.fromarray(picture(height // 4, width // 4)).save(lr / f"{name}x4.png")
+        Image.fromarray(image(height, width)).save(hr / f"{name}.png")
+        Image.fromarray(image(height // 4, width // 4)).save(lr / f"{name}x4.png")
     return hr, lr
 
 
@@ -31,7 +31,7 @@ class Enlarge(torch.nn.Module):
 
 
 def test_follows_the_protocol(folders):
-    """Against scikit-image, on pictures that were cut and rounded by hand."""
+    """Against scikit-image, on images that were cut and rounded by hand."""
     metrics = pytest.importorskip("skimage.metrics", reason="an independent PSNR")
     pairs = find_pairs(*folders)
     assert [(pair.hr.name, pair.lr.name) for pair in pairs] == [("0801.png", "0801x4.png"), ("0802.png", "0802x4.png")]
@@ -54,12 +54,12 @@ def test_pairs_of_one_name_are_taken_too(folders):
 def test_all_faults_are_told_before_any_work(folders):
     hr, lr = folders
     (lr / "0801x4.png").rename(lr / "0801x2.png")
-    Image.fromarray(picture(33, 23)).save(lr / "0802x4.png")  # of scale 2
-    (hr / "0803.png").write_bytes(b"no picture")
-    (lr / "0803x4.png").write_bytes(b"no picture")
+    Image.fromarray(image(33, 23)).save(lr / "0802x4.png")  # of scale 2
+    (hr / "0803.png").write_bytes(b"no image")
+    (lr / "0803x4.png").write_bytes(b"no image")
     with pytest.raises(
         DscsrError,
-        match=r"Expected an LR picture of a quarter of the size.*0801.png: no 0801x4 or 0801 among the LR pictures, "
+        match=r"Expected an LR image of a quarter of the size.*0801.png: no 0801x4 or 0801 among the LR images, "
         r"0802x4.png: 33x23 to 0802.png of 67x46.*0803.png: no image, or a broken one.*Give --data HR LR",
     ):
         find_pairs(hr, lr)

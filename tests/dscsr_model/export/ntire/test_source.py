@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from dscsr_model.export.errors import ExportError
+from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire.source import check_free, rewrite
 
 SOURCE = '''"""A file
@@ -50,7 +50,7 @@ def test_renames_fills_in_and_keeps_the_rest():
 
 @pytest.mark.parametrize("name", ["Part", "torch", "size", "self", "int", "class", "a-b", "a.b", "9", "", "a\nb", "Ä"])
 def test_refuses_names_that_are_taken_or_none(name):
-    with pytest.raises(ExportError, match=r"Expected the name of a Python class, but got .*Choose another --name"):
+    with pytest.raises(DscsrError, match=r"Expected the name of a Python class, but got .*Choose another --name"):
         check_free(SOURCE, "Whole", name)
 
 
@@ -64,7 +64,7 @@ def test_free_names_and_the_present_one_give_a_class(name):
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, object(), print])
 def test_refuses_what_is_no_plain_value(value):
-    with pytest.raises(ExportError, match=r"Expected a number for `b` of the network, but got .*Check --set"):
+    with pytest.raises(DscsrError, match=r"Expected a number for `b` of the network, but got .*Check --set"):
         rewrite(SOURCE, "Whole", "Mine", {"a": 7, "b": value, "c": ()}, "x")
 
 

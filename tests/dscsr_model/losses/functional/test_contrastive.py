@@ -167,7 +167,7 @@ def test_every_argument_changes_the_loss():
         ({"teacher": features(2)[:2]}, {}, "Expected the same layers of .* but got 3, 2, 3 layers"),
         ({"teacher": features(1)}, {}, r"but got \(2, 3, 8, 8\), \(1, 3, 8, 8\) and \(4, 3, 8, 8\) in layer 0"),
         ({"negatives": features(0)}, {}, r"but got .* and \(0, 3, 8, 8\) in layer 0"),
-        ({"negatives": [torch.rand(4, 3, 6, 6)] * 3}, {}, r"and \(4, 3, 6, 6\) in layer 0\. Give pictures of one size"),
+        ({"negatives": [torch.rand(4, 3, 6, 6)] * 3}, {}, r"and \(4, 3, 6, 6\) in layer 0\. Give images of one size"),
         ({}, {"sources": [0, 1]}, r"index of a sample, 0 to 1, for each of 4 negatives, but got .* \[0, 1\]"),
         ({}, {"sources": [0, 1, 2, 0]}, r"0 to 1, for each of 4 negatives, but got the `sources` \[0, 1, 2, 0\]"),
     ],

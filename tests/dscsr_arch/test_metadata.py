@@ -1,0 +1,143 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch.errors import WeightsError
+from dscsr_arch.metadata import Metadata, MetadataError, describe, described, differences, from_metadata, to_metadata
+
+MEAN = [0.1, 0.25, 0.3333]
+
+
+def networks():
+    arguments = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "upscale": 2, "img_range": 2.0, "rgb_mean": MEAN}
+    yield SPAN, {
+        "num_in_ch": 1, "num_out_ch": 3, "feature_channels": 4, "upscale": 4, "bias": False, "img_range": 1.0,
+        "rgb_mean": [0.7], "norm": False,
+    }  # fmt: skip
+    yield CARN, {**arguments, "final_relu": True}
+    yield find_backbone("EDSR"), {**arguments, "num_block": 2, "res_scale": 0.25}
+    yield find_backbone("RCAN"), {**arguments, "num_group": 2, "num_block": 3, "squeeze_factor": 2, "res_scale": 0.5}
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+@pytest.mark.parametrize("index", range(4), ids=["SPAN", "CARN", "EDSR", "RCAN"])
+def test_all_arguments_come_back_from_a_file(tmp_path, index, form):
+    kind, arguments = list(networks())[index]
+    network = kind(**arguments).eval()
+    metadata = describe(network)
+    assert metadata == (kind.__name__, arguments)
+    assert from_metadata(to_metadata(metadata)) == metadata
+    path = tmp_path / f"w.{form}"
+    if form == "pth":
+        torch.save({"params": network.state_dict(), "metadata": to_metadata(metadata)}, path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(network.state_dict(), path, to_metadata(metadata))
+    loaded = load_model(path)
+    assert describe(loaded) == metadata
+    x = torch.rand(1, arguments["num_in_ch"], 4, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), network(x))
+    other = {"img_range": 3.0}
+    assert describe(load_model(path, **other)).arguments == {**arguments, **other}
+
+
+def test_a_network_with_lora_is_described_with_its_ranks():
+    metadata = describe(DSCLoRA(feature_channels=8, upscale=2, lora_ranks={"conv_cat": (1, 2)}))
+    assert metadata.network == "DSCLoRA"
+    assert metadata.arguments["lora_ranks"] == {"conv_cat": (1, 2.0)}
+    json.dumps(metadata.arguments)
+
+
+def test_a_network_of_somebody_else_is_refused():
+    with pytest.raises(
+        MetadataError, match=r"a network that dscsr knows \(DSCLoRA, .*, but got Conv2d with layers such"
+    ):
+        describe(nn.Conv2d(1, 1, 1))
+    with pytest.raises(MetadataError, match="layers such as none"):
+        describe(nn.ReLU())
+
+
+def test_metadata_of_other_programs_mean_nothing():
+    for metadata in (None, {}, {"format": "pt"}, "text", {"network": "SPAN", "arguments": "{"}, {1: 2}):
+        assert from_metadata(metadata) is None
+
+
+FAULTS = [
+    ({"dscsr": "2"}, "Expected format 1 of dscsr's metadata, but got '2'. Update dscsr"),
+    ({"dscsr": torch.ones(2)}, "Expected format 1 of dscsr"),
+    ({"arguments": None}, "to be short texts, but got 'SPAN' and None"),
+    ({"network": 5}, "to be short texts, but got 5"),
+    ({"arguments": "x" * 20_000}, "to be short texts"),
+    ({"arguments": "[" * 9_000}, "Expected JSON in `arguments` of dscsr's metadata, but got '"),
+    ({"arguments": '{"upscale": ' + "9" * 5000 + "}"}, "Expected JSON in"),
+    ({"arguments": "[1]"}, "Expected names and values in `arguments` of dscsr's metadata"),
+    ({"network": "CARN"}, "Expected dscsr's metadata to be of SPAN, since the layers are, but got 'CARN'"),
+    ({"arguments": '{"img_range": 1e999}'}, "Expected `img_range` in dscsr's metadata to be a positive number.* inf"),
+    ({"arguments": '{"img_range": 1' + "0" * 400 + "}"}, "a positive number of usual size, but got 1000"),
+    ({"arguments": '{"img_range": 1e300}'}, r"a positive number of usual size, but got 1e\+300"),
+    ({"arguments": '{"img_range": "a"}'}, "but got 'a'. Give it yourself, as an override"),
+    ({"arguments": '{"rgb_mean": [NaN, 1, 1]}'}, "Expected `rgb_mean` in dscsr's metadata to be a list of numbers"),
+    ({"arguments": '{"norm": 1}'}, "Expected `norm` in dscsr's metadata to be true or false"),
+    ({"arguments": '{"upscale": 1e9}'}, "Expected `upscale` in dscsr's metadata to be a small whole number"),
+    ({"arguments": '{"upscale": 3}'}, "Cannot build SPAN .* the file has 12"),
+    ({"arguments": '{"rgb_mean": [0.5]}'}, "Cannot build SPAN .* one value per input channel"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FAULTS)
+def test_wrong_metadata_get_one_message(tmp_path, changes, message):
+    network = SPAN(feature_channels=4, upscale=2)
+    metadata = {**to_metadata(describe(network)), **changes}
+    torch.save({"params": network.state_dict(), "metadata": metadata}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=message):
+        load_model(tmp_path / "w.pth")
+
+
+def test_an_override_stands_in_for_a_wrong_value_and_unknown_names_are_nothing(tmp_path):
+    network = SPAN(feature_channels=4, upscale=2)
+    arguments = '{"img_range": "a", "feature_channels": 1000000, "__class__": "os.system"}'
+    metadata = {"dscsr": "1", "network": "SPAN", "arguments": arguments}
+    torch.save({"params": network.state_dict(), "metadata": metadata}, tmp_path / "w.pth")
+    assert load_model(tmp_path / "w.pth", img_range=1.0).img_range == 1.0
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["dscsr", "network", "arguments"]) | st.text(), anything | st.just("1"), max_size=6)
+)
+def test_any_metadata_are_read_or_refused(metadata):
+    try:
+        metadata = from_metadata(metadata)
+    except MetadataError:
+        return
+    assert metadata is None or isinstance(metadata, Metadata)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"type": "SPAN_dscsr", "feature_channels": 4, "rgb_mean": [0.1, 0.22222222222, 0.3], "norm": True},
+        {"type": "SPAN", "num_in_ch": 1, "num_out_ch": 1, "feature_channels": 4},  # the luma of the default
+        {"type": "CARN", "num_feat": 4, "final_relu": True},
+    ],
+)
+def test_a_section_says_what_its_network_says(section):
+    kind = {"SPAN": SPAN, "CARN": CARN}[section["type"].removesuffix("_dscsr")]
+    network = kind(**{name: value for name, value in section.items() if name != "type"})
+    assert differences(describe(network), described(section)[0]) == {}
+    other = described({**section, "img_range": 1.0})[0]
+    assert differences(describe(network), other) == {"img_range": (255, 1)}

@@ -1,0 +1,55 @@
+"""Batches on their way into a network."""
+
+import numpy as np
+import pytest
+import torch
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.training.images import as_float, check_batch, turned
+
+
+def test_uint8_becomes_float_as_basicsr_makes_it():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    made = as_float(images)
+    assert made.dtype == torch.float32
+    assert np.array_equal(made.numpy(), images.numpy().astype(np.float32) / 255.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_channels_last_on_demand(dtype):
+    images = torch.ones(2, 3, 4, 5).to(dtype)
+    assert as_float(images, torch.channels_last).is_contiguous(memory_format=torch.channels_last)
+    assert as_float(images).is_contiguous()
+
+
+def test_float_is_not_copied():
+    images = torch.rand(1, 3, 4, 4)
+    assert as_float(images).data_ptr() == images.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_each_image_is_turned_its_own_way(dtype):
+    """In BasicSR's order: mirrored left to right, top to bottom, then rows and columns exchanged."""
+    images = torch.randint(0, 256, (8, 3, 5, 5)).to(dtype)
+    result = turned(images, torch.arange(8))
+    assert result.dtype == dtype
+    for number, (before, after) in enumerate(zip(images.numpy(), result.numpy(), strict=True)):
+        image = before.transpose(1, 2, 0)
+        image = image[:, ::-1] if number & 1 else image
+        image = image[::-1] if number & 2 else image
+        image = image.transpose(1, 0, 2) if number & 4 else image
+        assert np.array_equal(after, image.transpose(2, 0, 1)), number
+    assert len({image.numpy().tobytes() for image in turned(images[:1].expand(8, -1, -1, -1), torch.arange(8))}) == 8
+
+
+def test_only_squares_can_be_turned():
+    with pytest.raises(ValueError, match=r"Expected square images to turn, but got \(1, 3, 4, 5\)"):
+        turned(torch.rand(1, 3, 4, 5), torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_batch_has_images():
+    check_batch({"lq": torch.zeros(1, 3, 4, 4)}, ["lq"])
+    with pytest.raises(DscsrError, match=r"as `gt` of each batch, but got none\. Take a dataset of image pairs"):
+        check_batch({"lq": torch.zeros(1, 3, 4, 4)}, ["gt"])
+    with pytest.raises(DscsrError, match=r"as `lq` of each batch, but got the shape \(1, 5, 3, 4, 4\)"):
+        check_batch({"lq": torch.zeros(1, 5, 3, 4, 4)}, ["lq"])
