@@ -223,8 +223,8 @@ def _drawing(args: argparse.Namespace) -> Any:
 def _plan(args: argparse.Namespace, untrained: frozenset[str]) -> Plan:
     from dscsr_model.export.onnx import to_onnx
     from dscsr_model.inference.engines import find_device
+    from dscsr_model.profiling.folders import read_images
     from dscsr_model.profiling.profile import Plan
-    from dscsr_model.profiling.psnr import read_images
     from dscsr_model.profiling.variants import check_variants
 
     usual = ["eager", "channels_last", "bf16"]

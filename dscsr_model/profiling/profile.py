@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.pairing import find_images
+from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.inference.engines import Engine, TorchEngine, find_device
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
+from dscsr_model.profiling.folders import evaluate_folders
 from dscsr_model.profiling.latency import Latency
 from dscsr_model.profiling.memory import bytes_of, peak_memory
-from dscsr_model.profiling.psnr import Quality, evaluate
 from dscsr_model.profiling.variants import ToOnnx, build, check_variants
 
 BASELINE = "SPAN-28 (baseline 2026)"
@@ -219,4 +220,4 @@ def _time_images(
 
 def _evaluate(engine: Engine, plan: Plan, watch: Watch) -> Quality:
     hr, lr = plan.data  # type: ignore[misc]
-    return evaluate(engine, hr, lr, lambda pairs: watch(pairs, "PSNR"))
+    return evaluate_folders(engine, hr, lr, lambda pairs: watch(pairs, "PSNR"))

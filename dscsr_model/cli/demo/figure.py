@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dscsr_model.cli.demo.photographs import load
-from dscsr_model.host.metrics import psnr_y
+from dscsr_model.evaluation.metrics import psnr
 
 DETAIL = 120
 """Side of a detail in pixels of the ground truth."""
@@ -51,7 +51,8 @@ def compare(held_out: Path, images: Mapping[str, Path], out: Path, scale: int) -
         for label, folder in images.items():
             (made,) = folder.glob(f"{name}*.png")
             details.append(load(made)[window])
-            captions.append(f"{label}  {psnr_y(details[-1], gt[window], 0):.2f} dB")
+            decibel = psnr(details[-1][:, :, ::-1], gt[window][:, :, ::-1], luma=True)
+            captions.append(f"{label}  {decibel:.2f} dB")
         details.append(gt[window])
         captions.append(labels[-1])
         y = GAP + row * (ENLARGED + CAPTION + GAP)

@@ -16,7 +16,7 @@ from dscsr_arch import load_model
 from dscsr_arch.deployable import deployable
 from dscsr_model.cli.demo.photographs import load
 from dscsr_model.data.bicubic import resize
-from dscsr_model.host.metrics import psnr_y, ssim_y
+from dscsr_model.evaluation.metrics import psnr, ssim
 
 
 class Row(NamedTuple):
@@ -65,14 +65,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _quality(images: Path, held_out: Path, scale: int) -> tuple[float, float]:
-    psnr, ssim = [], []
+    decibels, similarities = [], []
     for path in _images(held_out / "GT"):
         # BasicSR's test loop appends the name of the run to that of the image.
         (made,) = images.glob(f"{path.stem}*.png")
-        sr, gt = load(made), load(path)
-        psnr.append(psnr_y(sr, gt, scale))
-        ssim.append(ssim_y(sr, gt, scale))
-    return mean(psnr), mean(ssim)
+        sr, gt = (load(each)[:, :, ::-1] for each in (made, path))
+        decibels.append(psnr(sr, gt, scale, luma=True))
+        similarities.append(ssim(sr, gt, scale, luma=True))
+    return mean(decibels), mean(similarities)
 
 
 @torch.no_grad()

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from dscsr_arch.errors import DscsrError, ImageError
 from dscsr_model.data.image_io import read_header, read_rgb
 from dscsr_model.data.pairing import find_images, listed
-from dscsr_model.profiling.psnr import psnr, super_resolve
+from dscsr_model.evaluation.protocol import Image, evaluate
 
 SCALE = 4
 BORDER = 4
@@ -66,15 +64,12 @@ def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> floa
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
-    values = []
-    for pair in progress(pairs, "PSNR", len(pairs)):
-        with torch.inference_mode():
-            result = super_resolve(lambda x: network(x.to(device)), read_rgb(pair.lr))
-        values.append(psnr(result, _cut(read_rgb(pair.hr)), BORDER))
-    return sum(values) / len(values)
+    images = ((read_rgb(pair.lr), _cut(read_rgb(pair.hr))) for pair in progress(pairs, "PSNR", len(pairs)))
+    with torch.inference_mode():
+        return evaluate(lambda x: network(x.to(device)), images, BORDER).psnr
 
 
-def _cut(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _cut(image: Image) -> Image:
     """Leave out what is more than a multiple of the scale, at the right and at the bottom."""
     return image[: image.shape[0] // SCALE * SCALE, : image.shape[1] // SCALE * SCALE]
 

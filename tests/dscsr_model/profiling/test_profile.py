@@ -11,11 +11,11 @@ from PIL import Image
 
 from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
+from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.profiling import profile as profiling
 from dscsr_model.profiling.complexity import Complexity, count
 from dscsr_model.profiling.latency import Latency
 from dscsr_model.profiling.profile import BASELINE, Measured, Plan, Profile, Run, profile, reason
-from dscsr_model.profiling.psnr import Quality
 from dscsr_model.profiling.report import Given, as_dict, scores
 from dscsr_model.profiling.score import BASELINES, score
 from dscsr_model.profiling.table import WIDTH, aligned, labels, milliseconds, table
