@@ -24,6 +24,8 @@ HEIGHT = {
     "dscsr_model.data": 1,
     "dscsr_model.options": 0.5,
     "dscsr_model.evaluation": 0,
+    "dscsr_model.read_ahead": 0,
+    "dscsr_model.tiling": 0.5,
     "dscsr_arch": 0,
 }
 MAY_IMPORT_BASICSR = ("dscsr_model.host.", "dscsr_model.models.", "dscsr_model.data.paired_crop_dataset")

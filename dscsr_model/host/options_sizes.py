@@ -14,7 +14,7 @@ from dscsr_arch.sizes import SizeRequirements, size_requirements
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key
 from dscsr_model.host.options_structure import Run
-from dscsr_model.training.tiling import check_patch
+from dscsr_model.training.images import check_patch
 from dscsr_model.training.validation import evaluating
 
 _SIDE = 16  # from here on, of the image that is sent through the network

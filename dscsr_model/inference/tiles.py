@@ -15,7 +15,7 @@ from torch import Tensor
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.engines import Engine
-from dscsr_model.training.tiling import self_ensemble
+from dscsr_model.tiling import self_ensemble
 
 LARGEST = {"cpu": 768, "cuda": 2048}
 """Sides of tiles beyond which nothing is gained."""

@@ -15,8 +15,8 @@ from dscsr_arch.errors import DscsrError, DscsrWarning
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.training import loss_targets
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
+from dscsr_model.training.images import check_patch
 from dscsr_model.training.teacher import AS_TEACHER, Teacher, TeacherOutput, build_teachers
-from dscsr_model.training.tiling import check_patch
 
 
 class DistillationModel(EfficientSRModel):

@@ -21,10 +21,9 @@ from dscsr_model.training import log, lora
 from dscsr_model.training.checkpoints import training_options
 from dscsr_model.training.ema import update_average, warmed_up
 from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
-from dscsr_model.training.images import as_float, check_batch, check_output, turned
+from dscsr_model.training.images import as_float, check_batch, check_output, check_patch, turned
 from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
 from dscsr_model.training.precision import CompiledForward, Precision
-from dscsr_model.training.tiling import check_patch
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 

@@ -16,10 +16,10 @@ from dscsr_arch.errors import WeightsError
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.models.scoring import finish_image
+from dscsr_model.tiling import self_ensemble, tiled
 from dscsr_model.training import checkpoints
 from dscsr_model.training.images import as_float
 from dscsr_model.training.stopping import Stopped
-from dscsr_model.training.tiling import self_ensemble, tiled
 from dscsr_model.training.validation import Images, evaluating, validate
 
 

@@ -18,9 +18,9 @@ from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.sizes import padded, size_requirements
 from dscsr_arch.weight_files import read_weight_file
+from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.precision import Precision
-from dscsr_model.training.tiling import self_ensemble
 
 AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
 """What messages add to its name when it does not take the patches."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import distributed, nn
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
+from dscsr_model.read_ahead import read_ahead
 from dscsr_model.training.stopping import Stopped
 
 Images = Mapping[str, np.ndarray]
@@ -55,11 +57,10 @@ def validate(
     scores: dict[int, dict[str, float | str]] = {}
     waiting: deque[tuple[int, Future[Scores]]] = deque()
     with (
-        ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(2) as scorers,
         tqdm(total=len(indices), unit="image", disable=None if progress else True, leave=False) as bar,
     ):
-        for index, batch in zip(indices, _read_ahead(dataset, indices, reader), strict=True):
+        for index, batch in zip(indices, read_ahead(partial(_item, dataset), indices), strict=True):
             if asked():
                 break
             waiting.append((index, scorers.submit(finish, super_resolve(batch), batch["lq_path"][0])))
@@ -84,17 +85,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(modes[0][1])  # also what follows it without being a module of it, such as CSSRNet's students
         for module, training in modes:
             module.training = training
-
-
-def _read_ahead(dataset: Dataset[Any], indices: range, reader: ThreadPoolExecutor) -> Iterator[dict[str, Any]]:
-    """Items as batches of one, each read while its predecessor is in use."""
-    reading: deque[Future[dict[str, Any]]] = deque()
-    for index in indices:
-        reading.append(reader.submit(_item, dataset, index))
-        if len(reading) > 1:
-            yield reading.popleft().result()
-    for last in reading:
-        yield last.result()
 
 
 def _item(dataset: Dataset[Any], index: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import beside
 from dscsr_arch.sizes import SizeRequirements, padded
+from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.precision import Precision
 from dscsr_model.training.teacher import Teacher, build_teachers, weight_files
-from dscsr_model.training.tiling import self_ensemble
 
 FP32 = Precision("fp32", torch.device("cpu"))
 
