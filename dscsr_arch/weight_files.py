@@ -12,13 +12,12 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dscsr_arch.csd_names import from_csd
-from dscsr_arch.disk import whole_file
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
 
@@ -90,20 +89,22 @@ def weight_sets(path: str | os.PathLike[str]) -> list[str]:
     return [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
 
 
-def save_state_dict(state_dict: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a ``.pth`` file so that ``path`` is, at every moment, either the old file or the whole new one.
+def save_state_dict(state_dict: Mapping[str, Any], file: str | os.PathLike[str] | IO[bytes]) -> None:
+    """Write a ``.pth`` file.
 
     Args:
         state_dict: Anything that ``torch.save`` takes, e.g. ``{"params": network.state_dict()}``.
-        path: The file; its folder must exist. An existing file is replaced.
+        file: A stream, or the name of a file. Only a stream of `dscsr_model.files.atomic` is whole or not there.
 
     Raises:
-        DiskError: The disk is full, or the file cannot be written. What was there before still is.
+        OSError: The disk is full, or the file cannot be written.
     """
     # Not by torch into the file: on a full disk its writer raises what nobody could tell from a fault of our own.
     buffer = io.BytesIO()
     torch.save(state_dict, buffer)
-    with whole_file(path) as file:
+    if isinstance(file, (str, os.PathLike)):
+        Path(file).write_bytes(buffer.getbuffer())
+    else:
         file.write(buffer.getbuffer())
 
 

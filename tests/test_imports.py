@@ -26,6 +26,7 @@ HEIGHT = {
     "dscsr_model.evaluation": 0,
     "dscsr_model.read_ahead": 0,
     "dscsr_model.tiling": 0.5,
+    "dscsr_model.files": 0.5,
     "dscsr_arch": 0,
 }
 MAY_IMPORT_BASICSR = ("dscsr_model.host.", "dscsr_model.models.", "dscsr_model.data.paired_crop_dataset")
@@ -116,6 +117,7 @@ def test_rules_see_what_they_forbid(tmp_path):
 LIGHT = {
     "dscsr_model": "torch basicsr numpy cv2 lmdb yaml argparse",
     "dscsr_arch.errors": "torch basicsr numpy",
+    "dscsr_model.files": "torch basicsr numpy asyncio",
     "dscsr_model.cli": "torch basicsr numpy cv2 lmdb yaml",
 }
 

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dscsr_arch.disk import for_the_user
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import doctor
+from dscsr_model.files import for_the_user
 
 # One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
 COMMANDS = ("train", "test", "prepare", "export", "upscale", "submit", "profile", "report", "doctor")

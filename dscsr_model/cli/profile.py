@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dscsr_arch.disk import whole_file
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import weights
+from dscsr_model.files import atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -262,7 +262,7 @@ def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float],
     else:
         print(table(result, psnr, given))
     if args.json not in (None, "-"):
-        with whole_file(args.json) as file:
+        with atomic(args.json) as file:
             file.write(text.encode())
         print(f"\n{args.json}")
     if plot is not None:

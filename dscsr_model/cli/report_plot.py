@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from dscsr_arch.disk import whole_file
 from dscsr_model.cli.report_logs import Curve, History, best_of
+from dscsr_model.files import atomic
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart; without the pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -70,7 +70,7 @@ def draw(histories: Mapping[str, History], window: int | None = None) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the image in the format of its name; an image of that name stays until the new one is whole."""
-    with rc_context(STYLE), whole_file(path) as file:
+    with rc_context(STYLE), atomic(path) as file:
         figure.savefig(file, format=path.suffix[1:], dpi=DOTS_PER_INCH)
 
 

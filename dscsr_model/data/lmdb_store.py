@@ -1,4 +1,4 @@
-"""Images in LMDB, laid out as BasicSR lays them out, written so that a killed run leaves nothing half-made.
+"""Images in LMDB, laid out as BasicSR lays them out.
 
 ::
 
@@ -16,9 +16,7 @@ to read a crop from bare pixels: `lmdb_reader` maps the file into memory, and on
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +26,8 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DataError
-from dscsr_model.data import aside
+from dscsr_model.files import disk_errors
 
 FORMATS = ("raw", "png")
 _FIRST_MAP_SIZE = 64 * 2**20
@@ -76,31 +73,25 @@ def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level:
 class LmdbWriter:
     """Writes one LMDB; used in a ``with`` block.
 
-    It is built under the name ``<path>.tmp`` and gets its own when the block ends and everything is on the disk. When
-    the block ends with an exception nothing is left; when the process is killed, ``<path>.tmp`` is left, and the next
-    writer of ``path`` clears it.
-
     Args:
-        path: The LMDB's folder; ends in ``.lmdb``, as BasicSR wants it, and does not exist.
+        path: The LMDB's folder; ends in ``.lmdb``, as BasicSR wants it, and does not exist. Made in a folder of
+            `atomic_folder`, it is whole or not there.
         map_size: Bytes to begin with. It doubles whenever the data have outgrown it.
 
     Raises:
-        DataError: ``path`` ends otherwise or exists, or another process is writing it.
+        DataError: ``path`` ends otherwise.
+        DiskError: It exists, or cannot be made.
     """
 
     def __init__(self, path: str | Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
         self.path = Path(path)
         if self.path.suffix != ".lmdb":
-            raise DataError(f"Expected a path that ends in .lmdb, but got {self.path}. Rename it.")
-        if self.path.exists():
-            raise DataError(f"Expected a new path, but {self.path} exists. Remove it, or choose another.")
-        self._folder = self.path.with_name(self.path.name + ".tmp")
+            raise DataError("a path that ends in .lmdb", self.path, "Rename it.")
         with disk_errors(self.path, lmdb.Error), contextlib.ExitStack() as opened:
-            opened.callback(os.close, aside.claim(self._folder))
-            opened.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            self._list = opened.enter_context(open(self._folder / "meta_info.txt", "w", encoding="ascii"))
-            # No sync while it is temporary; no writemap, which turns a full disk into a fatal signal.
-            self._environment = lmdb.open(str(self._folder), map_size=map_size, sync=False)
+            self.path.mkdir(parents=True)
+            self._list = opened.enter_context(open(self.path / "meta_info.txt", "w", encoding="ascii"))
+            # No sync while it is written; no writemap, which turns a full disk into a fatal signal.
+            self._environment = lmdb.open(str(self.path), map_size=map_size, sync=False)
             opened.callback(self._environment.close)
             self._opened = opened.pop_all()
 
@@ -135,35 +126,12 @@ class LmdbWriter:
             return False
         return True
 
-    def finish(self) -> None:
-        """Bring everything to the disk, then give it its name; `__exit__` does it.
-
-        Raises:
-            DataError: A full disk; or somebody else has made ``path`` in the meantime.
-        """
-        try:
-            with disk_errors(self.path, lmdb.Error):
-                self._list.flush()
-                os.fsync(self._list.fileno())
-                self._environment.sync(True)
-                aside.sync(self._folder)
-                aside.rename(self._folder, self.path)
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """Close everything and remove what has not got its final name."""
-        with contextlib.suppress(OSError):  # on a full disk the list's last lines find no room
-            self._opened.close()
-
     def __enter__(self) -> LmdbWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.discard()
+        with disk_errors(self.path, lmdb.Error) if kind is None else contextlib.suppress(OSError):
+            self._opened.close()  # on a full disk the list's last lines find no room
 
 
 def _check_key(key: str) -> None:

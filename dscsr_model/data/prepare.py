@@ -1,7 +1,7 @@
 """From a folder of photographs to a pair of LMDBs: ``GT.lmdb`` and ``LQ_X<scale>.lmdb``.
 
 Whatever can be known beforehand is checked before anything is written: names, pairs, the size of every image (from
-its header), the room on the disk. The pair is then built in ``<out>/prepare.tmp`` and moved to its place when both
+its header), the room on the disk. The pair is then built in a hidden folder of ``out`` and moved to its place when both
 halves are on the disk.
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DataError, DscsrError, ImageError
-from dscsr_model.data import aside
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.image_io import Header, check_memory, decoding_memory, in_channels, read_header, read_rgb
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
@@ -24,6 +23,7 @@ from dscsr_model.data.pairing import keys_of, listed, pair, search_images
 from dscsr_model.data.prepare_job import Job, Summary
 from dscsr_model.data.subimages import common_size, windows
 from dscsr_model.data.workers import worker_pool
+from dscsr_model.files import atomic_folder
 
 # Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -75,7 +75,7 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
         raise DataError(f"{error} Without --lq, LR images are made.") from error
     files = [(job.gt / name, job.lq / lr_names[name] if job.lq is not None else None) for name in names]
     targets = [target.name for target in job.targets]
-    with aside.built_together(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
+    with atomic_folder(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
         headers = list(progress(pool.in_order(_read_headers, files), "checking", len(files)))
         tasks, skipped = _plan(job, [keys[name] for name in names], files, headers)
         good = [header for task in tasks for header in task.headers]

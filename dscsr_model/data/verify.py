@@ -59,8 +59,7 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Callable[...
     if not paths or not folder.is_dir():
         raise DataError(f"Expected LMDBs (folders named *.lmdb) in {folder}, but found none. Correct the path.")
     report = Report()
-    leftover = folder / "prepare.tmp"
-    if leftover.exists():
+    for leftover in folder.glob(".*.tmp"):
         report.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
     metas = {path: meta for path in paths if (meta := _verify_one(path, report)) is not None}
     _verify_values(metas, workers, progress, report)

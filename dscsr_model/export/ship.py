@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import Metadata, MetadataError, describe
-from dscsr_model.data.aside import sync
 from dscsr_model.export.compare import difference
 from dscsr_model.export.formats import Format
+from dscsr_model.files import atomic_folder, disk_errors
 
 
 class Shipped(NamedTuple):
@@ -62,7 +60,8 @@ def ship(
     except MetadataError as error:
         raise DscsrError(str(error)) from error
     _check_free(path, force, sources)
-    with _aside(path) as temporary:
+    with disk_errors(path), atomic_folder(path.parent, [path.name], force) as folder:
+        temporary = folder / path.name
         form.write(network, temporary, half)
         channels, found, not_asked = metadata.arguments["num_in_ch"], {}, {}
         for by, run, why_not in form.checks(temporary, metadata.network):
@@ -70,11 +69,8 @@ def ship(
                 not_asked[by] = why_not
             else:
                 found[by] = difference(network, run, channels, half=half, what=f"the file, read by {by},")
-        sync(temporary)
         size = temporary.stat().st_size
         _check_free(path, force, sources)  # somebody may have come while we wrote
-        temporary.replace(path)
-        sync(path.parent)
     return Shipped(path, metadata, sum(p.numel() for p in shipped.parameters()), size, found, not_asked)
 
 
@@ -89,19 +85,3 @@ def _check_free(path: Path, force: bool, sources: Sequence[str | os.PathLike[str
         raise DscsrError(
             f"Expected to write something new, but {path} exists. Pass --force to replace it, or choose another name."
         )
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; what is left there in the end is removed."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    new_folder = not path.parent.exists()
-    try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-            if new_folder:
-                path.parent.rmdir()

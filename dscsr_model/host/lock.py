@@ -10,8 +10,8 @@ from typing import Any
 import filelock
 from torch import distributed
 
-from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import BusyError
+from dscsr_model.files import disk_errors
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some clusters' network file systems
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dscsr_arch.disk import REFUSED, for_the_user
 from dscsr_arch.errors import DscsrError
+from dscsr_model.files import REFUSED, for_the_user
 
 _OURS = ("dscsr_arch", "dscsr_model")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import SUFFIXES
 from dscsr_model.data.pairing import listed, search_images
+from dscsr_model.files import disk_errors
 from dscsr_model.inference.saving import FORMATS, format_of
 
 

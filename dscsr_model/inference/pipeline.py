@@ -22,6 +22,7 @@ WRITERS = 2
 _AHEAD = 2  # images that wait between two stages
 _SHARE = 0.5  # of the free memory, for images under way
 _SLACK = 64 << 20
+_PATIENCE = 5.0  # seconds
 
 
 class Reporter(Protocol):
@@ -253,6 +254,9 @@ def _threads(stages: _Stages, jobs: Sequence[Job]) -> Iterator[None]:
     except BaseException as error:
         stages.line.stop(None if isinstance(error, Stopped) else error)
         stages._saver.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(_PATIENCE)  # what it has half-written goes
         if not isinstance(error, Stopped):
             raise
     if stages.line.fault is not None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dscsr_arch.disk import disk_errors
-from dscsr_arch.errors import BusyError, ImageError
+from dscsr_arch.errors import ImageError
+from dscsr_model.files import atomic
 from dscsr_model.inference.images import DecodedImage
 from dscsr_model.inference.png_file import write_png
 from dscsr_model.inference.tiff_file import write_tiff
@@ -76,7 +73,7 @@ def without_lost_alpha(image: DecodedImage, form: str) -> DecodedImage:
 
 
 class Saver:
-    """Writes images beside their final names and renames them when they are whole.
+    """Writes images whose files are whole or not there.
 
     Args:
         quality: Of JPEG and WebP, 1 to 100.
@@ -84,78 +81,29 @@ class Saver:
 
     def __init__(self, quality: int) -> None:
         self.quality = quality
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._parts: set[Path] = set()
+        self._stopped = threading.Event()
 
     def save(self, image: DecodedImage, target: Path, form: str, replace: bool) -> None:
         """Write one file. Several threads may do so at once.
 
         Raises:
-            ImageError: The format does not take the image; or, unless ``replace``, there is a file by now.
-            DiskError: The file cannot be written.
+            ImageError: The format does not take the image.
+            DiskError: The file cannot be written; or, unless ``replace``, there is one by now.
             BusyError: Another process is writing it.
             Stopped: See `stop`.
         """
-        part = target.with_name(f".{target.name}.part")
-        with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                self._check()
-                stream = _claim(part)
-                self._parts.add(part)
-        try:
-            with disk_errors(target):
-                _encode(stream, image, form, self.quality, self._check)
-                stream.flush()
-                os.fsync(stream.fileno())
-                self._publish(part, target, replace)
-        finally:
-            with self._lock:
-                if part in self._parts:
-                    self._parts.remove(part)
-                    part.unlink(missing_ok=True)
-            stream.close()
+        self._check()
+        with atomic(target, replace=replace) as stream:
+            _encode(stream, image, form, self.quality, self._check)
+            self._check()
 
     def stop(self) -> None:
-        """Let no file appear from now on, and remove what is half-written."""
-        with self._lock:
-            self._stopped = True
-            for part in self._parts:
-                with suppress(OSError):
-                    part.unlink()
-            self._parts.clear()
-
-    def _publish(self, part: Path, target: Path, replace: bool) -> None:
-        with self._lock:
-            if self._stopped:
-                raise Stopped
-            if not replace and os.path.lexists(target):
-                raise ImageError(f"{target}: has appeared meanwhile, and stays as it is")
-            os.replace(part, target)
-            self._parts.remove(part)
+        """Let no file appear from now on, but for those that are being renamed."""
+        self._stopped.set()
 
     def _check(self) -> None:
-        if self._stopped:
+        if self._stopped.is_set():
             raise Stopped
-
-
-def _claim(part: Path) -> BinaryIO:
-    """An empty file that no other process writes to; what a killed one left is used again."""
-    while True:
-        stream = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
-            raise BusyError(f"{part}: another process is writing this image. Wait for it.") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(stream.fileno()), os.lstat(part)):
-                stream.truncate()
-                return stream
-        stream.close()  # its owner has just given it its final name: what we hold is a finished image
 
 
 def _encode(stream: BinaryIO, image: DecodedImage, form: str, quality: int, between: Callable[[], None]) -> None:

@@ -12,12 +12,13 @@ from basicsr.utils import get_root_logger
 from torch import distributed, nn
 
 from dscsr_arch.arguments import trained_otherwise
-from dscsr_arch.checkpoint import mismatch, save_state_dict
+from dscsr_arch.checkpoint import mismatch
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import beside
 from dscsr_arch.weight_files import read_weight_file
 from dscsr_model.data.keyed_dataset import GENERATORS
+from dscsr_model.files import remove_unfinished
 from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
@@ -96,7 +97,7 @@ class CheckpointingSRModel(SRModel):
         if current_iter != -1:
             state = self.training_state(epoch, current_iter) | {"random_states": random_states}
             checkpoints.validation_record(states, current_iter).unlink(missing_ok=True)  # of a run that was undone
-            save_state_dict(state, states / f"{current_iter}.state")
+            checkpoints.save(state, states / f"{current_iter}.state")
             if keep := self.opt["logger"].get("keep_checkpoints"):
                 checkpoints.prune(states, models, int(keep))
         self.last_checkpoint = str(path)
@@ -151,8 +152,8 @@ class CheckpointingSRModel(SRModel):
         models, section = Path(self.opt["path"]["models"]), self.opt["network_g"]
         network = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
         for kind, part in lora.parts(network, section).items():
-            save_state_dict(part, models / f"{kind}_g_{label}.pth")
-        save_state_dict(content | beside(network, section), models / f"net_g_{label}.pth")
+            checkpoints.save(part, models / f"{kind}_g_{label}.pth")
+        checkpoints.save(content | beside(network, section), models / f"net_g_{label}.pth")
         return models / f"net_g_{label}.pth"
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
@@ -198,7 +199,7 @@ class CheckpointingSRModel(SRModel):
             self.ema_updates = resume_state.get("ema_updates", iteration)
         models, states = (Path(self.opt["path"][name]) for name in ("models", "training_states"))
         if self.opt["rank"] == 0:
-            checkpoints.remove_unfinished(models, states)
+            remove_unfinished(models, states)
         self.last_checkpoint = str(models / f"net_g_{iteration}.pth")
         if "random_states" not in resume_state:
             logger.warning(

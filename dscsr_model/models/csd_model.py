@@ -11,14 +11,13 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.models.scoring import finish_image
-from dscsr_model.training import log, widths
+from dscsr_model.training import checkpoints, log, widths
 from dscsr_model.training.contrastive_terms import contrastive_terms
 from dscsr_model.training.csd_losses import CSDLoss, check_cover, read_csd_losses, split
 from dscsr_model.training.images import check_output
@@ -220,7 +219,7 @@ class CSDModel(EfficientSRModel):
             student = network.student(width).cpu()
             saved = {"params": student.state_dict(), **beside(student, network.section(width))}
             file = f"{widths.FILE_KIND}_{widths.label(width)}_{label}.pth"
-            save_state_dict(saved, Path(self.opt["path"]["models"], file))
+            checkpoints.save(saved, Path(self.opt["path"]["models"], file))
         return super().save_networks(content, label)
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import cv2
 from basicsr.metrics import calculate_metric
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from dscsr_arch.disk import disk_errors
+from dscsr_model.files import disk_errors
 from dscsr_model.training.validation import Images, Scores
 
 

@@ -11,7 +11,7 @@ import torch
 from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_arch.checkpoint import read_pickle
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
@@ -109,7 +109,7 @@ class ValidatingSRModel(CheckpointingSRModel):
         if self.opt["rank"] == 0 and record.with_suffix(".state").is_file():
             if tb_logger:
                 tb_logger.flush()  # what is recorded here will not be validated again
-            save_state_dict(self._validation_state(), record)
+            checkpoints.save(self._validation_state(), record)
 
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
         """Every rank takes its share of the images."""

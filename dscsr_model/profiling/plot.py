@@ -15,8 +15,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from dscsr_arch.disk import whole_file
 from dscsr_arch.errors import DscsrError
+from dscsr_model.files import atomic
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
 from dscsr_model.profiling.report import psnr_of
@@ -74,7 +74,7 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the image in the format of its name; an image of that name stays until the new one is whole."""
-    with rc_context(STYLE), whole_file(path) as file:
+    with rc_context(STYLE), atomic(path) as file:
         figure.savefig(file, format=path.suffix[1:])
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dscsr_arch.checkpoint import read_pickle
+from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_arch.errors import WeightsError
+from dscsr_model.files import atomic
 from dscsr_model.training.lora import KINDS as LORA_KINDS
 from dscsr_model.training.widths import FILE_KIND as STUDENT_KIND
 
@@ -57,6 +58,16 @@ def newest_whole(states: Path, models: Path) -> tuple[Path | None, list[str]]:
     return None, passed_over
 
 
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file of torch.save, so that ``path`` is at every moment either the old one or the whole new one.
+
+    Raises:
+        DiskError: It cannot be written.
+    """
+    with atomic(path) as file:
+        save_state_dict(content, file)
+
+
 def prune(states: Path, models: Path, keep: int) -> None:
     """Remove all but the newest ``keep`` numbered checkpoints; never ``latest`` or ``best``, which have no number."""
     for iteration in iterations(states)[:-keep]:
@@ -66,13 +77,6 @@ def prune(states: Path, models: Path, keep: int) -> None:
         for kind in ("net", *LORA_KINDS, STUDENT_KIND):
             for network in models.glob(f"{kind}_*_{iteration}.pth"):
                 network.unlink(missing_ok=True)
-
-
-def remove_unfinished(*folders: Path) -> None:
-    """Remove temporary files that a killed process left where it was saving."""
-    for folder in folders:
-        for file in folder.glob(".*.tmp"):
-            file.unlink(missing_ok=True)
 
 
 def training_options(opt: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +17,13 @@ from typing import NamedTuple
 from torch import nn
 
 from dscsr_arch.checkpoint import save_state_dict
-from dscsr_arch.disk import disk_errors
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.aside import claim, rename
 from dscsr_model.export.ntire import bare_check, texts
 from dscsr_model.export.ntire.psnr import SCALE, Pair, Progress, find_pairs, mean_psnr
 from dscsr_model.export.ntire.self_check import SIZE, Alone, Figures, self_check
 from dscsr_model.export.ntire.source import check_free, rewrite
 from dscsr_model.export.ntire.standalone import Standalone, standalone
+from dscsr_model.files import atomic_folder, disk_errors
 from dscsr_model.profiling.complexity import count
 
 _MARK = "kit.json"
@@ -127,7 +124,11 @@ def make(planned: Plan, progress: Progress) -> Made:
             there is untouched.
     """
     network, kit, form, pairs = planned
-    with _aside(kit.out) as (building, scratch):
+    out = Path(os.path.abspath(kit.out))
+    with atomic_folder(out.parent, [out.name], replace=True) as folder:
+        building, scratch = folder / out.name, folder / "check of the kit"  # gone in the end
+        building.mkdir()
+        scratch.mkdir()
         _write(building, kit, form)
         file, weights = _files(building, kit)
         alone = Alone(file, weights, kit.name, form)
@@ -137,8 +138,6 @@ def make(planned: Plan, progress: Progress) -> Made:
         made = Made(form, figures, quality)
         _tell(building, kit, made)
         check_place(kit.out, kit.force)
-        with disk_errors(kit.out):
-            _move(building, kit.out)
     return made
 
 
@@ -188,30 +187,6 @@ def _check_challenge(form: Standalone) -> None:
             f"Expected a network of scale {SCALE} for RGB images, which the challenge is about, but got scale "
             f"{given[0]} with {given[1]} channels in and {given[2]} out. Give weights of such a network."
         )
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Two empty folders that are gone in the end: one to build the kit in, one for the self-check."""
-    out = Path(os.path.abspath(out))
-    hidden = out.parent / f".{out.name}.tmp"
-    new_parents = [parent for parent in out.parents if not parent.exists()]
-    try:
-        with disk_errors(out):
-            handle = claim(hidden)
-        try:
-            building, scratch = hidden / "kit", hidden / "check"
-            building.mkdir()
-            scratch.mkdir()
-            yield building, scratch
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-            os.close(handle)
-    except BaseException:
-        for parent in new_parents:  # the innermost first
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-        raise
 
 
 def _files(folder: Path, kit: Kit) -> tuple[Path, Path]:
@@ -270,16 +245,3 @@ def _tell(building: Path, kit: Kit, made: Made) -> None:
             "psnr": None if made.quality is None else made.quality.psnr,
         }
         (building / _MARK).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
-
-
-def _move(building: Path, out: Path) -> None:
-    """Put the kit in its place, in that of an older one if there is one."""
-    older = building.parent / "older"  # removed with that folder
-    if out.exists():
-        os.rename(out, older)
-    try:
-        rename(building, out)
-    except BaseException:
-        if older.exists() and not out.exists():
-            os.rename(older, out)
-        raise

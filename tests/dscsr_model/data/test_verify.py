@@ -119,7 +119,7 @@ def test_unreadable_lists(data):
 
 def test_one_lmdb_alone_and_leftovers(data):
     assert run(data / "GT.lmdb").faults == []
-    (data / "prepare.tmp").mkdir()
+    (data / ".GT.lmdb.tmp").mkdir()
     assert "left by an interrupted `dscsr prepare`" in run(data).lines[0]
     shutil.rmtree(data / "LQ_X4.lmdb")
     assert run(data).faults == []

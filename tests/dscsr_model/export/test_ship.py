@@ -118,7 +118,7 @@ def test_a_file_that_came_in_the_meantime_stays(network, tmp_path):
 
 def test_a_folder_that_cannot_be_written_gets_a_message(network, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DiskError, match=r"Expected to write .*out\.pth, but got: .* Choose another folder"):
+    with pytest.raises(DiskError, match=r"Expected to write .*out\.pth, but got .* Choose another folder"):
         ship(network, tmp_path / "file" / "out.pth", FORMATS["pth"])
 
 

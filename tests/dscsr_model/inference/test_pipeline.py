@@ -271,7 +271,7 @@ def test_results_are_replaced_only_if_asked(make_jobs):
     job.target.write_text("mine")
     report = Report()
     assert run([job], upscaler(), Saver(95), report).failed == 1
-    assert "stays as it is" in report.faults["0.png"]
+    assert "0_x2.png, which exists" in report.faults["0.png"]
     assert job.target.read_text() == "mine"
     assert run([job], upscaler(), Saver(95), report, replace=True).made == 1
     assert job.target.read_bytes().startswith(b"\x89PNG")

@@ -73,16 +73,6 @@ def test_pruning_keeps_the_newest_by_number_and_what_has_none(folders):
     assert checkpoints.iterations(states) == [10, 15]
 
 
-def test_what_a_killed_process_left_is_removed(folders):
-    states, models = folders
-    left = [models / ".net_g_20.pth.4711.tmp", states / ".20.state.4711.tmp"]
-    for file in left:
-        file.write_bytes(b"half")
-    before = {file for folder in folders for file in folder.iterdir()} - set(left)
-    checkpoints.remove_unfinished(states, models)
-    assert {file for folder in folders for file in folder.iterdir()} == before
-
-
 def draws() -> tuple:
     return random.random(), np.random.rand(3).tolist(), np.random.randn(), torch.rand(3).tolist()  # noqa: NPY002
 

@@ -285,7 +285,7 @@ def test_where_nobody_may_look(tmp_path, never_checked, monkeypatch):
 
     monkeypatch.setattr(Path, "iterdir", deny)
     (tmp_path / "closed").mkdir()
-    with pytest.raises(DscsrError, match=r"Expected to write .*closed, but got: .*Permission denied"):
+    with pytest.raises(DscsrError, match=r"Expected to write .*closed, but got .*Permission denied"):
         make(SPAN(feature_channels=4), tmp_path / "closed")
 
 
@@ -296,7 +296,7 @@ def test_an_older_kit_stays_when_the_last_step_fails(tmp_path, unchecked, monkey
     def full(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kits, "rename", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(KeyboardInterrupt):
         make(SPAN(feature_channels=4), out, force=True)
     assert "models/team07_Old.py" in files(out)
