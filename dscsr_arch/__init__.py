@@ -11,17 +11,21 @@ if TYPE_CHECKING:
     from dscsr_arch.checkpoint import load_model
     from dscsr_arch.cssr_arch import CSSRNet
     from dscsr_arch.dsclora_arch import DSCLoRA
+    from dscsr_arch.edsr_arch import EDSR
+    from dscsr_arch.rcan_arch import RCAN
     from dscsr_arch.span_arch import SPAN
 
 _HOMES = {
     "CARN": "carn_arch",
     "CSSRNet": "cssr_arch",
     "DSCLoRA": "dsclora_arch",
+    "EDSR": "edsr_arch",
+    "RCAN": "rcan_arch",
     "SPAN": "span_arch",
     "load_model": "checkpoint",
 }
 
-__all__ = ["CARN", "SPAN", "CSSRNet", "DSCLoRA", "load_model"]
+__all__ = ["CARN", "EDSR", "RCAN", "SPAN", "CSSRNet", "DSCLoRA", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from dscsr_arch.errors import DscsrWarning, WeightsError
-from dscsr_arch.families import Family, StateDict
+from dscsr_arch.architecture import Architecture, StateDict
+from dscsr_arch.errors import DscsrError, DscsrWarning, WeightsError
 from dscsr_arch.metadata import (
-    MATTERING,
     Metadata,
-    MetadataError,
+    deciding_arguments,
     describe,
     described,
     differences,
     from_metadata,
-    hidden_arguments,
+    known_arguments,
     shown,
 )
 from dscsr_arch.weight_files import WeightFile
+
+Path = str | os.PathLike[str]
 
 
 class AssumedWarning(DscsrWarning):
@@ -41,23 +42,20 @@ class Said(NamedTuple):
     """What a file says of its network."""
 
     metadata: Metadata
-    path: str | os.PathLike[str]
+    path: Path
 
 
-def metadata_in(file: WeightFile, path: str | os.PathLike[str]) -> Said | None:
+def metadata_in(file: WeightFile, path: Path) -> Said | None:
     """What a file that was read from ``path`` says of its network; None if nothing.
 
     Raises:
         WeightsError: Its metadata are damaged.
     """
-    try:
-        metadata = from_metadata(file.metadata)
-    except MetadataError as error:
-        raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
+    metadata = from_metadata(file.metadata, path)
     return None if metadata is None else Said(metadata, path)
 
 
-def contradiction(file: WeightFile, path: str | os.PathLike[str], network: Metadata) -> str:
+def contradiction(file: WeightFile, path: Path, network: Metadata) -> str:
     """What a file says of its network where that is not ``network``, e.g. ``img_range: 1, not 255``; else empty.
 
     Raises:
@@ -69,9 +67,9 @@ def contradiction(file: WeightFile, path: str | os.PathLike[str], network: Metad
 
 
 def trained_otherwise(
-    file: WeightFile, path: str | os.PathLike[str], network: nn.Module, section: Mapping[str, Any] | None = None
+    file: WeightFile, path: Path, network: nn.Module, section: Mapping[str, Any] | None = None
 ) -> str:
-    """As `contradiction`, of a network that is built; empty, too, of one of which nothing can be said.
+    """As `contradiction`, of a network that is built.
 
     Args:
         file: As it was read from ``path``.
@@ -82,15 +80,12 @@ def trained_otherwise(
     Raises:
         WeightsError: The metadata are damaged.
     """
-    try:
-        unlike = contradiction(file, path, describe(network, section))
-    except MetadataError:
-        return ""
+    unlike = contradiction(file, path, describe(network, section))
     return f"trained with {unlike}" if unlike else ""
 
 
 def arguments_of(
-    family: Family, state_dict: StateDict, given: Given, said: Said | None, path: str | os.PathLike[str]
+    architecture: Architecture, state_dict: StateDict, given: Given, said: Said | None, path: Path
 ) -> tuple[dict[str, Any], list[DscsrWarning]]:
     """Arguments of the network of ``state_dict`` at ``path``: as given, else as said, else as its shapes tell.
 
@@ -101,40 +96,36 @@ def arguments_of(
     Raises:
         WeightsError: They contradict the weights, or are no arguments of this network.
     """
+    parameters = inspect.signature(architecture.network).parameters
+    if unknown := sorted(set(given.overrides) - set(parameters)):
+        words = f"overrides among {', '.join(parameters)} for {architecture.name}"
+        raise WeightsError(words, ", ".join(unknown), "Leave out what it does not take.")
+    chosen, sections = dict(given.overrides), []
+    if given.section is not None:
+        sections = described(given.section)
+        where, remedy = "network_g of the option file", "Name the one of their training."
+        told = known_arguments(sections[0], architecture, where, remedy)
+        chosen = {**told, **chosen}
+    if said is not None:
+        told = known_arguments(said.metadata, architecture, said.path, "Use that network's own code.", besides=chosen)
+        chosen = {**told, **chosen}
     try:
-        known = inspect.signature(family.network()).parameters
-    except ValueError as error:
-        raise WeightsError(f"{path} holds weights of {family.name}, which cannot be built: {error}") from error
-    if unknown := sorted(set(given.overrides) - set(known)):
-        raise WeightsError(
-            f"Expected overrides among {', '.join(known)} for {family.name}, but got {', '.join(unknown)}."
-        )
-    try:
-        sections = [] if given.section is None else described(given.section)
-        chosen = dict(given.overrides)
-        if sections:
-            where, remedy = "`network_g` of the option file", "Name the one of their training."
-            chosen |= hidden_arguments(sections[0], family, chosen, where, remedy)
-        mine = set(chosen)
-        if said is not None:
-            chosen |= hidden_arguments(said.metadata, family, mine)
-        arguments = {**family.arguments(state_dict, chosen), **chosen}
-    except MetadataError as error:
-        raise WeightsError(f"Cannot tell the network of {path}: {error}") from error
+        arguments = {**architecture.arguments(state_dict, chosen), **chosen}
+    except DscsrError as error:
+        raise WeightsError(error.expected, error.got, error.remedy, path) from error
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
+        words, got = f"weights of {architecture.name} in shapes that it has", f"others ({error})"
+        raise WeightsError(words, got, "Ask for a whole file.", path) from error
     except LookupError as error:
-        raise WeightsError(
-            f"Cannot build {family.name} for {path}: a layer is missing or has too few dimensions ({error}). "
-            "Ask for a whole file."
-        ) from error
+        got = f"a layer that is missing or has too few dimensions ({error})"
+        raise WeightsError(f"all weights of {architecture.name}", got, "Ask for a whole file.", path) from error
     _check_shapes(sections, arguments, given, path)
     notes: list[DscsrWarning] = []
-    unlike = {} if said is None else differences(Metadata(family.name, arguments), said.metadata)
+    unlike = {} if said is None else differences(Metadata(architecture.name, arguments), said.metadata)
     if said is not None and unlike:
         its, taken = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (1, 0))
         notes.append(DscsrWarning(f"{said.path} says {its}; taken, as given: {taken}."))
-    matters = {name: arguments.get(name, known[name].default) for name in MATTERING if name in family.hidden}
+    matters = {name: arguments.get(name, parameters[name].default) for name in architecture.not_in_shapes}
     assumed = {name: value for name, value in matters.items() if name not in chosen}
     if assumed and matters.get("norm") is not False:  # else nothing reads range and mean
         values = ", ".join(f"{name} {shown(value)}" for name, value in assumed.items())
@@ -142,20 +133,16 @@ def arguments_of(
     return arguments, notes
 
 
-def _check_shapes(
-    sections: list[Metadata], arguments: Mapping[str, Any], given: Given, path: str | os.PathLike[str]
-) -> None:
+def _check_shapes(sections: list[Metadata], arguments: Mapping[str, Any], given: Given, path: Path) -> None:
     """Raise `WeightsError` unless one of the networks of an option file has what the shapes of the weights tell."""
     faults = []
     for metadata in sections:
         both = [name for name in arguments if name in metadata.arguments and not name.startswith("lora_")]
-        told = [name for name in both if name not in MATTERING and name not in given.overrides]
+        told = [name for name in both if name not in deciding_arguments() and name not in given.overrides]
         faults.append([name for name in told if metadata.arguments[name] != arguments[name]])
     if faults and all(faults):
         wrong = min(faults, key=len)
         expected = ", ".join(f"{name}: {sections[0].arguments[name]}" for name in wrong)
         got = ", ".join(f"{name}: {arguments[name]}" for name in wrong)
-        raise WeightsError(
-            f"Expected weights of `network_g` of the option file ({expected}) in {path}, but got others ({got}). "
-            "Name the one of their training."
-        )
+        words = f"weights of `network_g` of the option file ({expected})"
+        raise WeightsError(words, f"others ({got})", "Name the one of their training.", path)

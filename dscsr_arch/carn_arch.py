@@ -12,14 +12,17 @@ Different from both:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
-from dscsr_arch.input_mean import input_mean
+from dscsr_arch.architecture import Architecture, CSDNames, SpandrelForm, StateDict, upscale_of, work_range_in
+from dscsr_arch.constructor import COUNT, FLAG, IMAGE, RGB_MEAN, constructor, input_mean, one_of
+from dscsr_arch.errors import ArgumentError
 
 UPSCALES = (2, 3, 4)
 
@@ -58,7 +61,7 @@ def cascade(x: Tensor, blocks: Sequence[nn.Module], fusions: Sequence[nn.Module]
     ``o``.
     """
     out, seen = x, x
-    for block, fusion in zip(blocks, fusions, strict=True):
+    for block, fusion in zip(blocks, fusions):  # noqa: B905 - `strict` came with Python 3.10, see `single_file`
         seen = torch.cat([seen, block(out)], dim=1)
         out = fusion(seen)
     return out
@@ -116,6 +119,7 @@ class CARN(nn.Module):
     size_multiple = 1  # images of any size; see `size_requirements`
     mean: Tensor
 
+    @constructor(**IMAGE, num_feat=COUNT, upscale=one_of(*UPSCALES), final_relu=FLAG)
     def __init__(
         self,
         num_in_ch: int = 3,
@@ -123,11 +127,11 @@ class CARN(nn.Module):
         num_feat: int = 64,
         upscale: int = 4,
         img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        rgb_mean: Sequence[float] = RGB_MEAN,
         final_relu: bool = False,
     ) -> None:
         super().__init__()
-        _check(num_in_ch, num_out_ch, num_feat, upscale, img_range)
+        _check_channels(num_in_ch, num_out_ch)
         self.upscale = upscale
         self.img_range = img_range
         self.register_buffer("mean", input_mean(rgb_mean, num_in_ch), persistent=False)
@@ -152,16 +156,39 @@ class CARN(nn.Module):
         return conv_lora.fuse(self)
 
 
-def _check(num_in_ch: int, num_out_ch: int, num_feat: int, upscale: int, img_range: float) -> None:
-    for name, value in (("num_in_ch", num_in_ch), ("num_out_ch", num_out_ch), ("num_feat", num_feat)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"Expected `{name}` to be a whole number from 1, but got {value!r}. Give such a number.")
+def _check_channels(num_in_ch: int, num_out_ch: int) -> None:
     if num_out_ch != num_in_ch:
-        raise ValueError(
-            f"Expected `num_out_ch` to equal `num_in_ch` ({num_in_ch}), since the mean of the input is added to the "
-            f"output, but got {num_out_ch}. Make them equal."
-        )
-    if upscale not in UPSCALES:
-        raise ValueError(f"Expected `upscale` to be one of {UPSCALES}, but got {upscale!r}. Choose one of these.")
-    if not img_range > 0:
-        raise ValueError(f"Expected `img_range` above 0, but got {img_range!r}. Use 255 or 1.")
+        words = f"`num_out_ch` to equal `num_in_ch` ({num_in_ch}), since the mean of the input is added to the output"
+        raise ArgumentError(words, num_out_ch, "Make them equal.")
+
+
+def _recognise(state_dict: StateDict) -> bool:
+    return {"entry.weight", "exit.weight", "b1.b1.conv1.weight", "upsample.blocks.0.weight"} <= state_dict.keys()
+
+
+def _arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any]:
+    features, num_in_ch = state_dict["entry.weight"].shape[:2]
+    return {
+        "num_in_ch": num_in_ch,
+        "num_out_ch": state_dict["exit.weight"].shape[0],
+        "num_feat": features,
+        "upscale": upscale_of(state_dict, r"upsample\.blocks\.\d+\.weight"),
+    }
+
+
+ARCHITECTURE = Architecture(
+    network=CARN,
+    recognise=_recognise,
+    arguments=_arguments,
+    not_in_shapes=("img_range", "rgb_mean", "final_relu"),
+    width_arguments=("num_feat",),
+    csd=CSDNames(
+        some=frozenset({"entry.weight", "exit.weight", "exit.bias", "b1.c1.conv.weight", "sub_mean.weight"}),
+        ends=("entry", "exit"),
+    ),
+    single_file=(input_mean, ResidualBlock, Fusion, cascade, CascadingBlock, Upsampler, CARN),
+    spandrel=SpandrelForm(
+        required={"rgb_mean": RGB_MEAN, "final_relu": False},
+        work_in=lambda network: work_range_in(network, network.entry, network.exit),
+    ),
+)

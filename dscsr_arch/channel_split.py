@@ -20,20 +20,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-WIDTH_ARGS: Mapping[str, tuple[str, ...]] = {
-    "CARN": ("num_feat",),
-    "ECBSR": ("num_channel",),
-    "EDSR": ("num_feat",),
-    "MSRResNet": ("num_feat",),
-    "RCAN": ("num_feat",),
-    "RIDNet": ("mid_channels",),
-    "RRDBNet": ("num_feat", "num_grow_ch"),
-    "SPAN": ("feature_channels",),
-    "SRVGGNetCompact": ("num_feat",),
-    "SwinIR": ("embed_dim",),
-}
-"""Constructor arguments that are a network's width, for networks that are known."""
-
 
 def prefix(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """The first entries of ``tensor`` in every dimension: a view of ``shape``, or ``tensor`` itself if it has it."""

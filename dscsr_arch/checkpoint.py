@@ -5,25 +5,27 @@ Files are opened by `weight_files`, which see for what is refused there.
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dscsr_arch import conv_lora, lora_base
+from dscsr_arch.architecture import Architecture, StateDict, recognise
 from dscsr_arch.arguments import Given, Said, arguments_of, metadata_in
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import fused
-from dscsr_arch.errors import DscsrWarning, LoRAError, WeightsError
-from dscsr_arch.families import FAMILIES, Family, StateDict
+from dscsr_arch.errors import DscsrError, DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
-from dscsr_arch.metadata import describe, differences, recognise, shown
+from dscsr_arch.metadata import describe, differences, shown
+from dscsr_arch.state_dict_diff import state_dict_diff
+from dscsr_arch.state_dict_diff import state_dict_diff as mismatch
+from dscsr_arch.unknown import unknown_network
 from dscsr_arch.weight_files import (
     WRAPPERS,
     read_pickle,
@@ -41,36 +43,11 @@ __all__ = [
     "read_pickle",
     "read_state_dict",
     "save_state_dict",
+    "state_dict_diff",
 ]
 
 _STUDENTS = "students."
 """Before the names of the students that a fused CSSR-Net has beside its backbone."""
-
-
-def mismatch(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
-    """Say which layers keep ``state_dict`` from loading strictly into ``network``, which stays as it is.
-
-    Returns:
-        None if it would load; else lines that name missing, unexpected and differently shaped entries.
-    """
-    expected = network.state_dict()
-    shapes = [
-        f"{name}: expected {tuple(expected[name].shape)}, but the file has {tuple(tensor.shape)}"
-        for name, tensor in state_dict.items()
-        if name in expected and expected[name].shape != tensor.shape
-    ]
-    if shapes:
-        return _listed("differently shaped", shapes)
-    # Only names and shapes matter: on the meta device nothing is copied and no fused kernel is re-expanded.
-    given = {name: tensor.to("meta") for name, tensor in state_dict.items()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come when the weights are loaded; torch's, that meta copies nothing
-            missing, unexpected = copy.deepcopy(network).to("meta").load_state_dict(given, strict=False)
-    except RuntimeError as error:
-        return str(error)
-    lines = [_listed("missing in the file", missing), _listed("unexpected in the file", unexpected)]
-    return "\n".join(line for line in lines if line) or None
 
 
 def load_model(
@@ -138,41 +115,39 @@ def _load(
             "network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: load_model(…, base=…)."
         )
     state_dict, width = _of_width(file.weights, width, path)
-    said, family = metadata_in(file, path), recognise(state_dict)
-    if family is None:
-        of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
-        names = ", ".join(family.name for family in FAMILIES)
-        raise WeightsError(
-            f"Expected weights of a known network ({names}) in {path}, but got layers such as "
-            f"{', '.join(name[:60] for name in list(state_dict)[:4]) or 'none'}{of}. Build that network yourself and "
-            "load the file with its own code."
-        )
-    arguments, notes = arguments_of(family, state_dict, given, said or adapters, path)
-    network = _build(family, arguments, state_dict, path)
+    said, architecture = metadata_in(file, path), recognise(state_dict)
+    if architecture is None:
+        network, notes = unknown_network(state_dict, given, said, path)
+        network = _finite(network, path).eval()
+    else:
+        arguments, notes = arguments_of(architecture, state_dict, given, said or adapters, path)
+        network = _build(architecture, arguments, state_dict, path)
     if width is not None:
-        network = _student(network, family.name, arguments, width, path)
+        network = _student(network, given, width, path)
     return network, notes
 
 
 def _build(
-    family: Family, arguments: Mapping[str, Any], state_dict: StateDict, path: str | os.PathLike[str]
+    architecture: Architecture, arguments: Mapping[str, Any], state_dict: StateDict, path: str | os.PathLike[str]
 ) -> nn.Module:
     """The network with its weights, in eval mode. Memory is taken only when all shapes are known to fit the file."""
     try:
         with torch.device("meta"):
-            shapes = _bare_network(family, arguments, state_dict)
-    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
-        raise WeightsError(f"Cannot build {family.name} for {path}: {error}") from error
-    if fault := mismatch(shapes, state_dict):
-        raise WeightsError(f"{path} does not fit {family.name}({_call(arguments)}):\n{fault}")
-    network = _bare_network(family, arguments, state_dict)
+            shapes = _bare_network(architecture, arguments, state_dict)
+    except DscsrError as error:
+        raise WeightsError(error.expected, error.got, error.remedy, path) from error
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(f"Cannot build {architecture.name}: {error}", where=path) from error
+    if fault := state_dict_diff(shapes, state_dict):
+        raise WeightsError(f"{path} does not fit {architecture.name}({_call(arguments)}):\n{fault}")
+    network = _bare_network(architecture, arguments, state_dict)
     network.load_state_dict(state_dict)
     return _finite(network, path).eval()
 
 
-def _bare_network(family: Family, arguments: Mapping[str, Any], state_dict: StateDict) -> nn.Module:
+def _bare_network(architecture: Architecture, arguments: Mapping[str, Any], state_dict: StateDict) -> nn.Module:
     """The network in the form that the file has it: fused or not, with LoRA or not; its weights are random."""
-    network = family.prepare(family.network()(**arguments), state_dict)
+    network = architecture.prepare(architecture.network(**arguments), state_dict)
     if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
         conv_lora.inject(network, ranks)
     return network
@@ -209,21 +184,21 @@ def _of_width(
     return chosen, None
 
 
-def _student(
-    network: nn.Module, name: str, arguments: Mapping[str, Any], width: float, path: str | os.PathLike[str]
-) -> nn.Module:
-    """The student of ``width`` in the weights of the backbone ``name(**arguments)``."""
+def _student(network: nn.Module, given: Given, width: float, path: str | os.PathLike[str]) -> nn.Module:
+    """The student of ``width`` in the weights of the backbone ``network``."""
     if any(isinstance(layer, Conv3XC) and layer.fused for layer in network.modules()):
         raise WeightsError(
-            f"Expected weights with their branches in {path}, to cut the student of width {width:g} out of them, but "
-            "got fused ones: the fused kernels of a student are no slices of its teacher's. Take the checkpoint of the "
-            "training (net_g_*.pth), or the student that was saved beside it."
+            f"weights with their branches, to cut the student of width {width:g} out of them",
+            "fused ones: the fused kernels of a student are no slices of its teacher's",
+            "Take the checkpoint of the training (net_g_*.pth), or the student that was saved beside it.",
+            path,
         )
+    name, arguments = describe(network)
     try:
-        shared = CSSRNet({"type": name, **arguments}, widths=(width,))
+        shared = CSSRNet({"type": name, **arguments}, (width,), (given.section or {}).get("width_args"))
         shared.load_state_dict(network.state_dict())
     except (ValueError, RuntimeError) as error:
-        raise WeightsError(f"Expected weights of a CSSR-Net with width {width} in {path}, but: {error}") from error
+        raise WeightsError(f"weights of a CSSR-Net with width {width}", f"an error: {error}", where=path) from error
     return shared.student(width).eval()
 
 
@@ -290,8 +265,3 @@ def _base(
 
 def _call(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-
-
-def _listed(what: str, names: list[str], most: int = 8) -> str:
-    rest = f" (+{len(names) - most} more)" if len(names) > most else ""
-    return f"  {what}: {'; '.join(names[:most])}{rest}" if names else ""

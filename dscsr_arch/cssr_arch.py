@@ -10,9 +10,6 @@ Different from the original: any network whose width is a constructor argument i
 from __future__ import annotations
 
 import copy
-import difflib
-import importlib
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import conv_lora
-from dscsr_arch.carn_arch import CARN
+from dscsr_arch.architecture import architectures
 from dscsr_arch.channel_split import (
-    WIDTH_ARGS,
     check_split,
     prefix,
     scaled_arguments,
@@ -31,41 +27,10 @@ from dscsr_arch.channel_split import (
     split_forward,
     tensors,
 )
-from dscsr_arch.dsclora_arch import DSCLoRA
-from dscsr_arch.span_arch import SPAN
+from dscsr_arch.foreign import WIDTH_ARGUMENTS, arguments_of_section, find_backbone
 
-_OWN: Mapping[str, type[nn.Module]] = {"CARN": CARN, "DSCLoRA": DSCLoRA, "SPAN": SPAN}
 _PREFIX = "backbone."
 _STUDENTS = "students."
-
-
-def find_backbone(name: str) -> type[nn.Module]:
-    """The network class that option files call ``name``: ours, or one of BasicSR's registry.
-
-    Raises:
-        ValueError: There is none, or it would take BasicSR, which is not installed.
-    """
-    own = _OWN.get(name.removesuffix("_dscsr"))
-    if own is not None:
-        return own
-    try:
-        importlib.import_module("basicsr.archs")
-        registry = importlib.import_module("basicsr.utils.registry").ARCH_REGISTRY
-    except ImportError as error:
-        raise ValueError(
-            f"Expected a network of dscsr ({', '.join(_OWN)}), or BasicSR to look {name!r} up in, but BasicSR cannot "
-            f"be imported ({error}). Install it: pip install --no-build-isolation basicsr==1.4.2."
-        ) from error
-    known: dict[str, type[nn.Module]] = {**dict(iter(registry)), **_OWN}
-    if f"{name}_basicsr" in known and name not in known:
-        name = f"{name}_basicsr"  # where BasicSR's own registry looks, too
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3) or sorted(WIDTH_ARGS)
-        raise ValueError(
-            f"Expected the type of a registered network, but got {name!r}, which does not exist. "
-            f"Did you mean: {', '.join(close)}?"
-        )
-    return known[name]
 
 
 class CSSRNet(nn.Module):
@@ -80,8 +45,8 @@ class CSSRNet(nn.Module):
     Args:
         backbone: A network section of an option file: ``{type: EDSR, num_feat: 256, …}``.
         widths: Widths of the students as parts of the backbone's, each in (0, 1).
-        width_args: Names of the constructor arguments that are the backbone's width; None infers them for networks
-            that are known (`WIDTH_ARGS`).
+        width_args: Names of the constructor arguments that are the backbone's width; None: for networks that
+            are known, their `Architecture.width_arguments`.
 
     Raises:
         ValueError: The backbone does not exist or does not take its arguments; its width arguments are not known; it
@@ -243,12 +208,8 @@ def _read_backbone(backbone: object) -> tuple[str, type[nn.Module], dict[str, An
             f"Expected `backbone` to be a network section such as {{type: EDSR, num_feat: 256}}, but got {backbone!r}. "
             "Write one."
         )
-    kind = backbone["type"]
-    network = find_backbone(kind)
-    given = {str(name): value for name, value in backbone.items() if name != "type"}
-    parameters = inspect.signature(network).parameters
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    return kind.removesuffix("_dscsr"), network, {**defaults, **given}
+    network = find_backbone(backbone["type"])
+    return backbone["type"].removesuffix("_dscsr"), network, arguments_of_section(backbone, network)
 
 
 def _build(network: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
@@ -278,7 +239,10 @@ def _check_widths(widths: object) -> tuple[float, ...]:
 
 
 def _width_arguments(kind: str, arguments: Mapping[str, Any], given: str | Sequence[str] | None) -> tuple[str, ...]:
-    names = WIDTH_ARGS.get(kind, ()) if given is None else (given,) if isinstance(given, str) else tuple(given)
+    ours = architectures().get(kind)
+    names = ours.width_arguments if ours is not None else WIDTH_ARGUMENTS.get(kind, ())
+    if given is not None:
+        names = (given,) if isinstance(given, str) else tuple(given)
     if not names:
         raise ValueError(
             f"Expected `width_args` for {kind}, since its width arguments are not known here, but got {given!r}. Name "

@@ -13,10 +13,15 @@ Different from the original:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from dscsr_arch import conv_lora
+from dscsr_arch import conv_lora, span_arch
+from dscsr_arch.architecture import StateDict
+from dscsr_arch.constructor import RGB_MEAN, constructor
 from dscsr_arch.conv_lora import Setting
-from dscsr_arch.span_arch import SPAB, SPAN
+from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.span_arch import KINDS, SPAB, SPAN, has_lora, is_span, span_arguments
 
 _HEAD_RANK = 8
 """Of ``conv_2`` and ``upsampler.0`` in the authors' code; their alpha is twice that."""
@@ -64,6 +69,7 @@ class DSCLoRA(SPAN):
         ValueError: An argument is out of range; a pattern meets no convolution; a rank is larger than a layer allows.
     """
 
+    @constructor(**KINDS)
     def __init__(
         self,
         num_in_ch: int = 3,
@@ -72,7 +78,7 @@ class DSCLoRA(SPAN):
         upscale: int = 4,
         bias: bool = True,
         img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        rgb_mean: Sequence[float] = RGB_MEAN,
         norm: bool = True,
         lora_rank: int = 2,
         lora_alpha: float = 4,
@@ -95,3 +101,19 @@ class DSCLoRA(SPAN):
     def unmerge(self) -> DSCLoRA:
         """Undo ``merge``, bit by bit. A second call does nothing."""
         return conv_lora.unmerge(self)
+
+
+def _arguments(state_dict: StateDict, known: Mapping[str, Any]) -> dict[str, Any]:
+    return {**span_arguments(state_dict, known), "lora_ranks": lora_ranks(state_dict)}
+
+
+ARCHITECTURE = replace(
+    span_arch.ARCHITECTURE,
+    network=DSCLoRA,
+    recognise=lambda state_dict: is_span(state_dict) and has_lora(state_dict),
+    arguments=_arguments,
+    width_arguments=(),
+    prepare=lambda network, _: network,
+    base="SPAN",
+    spandrel=None,
+)

@@ -31,6 +31,10 @@ class WeightsError(DscsrError):
     """A weight file that cannot be read, or that does not fit the network it is for."""
 
 
+class ArgumentError(DscsrError, ValueError):
+    """An argument that a network cannot be built from; in Python a ValueError, as of any other network."""
+
+
 class SizeError(DscsrError):
     """A network that takes no images of any usual size, or an image of a size that it does not take."""
 

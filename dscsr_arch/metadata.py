@@ -1,4 +1,4 @@
-"""Metadata of a network that the shapes of its weights cannot tell, as metadata beside the weights.
+"""Metadata of a network: what the shapes of its weights cannot tell, beside the weights.
 
 A file of weights tells width, scale and channels, but not by what its network multiplies an image (``img_range``)
 or a residual (``res_scale``). Files that dscsr writes, in training and export, say so, in text, so that any format can
@@ -11,34 +11,22 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Container, Mapping
-from contextlib import suppress
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from dscsr_arch.cssr_arch import CSSRNet, find_backbone
-from dscsr_arch.families import FAMILIES, Family
-from dscsr_arch.input_mean import input_mean
+from dscsr_arch.architecture import Architecture, architectures, recognise
+from dscsr_arch.constructor import NUMBER, NUMBERS, input_mean, kinds_of
+from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.foreign import arguments_of_section, find_backbone
 from dscsr_arch.weight_files import METADATA
 
 FORMAT = "1"
 _LONGEST = 10_000
 """Characters of the arguments' JSON; those of a real network take some 200."""
-_LARGEST = 1e9
-"""Of the numbers in it: far beyond any range of an image, and far within float32."""
-
-
-MATTERING = ("img_range", "rgb_mean", "norm", "res_scale", "final_relu")
-"""Arguments that decide what a network computes while its weights show nothing of them."""
-
-_BASES = {"DSCLoRA": "SPAN"}
-"""Networks with LoRA of their own: metadata of their bases are theirs."""
-
-
-class MetadataError(ValueError):
-    """What is said of a network makes no sense, or nothing can be said."""
 
 
 class Metadata(NamedTuple):
@@ -47,58 +35,53 @@ class Metadata(NamedTuple):
     network: str
     """Its name, as in option files."""
     arguments: dict[str, Any]
-    """All arguments of its constructor, in numbers, lists and booleans."""
+    """All arguments of its constructor, in numbers, lists and booleans; of a network that is not ours, those known."""
 
 
 def describe(network: nn.Module, section: Mapping[str, Any] | None = None) -> Metadata:
-    """Read name and arguments off a network, however it was made: what runs is the truth, in every form of it.
+    """Name and arguments of a network in the form that it has: fused or not, with LoRA or not.
 
     Args:
         network: Of a CSSRNet, it is the backbone that is described, as it is the backbone's names that its files have.
-        section: The network section of an option file that it was built from. It speaks for networks that
-            `load_model` does not know.
-
-    Raises:
-        MetadataError: It is none of the networks that `load_model` knows, and there is no ``section``, or none of plain
-            data.
+        section: The network section of an option file that it was built from. It speaks for networks that are not ours;
+            without one, and if `load_model` did not build it either, only the name of its class is known.
     """
     if isinstance(network, CSSRNet):
         section, network = network.section(1.0), network.backbone
     state_dict = network.state_dict()
-    family = recognise(state_dict)
-    if family is not None:
-        with suppress(AttributeError, TypeError, LookupError, ValueError):  # layers of ours in a class of another's
-            hidden = {name: read(network) for name, read in family.hidden.items()}
-            arguments = {**family.arguments(state_dict, hidden), **hidden}
-            order = [name for name in inspect.signature(family.network()).parameters if name in arguments]
-            return Metadata(family.name, {name: arguments[name] for name in order})
+    architecture = recognise(state_dict)
+    if architecture is not None and _is_of(network, architecture):
+        kept = as_json(network.arguments)  # type: ignore[arg-type]
+        told = {name: kept[name] for name in architecture.known_by_file if name in kept}
+        arguments = {**architecture.arguments(state_dict, told), **told}
+        order = [name for name in inspect.signature(architecture.network).parameters if name in arguments]
+        return Metadata(architecture.name, {name: arguments[name] for name in order})
     if section is not None:
         return _from_section(section, type(network))
-    names = ", ".join(family.name for family in FAMILIES)
-    raise MetadataError(
-        f"Expected a network that dscsr knows ({names}), but got {type(network).__name__} with layers such as "
-        f"{', '.join(list(state_dict)[:4]) or 'none'}. Ship that network with its own code."
-    )
+    known = getattr(network, "described_as", None)
+    return known if isinstance(known, Metadata) else Metadata(type(network).__name__, {})
+
+
+def _is_of(network: nn.Module, architecture: Architecture) -> bool:
+    """Whether a network is of our class, or of the one that it is but for LoRA: layers of ours can be anywhere."""
+    bases = (architecture.network, architectures()[architecture.base or architecture.name].network)
+    return isinstance(network, bases)
 
 
 def beside(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, str]]:
     """What a ``.pth`` file holds beside the weights of ``network``: its metadata, as of `describe`; nothing if none."""
-    try:
-        return {METADATA: to_metadata(describe(network, section))}
-    except MetadataError:
-        return {}
+    metadata = describe(network, section)
+    return {METADATA: to_metadata(metadata)} if metadata.arguments else {}
 
 
 def described(section: object) -> list[Metadata]:
     """The networks that ``network_g`` of an option file describes: one; of a CSSRNet its backbone, then its students.
 
     Raises:
-        MetadataError: It is no network section, or one of a network that is not known or cannot be built.
+        DscsrError: It is no network section, or one of a network that is not known or cannot be built.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
-        raise MetadataError(
-            f"Expected a network section such as {{type: SPAN, upscale: 4}}, but got {_short(section)}."
-        )
+        raise DscsrError("a network section such as {type: SPAN, upscale: 4}", _short(section), "Write one.")
     try:
         if section["type"].removesuffix("_dscsr") != "CSSRNet":
             return [_from_section(section, find_backbone(section["type"]))]
@@ -106,73 +89,77 @@ def described(section: object) -> list[Metadata]:
             network = CSSRNet(**{str(name): value for name, value in section.items() if name != "type"})
         backbones = (network.section(width) for width in (1.0, *network.widths))
         return [_from_section(backbone, type(network.backbone)) for backbone in backbones]
+    except DscsrError:
+        raise
     except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
-        raise MetadataError(f"Expected a section of a network that can be built, but: {error}") from error
+        raise DscsrError("a section of a network that can be built", f"an error of its: {error}") from error
 
 
 def _from_section(section: Mapping[str, Any], network: type[nn.Module]) -> Metadata:
-    """Arguments of a section and, beside them, those defaults of the class that are plain data."""
-    parameters = inspect.signature(network).parameters
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    given = {str(name): value for name, value in section.items() if name not in ("type", "lora")}
-    plain = {name: value for name, value in {**defaults, **given}.items() if _is_plain(value)}
-    if unlike := given.keys() - plain.keys():
-        raise MetadataError(f"Expected plain data in a network section, but got other in {', '.join(sorted(unlike))}.")
-    arguments = json.loads(json.dumps(plain))
-    mean = arguments.get("rgb_mean")
-    if arguments.get("num_in_ch") == 1 and _are_numbers(mean) and len(mean) == 3:
-        arguments["rgb_mean"] = [input_mean(mean, 1).item()]  # as the network will give it back
-    return Metadata(str(section["type"]).removesuffix("_dscsr"), arguments)
+    """Arguments of a section and, beside them, defaults of the class; those that are plain data."""
+    trained = {name: value for name, value in section.items() if name != "lora"}  # which is no argument of a network
+    return Metadata(str(section["type"]).removesuffix("_dscsr"), as_json(arguments_of_section(trained, network)))
 
 
-def _is_plain(value: object) -> bool:
+def as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments that are plain data, as they come back from a file."""
+    plain: dict[str, Any] = {
+        name: json.loads(json.dumps(value)) for name, value in arguments.items() if _is_json(value)
+    }
+    mean: Any = plain.get("rgb_mean")
+    if plain.get("num_in_ch") == 1 and NUMBERS.accepts(mean) and len(mean) == 3:
+        plain["rgb_mean"] = [round(input_mean(mean, 1).item(), 7)]  # the one that the network takes off its input
+    return dict(plain)
+
+
+def _is_json(value: object) -> bool:
     try:
         return bool(json.dumps(value))
     except (TypeError, ValueError, RecursionError):
         return False
 
 
+def deciding_arguments() -> tuple[str, ...]:
+    """Arguments of any network of ours that decide what it computes while its weights show nothing of them."""
+    return tuple(dict.fromkeys(name for each in architectures().values() for name in each.not_in_shapes))
+
+
 def differences(one: Metadata, other: Metadata) -> dict[str, tuple[Any, Any]]:
-    """Arguments that matter (`MATTERING`) and that both have, with unlike values: the value of each."""
-    both = {name: (one.arguments[name], other.arguments.get(name)) for name in MATTERING if name in one.arguments}
-    found = {name: pair for name, pair in both.items() if name in other.arguments and not _same(*pair)}
+    """Of the `deciding_arguments` that both have, those with unlike values: the value of each."""
+    names = [name for name in deciding_arguments() if name in one.arguments and name in other.arguments]
+    both = {name: (one.arguments[name], other.arguments[name]) for name in names}
     skipped = ("img_range", "rgb_mean") if both.get("norm") == (False, False) else ()  # then nothing reads them
-    return {name: pair for name, pair in found.items() if name not in skipped}
+    return {name: pair for name, pair in both.items() if name not in skipped and not _same(*pair)}
 
 
 def _same(one: Any, other: Any) -> bool:
-    """A network gives its mean back in float32."""
+    """Equal up to float32, in which a mean is kept."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    if _is_number(one) and _is_number(other):
+    if NUMBER.accepts(one) and NUMBER.accepts(other):
         return math.isclose(one, other, rel_tol=1e-6)
     return bool(one == other)
 
 
 def shown(value: Any) -> str:
     """An argument that matters, for people: ``0.4488/0.4371/0.4040``, ``255``, ``true``."""
-    if isinstance(value, list | tuple) and _are_numbers(list(value)):
+    if NUMBERS.accepts(value):
         return "/".join(f"{each:g}" for each in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if _is_number(value) else _short(value)
-
-
-def recognise(state_dict: Mapping[str, Any]) -> Family | None:
-    """The kind of network that these weights are of, or None."""
-    return next((family for family in FAMILIES if family.recognise(dict(state_dict))), None)
+    return f"{value:g}" if NUMBER.accepts(value) else _short(value)
 
 
 def to_metadata(metadata: Metadata) -> dict[str, str]:
     """The metadata as text. ``network`` and ``arguments`` say all; the others are there for people and other programs.
 
     Raises:
-        MetadataError: They are longer than `from_metadata` would read.
+        DscsrError: They are longer than `from_metadata` would read.
     """
     text = json.dumps(metadata.arguments)
     if len(text) > _LONGEST:
-        raise MetadataError(f"Expected arguments in at most {_LONGEST:,} characters, but got {len(text):,}.")
-    names = {"scale": "upscale", **{name: name for name in _CHECKS if name != "upscale"}}
+        raise DscsrError(f"arguments in at most {_LONGEST:,} characters", f"{len(text):,}", "Write them shorter.")
+    names = {"scale": "upscale", **{name: name for name in ("num_out_ch", *deciding_arguments())}}
     plain = {key: metadata.arguments[name] for key, name in names.items() if name in metadata.arguments}
     return {
         "format": "pt",  # without this key, some readers of .safetensors files refuse them
@@ -183,95 +170,58 @@ def to_metadata(metadata: Metadata) -> dict[str, str]:
     }
 
 
-def from_metadata(metadata: object) -> Metadata | None:
+def from_metadata(metadata: object, where: object = None) -> Metadata | None:
     """Read metadata back. The file may be anybody's: nothing in it is trusted, and the arguments' values are unchecked.
+
+    Args:
+        metadata: As they are in the file.
+        where: The file, for messages.
 
     Returns:
         None if the metadata are of another program, or there are none.
 
     Raises:
-        MetadataError: They claim to be of dscsr, but are damaged.
+        WeightsError: They claim to be of dscsr, but are damaged.
     """
     if not isinstance(metadata, Mapping) or "dscsr" not in metadata:
         return None
     version, network, text = (metadata.get(name) for name in ("dscsr", "network", "arguments"))
     if version != FORMAT:
-        raise MetadataError(f"Expected format {FORMAT} of dscsr's metadata, but got {_short(version)}. Update dscsr.")
+        raise WeightsError(f"format {FORMAT} of dscsr's metadata", _short(version), "Update dscsr.", where)
     if not isinstance(network, str) or not isinstance(text, str) or len(text) > _LONGEST:
-        raise MetadataError(
-            "Expected `network` and `arguments` in dscsr's metadata to be short texts, but got "
-            f"{_short(network)} and {_short(text)}. Ask for a whole file."
-        )
+        words = "`network` and `arguments` in dscsr's metadata to be short texts"
+        raise WeightsError(words, f"{_short(network)} and {_short(text)}", "Ask for a whole file.", where)
     try:
         arguments = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MetadataError(
-            f"Expected JSON in `arguments` of dscsr's metadata, but got {_short(text)}. Ask for a whole file."
-        ) from error
+    except (ValueError, RecursionError):
+        arguments = None
     if not isinstance(arguments, dict):
-        raise MetadataError(
-            f"Expected names and values in `arguments` of dscsr's metadata, but got {_short(text)}. "
-            "Ask for a whole file."
-        )
+        words = "names and values as JSON in `arguments` of dscsr's metadata"
+        raise WeightsError(words, _short(text), "Ask for a whole file.", where)
     return Metadata(network, arguments)
 
 
-def hidden_arguments(
-    metadata: Metadata,
-    family: Family,
-    besides: Container[str] = (),
-    where: str = "dscsr's metadata",
-    remedy: str = "Use that network's own code.",
+def known_arguments(
+    metadata: Metadata, architecture: Architecture, where: object, remedy: str, besides: Container[str] = ()
 ) -> dict[str, Any]:
-    """Of the arguments, those that shapes cannot tell, but ``besides``; of all others the weights themselves speak.
+    """Of the arguments, those that the shapes of ``architecture`` cannot tell, but ``besides``.
 
     Raises:
-        MetadataError: A value is of the wrong kind, or the metadata, which stand ``where``, are of another network, for
+        WeightsError: A value is of the wrong kind, or the metadata, which stand ``where``, are of another network, for
             which there is a ``remedy``.
     """
-    if _BASES.get(metadata.network, metadata.network) != _BASES.get(family.name, family.name):
-        raise MetadataError(
-            f"Expected {where} to be of {family.name}, since the layers are, but got {_short(metadata.network)}. "
-            f"{remedy}"
-        )
-    found = {
-        name: metadata.arguments[name] for name in family.hidden if name in metadata.arguments and name not in besides
-    }
-    for name, value in found.items():
-        what, check = _CHECKS[name]
-        if not check(value):
-            raise MetadataError(
-                f"Expected `{name}` in {where} to be {what}, but got {_short(value)}. Give it yourself, as an override."
-            )
-    return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10_000
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 1 / _LARGEST
-
-
-def _are_numbers(value: object) -> bool:
-    return isinstance(value, list) and 0 < len(value) < 100 and all(map(_is_number, value))
-
-
-_CHECKS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "upscale": ("a small whole number", _is_count),
-    "num_out_ch": ("a small whole number", _is_count),
-    "img_range": ("a positive number of usual size", _is_positive),
-    "rgb_mean": ("a list of numbers", _are_numbers),
-    "norm": ("true or false", lambda value: isinstance(value, bool)),
-    "res_scale": ("a number", _is_number),
-    "final_relu": ("true or false", lambda value: isinstance(value, bool)),
-}
-"""What each argument that shapes cannot tell must be."""
+    theirs = architectures().get(metadata.network)
+    base = metadata.network if theirs is None else theirs.base or theirs.name
+    if base != (architecture.base or architecture.name):
+        words = f"metadata of {architecture.name}, since the layers are its"
+        raise WeightsError(words, _short(metadata.network), remedy, where)
+    wanted = [name for name in architecture.known_by_file if name not in besides]
+    known = {name: metadata.arguments[name] for name in wanted if name in metadata.arguments}
+    for name, kind in kinds_of(architecture.network).items():
+        if name in known and not kind.accepts(known[name]):
+            got = _short(known[name])
+            raise WeightsError(f"`{name}` to be {kind.words}", got, "Give it yourself, as an override.", where)
+    return known
 
 
 def _short(value: object) -> str:

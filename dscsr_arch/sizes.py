@@ -56,7 +56,7 @@ def size_requirements(network: nn.Module) -> SizeRequirements:
                 f"Expected `size_multiple` of {type(network).__name__} to be a whole number from 1, but got "
                 f"{declared!r}. Correct its class."
             )
-        return SizeRequirements(declared, declared)
+        return SizeRequirements(declared, int(getattr(network, "size_minimum", declared)))
     like = next((each for each in network.parameters() if each.is_floating_point()), torch.empty(0))
     return try_sizes(network, likely_channels(network), type(network).__name__, like)
 

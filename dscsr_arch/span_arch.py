@@ -15,9 +15,8 @@ Different from the original:
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,14 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
+from dscsr_arch.architecture import Architecture, SpandrelForm, StateDict
+from dscsr_arch.constructor import COUNT, FLAG, IMAGE, IMG_RANGE, RGB_MEAN, constructor, input_mean, one_of
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
-from dscsr_arch.errors import DscsrWarning
-from dscsr_arch.input_mean import input_mean
+from dscsr_arch.errors import ArgumentError, DscsrWarning, LoRAError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 UPSCALES = (1, 2, 3, 4, 8)
+KINDS = {**IMAGE, "feature_channels": COUNT, "upscale": one_of(*UPSCALES), "bias": FLAG, "norm": FLAG}
+"""What its arguments have to be."""
 
 
 class SPAB(nn.Module):
@@ -84,6 +86,7 @@ class SPAN(nn.Module):
     size_multiple = 1  # images of any size; see `size_requirements`
     mean: Tensor
 
+    @constructor(**KINDS)
     def __init__(
         self,
         num_in_ch: int = 3,
@@ -92,11 +95,10 @@ class SPAN(nn.Module):
         upscale: int = 4,
         bias: bool = True,
         img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        rgb_mean: Sequence[float] = RGB_MEAN,
         norm: bool = True,
     ) -> None:
         super().__init__()
-        check_arguments(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
         self.upscale = upscale
         self.img_range = img_range
         self.norm = norm
@@ -152,7 +154,7 @@ class SPAN(nn.Module):
             LoRAError: There is ConvLoRA in the network.
         """
         if conv_lora.lora_layers(self):
-            raise conv_lora.LoRAError("Expected a network without ConvLoRA to unfuse. Call fuse() first.")
+            raise LoRAError("Expected a network without ConvLoRA to unfuse. Call fuse() first.")
         for layer in self.layers():
             layer.unfuse()
         return self
@@ -170,31 +172,82 @@ class SPAN(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def check_arguments(
-    num_in_ch: int,
-    num_out_ch: int,
-    feature_channels: int,
-    upscale: int,
-    bias: bool,
-    img_range: float,
-    rgb_mean: Sequence[float],
-    norm: bool,
-) -> None:
-    """Raise ValueError for arguments that no SPAN can be built from; option files can hold anything."""
-    positive = {"num_in_ch": num_in_ch, "num_out_ch": num_out_ch, "feature_channels": feature_channels}
-    for name, value in positive.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"Expected `{name}` to be a positive integer, but got {value!r}.")
-    if isinstance(upscale, bool) or not isinstance(upscale, int) or upscale not in UPSCALES:
-        raise ValueError(f"Expected `upscale` to be one of {UPSCALES}, but got {upscale!r}.")
-    for name, value in {"bias": bias, "norm": norm}.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"Expected `{name}` to be true or false, but got {value!r}.")
-    if not _is_number(img_range) or img_range <= 0:
-        raise ValueError(f"Expected `img_range` to be a positive number, such as 255 or 1, but got {img_range!r}.")
-    if isinstance(rgb_mean, str) or not isinstance(rgb_mean, Sequence) or not all(map(_is_number, rgb_mean)):
-        raise ValueError(f"Expected `rgb_mean` to be a list of numbers, but got {rgb_mean!r}.")
+def is_span(state_dict: StateDict) -> bool:
+    """Whether these are weights of a SPAN, expanded or fused, with or without LoRA."""
+    heads = ("conv_1", "block_1.c1_r", "block_6.c3_r", "conv_2")
+    return {"conv_cat.weight", "upsampler.0.weight"} <= state_dict.keys() and any(
+        all(f"{head}.{layer}.weight" in state_dict for head in heads) for layer in ("sk", "eval_conv")
+    )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def has_lora(state_dict: StateDict) -> bool:
+    """Whether there is ConvLoRA among these weights."""
+    return any(name.endswith(".lora_A") for name in state_dict)
+
+
+def span_arguments(state_dict: StateDict, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of SPAN from shapes; ``known`` may hold ``upscale`` and ``num_out_ch``."""
+    head = "conv_1.sk" if "conv_1.sk.weight" in state_dict else "conv_1.eval_conv"
+    channels, num_in_ch = state_dict[f"{head}.weight"].shape[:2]
+    upscale, num_out_ch = _output(state_dict["upsampler.0.weight"].shape[0], num_in_ch, known)
+    return {
+        "num_in_ch": num_in_ch,
+        "num_out_ch": num_out_ch,
+        "feature_channels": channels,
+        "upscale": upscale,
+        "bias": f"{head}.bias" in state_dict,
+        "norm": "no_norm" not in state_dict,
+    }
+
+
+def _output(total: int, num_in_ch: int, known: Mapping[str, Any]) -> tuple[int, int]:
+    """Scale r and output channels c from the ``total`` = c·r² channels before a pixel shuffle.
+
+    As many channels go out as come in, unless that leaves no scale, or it is ``known`` otherwise.
+    """
+    for name in ("upscale", "num_out_ch"):
+        if name in known and not COUNT.accepts(known[name]):
+            raise ArgumentError(f"`{name}` to be {COUNT.words}", repr(known[name]))
+    scales = [known["upscale"]] if "upscale" in known else list(UPSCALES)
+    if "num_out_ch" in known:
+        channels = [known["num_out_ch"]]
+    elif "upscale" in known:
+        channels = [max(1, total // known["upscale"] ** 2)]
+    else:
+        channels = [num_in_ch, 3, 1]
+    for num_out_ch in channels:
+        for upscale in scales:
+            if num_out_ch * upscale**2 == total:
+                return upscale, num_out_ch
+    raise ArgumentError(
+        f"num_out_ch·upscale² channels before the pixel shuffle, with num_out_ch among {channels} and upscale among "
+        f"{scales}",
+        total,
+        "Give the right `num_out_ch` and `upscale`.",
+    )
+
+
+def _prepare(network: Any, state_dict: StateDict) -> nn.Module:
+    expanded = any(name.endswith(".sk.weight") for name in state_dict)
+    return network if expanded else network.fuse()
+
+
+@torch.no_grad()
+def _work_in(network: Any) -> None:
+    """Into the weights that meet the input, not the biases. The output is not divided by the range."""
+    if network.norm:
+        for weight in (network.conv_1.conv[0].weight, network.conv_1.sk.weight):
+            weight.mul_(network.img_range / IMG_RANGE)
+        network.img_range = network.arguments["img_range"] = IMG_RANGE
+
+
+ARCHITECTURE = Architecture(
+    network=SPAN,
+    recognise=lambda state_dict: is_span(state_dict) and not has_lora(state_dict),
+    arguments=span_arguments,
+    ambiguous=("num_out_ch", "upscale"),
+    not_in_shapes=("img_range", "rgb_mean", "norm"),
+    width_arguments=("feature_channels",),
+    prepare=_prepare,
+    spandrel=SpandrelForm(required={"rgb_mean": RGB_MEAN, "bias": True}, work_in=_work_in, known=True),
+)

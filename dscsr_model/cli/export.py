@@ -77,12 +77,12 @@ def _mend_torchvision() -> None:
 
 def describe(shipped: Shipped, form: Format, half: bool) -> str:
     """What was written, as text."""
-    from dscsr_arch.metadata import MATTERING, shown
+    from dscsr_arch.metadata import deciding_arguments, shown
     from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE
 
     network, arguments = shipped.metadata
     width = arguments.get("feature_channels", arguments.get("num_feat"))
-    known = ", ".join(f"{name} {shown(arguments[name])}" for name in MATTERING if name in arguments)
+    known = ", ".join(f"{name} {shown(arguments[name])}" for name in deciding_arguments() if name in arguments)
     tolerance = f"{HALF_TOLERANCE if half else TOLERANCE:.0e} allowed"
     lines = [
         f"{shipped.path}  {_bytes(shipped.bytes)}, {'float16' if half else 'float32'}, {form.says}",

@@ -11,7 +11,8 @@ from torch import nn
 
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.metadata import Metadata, MetadataError, describe
+from dscsr_arch.metadata import Metadata, describe
+from dscsr_arch.sizes import likely_channels
 from dscsr_model.export.compare import difference
 from dscsr_model.export.formats import Format
 from dscsr_model.files import atomic_folder, disk_errors
@@ -55,15 +56,13 @@ def ship(
     Raises:
         DscsrError: ``path`` is taken, cannot be written, or what was written is not what it should be.
     """
-    try:
-        metadata = describe(shipped := deployable(network))
-    except MetadataError as error:
-        raise DscsrError(str(error)) from error
+    metadata = describe(shipped := deployable(network))
     _check_free(path, force, sources)
     with disk_errors(path), atomic_folder(path.parent, [path.name], force) as folder:
         temporary = folder / path.name
         form.write(network, temporary, half)
-        channels, found, not_asked = metadata.arguments["num_in_ch"], {}, {}
+        channels = metadata.arguments.get("num_in_ch", likely_channels(network)[0])
+        found, not_asked = {}, {}
         for by, run, why_not in form.checks(temporary, metadata.network):
             if run is None:
                 not_asked[by] = why_not

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import SPAN, conv_lora
+from dscsr_arch.architecture import architectures
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.metadata import Metadata, describe
 
-RANGE = 255.0
 MEAN = [0.4488, 0.4371, 0.4040]
 """What spandrel's SPAN, and those of `spandrel_support`, have and cannot be told otherwise."""
 
@@ -47,8 +47,9 @@ def to_spandrel_form(network: nn.Module) -> nn.Module:
     metadata = describe(deployable(network))
     _check(metadata)
     form = _expanded(network) if isinstance(network, SPAN) else deployable(network)
-    factor = metadata.arguments["img_range"] / RANGE if metadata.arguments.get("norm", True) else 1.0
-    _FORMS[metadata.network](form, factor)
+    spandrel = architectures()[metadata.network].spandrel
+    assert spandrel is not None  # else `_check` has refused it
+    spandrel.work_in(form)
     return form
 
 
@@ -91,9 +92,10 @@ def _spandrel() -> Any:
 
 def _check(metadata: Metadata) -> None:
     arguments = metadata.arguments
-    if metadata.network not in _FORMS:
+    forms = [each.name for each in architectures().values() if each.spandrel is not None]
+    if metadata.network not in forms:
         raise DscsrError(
-            f"Expected {', '.join(_FORMS)} for spandrel, but got {metadata.network}, whose layers have other names "
+            f"Expected {', '.join(forms)} for spandrel, but got {metadata.network}, whose layers have other names "
             "there. Export it to another format."
         )
     if arguments.get("norm", True) and arguments["rgb_mean"] != MEAN:
@@ -125,36 +127,3 @@ def _expanded(network: SPAN) -> nn.Module:
         form = SPAN(**metadata.arguments).double()
         form.load_state_dict(fused.double().state_dict())
     return form.float().eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _scale_span(form: Any, factor: float) -> None:
-    """Work ``factor`` on the input into the first convolution: into the weights that meet it, not the biases."""
-    for weight in (form.conv_1.conv[0].weight, form.conv_1.sk.weight):
-        weight.mul_(factor)
-    form.img_range = RANGE if form.norm else form.img_range
-
-
-@torch.no_grad()
-def _scale_ends(form: Any, first: nn.Conv2d, last: nn.Conv2d, factor: float) -> None:
-    """Work ``factor`` on the input into ``first``, and its inverse on the output into ``last``."""
-    first.weight.mul_(factor)
-    for tensor in last.parameters():
-        tensor.div_(factor)
-    form.img_range = RANGE
-
-
-@torch.no_grad()
-def _scale_edsr(form: Any, factor: float) -> None:
-    for block in form.body:
-        for tensor in block.conv2.parameters():
-            tensor.mul_(block.res_scale)
-        block.res_scale = 1.0
-    _scale_ends(form, form.conv_first, form.conv_last, factor)
-
-
-_FORMS: dict[str, Callable[[Any, float], None]] = {
-    "SPAN": _scale_span,
-    "CARN": lambda form, factor: _scale_ends(form, form.entry, form.exit, factor),
-    "EDSR": _scale_edsr,
-}

@@ -14,8 +14,8 @@ from typing import Any
 from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, ImageModelDescriptor
 from spandrel.util import KeyCondition
 
+from dscsr_arch.architecture import architectures
 from dscsr_arch.carn_arch import CARN
-from dscsr_arch.residual_families import carn_arguments, edsr_arguments
 from dscsr_model.export.ntire.networks.edsr import EDSR
 
 
@@ -33,7 +33,7 @@ class _CARN(Architecture):
 
     def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor:
         """Build it from the shapes of ``state_dict``."""
-        arguments = carn_arguments(state_dict, {})
+        arguments = architectures()["CARN"].arguments(state_dict, {})
         return _descriptor(self, CARN(**arguments), state_dict, arguments)
 
 
@@ -46,7 +46,7 @@ class _EDSR(Architecture):
 
     def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor:
         """Build it from the shapes of ``state_dict``."""
-        arguments = {**edsr_arguments(state_dict, {}), "res_scale": 1.0}
+        arguments = {**architectures()["EDSR"].arguments(state_dict, {}), "res_scale": 1.0}
         return _descriptor(self, EDSR(**arguments), state_dict, arguments)
 
 

@@ -8,6 +8,7 @@ touches BasicSR's own names only (or supplies a module that is missing altogethe
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dscsr_arch import torchvision_ops
 from dscsr_model.host import compat_imports as imports
 from dscsr_model.host import compat_running as running
 from dscsr_model.host.patches import installed
@@ -26,8 +27,8 @@ IMPORT_MENDS = (
     Mend(
         "torchvision",
         "its compiled operators cannot be loaded beside this build of torch, which stops its import",
-        imports.torchvision_ops_missing,
-        imports.import_torchvision_without_ops,
+        torchvision_ops.operators_missing,
+        torchvision_ops.import_without_operators,
     ),
     Mend(
         "functional_tensor",

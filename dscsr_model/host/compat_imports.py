@@ -6,7 +6,6 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from dscsr_model.host.install_help import version_of
 
@@ -37,47 +36,6 @@ class _StandIns:
 
 
 _stand_ins = _StandIns()
-
-
-def torchvision_ops_missing() -> bool:
-    """Whether importing torchvision fails because its compiled operators could not be loaded."""
-    try:
-        importlib.import_module("torchvision")
-    except ImportError:
-        return False  # not installed: BasicSR's own message says so
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
-            raise
-        return True
-    return False
-
-
-def import_torchvision_without_ops() -> None:
-    """Import it again while descriptions of operators that do not exist are let pass. BasicSR uses none of them."""
-    import torch.library
-
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half imported
-    original = torch.library.register_fake
-
-    def tolerant(op: Any, *args: Any, **kwargs: Any) -> Any:
-        register = original(op, *args, **kwargs)
-
-        def decorate(function: Any) -> Any:
-            try:
-                return register(function)
-            except RuntimeError as error:
-                if "operator torchvision::" not in str(error):
-                    raise
-                return function
-
-        return decorate
-
-    torch.library.register_fake = tolerant
-    try:
-        importlib.import_module("torchvision")
-    finally:
-        torch.library.register_fake = original
 
 
 def functional_tensor_missing() -> bool:

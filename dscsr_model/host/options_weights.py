@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dscsr_arch.arguments import contradiction
 from dscsr_arch.checkpoint import mismatch, read_pickle, read_state_dict
-from dscsr_arch.errors import WeightsError
-from dscsr_arch.metadata import MetadataError, described
+from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.metadata import described
 from dscsr_arch.weight_files import WeightFile, read_weight_file
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, listed
@@ -149,7 +149,7 @@ def _check_metadata(key: Key, file: Path, content: WeightFile, label: str, other
         unlike = contradiction(content, file, described(section)[0])
     except WeightsError as exc:
         run.report.add_error(key, exc)
-    except MetadataError:
+    except DscsrError:
         return  # of a network of which nothing can be said before it is built
     else:
         if unlike:

@@ -31,9 +31,6 @@ class Entry(NamedTuple):
 
 
 ENTRIES = (
-    Entry("ARCH_REGISTRY", "dscsr_arch.span_arch:SPAN"),
-    Entry("ARCH_REGISTRY", "dscsr_arch.dsclora_arch:DSCLoRA"),
-    Entry("ARCH_REGISTRY", "dscsr_arch.carn_arch:CARN"),
     Entry("ARCH_REGISTRY", "dscsr_arch.cssr_arch:CSSRNet"),
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.contrastive_loss:ContrastiveLoss"),
@@ -43,6 +40,15 @@ ENTRIES = (
     Entry("MODEL_REGISTRY", "dscsr_model.models.dsclora_model:DSCLoRAModel"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.csd_model:CSDModel"),
 )
+
+
+def entries() -> tuple[Entry, ...]:
+    """Our networks, but for those that BasicSR has itself, and `ENTRIES`."""
+    from dscsr_arch.architecture import architectures
+
+    networks = [each.network for each in architectures().values() if not each.in_basicsr]
+    return (*(Entry("ARCH_REGISTRY", f"{each.__module__}:{each.__name__}") for each in networks), *ENTRIES)
+
 
 NEEDED = (  # what BasicSR has from 1.3.4.4 on, and our models and our way into its train loop are built on
     "basicsr.utils.registry:ARCH_REGISTRY",
@@ -68,7 +74,7 @@ def register() -> None:
         for needed in NEEDED:
             module, _, names = needed.partition(":")
             operator.attrgetter(names)(importlib.import_module(module))
-        objects = [(_registry(entry.registry), _load(entry.target)) for entry in ENTRIES]
+        objects = [(_registry(entry.registry), _load(entry.target)) for entry in entries()]
         with installed.all_or_nothing():
             compat.mend_running()
             saved_metadata.install()
@@ -102,7 +108,7 @@ def _cannot_register(error: Exception) -> str:
 def registered_names() -> dict[str, str | None]:
     """The name under which each of our classes can be named in an option file; None where it is not registered."""
     names: dict[str, str | None] = {}
-    for entry in ENTRIES:
+    for entry in entries():
         held = _held(_registry(entry.registry))
         candidates = (entry.name, f"{entry.name}_{SUFFIX}")
         names[entry.name] = next((name for name in candidates if _is_ours(held.get(name))), None)

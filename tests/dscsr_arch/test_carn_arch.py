@@ -89,7 +89,7 @@ def test_fuse_leaves_plain_convolutions():
         ({"num_feat": 0}, "Expected `num_feat` to be a whole number from 1, but got 0"),
         ({"num_in_ch": 1.5}, "Expected `num_in_ch` to be a whole number"),
         ({"num_out_ch": 1}, r"Expected `num_out_ch` to equal `num_in_ch` \(3\).* but got 1"),
-        ({"img_range": 0}, "Expected `img_range` above 0, but got 0"),
+        ({"img_range": 0}, "Expected `img_range` to be a positive number, such as 255 or 1, but got 0"),
         ({"rgb_mean": (0.5,)}, r"Expected `rgb_mean` to have one value per input channel \(3\), but got 1"),
     ],
 )

@@ -141,7 +141,7 @@ def test_saving_and_loading_raises_no_warning():
     ("arguments", "message"),
     [
         ({"upscale": 5}, r"Expected `upscale` to be one of \(1, 2, 3, 4, 8\), but got 5"),
-        ({"feature_channels": 0}, "Expected `feature_channels` to be a positive integer, but got 0"),
+        ({"feature_channels": 0}, "Expected `feature_channels` to be a whole number from 1, but got 0"),
         ({"upscale": 4.0}, "Expected `upscale` to be one of .* but got 4.0"),
         ({"upscale": True}, "Expected `upscale` to be one of .* but got True"),
         ({"norm": "no"}, "Expected `norm` to be true or false, but got 'no'"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.metadata import MetadataError, describe
+from dscsr_arch.metadata import describe
 from dscsr_model.export.ntire import networks
 from dscsr_model.export.ntire.folding import BORDER, fold_span
 
@@ -58,10 +58,7 @@ def standalone(network: nn.Module, fold: str | None = None) -> Standalone:
         DscsrError: There is no single file for this network, or nothing to fold in it.
     """
     fused = deployable(network)
-    try:
-        name, arguments = describe(fused)
-    except MetadataError as error:
-        raise DscsrError(f"Cannot write a file for this network: {error}") from error
+    name, arguments = describe(fused)
     if name not in _FILES:
         raise DscsrError(
             f"Expected a network that has a single-file form ({', '.join(_FILES)}), but got {name}. "

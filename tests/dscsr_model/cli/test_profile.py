@@ -175,7 +175,7 @@ def test_without_basicsr_and_in_a_real_process(run_without_basicsr):
 
 def test_networks_of_basicsr_need_it(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "basicsr.archs", None)
-    options("edsr.yml", "network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3}")
+    options("edsr.yml", "network_g: {type: MSRResNet, num_in_ch: 3, num_out_ch: 3}")
     line = message(capsys, "-opt", "edsr.yml", *QUICK)
     assert "Expected network_g of edsr.yml to describe a network, but: Expected a network of dscsr" in line
     assert "pip install --no-build-isolation basicsr==1.4.2" in line
@@ -211,7 +211,7 @@ def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
         ("network_g: {type: SPAN, feature_channels: 999999999}", "net.yml to fit into memory, but: Storage size"),
         ("network_g: {type: SPAN, feature_channels: 9999999}", "net.yml to fit into memory, but: its weights take"),
         ("network_g: {type: SPAM}", "net.yml to describe a network, but: Expected the type of a registered network"),
-        ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a positive integer"),
+        ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a whole number from 1"),
         ("network_g: {type: SPAN, features: 4}", "unexpected keyword argument 'features'"),
         ("network_g: {type: CSSRNet, backbone: {type: CARN, num_feat: 16}, widths: [3]}", "Expected `widths`"),
     ],

@@ -101,7 +101,7 @@ def test_the_option_file_of_students_and_their_teacher(load):
         arguments, lines = load("carn.pth", "-opt", "opt.yml")
         assert (arguments["num_feat"], arguments["final_relu"], lines) == (width, True, [])
     torch.save(CARN(num_feat=16, upscale=2).state_dict(), "carn.pth")
-    with pytest.raises(DscsrError, match=r"of the option file \(num_feat: 8\) in carn.pth, but .* \(num_feat: 16\)"):
+    with pytest.raises(DscsrError, match=r"carn.pth: .* file \(num_feat: 8\), but got others \(num_feat: 16\)"):
         load("carn.pth", "-opt", "opt.yml")
 
 
@@ -118,18 +118,18 @@ def test_the_users_word_wins_and_one_line_says_so(load):
     [
         (
             {"type": "CARN"},
-            "to be of SPAN, since the layers are, but got 'CARN'. Name the one",
+            "Expected metadata of SPAN, since the layers are its, but got 'CARN'. Name the one",
         ),
-        ({"type": "SPAN"}, r"upscale among \[4\], but the file has 12"),
+        ({"type": "SPAN"}, r"upscale among \[4\], but got 12"),
         (
             {"type": "SPAN", "upscale": 2},
-            r"\(feature_channels: 48\) in mute.pth, but got .* \(feature_channels: 4\)",
+            r"mute.pth: .* \(feature_channels: 48\), but got .* \(feature_channels: 4\)",
         ),
         (
             {"type": "SPAN", **OWN, "norm": 1},
-            "`norm` in `network_g` of the option file to be true .* got 1",
+            "network_g of the option file: Expected `norm` to be true .* got 1",
         ),
-        ({"type": "CSSRNet"}, "Expected a section of a network that can be built, but: .* 'backbone'"),
+        ({"type": "CSSRNet"}, "Expected a section of a network that can be built, but got .* 'backbone'"),
         ({}, "Expected a section `network_g` with a `type` in opt.yml"),
     ],
 )

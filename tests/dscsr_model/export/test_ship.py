@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_gets_a_message(network, tmp_path):
 
 
 def test_a_network_of_somebody_else_is_refused(tmp_path):
-    with pytest.raises(DscsrError, match="Expected a network that dscsr knows"):
+    with pytest.raises(DscsrError, match="Expected weights of a known network"):
         ship(torch.nn.Conv2d(3, 3, 1), tmp_path / "out.pth", FORMATS["pth"])
 
 

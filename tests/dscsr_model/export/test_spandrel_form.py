@@ -65,7 +65,7 @@ def test_branches_that_are_there_stay():
         (lambda: CARN(num_feat=4, final_relu=True), "CARN with final_relu=False for spandrel, .*, but got true"),
         (
             lambda: find_backbone("RCAN")(3, 3, 8, 1, 1, 4),
-            "Expected SPAN, CARN, EDSR for spandrel, but got RCAN, whose layers have other names there",
+            "Expected CARN, EDSR, SPAN for spandrel, but got RCAN, whose layers have other names there",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dscsr_model
+from dscsr_arch import torchvision_ops
 from dscsr_model.host import compat, compat_imports, compat_running
 
 NO_GPU = not torch.cuda.is_available()
@@ -66,27 +67,27 @@ def test_torchvision_without_its_operators_is_imported_all_the_same(torchvision)
     with pytest.raises(RuntimeError, match="operator torchvision::"):
         importlib.import_module("torchvision")
     half = sys.modules["torchvision.part"]
-    assert compat_imports.torchvision_ops_missing()
-    compat_imports.import_torchvision_without_ops()
+    assert torchvision_ops.operators_missing()
+    torchvision_ops.import_without_operators()
     assert sys.modules["torchvision"].ops.fake
     assert sys.modules["torchvision.part"] is not half
     assert torch.library.register_fake is register_fake
-    assert not compat_imports.torchvision_ops_missing()
+    assert not torchvision_ops.operators_missing()
 
 
 def test_only_torchvisions_operators_may_be_missing(torchvision):
     torchvision(MISSING_OP.replace("torchvision::", "another::"))
     register_fake = torch.library.register_fake
     with pytest.raises(RuntimeError, match="another::"):
-        compat_imports.torchvision_ops_missing()
+        torchvision_ops.operators_missing()
     with pytest.raises(RuntimeError, match="another::"):
-        compat_imports.import_torchvision_without_ops()
+        torchvision_ops.import_without_operators()
     assert torch.library.register_fake is register_fake
 
 
 def test_a_whole_torchvision_is_left_alone(torchvision):
     torchvision("whole = True")
-    assert not compat_imports.torchvision_ops_missing()
+    assert not torchvision_ops.operators_missing()
 
 
 def test_functional_tensor_stands_in():

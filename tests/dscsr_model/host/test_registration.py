@@ -58,11 +58,11 @@ def test_every_entry_can_be_built_by_its_name():
     dscsr_model.register()
     from basicsr.utils import registry
 
-    for entry in registration.ENTRIES:
+    for entry in registration.entries():
         cls = getattr(registry, entry.registry).get(entry.name)
         assert f"{cls.__module__}:{cls.__name__}" == entry.target
     names = registration.registered_names()
-    assert list(names) == [entry.name for entry in registration.ENTRIES]
+    assert list(names) == [entry.name for entry in registration.entries()]
     assert all(name == registered for name, registered in names.items())
 
 
@@ -130,7 +130,7 @@ def state_of_basicsr():
     """Everything that registering changes, or might."""
     from basicsr.utils import registry
 
-    registries = [vars(getattr(registry, entry.registry)) for entry in registration.ENTRIES]
+    registries = [vars(getattr(registry, entry.registry)) for entry in registration.entries()]
     modules = {name: dict(vars(module)) for name, module in sys.modules.items() if name.partition(".")[0] == "basicsr"}
     classes = [modules["basicsr.models.base_model"]["BaseModel"], modules["basicsr.models.sr_model"]["SRModel"]]
     classes.append(modules["basicsr.data.data_sampler"]["EnlargedSampler"])

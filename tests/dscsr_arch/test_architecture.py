@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 import torch
 
@@ -40,18 +38,9 @@ def test_what_shapes_cannot_tell_can_be_given(tmp_path):
     assert not torch.equal(load_model(tmp_path / "w.pth")(x), network(x))
 
 
-def test_without_basicsr_a_file_of_edsr_says_what_is_missing(tmp_path, monkeypatch):
-    torch.save(find_backbone("EDSR")(**EDSR).state_dict(), tmp_path / "w.pth")
-    monkeypatch.setitem(sys.modules, "basicsr.archs", None)
-    with pytest.raises(WeightsError, match=r"w\.pth holds weights of EDSR, which cannot be built: .* Install it"):
-        load_model(tmp_path / "w.pth")
-
-
 def test_another_upsampler_is_refused(tmp_path):
     state = CARN(num_feat=6).state_dict()
     state["upsample.blocks.0.weight"] = state["upsample.blocks.0.weight"][:7]
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(
-        WeightsError, match=r"Cannot build CARN for .*Expected upsample\.blocks\.0\.weight to make 4 or 9"
-    ):
+    with pytest.raises(WeightsError, match=r"Expected upsample\.blocks\.0\.weight to make 4 or 9"):
         load_model(tmp_path / "w.pth")

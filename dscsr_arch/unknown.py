@@ -1,0 +1,87 @@
+"""Weights of networks that are not ours: built as the user's section says, or as spandrel takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dscsr_arch import conv_lora
+from dscsr_arch.architecture import StateDict, architectures
+from dscsr_arch.arguments import AssumedWarning, Given, Said
+from dscsr_arch.errors import DscsrError, DscsrWarning, UnavailableError, WeightsError
+from dscsr_arch.foreign import find_backbone, from_spandrel
+from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
+from dscsr_arch.state_dict_diff import state_dict_diff
+
+Path = str | os.PathLike[str]
+
+
+def unknown_network(
+    state_dict: StateDict, given: Given, said: Said | None, path: Path
+) -> tuple[nn.Module, list[DscsrWarning]]:
+    """The network of weights that no `Architecture` recognises.
+
+    What the user says goes first: it is the network of the training itself, with all its arguments. spandrel knows
+    shapes and its own defaults only.
+
+    Args:
+        state_dict: The weights.
+        given: What the user says.
+        said: What the file says.
+        path: The file.
+
+    Returns:
+        The network with these weights, which says itself what it is (see `describe`), and what is to be warned of.
+
+    Raises:
+        WeightsError: Nobody knows it, or it does not fit what the user says.
+    """
+    if given.section is not None:
+        return _of_section(given.section, state_dict, given.overrides, path), []
+    remedy = "Give the network section of its training: -opt FILE of `dscsr`, network={…} of load_model."
+    layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
+    of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
+    try:
+        network, name, arguments = from_spandrel(state_dict)
+    except (UnavailableError, WeightsError) as error:
+        words = f"weights of a known network ({', '.join(architectures())}; or of one that spandrel knows)"
+        raise WeightsError(words, f"layers such as {layers}{of}; {error}", remedy, path) from error
+    if given.overrides:
+        words = f"no arguments for {name}, which spandrel builds from its shapes"
+        raise WeightsError(words, ", ".join(given.overrides), remedy, path)
+    metadata = Metadata(name, as_json(arguments))
+    if said is not None and (unlike := differences(said.metadata, metadata)):
+        its, other = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (0, 1))
+        raise WeightsError(f"a network that was trained as spandrel builds {name} ({other})", its, remedy, path)
+    network.described_as = metadata  # type: ignore[assignment]
+    return network, [AssumedWarning(f"{path} is taken for {name}, as spandrel does, with its defaults.")]
+
+
+def _of_section(
+    section: Mapping[str, Any], state_dict: StateDict, overrides: Mapping[str, Any], path: Path
+) -> nn.Module:
+    """The network of a section; of a CSSRNet its backbone or the student that fits."""
+    faults = []
+    try:
+        for metadata in described(section):
+            arguments = {**metadata.arguments, **overrides}
+            network = find_backbone(metadata.network)(**arguments)
+            if ranks := lora_ranks(state_dict):
+                conv_lora.inject(network, ranks)
+            fault = state_dict_diff(network, state_dict)
+            if fault is None:
+                network.load_state_dict(state_dict)
+                network.described_as = metadata._replace(arguments=arguments)  # type: ignore[assignment]
+                return network
+            faults.append(f"layers that differ from {metadata.network}'s:\n{fault}\n")
+    except DscsrError as error:
+        raise WeightsError(error.expected, error.got, error.remedy, path) from error
+    except Exception as error:  # of somebody's constructor
+        raise WeightsError(
+            "a section of a network that can be built", f"an error of its: {error}", where=path
+        ) from error
+    raise WeightsError("weights of `network_g` of the option file", faults[0], "Name the one of their training.", path)
