@@ -27,6 +27,7 @@ HEIGHT = {
     "dscsr_model.read_ahead": 0,
     "dscsr_model.tiling": 0.5,
     "dscsr_model.files": 0.5,
+    "dscsr_model.plots": 0.7,
     "dscsr_arch": 0,
 }
 MAY_IMPORT_BASICSR = ("dscsr_model.host.", "dscsr_model.models.", "dscsr_model.data.paired_crop_dataset")

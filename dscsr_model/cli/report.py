@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -32,27 +30,18 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="draw loss and PSNR of one or more trainings",
-        description="SampleKey loss and PSNR over the iterations of one or more trainings, also while they run,\n"
+        description="Draw loss and PSNR over the iterations of one or more trainings, also while they run,\n"
         "and print last loss, best PSNR and speed.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="a folder, or a name under experiments/")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("report.png"),
-        metavar="FILE",
-        help="the image: .png, .pdf or .svg (default report.png)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
-    parser.add_argument(
-        "--smooth",
-        type=int,
-        metavar="N",
-        help="log lines averaged for the loss curve; 1: none (default: a twelfth of them)",
-    )
+    add = parser.add_argument
+    add("experiments", nargs="+", metavar="EXPERIMENT", help="a folder, or a name under experiments/")
+    image = {"type": Path, "default": Path("report.png"), "metavar": "FILE"}
+    add("-o", "--output", help="the image: .png, .pdf or .svg (default report.png)", **image)
+    add("--force", action="store_true", help="replace FILE if it is there")
+    averaged = "log lines averaged for the loss curve; 1: none (default: a twelfth of them)"
+    add("--smooth", type=int, metavar="N", help=averaged)
     parser.set_defaults(run=run)
 
 
@@ -60,17 +49,16 @@ def run(args: argparse.Namespace) -> int:
     """Read, draw, print; returns the exit code."""
     check_output(args.output, args.force)
     if args.smooth is not None and args.smooth < 1:
-        raise DscsrError(f"Expected --smooth to be at least 1, but got {args.smooth}.")
+        raise DscsrError("--smooth to be at least 1", args.smooth)
     folders = [find_experiment(name) for name in args.experiments]
     labels = labels_of(folders)
     histories = {label: read_history(folder) for label, folder in zip(labels, folders, strict=True)}
     try:
         from dscsr_model.cli import report_plot
     except ModuleNotFoundError as error:
-        raise DscsrError(
-            f'Expected matplotlib to draw with, but {error.name} is not installed. Run `pip install "dscsr[report]"`.'
-        ) from error
-    report_plot.save(report_plot.draw(histories, args.smooth), args.output)
+        what = f"{error.name}, which is not installed"
+        raise DscsrError("matplotlib to draw with", what, 'Run `pip install "dscsr[report]"`.') from error
+    report_plot.save(report_plot.draw(histories, args.smooth), args.output, report_plot.DOTS_PER_INCH)
     print(table(histories))
     print(f"\n{args.output}")
     return 0
@@ -79,11 +67,12 @@ def run(args: argparse.Namespace) -> int:
 def check_output(path: Path, force: bool) -> None:
     """Raise `DscsrError` unless an image can be written there, without harm to one that is there."""
     if path.suffix.lower() not in FORMATS:
-        raise DscsrError(f"Expected the name of the image to end in {', '.join(FORMATS)}, but got `{path}`.")
+        raise DscsrError(f"the name of the image to end in {', '.join(FORMATS)}", f"`{path}`")
     if not path.parent.is_dir():
-        raise DscsrError(f"Expected a folder to write {path.name} into, but `{path.parent}` is none. Make it first.")
+        raise DscsrError(f"a folder to write {path.name} into", f"`{path.parent}`, which is none", "Make it first.")
     if path.exists() and not force:
-        raise DscsrError(f"Expected a new file, but `{path}` exists. Add --force to replace it, or choose with -o.")
+        taken = f"`{path}`, which exists"
+        raise DscsrError("a new file", taken, "Add --force to replace it, or choose another with -o.")
 
 
 def find_experiment(name: str) -> Path:
@@ -103,7 +92,7 @@ def find_experiment(name: str) -> Path:
         remedy = f"There {'is' if len(names) == 1 else 'are'}: {', '.join(names[:10])}{', …' * (len(names) > 10)}."
     else:
         remedy = "There is no experiment in experiments/ here: change to the folder that you trained in."
-    raise DscsrError(f"Expected a folder or a name under experiments/, but got `{name}`. {remedy}")
+    raise DscsrError("a folder or a name under experiments/", f"`{name}`", remedy)
 
 
 def labels_of(folders: list[Path]) -> list[str]:
@@ -111,7 +100,7 @@ def labels_of(folders: list[Path]) -> list[str]:
     resolved = [folder.resolve() for folder in folders]
     for index, folder in enumerate(resolved):
         if folder in resolved[:index]:
-            raise DscsrError(f"Expected different experiments, but got `{folders[index]}` twice. Name it once.")
+            raise DscsrError("different experiments", f"`{folders[index]}` twice", "Name it once.")
     names = [folder.name for folder in resolved]
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
@@ -124,8 +113,7 @@ def read_history(folder: Path) -> History:
     """
     from dscsr_model.cli.report_logs import read_events, read_logs
 
-    logs = list(folder.glob("train_*.log"))
-    if logs:
+    if logs := list(folder.glob("train_*.log")):
         return read_logs(logs)
     resolved = folder.resolve()
     tensorboard = resolved.parents[1] / "tb_logger" / resolved.name if len(resolved.parents) > 1 else resolved
@@ -133,40 +121,38 @@ def read_history(folder: Path) -> History:
         if any(place.glob("events.out.tfevents.*")):
             return read_events(place)
     raise DscsrError(
-        f"Expected train_*.log in {folder} or TensorBoard's files in tb_logger/{folder.name}, but found neither. "
-        "Only trainings can be reported, and only after their first lines."
+        f"train_*.log in {folder} or TensorBoard's files in tb_logger/{folder.name}",
+        "neither",
+        "Only trainings can be reported, and only after their first lines.",
     )
 
 
 def table(histories: dict[str, History]) -> str:
     """Last loss, best PSNR with its iteration, and median speed of each experiment, as text."""
-    rows: list[Sequence[str]] = [("experiment", "iterations", "last loss", "best PSNR", "images/s")]
+    from tabulate import tabulate
+
+    rows = [["experiment", "iterations", "last loss", "best PSNR", "images/s"]]
     for label, history in histories.items():
-        losses = [f"{_term(name, history)}{list(curve.values())[-1]:.4g}" for name, curve in history.losses.items()]
-        scores = [_best(key, history) for key in history.psnr]
         speed = f"{median(history.rates.values()):.1f}" if history.rates else "-"
-        columns = [label], [f"{history.last_iteration:,}"], losses or ["-"], scores or ["-"], [speed]
-        rows += zip_longest(*columns, fillvalue="")
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    right = (False, True, False, False, True)
-    cells = [
-        [
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(row, widths, right, strict=True)
-        ]
-        for row in rows
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in cells)
+        rows.append([label, f"{history.last_iteration:,}", _losses(history), _scores(history), speed])
+    align = ("left", "right", "left", "left", "right")
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
 
 
-def _term(name: str, history: History) -> str:
-    return f"{name} " if len(history.losses) > 1 else ""
+def _losses(history: History) -> str:
+    several = len(history.losses) > 1
+    return (
+        "\n".join(f"{f'{name} ' * several}{list(curve.values())[-1]:.4g}" for name, curve in history.losses.items())
+        or "-"
+    )
 
 
-def _best(key: tuple[str, str], history: History) -> str:
+def _scores(history: History) -> str:
     from dscsr_model.cli.report_logs import best_of
 
-    at, value = best_of(history.psnr[key])
-    where = f"{key[0]} " if len({dataset for dataset, _ in history.psnr}) > 1 else ""
-    what = f"{key[1]} " if len({metric for _, metric in history.psnr}) > 1 else ""
-    return f"{where}{what}{value:.2f} dB at {at:,}"
+    lines, names = [], [set(each) for each in zip(*history.psnr, strict=True)]
+    for key, curve in history.psnr.items():
+        at, value = best_of(curve)
+        which = [f"{name} " for name, all_of_them in zip(key, names, strict=True) if len(all_of_them) > 1]
+        lines.append(f"{''.join(which)}{value:.2f} dB at {at:,}")
+    return "\n".join(lines) or "-"

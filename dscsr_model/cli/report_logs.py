@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dscsr_arch.errors import DscsrError
 Curve = dict[int, float]
 """Iteration to value, in the order of the iterations."""
 
+_RATE = ("rate",)
 # BasicSR's names of `pixel_opt` and `perceptual_opt`; our models once logged `l_pixel` and `l_perceptual`.
 _SAME_LOSS = {"pix": "pixel", "percep": "perceptual"}
 
@@ -36,29 +37,46 @@ class History:
     """The curves of one training.
 
     Attributes:
-        losses: By the loss's name without ``l_``: ``pixel``, ``perceptual``, …
-        metrics: By validation set and metric, as in the option file.
-        rates: Training images per second.
+        curves: By ``("loss", name)`` with the loss's name without ``l_``, by ``("metric", set, name)`` with the names
+            of the option file, and by ``("rate",)`` in training images per second.
         start: The iteration after which these curves begin; 0 unless resumed.
     """
 
-    losses: dict[str, Curve] = field(default_factory=dict)
-    metrics: dict[tuple[str, str], Curve] = field(default_factory=dict)
-    rates: Curve = field(default_factory=dict)
+    curves: dict[tuple[str, ...], Curve] = field(default_factory=dict)
     start: int = 0
 
     @property
-    def last_iteration(self) -> int:
-        """The last iteration that anything is known of; 0 if none."""
-        return max((max(curve) for curve in self._curves() if curve), default=0)
+    def losses(self) -> dict[str, Curve]:
+        """By name, such as ``pixel``."""
+        return {key[1]: curve for key, curve in self.curves.items() if key[0] == "loss"}
+
+    @property
+    def metrics(self) -> dict[tuple[str, str], Curve]:
+        """By validation set and metric."""
+        return {(key[1], key[2]): curve for key, curve in self.curves.items() if key[0] == "metric"}
 
     @property
     def psnr(self) -> dict[tuple[str, str], Curve]:
         """The metrics that are called PSNR in some way."""
         return {key: curve for key, curve in self.metrics.items() if curve and "psnr" in key[1].lower()}
 
-    def _curves(self) -> Iterator[Curve]:
-        yield from (*self.losses.values(), *self.metrics.values(), self.rates)
+    @property
+    def rates(self) -> Curve:
+        """Training images per second."""
+        return self.curves.get(_RATE, {})
+
+    @property
+    def last_iteration(self) -> int:
+        """The last iteration that anything is known of; 0 if none."""
+        return max((max(curve) for curve in self.curves.values() if curve), default=0)
+
+    def add(self, key: tuple[str, ...], iteration: int, text: str) -> None:
+        """Add a point to a curve; nothing if the text is no number, but another tool's line."""
+        try:
+            value = float(text)
+        except ValueError:
+            return
+        self.curves.setdefault(key, {})[iteration] = value
 
 
 def best_of(curve: Curve) -> tuple[int, float]:
@@ -77,18 +95,21 @@ def read_logs(files: Iterable[Path]) -> History:
     Raises:
         DscsrError: There is no iteration in any of them.
     """
-    files = sorted(files, key=_when)
-    parts = []
-    for file in files:
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            parts.append(_LogReader().read(lines))
     merged = History()
-    for part in parts:
-        merged = _continued(merged, part)
+    for file in (files := sorted(files, key=_when)):
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            later = _LogReader().read(lines)
+        if not later.last_iteration:
+            continue  # stopped before its first log line: nothing was undone
+        for key, curve in merged.curves.items():
+            merged.curves[key] = {at: value for at, value in curve.items() if at <= later.start}
+        for key, curve in later.curves.items():
+            merged.curves.setdefault(key, {}).update(curve)
     if not merged.last_iteration:
         raise DscsrError(
-            f"Expected iterations in {files[-1]}, but got none: the training ended before its first log line. "
-            "Train on, or lower `logger: print_freq`."
+            f"iterations in {files[-1]}",
+            "none: the training ended before its first log line",
+            "Train on, or lower `logger: print_freq`.",
         )
     return merged
 
@@ -97,25 +118,6 @@ def _when(file: Path) -> tuple[str, str]:
     """BasicSR ends the names of its logs with date and time."""
     found = re.search(r"_(\d{8}_\d{6})$", file.stem)
     return (found[1] if found else "", file.name)
-
-
-def _continued(earlier: History, later: History) -> History:
-    if not later.last_iteration:  # stopped before its first log line: nothing was undone
-        return earlier
-
-    def joined(old: Curve | None, new: Curve | None) -> Curve:
-        kept = {at: value for at, value in (old or {}).items() if at <= later.start}
-        return kept | (new or {})
-
-    return History(
-        losses={
-            name: joined(earlier.losses.get(name), later.losses.get(name)) for name in earlier.losses | later.losses
-        },
-        metrics={
-            key: joined(earlier.metrics.get(key), later.metrics.get(key)) for key in earlier.metrics | later.metrics
-        },
-        rates=joined(earlier.rates, later.rates),
-    )
 
 
 class _LogReader:
@@ -144,8 +146,7 @@ class _LogReader:
                 self.dataset = found[1].strip()
                 self.validated[self.dataset] = self._validated_at(self.dataset)
             elif (found := _METRIC.match(line)) and self.dataset is not None:
-                key = self.dataset, found[1]
-                _add(self.history.metrics.setdefault(key, {}), self.validated[self.dataset], found[2])
+                self.history.add(("metric", self.dataset, found[1]), self.validated[self.dataset], found[2])
             elif found := _STARTS_AT.search(line):
                 self.starts_at = int(found[1])
             elif found := _RESUMED.search(line):
@@ -164,10 +165,10 @@ class _LogReader:
         items = dict(_ITEM.findall(found["items"]))
         for name, value in items.items():
             if name.startswith("l_"):
-                _add(self.history.losses.setdefault(_loss_name(name), {}), iteration, value)
+                self.history.add(_loss_key(name), iteration, value)
         rate = items.get("images_per_s") or self._rate(found["seconds"])
         if rate is not None:
-            _add(self.history.rates, iteration, rate)
+            self.history.add(_RATE, iteration, rate)
 
     def _rate(self, seconds: str | None) -> str | None:
         """SRModel logs seconds per iteration only."""
@@ -187,16 +188,9 @@ class _LogReader:
         return -(-least // every) * every
 
 
-def _add(curve: Curve, iteration: int, text: str) -> None:
-    try:
-        curve[iteration] = float(text)
-    except ValueError:
-        return  # not a figure: another tool's line
-
-
-def _loss_name(name: str) -> str:
+def _loss_key(name: str) -> tuple[str, ...]:
     name = name.removeprefix("l_")
-    return _SAME_LOSS.get(name, name)
+    return "loss", _SAME_LOSS.get(name, name)
 
 
 def read_events(folder: Path) -> History:
@@ -208,25 +202,20 @@ def read_events(folder: Path) -> History:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
-        raise DscsrError(
-            f"Expected tensorboard to read the event files in {folder}, but it is not installed. "
-            "Run `pip install tensorboard`."
-        ) from error
+        what = f"tensorboard to read the event files in {folder}"
+        raise DscsrError(what, "none that is installed", "Run `pip install tensorboard`.") from error
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
     history = History()
     for tag in accumulator.Tags()["scalars"]:
-        curve = _without_undone((event.step, event.value) for event in accumulator.Scalars(tag))
         group, _, rest = tag.partition("/")
-        if group == "losses":
-            history.losses[_loss_name(rest)] = curve
-        elif group == "metrics":
-            dataset, _, metric = rest.rpartition("/")
-            history.metrics[dataset, metric] = curve
-        elif tag == "images_per_s":
-            history.rates = curve
+        dataset, _, metric = rest.rpartition("/")
+        keys = {"losses": _loss_key(rest), "metrics": ("metric", dataset, metric), "images_per_s": _RATE}
+        if group in keys:
+            curve = _without_undone((event.step, event.value) for event in accumulator.Scalars(tag))
+            history.curves[keys[group]] = curve
     if not history.losses and not history.metrics:
-        raise DscsrError(f"Expected losses or metrics in the event files of {folder}, but got none. Train on.")
+        raise DscsrError(f"losses or metrics in the event files of {folder}", "none", "Train on.")
     return history
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,69 +15,47 @@ from matplotlib.ticker import EngFormatter, LogFormatterSciNotation, LogLocator,
 from numpy.typing import NDArray
 
 from dscsr_model.cli.report_logs import Curve, History, best_of
-from dscsr_model.files import atomic
+from dscsr_model.plots import COLOURS, STYLE, save
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart; without the pale yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+__all__ = ["DOTS_PER_INCH", "draw", "save"]
+
 DASHES = ("-", "--", ":", "-.")
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.88",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,  # text stays text: submission systems refuse Type 3 fonts
-}
 # Two columns of a paper, in inches.
 WIDTH, HEIGHT = 7.2, 2.7
 DOTS_PER_INCH = 250
 
+Curves = Mapping[str, Mapping[str, Curve]]
+"""By experiment, then by what the dash of its line stands for."""
+
 
 def draw(histories: Mapping[str, History], window: int | None = None) -> Figure:
-    """SampleKey the loss of every experiment and, if there was any validation with it, the PSNR.
+    """Draw the loss of every experiment and, if there was any validation with it, the PSNR.
 
     Args:
         histories: Label to curves.
         window: Log lines averaged for the strong curve of the loss; None for a twelfth of them.
     """
+    losses: Curves = {label: history.losses for label, history in histories.items()}
+    psnr = _named({label: history.psnr for label, history in histories.items()})
+    panels = any(losses.values()) + any(psnr.values())
     with rc_context(STYLE):
-        psnr = {label: history.psnr for label, history in histories.items()}
-        with_psnr = any(psnr.values())
-        with_loss = any(history.losses for history in histories.values())
-        figure = Figure(figsize=(WIDTH if with_psnr and with_loss else 0.6 * WIDTH, HEIGHT), layout="constrained")
-        axes = list(np.atleast_1d(figure.subplots(1, max(with_psnr + with_loss, 1), sharex=True)))
-        colours = dict(zip(histories, experiment_colours(len(histories)), strict=True))
-        if with_loss:
-            losses = {label: history.losses for label, history in histories.items()}
+        figure = Figure(figsize=(WIDTH if panels == 2 else 0.6 * WIDTH, HEIGHT), layout="constrained")
+        axes = list(np.atleast_1d(figure.subplots(1, max(panels, 1), sharex=True)))
+        colours = dict(zip(histories, _experiment_colours(len(histories)), strict=True))
+        if any(losses.values()):
             _draw_losses(axes[0], losses, colours, window)
-        if with_psnr:
+        if any(psnr.values()):
             _draw_psnr(axes[-1], psnr, colours)
         for axis in axes:
             axis.set_xlabel("Iteration")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
             axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axis.set_xlim(left=0)
-        _legend_of_experiments(figure, colours)
+        handles = [Line2D([], [], color=colour, linewidth=2) for colour in colours.values()]
+        # As many columns as fit: a character is about a sixteenth of an inch wide, a handle six characters.
+        columns = max(int(16 * figure.get_figwidth() / (max(map(len, colours)) + 6)), 1)
+        figure.legend(handles, _as_text(colours), loc="outside upper center", ncols=min(columns, len(colours)))
         return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the image in the format of its name; an image of that name stays until the new one is whole."""
-    with rc_context(STYLE), atomic(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=DOTS_PER_INCH)
-
-
-def experiment_colours(number: int) -> list[Any]:
-    """A colour for each of so many experiments, as different as can be."""
-    if number <= len(COLOURS):
-        return list(COLOURS[:number])
-    return list(colormaps["viridis"](np.linspace(0, 0.92, number)))
 
 
 def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -98,6 +75,22 @@ def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return np.asarray((sums[last + 1] - sums[first]) / (last + 1 - first))
 
 
+def _experiment_colours(number: int) -> list[Any]:
+    """A colour for each of so many experiments, as different as can be."""
+    if number <= len(COLOURS):
+        return list(COLOURS[:number])
+    return list(colormaps["viridis"](np.linspace(0, 0.92, number)))
+
+
+def _named(psnr: Mapping[str, Mapping[tuple[str, str], Curve]]) -> Curves:
+    """Curves by the name of their validation set, and by that of their metric where there are several."""
+    several = len({metric for curves in psnr.values() for _, metric in curves}) > 1
+    return {
+        label: {" ".join(key) if several else key[0]: curve for key, curve in curves.items()}
+        for label, curves in psnr.items()
+    }
+
+
 def _points(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Iterations and values; a step that was skipped, or a hopeless one, has no finite loss and leaves a gap."""
     at, values = np.array(sorted(curve.items()), dtype=np.float64).reshape(-1, 2).T
@@ -105,25 +98,34 @@ def _points(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return at[finite], values[finite]
 
 
-def _draw_losses(
-    axis: Axes, losses: Mapping[str, Mapping[str, Curve]], colours: Mapping[str, Any], window: int | None
-) -> None:
-    terms = list(dict.fromkeys(term for curves in losses.values() for term in curves))
-    dashes = dict(zip(terms, cycle(DASHES)))
+def _lines(axis: Axes, curves: Curves, colours: Mapping[str, Any], legend: str) -> Iterator[tuple[Any, ...]]:
+    """Iterations and values of every curve, with its dash and colour; a legend of the dashes if there are several."""
+    names = list(dict.fromkeys(name for of_one in curves.values() for name in of_one))
+    dashes = dict(zip(names, cycle(DASHES)))
+    for label, of_one in curves.items():
+        for name, curve in of_one.items():
+            yield *_points(curve), dashes[name], colours[label]
+    if len(dashes) > 1:
+        handles = [Line2D([], [], color="0.3", linestyle=dash, linewidth=1.3) for dash in dashes.values()]
+        axis.legend(handles, _as_text(dashes), loc=legend, frameon=True, edgecolor="none", framealpha=0.8)
+
+
+def _title(axis: Axes, curves: Curves, label: str, several: str, one: str) -> None:
+    names = {name for of_one in curves.values() for name in of_one}
+    axis.set_title(several if len(names) > 1 else one.format(*names))
+    axis.set_ylabel(label)
+
+
+def _draw_losses(axis: Axes, losses: Curves, colours: Mapping[str, Any], window: int | None) -> None:
     drawn = []
-    for label, curves in losses.items():
-        for term, curve in curves.items():
-            at, values = _points(curve)
-            lines = window or max(len(values) // 12, 1)
-            smoothed = smooth(values, lines)
-            if lines > 1:
-                axis.plot(at, values, color=colours[label], alpha=0.22, linewidth=0.6, rasterized=len(at) > 10_000)
-            axis.plot(at, smoothed, dashes[term], color=colours[label], linewidth=1.3)
-            drawn.append(values)
+    for at, values, dash, colour in _lines(axis, losses, colours, "upper right"):
+        lines = window or max(len(values) // 12, 1)
+        if lines > 1:
+            axis.plot(at, values, color=colour, alpha=0.22, linewidth=0.6, rasterized=len(at) > 10_000)
+        axis.plot(at, smooth(values, lines), dash, color=colour, linewidth=1.3)
+        drawn.append(values)
     _scale(axis, np.concatenate(drawn))
-    axis.set_title("Training loss" if len(terms) > 1 else f"Training loss ({terms[0]})")
-    axis.set_ylabel("Loss")
-    _legend_of_dashes(axis, dashes, "upper right")
+    _title(axis, losses, "Loss", "Training loss", "Training loss ({})")
 
 
 def _scale(axis: Axes, values: NDArray[np.float64]) -> None:
@@ -139,46 +141,22 @@ def _scale(axis: Axes, values: NDArray[np.float64]) -> None:
         axis.yaxis.set_major_formatter(LogFormatterSciNotation())
 
 
-def _draw_psnr(axis: Axes, psnr: Mapping[str, Mapping[tuple[str, str], Curve]], colours: Mapping[str, Any]) -> None:
-    keys = list(dict.fromkeys(key for curves in psnr.values() for key in curves))
-    several_metrics = len({metric for _, metric in keys}) > 1
-    names = {key: " ".join(key) if several_metrics else key[0] for key in keys}
-    dashes = dict(zip(keys, cycle(DASHES)))
+def _draw_psnr(axis: Axes, psnr: Curves, colours: Mapping[str, Any]) -> None:
     marker = "." if max(len(curve) for curves in psnr.values() for curve in curves.values()) <= 40 else ""
-    for label, curves in psnr.items():
-        for key, curve in curves.items():
-            at, values = _points(curve)
-            axis.plot(at, values, dashes[key], color=colours[label], linewidth=1.3, marker=marker, markersize=4)
-            if len(at):
-                axis.plot(
-                    *best_of(dict(zip(at, values, strict=True))),
-                    "*",
-                    color=colours[label],
-                    markersize=8,
-                    markeredgecolor="white",
-                    markeredgewidth=0.6,
-                    clip_on=False,
-                    zorder=3,
-                )
-    axis.set_title("Validation PSNR (star: best)" if len(keys) > 1 else f"PSNR on {names[keys[0]]} (star: best)")
-    axis.set_ylabel("PSNR (dB)")
-    _legend_of_dashes(axis, {names[key]: dash for key, dash in dashes.items()}, "lower right")
+    star: dict[str, Any] = {
+        "markersize": 8,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+        "clip_on": False,
+        "zorder": 3,
+    }
+    for at, values, dash, colour in _lines(axis, psnr, colours, "lower right"):
+        axis.plot(at, values, dash, color=colour, linewidth=1.3, marker=marker, markersize=4)
+        if len(at):
+            axis.plot(*best_of(dict(zip(at, values, strict=True))), "*", color=colour, **star)
+    _title(axis, psnr, "PSNR (dB)", "Validation PSNR (star: best)", "PSNR on {} (star: best)")
 
 
-def _legend_of_dashes(axis: Axes, dashes: Mapping[str, str], place: str) -> None:
-    if len(dashes) > 1:
-        handles = [Line2D([], [], color="0.3", linestyle=dash, linewidth=1.3) for dash in dashes.values()]
-        axis.legend(handles, _as_text(dashes), loc=place, frameon=True, edgecolor="none", framealpha=0.8)
-
-
-def _legend_of_experiments(figure: Figure, colours: Mapping[str, Any]) -> None:
-    handles = [Line2D([], [], color=colour, linewidth=2) for colour in colours.values()]
-    # As many columns as fit: a character is about a sixteenth of an inch wide, a handle six characters.
-    widest = max(map(len, colours)) + 6
-    columns = max(int(16 * figure.get_figwidth() / widest), 1)
-    figure.legend(handles, _as_text(colours), loc="outside upper center", ncols=min(columns, len(colours)))
-
-
-def _as_text(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
+def _as_text(labels: Iterable[str]) -> list[str]:
     r"""What a person wrote, safe from Matplotlib: ``$`` would start a formula, ``_`` at the start hide the entry."""
     return [f" {label}".replace("$", r"\$") for label in labels]

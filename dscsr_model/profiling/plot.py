@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
@@ -16,31 +15,19 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.files import atomic
+from dscsr_model.plots import COLOURS, STYLE, save
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
 from dscsr_model.profiling.report import psnr_of
 from dscsr_model.profiling.table import labels
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart; without the pale yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+__all__ = ["draw", "save"]
+
 MARKERS = "osD^v<>P"
-STYLE = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,  # text stays text: submission systems refuse Type 3 fonts
-}
 
 
 def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
-    """SampleKey every network that has PSNR and a time, in the first variant, with its parameters.
+    """Draw every network that has PSNR and a time, in the first variant, with its parameters.
 
     Args:
         profile: What was measured.
@@ -70,12 +57,6 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
         texts = [f"{label[name]}, {profile.networks[name].complexity.parameters / 1e6:.3f} M" for name in points]
         _label(figure, axes, [(run.ms or 0, decibel) for run, decibel in points.values()], texts)
         return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the image in the format of its name; an image of that name stays until the new one is whole."""
-    with rc_context(STYLE), atomic(path) as file:
-        figure.savefig(file, format=path.suffix[1:])
 
 
 def _point(axes: Axes, run: Run, decibel: float, colour: str, marker: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dscsr_model.cli.demo.photographs import load
+from dscsr_model.cli.demo.photographs import in_pairs
+from dscsr_model.data.image_io import read_rgb
 from dscsr_model.evaluation.metrics import psnr
 
 DETAIL = 120
@@ -35,37 +34,26 @@ def compare(held_out: Path, images: Mapping[str, Path], out: Path, scale: int) -
     Returns:
         ``out``.
     """
-    names = sorted(path.stem for path in (held_out / "GT").glob("*.png"))
-    labels = [f"LR (1/{scale})", *images, "ground truth"]
-    width = len(labels) * (ENLARGED + GAP) + GAP
-    sheet = Image.new("RGB", (width, len(names) * (ENLARGED + CAPTION + GAP) + GAP), "white")
+    columns = {f"LR (1/{scale})": held_out / "LQ", **images, "ground truth": held_out / "GT"}
+    width, height = len(columns) * (ENLARGED + GAP) + GAP, len(DETAILS) * (ENLARGED + CAPTION + GAP) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
-    for row, name in enumerate(names):
-        gt = load(held_out / "GT" / f"{name}.png")
-        top, left = DETAILS[name]
-        window = slice(top, top + DETAIL), slice(left, left + DETAIL)
-        lq = load(held_out / "LQ" / f"{name}.png")
-        details = [lq[top // scale : (top + DETAIL) // scale, left // scale : (left + DETAIL) // scale]]
-        captions = [labels[0]]
-        for label, folder in images.items():
-            (made,) = folder.glob(f"{name}*.png")
-            details.append(load(made)[window])
-            decibel = psnr(details[-1][:, :, ::-1], gt[window][:, :, ::-1], luma=True)
-            captions.append(f"{label}  {decibel:.2f} dB")
-        details.append(gt[window])
-        captions.append(labels[-1])
-        y = GAP + row * (ENLARGED + CAPTION + GAP)
-        for column, (detail, caption) in enumerate(zip(details, captions, strict=True)):
-            x = GAP + column * (ENLARGED + GAP)
-            sheet.paste(_enlarge(detail), (x, y))
+    for column, (label, folder) in enumerate(columns.items()):
+        for row, (name, made, truth) in enumerate(in_pairs(folder, held_out / "GT")):
+            shrunk = scale if folder == held_out / "LQ" else 1
+            top, left, side = (value // shrunk for value in (*DETAILS[name], DETAIL))
+            detail = read_rgb(made)[top : top + side, left : left + side]
+            caption = label
+            if label in images:
+                top, left = DETAILS[name]
+                expected = read_rgb(truth)[top : top + DETAIL, left : left + DETAIL]
+                caption = f"{label}  {psnr(detail, expected, luma=True):.2f} dB"
+            x, y = GAP + column * (ENLARGED + GAP), GAP + row * (ENLARGED + CAPTION + GAP)
+            # Pixels stay pixels: nothing here may look smoother than it is.
+            enlarged = Image.fromarray(detail).resize((ENLARGED, ENLARGED), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (x, y))
             draw.text((x + 2, y + ENLARGED + 4), caption, fill="black", font=font)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     return out
-
-
-def _enlarge(detail: np.ndarray) -> Image.Image:
-    """Pixels stay pixels: nothing here may look smoother than it is."""
-    rgb = cv2.cvtColor(detail, cv2.COLOR_BGR2RGB)
-    return Image.fromarray(rgb).resize((ENLARGED, ENLARGED), Image.Resampling.NEAREST)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.image_io import read_rgb
 
 HELD_OUT = ("chelsea.png", "coffee.png", "rocket.jpg")
 TRAINING = (
@@ -47,36 +47,36 @@ def collect(training: Path, held_out: Path, scale: int) -> None:
     for name in TRAINING:
         shutil.copyfile(source / name, training / name)
     for name in HELD_OUT:
-        image = load(source / name)
+        image = read_rgb(source / name)
         height, width = (side // scale * scale for side in image.shape[:2])
         png = f"{Path(name).stem}.png"
-        cv2.imwrite(str(held_out / "GT" / png), image[:height, :width])
-        cv2.imwrite(str(held_out / "LQ" / png), downscale(image[:height, :width], scale))
+        Image.fromarray(image[:height, :width]).save(held_out / "GT" / png)
+        Image.fromarray(downscale(image[:height, :width], scale)).save(held_out / "LQ" / png)
 
 
-def load(path: Path) -> NDArray[np.uint8]:
-    """An image, (H, W, 3) BGR uint8.
+def in_pairs(made: Path, truth: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Name, file in ``made`` and file in ``truth`` of each photograph.
 
-    Raises:
-        DscsrError: It does not open.
+    BasicSR's test loop appends the name of the run to that of the image.
     """
-    image = cv2.imread(str(path))
-    if image is None:
-        raise DscsrError(f"Expected an image at {path}, but it does not open. Run `make clean`, then `make demo`.")
-    return image.astype(np.uint8, copy=False)
+    for path in sorted(truth.glob("*.png")):
+        (file,) = made.glob(f"{path.stem}*.png")
+        yield path.stem, file, path
 
 
 def _source() -> Path:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise DscsrError(
-            "Expected scikit-image, inside which the demo's photographs are (BasicSR brings it), but it is not "
-            "installed. Run `make demo`, which builds the environment first."
+            "scikit-image, inside which the demo's photographs are (BasicSR brings it)",
+            "none that is installed",
+            "Run `make demo`, which builds the environment first.",
         )
     folder = Path(spec.origin).parent / "data"
     if missing := [name for name in (*TRAINING, *HELD_OUT) if not (folder / name).is_file()]:
         raise DscsrError(
-            f"Expected the photographs {', '.join(missing)} in {folder}, but they are not there. "
-            "Install the scikit-image that constraints.txt names."
+            f"the demo's photographs in {folder}",
+            f"a folder without {', '.join(missing)}",
+            "Install the scikit-image that constraints.txt names.",
         )
     return folder
