@@ -86,7 +86,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and tell; returns the exit code."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would write to the terminal
     _check(args)
     from dscsr_model.profiling.profile import profile
 

@@ -137,14 +137,10 @@ def make_engine(args: argparse.Namespace) -> Engine:
     from dscsr_model.export.onnx import to_onnx
 
     network = weights.load_network(args)
-    seen = torch_engine(network, device="cpu").receptive_field
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.onnx")
         to_onnx(network, file, half=args.precision == "fp16")
-        # Its receptive_field in PyTorch tells how far it sees; how much memory it takes, only a run of the file.
-        engine = onnx_engine(file, device=args.device)
-    engine.receptive_field = engine.receptive_field._replace(radius=seen.radius, local=seen.local)
-    return engine
+        return onnx_engine(file, device=args.device)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError, SizeError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import padded, size_requirements
 from dscsr_model.inference.in_place import work_in_place
 from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
@@ -106,24 +106,25 @@ def torch_engine(
         DscsrError: No such device or precision; or the network is of another kind than described.
         SizeError: It takes no images of any size that was tried.
     """
-    place = find_device(device)
+    where = find_device(device)
     if precision not in PRECISIONS:
-        raise DscsrError(f"Expected a precision among {', '.join(PRECISIONS)}, but got {precision!r}. Choose one.")
+        raise DscsrError(f"a precision among {', '.join(PRECISIONS)}", repr(precision), "Choose one.")
     fused = deployable(network)
     if not compile:  # which finds that out by itself
         work_in_place(fused)
     sizes = size_requirements(fused)
-    channels, shape = try_channels(fused, sizes.fit(PROBE_SIDE))
-    scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), type(network).__name__)
+    side = sizes.fit(PROBE_SIDE)
+    channels, shape = try_channels(fused, side)
+    scale = _scale_of(shape, channels, side, type(network).__name__)
     seen = receptive_field(fused, channels, sizes)
     dtype = PRECISIONS[precision]
     if dtype != torch.float32:
         _lower(fused, dtype)
         seen = seen._replace(bytes_per_pixel=seen.bytes_per_pixel * 0.6)  # half, but for the ends of the network
-    fused.to(place)
+    fused.to(where)
     if channels_last:
         fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    engine = TorchEngine(fused, scale, channels, seen, place, channels_last)
+    engine = TorchEngine(fused, scale, channels, seen, where, channels_last)
     _check_runs(engine, network, precision)
     if compile:
         fused.compile(dynamic=True)
@@ -142,26 +143,17 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
         DscsrError: The file cannot be read, is of another kind, or the device cannot be had; or a package is missing.
         SizeError: Its network takes no images of any size that was tried.
     """
-    from dscsr_model.inference.onnx_file import Rehearsal, open_session, read_reach, read_sizes, require_onnx
+    from dscsr_model.inference.onnx_file import CPU, find_providers, open_session, rehearse, require_onnx
 
     require_onnx()
-    path = Path(path)
-    with Rehearsal(path) as rehearsal:
-        half, channels, metadata = rehearsal.inspect()
-        radius, local = read_reach(path)
-        try:
-            sizes = read_sizes(metadata, rehearsal, channels, str(path))
-            side = sizes.fit(PROBE_SIDE)
-            scale = _scale_of(tuple(rehearsal(torch.zeros(1, channels, side, side)).shape), channels, side, str(path))
-            seen = ReceptiveField(radius, local, rehearsal.measure(channels, sizes), sizes)
-        except (RuntimeError, SizeError) as error:
-            if rehearsal.ended or isinstance(error, SizeError):
-                raise rehearsal.ended or error from None
-            raise DscsrError(
-                f"Expected an ONNX network that takes images of any size in {path}, but one fails: {error}. "
-                "Export it again with dynamic height and width."
-            ) from error
-    session = open_session(path, device, threads or torch.get_num_threads())
+    providers = find_providers(device)
+    path, threads = Path(path), threads or torch.get_num_threads()
+    half, channels, sizes, shape, memory = rehearse(path)
+    scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
+    session = open_session(path, CPU, threads)
+    seen = receptive_field(partial(_run, session, half=half), channels, sizes, memory)
+    if providers != CPU:
+        session = open_session(path, providers, threads)
     return OnnxEngine(session, scale, channels, seen, half)
 
 
@@ -179,10 +171,10 @@ def find_device(name: str) -> torch.device:
         device = torch.device("meta")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type not in ("cpu", "cuda"):
-        raise DscsrError(f"Expected a device among auto, cpu, cuda, cuda:1, …, but got {name!r}. Choose one.")
+        raise DscsrError("a device among auto, cpu, cuda, cuda:1, …", repr(name), "Choose one.")
     if device.type == "cuda" and (device.index or 0) >= count:
-        found = f"PyTorch sees {count}" if count else "PyTorch sees none on this machine"
-        raise DscsrError(f"Expected a GPU for --device {name}, but {found}. Choose another, or --device cpu.")
+        remedy = "Choose another, or --device cpu."
+        raise UnavailableError(f"a GPU for --device {name}", f"{count or 'none'} that PyTorch sees", remedy)
     return device
 
 
@@ -194,8 +186,9 @@ def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None
         pass  # another process has the memory now; tiles will be small
     except RuntimeError as error:
         raise DscsrError(
-            f"Expected {type(network).__name__} to run in {precision} on {engine.device}, but got: "
-            f"{str(error).splitlines()[0]}. Choose --precision fp32, or another device."
+            f"{type(network).__name__} to run in {precision} on {engine.device}",
+            str(error).splitlines()[0],
+            "Choose --precision fp32, or another device.",
         ) from error
 
 
@@ -203,8 +196,9 @@ def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> in
     scale = shape[-1] // side if shape else 0
     if scale < 1 or shape != (1, channels, side * scale, side * scale):
         raise DscsrError(
-            f"Expected a network that makes images a whole number of times larger and keeps their channels, but "
-            f"{what} makes {tuple(shape)} of {(1, channels, side, side)}. Give another network."
+            "a network that makes images a whole number of times larger and keeps their channels",
+            f"{what}, which makes {tuple(shape)} of {(1, channels, side, side)}",
+            "Give another network.",
         )
     return scale
 

@@ -1,4 +1,4 @@
-"""ONNX files as ONNX Runtime opens them, and how far their convolutions reach."""
+"""ONNX files as ONNX Runtime opens them, after a rehearsal in a process where they can do no harm."""
 
 from __future__ import annotations
 
@@ -6,41 +6,77 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, SizeError, UnavailableError
 from dscsr_arch.sizes import LARGEST, SizeRequirements, try_sizes
 from dscsr_model.inference import onnx_rehearsal
 from dscsr_model.inference.engines import find_device
 from dscsr_model.inference.receptive_field import PROBE_SIDE
 
-_LOCAL_NAMES = """
-    Add Cast Clip Concat Constant ConstantOfShape DepthToSpace Div Elu Equal Erf Exp Expand Gather Gelu Greater
-    HardSigmoid HardSwish Identity LeakyRelu Less Max Min Mul Neg PRelu Pad Pow Reciprocal Relu Reshape Shape
-    Sigmoid Slice Softplus Split Sqrt Squeeze Sub Sum Swish Tanh Transpose Unsqueeze Where
-"""
-_LOCAL = frozenset(_LOCAL_NAMES.split())
-"""Operations of ONNX that see one pixel only, or (Pad) what convolutions see anyway."""
 _SIDES = (192, 96)
 """Of images to measure memory on; the first one whose run can be waited for."""
 _MOST_BYTES, _MOST_SECONDS, _PATIENCE = 2 * 2**30, 8, 60
 """What opening a file and all runs to get to know it may take: memory beyond the file's size, seconds of one core, and
 seconds in all, however busy the machine is."""
+CPU = ["CPUExecutionProvider"]
+_AGAIN = "Export it again (dscsr export --format onnx)."
 
 
-class Rehearsal:
-    """A file under trial in a process of its own; see `onnx_rehearsal`. Leaving it as a context ends the process."""
+class Learned(NamedTuple):
+    """What a rehearsal tells of a file."""
+
+    half: bool
+    """Whether it computes in float16."""
+    channels: int
+    sizes: SizeRequirements
+    shape: tuple[int, ...]
+    """Of the result for an image of `PROBE_SIDE`."""
+    bytes_per_pixel: float
+
+
+def rehearse(path: Path) -> Learned:
+    """Get to know a file by running it on small images in a process of its own; see `onnx_rehearsal`.
+
+    Raises:
+        DscsrError: There is none; it cannot be opened, is of another kind, fails, or may never come to an end.
+        SizeError: It takes no images of any size that was tried.
+    """
+    if not path.is_file():
+        raise DscsrError("an ONNX file", "none", "Check the path.", path)
+    with _Rehearsal(path) as rehearsal:
+        half, channels, said = rehearsal.inspect()
+        _check_straight(path)
+        try:
+            sizes = next((SizeRequirements(n, n) for n in range(1, LARGEST + 1) if said == str(n)), None)
+            if sizes is None:
+                remedy = "Export it again with dynamic height and width."
+                sizes = try_sizes(rehearsal, (channels,), str(path), torch.empty(0), remedy)
+            side = sizes.fit(PROBE_SIDE)
+            shape = tuple(rehearsal(torch.empty(1, channels, side, side)).shape)
+            return Learned(half, channels, sizes, shape, rehearsal.measure(channels, sizes))
+        except (RuntimeError, SizeError) as error:
+            if rehearsal.ended or isinstance(error, SizeError):
+                raise rehearsal.ended or error from None
+            raise DscsrError(
+                "an ONNX network that takes images of any size",
+                f"one that fails: {error}",
+                "Export it again with dynamic height and width.",
+                path,
+            ) from error
+
+
+class _Rehearsal:
+    """The process. Leaving it as a context ends it."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise DscsrError(f"Expected an ONNX file at {path}, but there is none. Check the path.")
         self._path = path
         self._grown = 0
         most = _MOST_BYTES + 4 * path.stat().st_size
@@ -56,7 +92,7 @@ class Rehearsal:
         self._timer.start()
         self.ended: DscsrError | None = None
 
-    def __enter__(self) -> Rehearsal:
+    def __enter__(self) -> _Rehearsal:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,27 +100,23 @@ class Rehearsal:
         self._process.kill()
         self._process.communicate()
 
-    def inspect(self) -> tuple[bool, int, Mapping[str, str]]:
-        """Whether the file computes in float16, the channels of its images, and its metadata.
-
-        Raises:
-            DscsrError: It cannot be opened, is of another kind, or may never come to an end.
-        """
+    def inspect(self) -> tuple[bool, int, str | None]:
+        """Whether the file computes in float16, the channels of its images, and the multiple that it says."""
         found = self._answer()
         if "fault" in found:
-            raise DscsrError(
-                f"Expected a whole ONNX file at {self._path}, but ONNX Runtime cannot open it: {found['fault']}. "
-                "Export it again (dscsr export --format onnx)."
-            )
+            fault = f"one that ONNX Runtime cannot open: {found['fault']}"
+            raise DscsrError("a whole ONNX file", fault, _AGAIN, self._path)
         inputs, outputs = found["inputs"], found["outputs"]
         _, kind, shape = inputs[0] if len(inputs) == len(outputs) == 1 else ("", "", [])
         if kind not in onnx_rehearsal.TYPES or len(shape) != 4 or not isinstance(shape[1], int):
             described = "; ".join(f"{name}: {kind} {shape}" for name, kind, shape in (*inputs, *outputs))
             raise DscsrError(
-                f"Expected one input (batch, channels, height, width) of float32 or float16 and one output in "
-                f"{self._path}, but got {described[:300]}. Export it again (dscsr export --format onnx)."
+                "one input (batch, channels, height, width) of float32 or float16 and one output",
+                described[:300],
+                _AGAIN,
+                self._path,
             )
-        return onnx_rehearsal.TYPES[kind] == "float16", shape[1], found["metadata"]
+        return onnx_rehearsal.TYPES[kind] == "float16", shape[1], found["metadata"].get("size_multiple")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the file on zeros: the result is a shape without numbers. Raises RuntimeError if it fails."""
@@ -114,95 +146,68 @@ class Rehearsal:
         line = self._process.stdout.readline() if self._process.stdout and self.ended is None else ""
         if not line:
             self.ended = DscsrError(
-                f"Expected an ONNX network that runs on small images in {_MOST_SECONDS} s and 2 GiB in {self._path}, "
-                "but it took more. Do not use it: it is damaged, or made to do harm."
+                f"an ONNX network that runs on small images in {_MOST_SECONDS} s and 2 GiB",
+                "one that takes more",
+                "Do not use it: it is damaged, or made to do harm.",
+                self._path,
             )
             raise self.ended
         found: dict[str, Any] = json.loads(line)
         return found
 
 
-def open_session(path: Path, device: str, threads: int) -> Any:
-    """Open a file that passed its `Rehearsal`."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # errors are raised
-    providers = _providers(onnxruntime, device)
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # its exceptions have no common base but this one
-        raise DscsrError(f"Expected ONNX Runtime to open {path} on {device}, but got: {error}. Try cpu.") from error
-
-
-def read_sizes(
-    metadata: Mapping[str, str], run: Callable[[Tensor], Tensor], channels: int, name: str
-) -> SizeRequirements:
-    """The sizes that a file takes: what it says as ``size_multiple``, or what is found by trying.
-
-    Raises:
-        SizeError: It takes none that was tried.
-    """
-    said = metadata.get("size_multiple")
-    for multiple in range(1, LARGEST + 1):
-        if said == str(multiple):
-            return SizeRequirements(multiple, multiple)
-    remedy = "Export it again with dynamic height and width."
-    return try_sizes(run, (channels,), name, torch.empty(0), remedy)
-
-
-def read_reach(path: Path) -> tuple[int, bool]:
-    """How far the convolutions of a file reach together, and whether nothing in it looks farther.
-
-    Raises:
-        DscsrError: What it does depends on the image: nobody knows when it ends.
-    """
+def _check_straight(path: Path) -> None:
+    """Raise DscsrError if what the file does depends on the image: nobody would know when it ends."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise DscsrError(
-                f"Expected an ONNX network without branches and loops, which may never end, in {path}, but got "
-                f"{node.op_type}. Export it again by tracing it."
+                "an ONNX network without branches and loops, which may never end",
+                node.op_type,
+                "Export it again by tracing it.",
+                path,
             )
-    kernels = {item.name: list(item.dims) for item in model.graph.initializer}
-    radius, local = 0, True
-    for node in model.graph.node:
-        if node.op_type != "Conv":
-            local &= node.op_type in _LOCAL
-            continue
-        attributes = {item.name: list(item.ints) for item in node.attribute}
-        sides = attributes.get("kernel_shape") or kernels.get(node.input[1], [])[2:]
-        gaps = attributes.get("dilations") or [1] * len(sides)
-        radius += max(((side - 1) * gap + 1 for side, gap in zip(sides, gaps, strict=True)), default=0) // 2
-        local &= bool(sides) and max(attributes.get("strides", [1])) == 1  # kernels that are computed tell no size
-    return radius, local
 
 
-def _providers(runtime: Any, device: str) -> list[Any]:
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        if "CUDAExecutionProvider" in runtime.get_available_providers():
-            index = find_device("cuda" if device == "auto" else device).index or 0
-            return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
-        if device != "auto":
-            raise DscsrError(
-                f"Expected ONNX Runtime for GPUs for --device {device}, but got that for CPUs. Run `pip install "
-                "onnxruntime-gpu` in place of onnxruntime, or choose --device cpu, or --backend torch."
-            )
-    else:
-        find_device(device)
-    return ["CPUExecutionProvider"]
+def open_session(path: Path, providers: list[Any], threads: int) -> Any:
+    """Open a file that passed its rehearsal."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its exceptions have no common base but this one
+        raise DscsrError("ONNX Runtime to open it", str(error), "Try --device cpu.", path) from error
+
+
+def find_providers(device: str) -> list[Any]:
+    """What ONNX Runtime computes with on a device of this name; `find_device` knows the names."""
+    import onnxruntime
+
+    for_gpus = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device.startswith("cuda") and not for_gpus:
+        raise UnavailableError(
+            f"ONNX Runtime for GPUs for --device {device}",
+            "that for CPUs",
+            "Run `pip install onnxruntime-gpu` in place of onnxruntime; or choose --device cpu or --backend torch.",
+        )
+    found = find_device(device)
+    gpu = found.type == "cuda" and for_gpus
+    return [("CUDAExecutionProvider", {"device_id": found.index or 0}), *CPU] if gpu else CPU
 
 
 def require_onnx() -> None:
-    """Raise DscsrError, with the remedy, unless ONNX files can be read and run."""
+    """Raise UnavailableError, with the remedy, unless ONNX files can be read and run."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
-        raise DscsrError(
-            f"Expected ONNX Runtime, but {error.name} is not installed. Run `pip install 'dscsr[onnx]'`, or choose "
-            "--backend torch."
+        raise UnavailableError(
+            "ONNX Runtime",
+            f"no {error.name}",
+            "Run `pip install 'dscsr[onnx]'`; upscale also runs with --backend torch.",
         ) from error

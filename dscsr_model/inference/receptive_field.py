@@ -1,117 +1,84 @@
-"""What a network needs around a pixel, and of memory: seen in one run on a small image, whatever its code is."""
+"""What a network needs around a pixel, and of memory: found by running it, whatever it is made of and whoever runs it.
+
+One column of a long, low image becomes NaN: whatever changes in the result can see that column. Then the image is
+moved: what does not move along depends on where a pixel lies, as with windows and strides.
+"""
 
 from __future__ import annotations
 
 import math
-import weakref
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dscsr_arch.errors import SizeError
 from dscsr_arch.sizes import ANY_SIZE, SizeRequirements, likely_channels
+from dscsr_model.inference.peak_memory import peak_memory
 
 PROBE_SIDE = 32
-_LOCAL_NAMES = """
-    abs add add_ addcmul alias cat chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous
-    convolution copy_ detach div div_ elu empty empty_like eq exp expand fill_ full full_like ge gelu gt hardsigmoid
-    hardswish hardtanh le leaky_relu leaky_relu_ lift_fresh log lt maximum minimum mul mul_ neg new_empty new_zeros
-    ones permute pixel_shuffle pow _prelu_kernel reciprocal relu relu_ repeat reshape rsub scalar_tensor select
-    sigmoid sigmoid_ silu silu_ slice softplus split split_with_sizes sqrt squeeze stack sub sub_ t tanh tanh_
-    _to_copy transpose type_as unbind unsafe_split unsqueeze view _unsafe_view where zeros
-"""
-_LOCAL = frozenset(f"aten::{name}" for name in _LOCAL_NAMES.split())
-"""Operations of ATen that see one pixel only, or (convolution, padding) a neighbourhood that is counted."""
-_INTERPOLATION = {"aten::upsample_nearest2d": 0, "aten::upsample_bilinear2d": 1, "aten::upsample_bicubic2d": 2}
-"""How many pixels these see beside one."""
+MARGIN = 32
+"""Of tiles of networks that see everything: beyond it, a pixel hardly matters to them."""
+_WIDTH, _PIXELS = 1024, 2048
+"""Of the long, low image. It shows twice the radius: 36 of EDSR with 16 blocks, 351 of RRDBNet."""
+_LONGEST_STEP = 64
+_TOLERANCE = 1e-4  # relative to the largest value: far above float32's rounding, below what windows do
+
+Run = Callable[[Tensor], Tensor]
 
 
 class ReceptiveField(NamedTuple):
     """What a network needs around a pixel and of memory."""
 
     radius: int
-    """Pixels of the input beside a pixel, in every direction, that can change its result."""
+    """Pixels of the input beside a pixel, in every direction, that can change its result; `MARGIN` if not `local`."""
     local: bool
     """Whether nothing farther away can (no attention over the whole image); else tiles are no exact cut."""
     bytes_per_pixel: float
     """Peak memory of a run per pixel of the input, without the weights."""
     sizes: SizeRequirements = ANY_SIZE
     """Sides of the input that it takes."""
+    step: int = 1
+    """Tiles have to begin at multiples of it, so that windows lie in them as in the whole image."""
 
 
-class _Watch(TorchDispatchMode):
-    """Notes, while a network runs, how far its convolutions reach and how much its tensors hold."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-        self.radius = 0.0
-        self.local = True
-        self.peak = 0
-        self._held = 0
-        self._users: dict[int, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here; or else torch._dynamo would be imported, which takes two seconds."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name
-        if name == "aten::convolution":
-            self._convolution(*args)
-        elif name in _INTERPOLATION:
-            self.radius += _INTERPOLATION[name] * self.width / args[0].shape[-1]
-        elif name not in _LOCAL:
-            self.local = False
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                self._hold(tensor)
-        return result
-
-    def _convolution(self, x: Tensor, weight: Tensor, _: Any, stride: Any, pad: Any, dilation: Any, *rest: Any) -> None:
-        if max(stride) > 1 or rest[0]:  # tiles would have to begin at multiples of the stride
-            self.local = False
-        reach = max((side - 1) * gap / 2 for side, gap in zip(weight.shape[2:], dilation, strict=True))
-        self.radius += reach * self.width / x.shape[-1]
-
-    def _hold(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        place, size = storage.data_ptr(), storage.nbytes()
-        if place not in self._users:
-            self._held += size
-            self.peak = max(self.peak, self._held)
-        self._users[place] = self._users.get(place, 0) + 1
-        weakref.finalize(tensor, self._release, place, size)
-
-    def _release(self, place: int, size: int) -> None:
-        self._users[place] -= 1
-        if not self._users[place]:
-            del self._users[place]
-            self._held -= size
-
-
-@torch.no_grad()
-def receptive_field(network: nn.Module, channels: int, sizes: SizeRequirements = ANY_SIZE) -> ReceptiveField:
-    """Look at a run of a float32 network on the CPU.
+@torch.inference_mode()
+def receptive_field(
+    run: Run, channels: int, sizes: SizeRequirements = ANY_SIZE, bytes_per_pixel: float | None = None
+) -> ReceptiveField:
+    """Look at a few runs on small images.
 
     Args:
-        network: From (1, channels, H, W) to (1, C, H·s, W·s).
+        run: From (1, channels, H, W), float32 on the CPU, to (1, C, H·s, W·s): a network, an engine, a session.
         channels: Of its input.
         sizes: Of its input that it takes.
-
-    Returns:
-        The radius is the sum of what all convolutions reach, each at its resolution: exact where they follow one
-        another, as in SPAN and EDSR, and never too small for a network that is `local`.
+        bytes_per_pixel: Of memory; None: measured, which works for PyTorch only.
     """
+    if bytes_per_pixel is None:
+        bytes_per_pixel = memory_per_pixel(run, channels, sizes)
+    everything = ReceptiveField(MARGIN, False, bytes_per_pixel, sizes)
+    radius, step = 0, sizes.multiple_of
+    strip = _strip(channels, sizes, sizes.fit(_LONGEST_STEP))
+    for turned in (False, True):
+        found = None
+        with suppress(Exception):  # it may take no image of that form
+            found = _look_along(partial(_turned, run, turned), strip, sizes)
+        if found is None:
+            return everything
+        radius, step = max(radius, found[0]), math.lcm(step, found[1])
+    return ReceptiveField(radius, True, bytes_per_pixel, sizes, step)
+
+
+def memory_per_pixel(run: Run, channels: int, sizes: SizeRequirements = ANY_SIZE) -> float:
+    """Bytes that a run in PyTorch on the CPU takes at its peak, per pixel of its input."""
     side = sizes.fit(PROBE_SIDE)
-    with _Watch(side) as watch:
-        network(torch.zeros(1, channels, side, side))
-    return ReceptiveField(math.ceil(watch.radius - 1e-6), watch.local, watch.peak / side**2, sizes)
+    for image in (_strip(channels, sizes), torch.zeros(1, channels, side, side)):
+        with suppress(Exception), torch.inference_mode():
+            return peak_memory(partial(run, image), torch.device("cpu")) / image[0, 0].numel()
+    raise SizeError(f"a network that runs on images of {side}x{side} pixels", "one that fails", "Give another network.")
 
 
 @torch.no_grad()
@@ -125,6 +92,62 @@ def try_channels(network: nn.Module, side: int) -> tuple[int, tuple[int, ...]]:
         with suppress(Exception):  # a network may fail in any way
             return channels, tuple(network(torch.zeros(1, channels, side, side)).shape)
     raise SizeError(
-        f"Expected a network that takes an image of 1, 3 or 4 channels and {side}x{side} pixels, but "
-        f"{type(network).__name__} takes none. Give another network."
+        f"a network that takes an image of 1, 3 or 4 channels and {side}x{side} pixels",
+        f"{type(network).__name__}, which takes none",
+        "Give another network.",
     )
+
+
+def _strip(channels: int, sizes: SizeRequirements, extra: int = 0) -> Tensor:
+    """A random image (1, C, H, W + extra) as low as the network takes it: its height costs time and tells nothing."""
+    height = sizes.fit(1)
+    width = sizes.fit(max(2 * MARGIN, min(_WIDTH, _PIXELS // height)))
+    return torch.rand(1, channels, height, width + extra, generator=torch.Generator().manual_seed(0))
+
+
+def _turned(run: Run, turned: bool, x: Tensor) -> Tensor:
+    return run(x.mT.contiguous()).mT if turned else run(x.contiguous())
+
+
+def _look_along(run: Run, strip: Tensor, sizes: SizeRequirements) -> tuple[int, int] | None:
+    """Radius and step along the columns of a strip; None if there are none, or it is too short to tell."""
+    width = strip.shape[-1] - sizes.fit(_LONGEST_STEP)
+    usual = run(strip[..., :width])
+    scale = usual.shape[-1] // width
+    changed = _changed(run, strip[..., :width], usual).flatten(0, -2).any(0)
+    ends = changed[: len(changed) // 2], changed.flip(0)[: len(changed) // 2]
+    columns = max(int((end.nonzero().max() + 1) if end.any() else 0) for end in ends)
+    if columns == len(ends[0]):  # it may see everything
+        return None
+    radius = max(0, -(-columns // scale) - 1)
+    step = sizes.multiple_of
+    while step <= _LONGEST_STEP and 2 * radius + 3 * step < width:
+        # The ends are first and last of their windows: within a window, a pixel may see as much farther.
+        margin = radius + step - 1
+        moved = run(strip[..., step : step + width])[..., margin * scale : (width - margin - step) * scale]
+        there = usual[..., (margin + step) * scale : (width - margin) * scale]
+        if (moved - there).abs().max() <= _TOLERANCE * usual.abs().max():
+            return margin, step
+        step *= 2
+    return None
+
+
+def _changed(run: Run, x: Tensor, usual: Tensor) -> Tensor:
+    """Where the result changes when the outermost columns do.
+
+    A NaN goes through everything that depends on it. Where an engine swallows it, or fails, large numbers tell more.
+    """
+    changed = torch.zeros_like(usual, dtype=torch.bool)
+    for value in (math.nan, 1e3):
+        damaged = x.clone()
+        damaged[..., [0, -1]] = value
+        try:
+            result = run(damaged)
+        except Exception:
+            if value == value:
+                raise
+            continue
+        changed |= result != usual
+        if changed.any() and bool(result.isnan()[changed].all()):
+            break
+    return changed

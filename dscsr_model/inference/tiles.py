@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.sizes import SizeRequirements
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.engines import Engine
-from dscsr_model.tiling import self_ensemble
+from dscsr_model.tiling import Window, self_ensemble, split
 
 LARGEST = {"cpu": 768, "cuda": 2048}
 """Sides of tiles beyond which nothing is gained."""
@@ -30,15 +32,6 @@ class Tiling(NamedTuple):
     """Side of a tile; 0: never cut; None: from the free memory."""
     overlap: int | None = None
     """Margin of a tile, of pixels that are seen but not made; None: as much as the network sees."""
-
-
-class Window(NamedTuple):
-    """A part of an image, in pixels of the input."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
 
 
 class Upscaler:
@@ -56,18 +49,14 @@ class Upscaler:
 
     def __init__(self, engine: Engine, tiling: Tiling = Tiling(), ensemble: bool = False) -> None:  # noqa: B008
         if engine.channels not in (1, 3):
-            raise DscsrError(
-                f"Expected a network for images of 1 or 3 channels, but got one for {engine.channels}. "
-                "Choose other weights."
-            )
+            raise DscsrError("a network for images of 1 or 3 channels", f"one for {engine.channels}", "Choose others.")
         self.engine = engine
         self.tiling = tiling
         self.ensemble = ensemble
-        self._sizes = engine.receptive_field.sizes
-        _, self.overlap = self._sizes.align(
-            1, engine.receptive_field.radius if tiling.overlap is None else tiling.overlap
-        )
-        self._smallest, _ = self._sizes.align(SMALLEST, 0)
+        seen = engine.receptive_field
+        self._cuts = SizeRequirements(math.lcm(seen.step, seen.sizes.multiple_of), seen.sizes.minimum)
+        _, self.overlap = self._cuts.align(1, seen.radius if tiling.overlap is None else tiling.overlap)
+        self._smallest, _ = self._cuts.align(SMALLEST, 0)
         self._limit = 2**31  # side of the largest tile that is known not to be too large
 
     def __call__(self, pixels: NDArray, done: Callable[[int], None] = lambda _: None) -> NDArray:
@@ -90,15 +79,25 @@ class Upscaler:
             result[:, :, -1] = pixels[0, 0, -1]  # no work for the network
             self._enlarge(pixels[:, :, :-1], result[:, :, :-1], done)
         else:
-            self._enlarge(fill_hidden(pixels) if channels in (2, 4) else pixels, result, done)
+            self._enlarge(fill_transparent(pixels) if channels in (2, 4) else pixels, result, done)
         return result
 
     def _enlarge(self, pixels: NDArray, result: NDArray, done: Callable[[int], None]) -> None:
         height, width, _ = pixels.shape
-        for window in self._split(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)):
-            for part in self._windows(window):
-                self._write(pixels, part, result)
-                done((part.bottom - part.top) * (part.right - part.left))
+        waiting = deque(self._split(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)))
+        while waiting:
+            window = waiting.popleft()
+            if window.longest > self._limit:
+                waiting.extendleft(reversed(self._split(window, self._limit)))
+            elif (fault := self._make(pixels, window, result)) is None:
+                done((window.bottom - window.top) * (window.right - window.left))
+            elif window.longest <= self._smallest:
+                raise DscsrError(f"not enough memory even for a tile of {window.longest} pixels: {fault}")
+            else:
+                self._limit = max(self._smallest, window.longest // 2)
+                if self.engine.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                waiting.appendleft(window)
 
     def side(self, shape: tuple[int, ...], spoken_for: int = 0) -> int:
         """Side of the tiles for an image (H, W, C), when ``spoken_for`` bytes of RAM are not free any more."""
@@ -108,72 +107,41 @@ class Upscaler:
         if self.tiling.tile is not None:
             return self.tiling.tile
         free = free_memory(self.engine.device) - (spoken_for if self.engine.device.type == "cpu" else 0)
-        batch = len(_batch(torch.zeros(1, 1, channels), self.engine.channels))
+        batch = channels if self.engine.channels == 1 else 2 if channels in (2, 4) else 1
         fitting = max(0.0, free) * _SHARE / (self.engine.receptive_field.bytes_per_pixel * batch * _MARGIN)
         largest = LARGEST.get(self.engine.device.type, 768)
         if height * width <= min(fitting, largest**2):
             return max(height, width)
         return max(self._smallest, min(largest, math.isqrt(int(fitting)) - 2 * self.overlap))
 
-    def _windows(self, window: Window) -> Iterator[Window]:
-        """The window, or smaller ones once a large one has turned out to be too large."""
-        if max(window.bottom - window.top, window.right - window.left) <= self._limit:
-            yield window
-        else:
-            for part in self._split(window, self._limit):
-                yield from self._windows(part)
+    def _split(self, window: Window, side: int) -> list[Window]:
+        return list(split(window, self._cuts.align(side, 0)[0], self._cuts.multiple_of))
 
-    def _split(self, window: Window, side: int) -> Iterator[Window]:
-        return split(window, self._sizes.align(side, 0)[0], self._sizes.multiple_of)
-
-    def _write(self, pixels: NDArray, window: Window, result: NDArray) -> None:
+    def _make(self, pixels: NDArray, window: Window, result: NDArray) -> str | None:
+        """Enlarge a window into its place in the result; or say that memory is not enough, and hold none."""
+        height, width, channels = pixels.shape
+        seen = window.widened(self.overlap, height, width)
+        most = np.iinfo(pixels.dtype).max
+        batch = _batch(torch.from_numpy(pixels[seen.slices()].astype(np.float32)) / most, self.engine.channels)
         try:
-            self._make(pixels, window, result)
+            sizes = self.engine.receptive_field.sizes
+            made = self_ensemble(self.engine, batch, sizes) if self.ensemble else self.engine(batch)
+            inner = made[(..., *window.slices(self.engine.scale, seen))]
+            levels = _joined(inner, channels).clamp(0, 1).mul(most).round()
         except RuntimeError as error:
             fault = (str(error) or type(error).__name__).splitlines()[0]
-            if not _is_out_of_memory(error):  # such as one side too short for a network's padding
-                raise DscsrError(f"the network fails on this image: {fault}") from error
-        else:
-            return
-        # Outside of the handler, whose traceback holds what was made until then.
-        side = max(window.bottom - window.top, window.right - window.left)
-        if side <= self._smallest:
-            raise DscsrError(f"not enough memory even for a tile of {side} pixels: {fault}")
-        self._limit = max(self._smallest, side // 2)
-        if self.engine.device.type == "cuda":
-            torch.cuda.empty_cache()
-        for part in self._windows(window):
-            self._write(pixels, part, result)
-
-    def _make(self, pixels: NDArray, window: Window, result: NDArray) -> None:
-        height, width, channels = pixels.shape
-        top, bottom = max(0, window.top - self.overlap), min(height, window.bottom + self.overlap)
-        left, right = max(0, window.left - self.overlap), min(width, window.right + self.overlap)
-        most = np.iinfo(pixels.dtype).max
-        seen = torch.from_numpy(pixels[top:bottom, left:right].astype(np.float32)) / most
-        batch = _batch(seen, self.engine.channels)
-        made = self_ensemble(self.engine, batch, self._sizes) if self.ensemble else self.engine(batch)
-        scale = self.engine.scale
-        rows = slice((window.top - top) * scale, (window.bottom - top) * scale)
-        columns = slice((window.left - left) * scale, (window.right - left) * scale)
-        levels = _joined(made[..., rows, columns], channels).clamp(0, 1).mul(most).round()
+            if _is_out_of_memory(error):
+                return fault
+            # Such as one side too short for a network's padding.
+            raise DscsrError(f"the network fails on this image: {fault}") from error
         if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
             raise DscsrError("the network gives values that are no numbers: use --precision fp32 or bf16")
         whole = levels.permute(1, 2, 0).to(torch.uint8 if most == 255 else torch.int32).cpu().numpy()
-        result[window.top * scale : window.bottom * scale, window.left * scale : window.right * scale] = whole
+        result[window.slices(self.engine.scale)] = whole
+        return None
 
 
-def split(window: Window, side: int, multiple: int = 1) -> Iterator[Window]:
-    """Cut a window into a grid of nearly equal parts, none longer than ``side``, a multiple of ``multiple``.
-
-    All cuts lie at multiples of it, from where the window begins.
-    """
-    for top, bottom in _spans(window.top, window.bottom, side // multiple, multiple):
-        for left, right in _spans(window.left, window.right, side // multiple, multiple):
-            yield Window(top, bottom, left, right)
-
-
-def fill_hidden(pixels: NDArray) -> NDArray:
+def fill_transparent(pixels: NDArray) -> NDArray:
     """Give pixels of alpha 0 the colour of the nearest pixel that can be seen.
 
     What they have is often black or white, and a network would smear it over the visible edge.
@@ -193,13 +161,6 @@ def fill_hidden(pixels: NDArray) -> NDArray:
     filled = pixels.copy()
     filled[:, :, :-1][hidden] = colours[nearest[hidden]]
     return filled
-
-
-def _spans(start: int, end: int, side: int, unit: int) -> Iterator[tuple[int, int]]:
-    length = -(-(end - start) // unit)
-    count = -(-length // side)
-    cuts = [start + index * length // count * unit for index in range(count)]
-    return zip(cuts, [*cuts[1:], end], strict=True)
 
 
 def _batch(pixels: Tensor, channels: int) -> Tensor:

@@ -22,7 +22,7 @@ from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import size_requirements
 from dscsr_model.data.memory import free_memory
-from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
+from dscsr_model.inference.receptive_field import PROBE_SIDE, memory_per_pixel, try_channels
 
 
 class Complexity(NamedTuple):
@@ -65,7 +65,7 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     sizes = size_requirements(network)
     channels, _ = try_channels(network, sizes.fit(PROBE_SIDE))
     height, width = sizes.fit(height), sizes.fit(width)
-    check_memory(receptive_field(network, channels, sizes), height, width, torch.device("cpu"))
+    check_memory(memory_per_pixel(network, channels, sizes), height, width, torch.device("cpu"))
     sums, uncounted = _trace(network, (1, channels, height, width))
     if uncounted:
         warnings.warn(
@@ -85,9 +85,9 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def check_memory(needs: ReceptiveField, height: int, width: int, device: torch.device) -> None:
+def check_memory(bytes_per_pixel: float, height: int, width: int, device: torch.device) -> None:
     """Raise `DscsrError` if a run on an image of this size would take more memory than is free."""
-    wanted, free = needs.bytes_per_pixel * height * width, free_memory(device)
+    wanted, free = bytes_per_pixel * height * width, free_memory(device)
     if wanted > free:
         raise DscsrError(
             f"Expected room for an image of {height}×{width}, about {wanted / 2**30:.1f} GiB, but {device} has "

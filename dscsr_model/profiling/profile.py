@@ -18,11 +18,11 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.inference.engines import Engine, TorchEngine, find_device
+from dscsr_model.inference.peak_memory import peak_memory
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
 from dscsr_model.profiling.folders import evaluate_folders
 from dscsr_model.profiling.latency import Latency
-from dscsr_model.profiling.memory import bytes_of, peak_memory
 from dscsr_model.profiling.variants import ToOnnx, build, check_variants
 
 BASELINE = "SPAN-28 (baseline 2026)"
@@ -168,7 +168,7 @@ def _count(network: nn.Module, plan: Plan) -> Measured:
 def _build(network: nn.Module, variant: str, plan: Plan) -> Engine | Exception:
     try:
         engine = build(network, variant, plan.device, plan.to_onnx)
-        check_memory(engine.receptive_field, plan.height, plan.width, find_device(plan.device))
+        check_memory(engine.receptive_field.bytes_per_pixel, plan.height, plan.width, find_device(plan.device))
         return engine
     except Exception as error:  # what a machine cannot do is a result, too
         return error
@@ -191,7 +191,7 @@ def _time(
         engine = engines[pair]
         if isinstance(engine, TorchEngine):
             image = 4 * engine.channels * plan.height * plan.width
-            runs[pair].memory = peak_memory(calls[pair], device) + bytes_of(engine.network) + image
+            runs[pair].memory = peak_memory(calls[pair], device) + _bytes_of(engine.network) + image
     first = {pair: engines[pair] for pair in engines if pair[1] == plan.variants[0] and runs[pair].latency}
     for pair, milliseconds in _time_images(first, plan, device, watch).items():
         runs[pair].images_ms = milliseconds
@@ -216,6 +216,11 @@ def _time_images(
             call()
             times[pair].append(latency.milliseconds(call, device))
     return {pair: fmean(values) for pair, values in times.items()}
+
+
+def _bytes_of(network: nn.Module) -> int:
+    """Of its weights and buffers."""
+    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
 
 
 def _evaluate(engine: Engine, plan: Plan, watch: Watch) -> Quality:

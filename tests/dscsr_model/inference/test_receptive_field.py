@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.rcan_arch import RCAN
+from small_models import Windows
 from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN
-from dscsr_model.inference.receptive_field import receptive_field
+from dscsr_arch.sizes import ANY_SIZE, SizeRequirements
+from dscsr_model.inference.receptive_field import MARGIN, receptive_field
 
 
 def reach_of_gradients(network, side):
@@ -36,25 +40,82 @@ def interpolating(mode):
     return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Upsample(scale_factor=2, mode=mode))
 
 
+class Swallowing(nn.Module):
+    """What is no number becomes 0, or an error."""
+
+    def __init__(self, fails):
+        super().__init__()
+        self.first, self.last = (nn.Conv2d(3, 3, 5, padding=2) for _ in range(2))
+        self.fails = fails
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.fails and not x.isfinite().all():
+            raise IndexError("somewhere outside")
+        return self.last(x.nan_to_num(0))
+
+
 @pytest.mark.parametrize(
     ("build", "radius"),
     [
         (lambda: SPAN(feature_channels=3, upscale=2).fuse(), 21),
         (lambda: CARN(num_feat=8, upscale=4), 21),
+        (lambda: EDSR(3, 3, num_feat=8), 36),
         (Shuffled, 6),
         (lambda: interpolating("nearest"), 1),
         (lambda: interpolating("bilinear"), 2),
         (lambda: interpolating("bicubic"), 3),
+        (lambda: nn.Conv2d(3, 3, 3, padding=7, dilation=7), 7),
+        (lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Sigmoid()), 1),
+        (nn.Identity, 0),
+        (lambda: Swallowing(False), 4),
+        (lambda: Swallowing(True), 4),
     ],
-    ids=["SPAN", "CARN", "Shuffled", "nearest", "bilinear", "bicubic"],
 )
 def test_radius(build, radius):
     network = build().eval()
     found = receptive_field(network, 3)
-    assert (found.radius, found.local) == (radius, True)
-    reach = reach_of_gradients(network, 2 * radius + 9)
-    assert reach <= radius
-    assert reach >= radius - 1  # the last half of a pixel may not be used by any of the output's pixels
+    assert (found.radius, found.local, found.step) == (radius, True, 1)
+    if radius > 1 and not isinstance(network, Swallowing):
+        # The last half of a pixel may not be used by any of the output's pixels.
+        assert radius - 1 <= reach_of_gradients(network, 2 * radius + 9) <= radius
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((1, 5), (0, 2)), ((5, 1), (2, 0))])
+def test_both_directions_count(kernel, padding):
+    assert receptive_field(nn.Conv2d(3, 3, kernel, padding=padding), 3).radius == 2
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes", "step"),
+    [
+        (lambda: Windows(8), SizeRequirements(8, 8), 8),
+        (lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 12, 3, padding=1), nn.PixelShuffle(2)), (2, 2), 2),
+        (lambda: Unshuffled(), ANY_SIZE, 2),
+        (lambda: nn.Sequential(nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.PixelShuffle(2)), (2, 2), 2),
+    ],
+    ids=["windows", "unshuffle", "padding by itself", "stride"],
+)
+def test_where_tiles_have_to_begin(network, sizes, step):
+    """What depends on a pixel's place in a window moves with whole windows only."""
+    sizes = SizeRequirements(*sizes)
+    found = receptive_field(network().eval(), 3, sizes)
+    assert found.local
+    assert (found.sizes, found.step) == (sizes, step)
+    assert step - 1 <= found.radius < 3 * step
+
+
+class Unshuffled(nn.Module):
+    """Takes images of any size, and works on pairs of rows and columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 3, padding=1)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+        return F.pixel_shuffle(self.conv(F.pixel_unshuffle(x, 2)), 2)[..., :height, :width]
 
 
 class Attending(nn.Module):
@@ -63,21 +124,31 @@ class Attending(nn.Module):
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x):
-        return self.conv(x) * x.mean(dim=(2, 3), keepdim=True)
+        return self.conv(x) * torch.sigmoid(x.mean(dim=(2, 3), keepdim=True))
+
+
+class Placed(nn.Conv2d):
+    """Knows where each pixel is."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.linspace(0, 1, x.shape[-1])
 
 
 @pytest.mark.parametrize(
     "network",
     [
         Attending(),
+        RCAN(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4),
         nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.GroupNorm(1, 3)),
-        nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 12, 3, padding=1), nn.PixelShuffle(2)),
-        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.PixelShuffle(2)),
+        Placed(3, 3, 3, padding=1),
+        nn.Dropout(0.5).train(),
+        nn.Sequential(nn.ReflectionPad2d(8), nn.Conv2d(3, 3, 17)),
     ],
-    ids=["pooling", "norm", "unshuffle", "stride"],
+    ids=["pooling", "RCAN", "norm", "coordinates", "random", "fails on narrow images"],
 )
 def test_what_tiles_would_change(network):
-    assert not receptive_field(network.eval(), 3).local
+    found = receptive_field(network if isinstance(network, nn.Dropout) else network.eval(), 3)
+    assert (found.local, found.radius) == (False, MARGIN)
 
 
 def test_memory():

@@ -14,7 +14,8 @@ from dscsr_arch.sizes import SizeRequirements
 from dscsr_model.inference import tiles
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.receptive_field import ReceptiveField
-from dscsr_model.inference.tiles import Tiling, Upscaler, Window, fill_hidden, split
+from dscsr_model.inference.tiles import Tiling, Upscaler, fill_transparent
+from dscsr_model.tiling import Window, split
 
 
 class FakeEngine:
@@ -110,7 +111,7 @@ def test_hidden_colours_do_not_leak():
     pixels[:, :3] = (200, 100, 50, 255)
     pixels[:, 5] = (1, 2, 3, 9)
     before = pixels.copy()
-    filled = fill_hidden(pixels)
+    filled = fill_transparent(pixels)
     np.testing.assert_array_equal(pixels, before)
     assert (filled[:, 3, :3] == (200, 100, 50)).all()
     assert (filled[:, 4, :3] == (1, 2, 3)).all()
@@ -118,7 +119,7 @@ def test_hidden_colours_do_not_leak():
     visible = before[:, :, 3] > 0
     np.testing.assert_array_equal(filled[visible], before[visible])
     everything_hidden = np.zeros((2, 2, 2), np.uint16)
-    assert fill_hidden(everything_hidden) is everything_hidden
+    assert fill_transparent(everything_hidden) is everything_hidden
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60), times=st.integers(1, 70), multiple=st.integers(1, 9))
@@ -185,7 +186,7 @@ def test_no_memory_at_all(multiple, smallest):
         Upscaler(engine)(drawn((64, 64, 3)))
 
 
-def test_a_network_that_fails_on_a_image():
+def test_a_network_that_fails_on_an_image():
     """Padding by reflection needs more than one pixel; the network says so, not we."""
 
     def padded(y):

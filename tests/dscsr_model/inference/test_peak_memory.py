@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from dscsr_model.profiling.memory import bytes_of, peak, peak_memory
+from dscsr_model.inference.peak_memory import peak, peak_memory
 
 CPU = torch.device("cpu")
 MEGA = 1_000_000
@@ -47,8 +46,3 @@ def test_peak_of_what_is_all_taken_then_given_back(sizes):
 @pytest.mark.parametrize(("changes", "most"), [([], 0), ([-5, 3], 3), ([4, -4, 4, 2, -6], 6), ([1, -5, 2], 2)])
 def test_peak_by_hand(changes, most):
     assert peak(changes) == most
-
-
-def test_bytes_of_a_network():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).half())
-    assert bytes_of(network) == 4 * (4 * 3 * 9 + 4) + 2 * 4 * 4 + 8  # and the counter of BatchNorm

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
@@ -25,10 +25,12 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or else the profiler writes to the terminal
     with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profile:
         result = call()  # kept until the end: it is part of the peak
     del result
-    return peak(_allocations(profile))
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    return peak(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
 
 
 def peak(changes: Iterable[int]) -> int:
@@ -37,14 +39,3 @@ def peak(changes: Iterable[int]) -> int:
     What is given back without having been taken was there before, and does not count.
     """
     return max(accumulate(changes, lambda held, change: max(0, held + change), initial=0))
-
-
-def bytes_of(network: nn.Module) -> int:
-    """Of its weights and buffers."""
-    tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _allocations(profile: Any) -> list[int]:
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
