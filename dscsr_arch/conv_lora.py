@@ -11,18 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.errors import LoRAError
-from dscsr_arch.lora_layer import ConvLoRA, check_plain
+from dscsr_arch.lora_layer import ConvLoRA, check_layer
 from dscsr_arch.low_rank import (
     adapters,
     average_lora,
-    check_setting,
     factor_shapes,
     named_entries,
     rank_limit,
@@ -51,6 +50,14 @@ Setting = Sequence[float]
 Network = TypeVar("Network", bound=nn.Module)
 
 
+class _Planned(NamedTuple):
+    """What a convolution is to carry; from the user, rank and alpha may still be anything."""
+
+    name: str
+    rank: Any
+    alpha: Any
+
+
 def inject(
     network: Network, ranks: Mapping[str, Setting | None], *, dropout: float = 0.0, clip_ranks: bool = False
 ) -> Network:
@@ -75,10 +82,7 @@ def inject(
         LoRAError: A pattern meets no convolution or none that an earlier one has not taken, a setting is out of range
             for a layer, or a layer cannot carry ConvLoRA. The network is then untouched.
     """
-    planned = _within_limits(_plan(network, ranks), clip_ranks)
-    for conv, (name, rank, alpha) in planned.items():
-        _check_layer(network, conv, name, rank, alpha, dropout)
-    return _install(network, planned, dropout)
+    return _install(network, _within_limits(_plan(network, ranks), clip_ranks), dropout)
 
 
 def lora_layers(network: nn.Module) -> dict[str, ConvLoRA]:
@@ -113,7 +117,7 @@ def lora_state_dict(network: nn.Module) -> dict[str, Tensor]:
     """
     layers = lora_layers(network)
     if not layers:
-        raise LoRAError("Expected a network with ConvLoRA layers, but got one without. inject() puts them in.")
+        raise LoRAError("a network with ConvLoRA layers", "one without", "inject() puts them in.")
     return named_entries({name: layer.adapter() for name, layer in layers.items()})
 
 
@@ -132,90 +136,82 @@ def load_lora_state_dict(network: Network, state: Mapping[str, Tensor]) -> Netwo
     """
     given = adapters(state)
     if missing := sorted(lora_layers(network).keys() - given.keys()):
-        raise LoRAError(
-            f"Expected adapters of every ConvLoRA layer of the network, but got none of {_some(missing)}. "
-            "Load them onto the base network."
-        )
+        got = f"none of {_some(missing)}"
+        raise LoRAError("adapters of every ConvLoRA layer of the network", got, "Load them onto the base network.")
     named = {name: conv for conv, names in _convolutions(network).items() for name in names}
-    planned: dict[nn.Conv2d, tuple[str, int, float]] = {}
+    planned: dict[nn.Conv2d, _Planned] = {}
     for name, adapter in given.items():
         if name not in named:
-            raise LoRAError(
-                f"Expected adapters of convolutions of the network ({_some(list(named))}), but got one of {name!r}. "
-                "Take the network that they were trained on; a SPAN must be fused first."
-            )
+            expected = f"adapters of convolutions of the network ({_some(list(named))})"
+            remedy = "Take the network that they were trained on; a SPAN must be fused first."
+            raise LoRAError(expected, f"one of {name!r}", remedy)
         shape = named[name].weight.shape
-        rank, alpha = adapter.a.shape[0] // rank_unit(shape), float(adapter.alpha)
-        shapes = tuple(adapter.a.shape), tuple(adapter.b.shape)
+        rank = adapter.lora_A.shape[0] // rank_unit(shape)
+        shapes = tuple(adapter.lora_A.shape), tuple(adapter.lora_B.shape)
         if shapes != factor_shapes(shape, rank):
-            raise LoRAError(
-                f"Expected adapters that fit a weight {tuple(shape)} of layer {name!r}, but got lora_A {shapes[0]} and "
-                f"lora_B {shapes[1]}. Take the network that they were trained on."
-            )
-        conv = named[name]
-        own = (conv.alpha, conv.dropout) if isinstance(conv, ConvLoRA) else (alpha, 0.0)  # alpha comes with the state
-        _check_layer(network, conv, name, rank, *own)
-        planned[conv] = (name, rank, alpha)
-    network = _install(network, planned, dropout=0.0)
+            expected = f"adapters that fit a weight {tuple(shape)} of layer {name!r}"
+            got = f"lora_A {shapes[0]} and lora_B {shapes[1]}"
+            raise LoRAError(expected, got, "Take the network that they were trained on.")
+        planned[named[name]] = _Planned(name, rank, float(adapter.lora_alpha))
+    network = _install(network, planned, dropout=None)
     for name, adapter in given.items():
-        cast(ConvLoRA, network.get_submodule(name)).take(adapter)
+        network.get_submodule(name).load_state_dict(adapter._asdict(), strict=False)  # weight and bias are the base's
     return network
 
 
-def _plan(network: nn.Module, ranks: Mapping[str, Setting | None]) -> dict[nn.Conv2d, tuple[str, Any, Any]]:
-    """Which convolutions ``ranks`` means: to their name, rank and alpha (both unchecked)."""
+def _plan(network: nn.Module, ranks: Mapping[str, Setting | None]) -> dict[nn.Conv2d, _Planned]:
+    """Which convolutions ``ranks`` means, and what they are to carry."""
     if not isinstance(ranks, Mapping) or not ranks:
-        raise LoRAError(f"Expected patterns of layer names with their (rank, alpha), but got {ranks!r}. Name some.")
+        raise LoRAError("patterns of layer names with their (rank, alpha)", repr(ranks), "Name some.")
     convolutions = _convolutions(network)
-    planned: dict[nn.Conv2d, Any] = {}  # None: left out
+    planned: dict[nn.Conv2d, _Planned | None] = {}  # None: left out
     for pattern, setting in ranks.items():
         if not isinstance(pattern, str):  # YAML reads `0:` as a number
-            raise LoRAError(f"Expected a pattern of layer names, but got the value {pattern!r}. Quote it.")
+            raise LoRAError("a pattern of layer names", f"the value {pattern!r}", "Quote it.")
         if setting is not None and (isinstance(setting, str) or not isinstance(setting, Sequence) or len(setting) != 2):
-            raise LoRAError(
-                f"Expected (rank, alpha) for the pattern {pattern!r}, but got {setting!r}. Write two numbers."
-            )
+            raise LoRAError(f"(rank, alpha) for the pattern {pattern!r}", repr(setting), "Write two numbers.")
         met = {conv: names[0] for conv, names in convolutions.items() if any(_meets(name, pattern) for name in names)}
+        new = {conv: name for conv, name in met.items() if conv not in planned}
         if not met:
-            raise LoRAError(
-                f"Expected the pattern {pattern!r} to meet a convolution, but it meets none of "
-                f"{_some([names[0] for names in convolutions.values()])}. Correct it, or leave it out."
-            )
-        plan: tuple[Any, ...] | None = None if setting is None else tuple(setting)
-        new = {conv: plan and (name, *plan) for conv, name in met.items() if conv not in planned}
+            got = f"one that meets none of {_some([names[0] for names in convolutions.values()])}"
+            raise LoRAError(f"the pattern {pattern!r} to meet a convolution", got, "Correct it, or leave it out.")
         if not new:
-            raise LoRAError(
-                f"Expected the pattern {pattern!r} to meet a convolution of its own, but earlier patterns take all "
-                f"that it meets ({_some(list(met.values()))}). The first pattern counts: move it to the front."
-            )
-        planned |= new
+            got = f"one whose layers earlier patterns take ({_some(list(met.values()))})"
+            remedy = "The first pattern counts: move it to the front."
+            raise LoRAError(f"the pattern {pattern!r} to meet a convolution of its own", got, remedy)
+        planned |= {conv: None if setting is None else _Planned(name, *setting) for conv, name in new.items()}
     kept = {conv: plan for conv, plan in planned.items() if plan is not None}
     if not kept:
-        raise LoRAError(f"Expected a pattern with (rank, alpha), but got {dict(ranks)!r}, which leave every layer out.")
+        raise LoRAError("a pattern with (rank, alpha)", f"{dict(ranks)!r}, which leave every layer out")
     return kept
 
 
-def _within_limits(planned: dict[nn.Conv2d, tuple[str, Any, Any]], clip: bool) -> dict[nn.Conv2d, tuple[str, Any, Any]]:
-    """``planned`` with ranks that the weights allow; the other values are still unchecked."""
+def _within_limits(planned: dict[nn.Conv2d, _Planned], clip: bool) -> dict[nn.Conv2d, _Planned]:
+    """``planned`` with ranks that the weights allow."""
     limits = {conv: rank_limit(conv.weight.shape) for conv in planned if not is_lazy(conv.weight)}
-    high = {c: limits[c] for c, (_, rank, _) in planned.items() if isinstance(rank, int) and rank > limits.get(c, rank)}
-    if high and not clip:
-        names = [planned[conv][0] for conv in high]
-        first = next(iter(high))
-        pattern = re.sub(r"\b\d+\b", "*", names[0])
-        if {name for name, *_ in planned.values() if _meets(name, pattern)} != set(names):
-            pattern = names[0]
+    high = {
+        conv: plan
+        for conv, plan in planned.items()
+        if isinstance(plan.rank, int) and plan.rank > limits.get(conv, plan.rank)
+    }
+    if clip:
+        for conv, (name, rank, alpha) in high.items():
+            same_scale = alpha * limits[conv] / rank if isinstance(alpha, (int, float)) else alpha
+            planned = planned | {conv: _Planned(name, limits[conv], same_scale)}
+        return planned
+    for conv, (name, rank, _) in high.items():
+        names = [plan.name for plan in high.values()]
+        pattern = re.sub(r"\b\d+\b", "*", name)
+        if {plan.name for plan in planned.values() if _meets(plan.name, pattern)} != set(names):
+            pattern = name
+        allowed = f"{limits[conv]} (all that a weight {tuple(conv.weight.shape)} allows)"
         raise LoRAError(
-            f"Expected a LoRA rank of at most {high[first]} (all that a weight {tuple(first.weight.shape)} allows) in "
-            f"{_some(names, 1)}, but got {planned[first][1]}. Leave out such layers (depthwise convolutions, heads of "
-            f"few channels) by a pattern before the others, `'{pattern}': ~`, or lower the rank there by `rank: auto`, "
-            "in Python clip_ranks=True."
+            f"a LoRA rank of at most {allowed} in {_some(names, 1)}",
+            rank,
+            "Leave out such layers (depthwise convolutions, heads of few channels) by a pattern before the others, "
+            f"`'{pattern}': ~`, or lower the rank there by `rank: auto`, in Python clip_ranks=True.",
         )
-
-    def clipped(name: str, rank: Any, alpha: Any, limit: int) -> tuple[str, Any, Any]:
-        return name, limit, alpha * limit / rank if isinstance(alpha, (int, float)) else alpha
-
-    return planned | {conv: clipped(*planned[conv], limit) for conv, limit in high.items()}
+    return planned
 
 
 def _meets(name: str, pattern: str) -> bool:
@@ -231,32 +227,36 @@ def _convolutions(network: nn.Module) -> dict[nn.Conv2d, list[str]]:
     return found
 
 
-def _check_layer(network: nn.Module, conv: nn.Conv2d, name: str, rank: object, alpha: object, dropout: object) -> None:
-    """Raise LoRAError unless ``conv`` can become, or is, ConvLoRA with these values."""
-    layer = f"layer {name!r}"
-    if not isinstance(conv, ConvLoRA):
-        check_plain(conv, layer)
-    check_setting(conv.weight.shape, rank, alpha, dropout, layer)
-    if isinstance(conv, ConvLoRA):
-        if (conv.rank, conv.alpha, conv.dropout) != (rank, alpha, dropout):
+def _install(network: Network, planned: Mapping[nn.Conv2d, _Planned], dropout: float | None) -> Network:
+    """Check all layers, then replace them by ConvLoRA, and freeze what is not LoRA.
+
+    Args:
+        network: Changed in place.
+        planned: Its convolutions; those that are ConvLoRA already must be as planned.
+        dropout: Of all layers. None for none in new ones, and whatever dropout and alpha those have that are there.
+    """
+    branches = {
+        conv
+        for block in network.modules()
+        if isinstance(block, Conv3XC) and not block.fused
+        for conv in block.modules()
+    }
+    for conv, (name, rank, alpha) in planned.items():
+        if not isinstance(conv, ConvLoRA):
+            check_layer(conv, rank, alpha, dropout or 0.0, f"layer {name!r}")
+        elif conv.rank != rank or (dropout is not None and (conv.alpha, conv.dropout) != (alpha, dropout)):
+            wanted = f"rank {rank}, alpha {alpha}, dropout {dropout or 0}"
+            got = f"one of rank {conv.rank}, alpha {conv.alpha:g}, dropout {conv.dropout:g}"
+            remedy = "Fuse it first, or take the base network."
+            raise LoRAError(f"layer {name!r} to be without LoRA or of {wanted}", got, remedy)
+        if conv in branches:
             raise LoRAError(
-                f"Expected {layer} to be without LoRA or of rank {rank}, alpha {alpha:g}, dropout {dropout:g}, but it "
-                f"has rank {conv.rank}, alpha {conv.alpha:g}, dropout {conv.dropout:g}. Fuse it first, or take the "
-                "base network."
+                f"layer {name!r} to be a convolution that the network calls",
+                "a branch of a Conv3XC, which is merged by its weights",
+                "Call the network's fuse() first.",
             )
-        return
-    unfused = (block for block in network.modules() if isinstance(block, Conv3XC) and not block.fused)
-    if any(conv in block.modules() for block in unfused):
-        raise LoRAError(
-            f"Expected {layer} to be a convolution that the network calls, but got a branch of a Conv3XC, which is "
-            "merged by its weights. Call the network's fuse() first."
-        )
-
-
-def _install(network: Network, planned: Mapping[nn.Conv2d, tuple[str, int, float]], dropout: float) -> Network:
-    """Replace convolutions by ConvLoRA, all checked before, and freeze what is not LoRA."""
-    layers: dict[nn.Module, nn.Module] = {
-        conv: ConvLoRA.from_conv(conv, rank, alpha, dropout)
+    layers = {
+        conv: ConvLoRA(conv, rank, alpha, dropout or 0.0)
         for conv, (_, rank, alpha) in planned.items()
         if not isinstance(conv, ConvLoRA)
     }
@@ -268,11 +268,11 @@ def _install(network: Network, planned: Mapping[nn.Conv2d, tuple[str, int, float
     return network
 
 
-def _replace(network: Network, layers: Mapping[nn.Module, nn.Module]) -> Network:
+def _replace(network: Network, layers: Mapping[Any, nn.Module]) -> Network:
     """Put the values of ``layers`` in the places of its keys, wherever these are used."""
     for module in list(network.modules()):
         for name, child in list(module._modules.items()):  # named_children() would skip a second use
-            if child is not None and child in layers:
+            if child in layers:
                 module.add_module(name, layers[child])
     return cast(Network, layers.get(network, network))
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from dscsr_arch.errors import LoRAError
-from dscsr_arch.low_rank import ENTRIES, Adapter, check_setting, factor_shapes, rank_unit, weight_update
+from dscsr_arch.low_rank import ENTRIES, Adapter, factor_shapes, is_number, rank_limit, rank_unit
 from dscsr_arch.no_autocast import no_autocast
 
 
@@ -32,66 +32,36 @@ class ConvLoRA(nn.Conv2d):
     Formula: the convolution's, with ``weight + (alpha/rank) · (lora_B @ lora_A)`` in the weight's shape.
     ``lora_A`` starts Kaiming-uniform (a = √5), ``lora_B`` zero: a new layer is exactly its base.
 
-    Shapes: as ``nn.Conv2d``; those of the factors are in `low_rank`.
+    Shapes: those of the convolution; those of the factors are in `low_rank`.
 
     Args:
-        in_channels: As for ``nn.Conv2d``; so are ``out_channels``, ``kernel_size`` and ``conv_arguments``.
-        out_channels: See above.
-        kernel_size: See above.
+        conv: Whose parameters, which become frozen, geometry, dtype, device and mode the layer takes over.
         rank: Of the update, at most what the weight allows.
         alpha: The update is multiplied by alpha/rank.
         dropout: Probability in [0, 1) with which, in training, a value of the update's input is dropped. It costs a
             second convolution.
-        **conv_arguments: stride, padding, dilation, groups, bias, padding_mode, device, dtype.
 
     Raises:
-        LoRAError: rank, alpha or dropout is out of range.
+        LoRAError: See `check_layer`.
     """
 
     lora_alpha: Tensor
     base_weight: Tensor | None
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        rank: int = 2,
-        alpha: float = 4.0,
-        dropout: float = 0.0,
-        **conv_arguments: Any,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, **conv_arguments)
-        check_setting(self.weight.shape, rank, alpha, dropout, "this convolution")
-        self.dropout = dropout
+    def __init__(self, conv: nn.Conv2d, rank: int, alpha: float, dropout: float = 0.0) -> None:
+        check_layer(conv, rank, alpha, dropout)
+        super().__init__(**_geometry(conv))
+        self.weight, self.bias = conv.weight, conv.bias
         self.requires_grad_(False)
-        self.register_buffer("base_weight", None, persistent=False)
-        self._start(rank, alpha)
-
-    def _start(self, rank: int, alpha: float) -> None:
-        """New factors, on the device of the weight."""
+        self.dropout = dropout
         shape_a, shape_b = factor_shapes(self.weight.shape, rank)
         self.lora_A = nn.Parameter(self.weight.new_empty(shape_a))
         self.lora_B = nn.Parameter(self.weight.new_zeros(shape_b))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         precise = torch.promote_types(self.weight.dtype, torch.float32)
         self.register_buffer("lora_alpha", torch.tensor(float(alpha), device=self.weight.device, dtype=precise))
-
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, rank: int, alpha: float, dropout: float = 0.0) -> ConvLoRA:
-        """A layer around the parameters of ``conv``, which are frozen; same geometry, dtype, device and mode.
-
-        Raises:
-            LoRAError: rank, alpha or dropout is out of range, or ``conv`` does more than convolve with its weight.
-        """
-        check_plain(conv, "this convolution")
-        check_setting(conv.weight.shape, rank, alpha, dropout, "this convolution")
-        layer = cls(**_geometry(conv), rank=rank, alpha=alpha, dropout=dropout, device="meta", dtype=conv.weight.dtype)
-        layer.weight, layer.bias = conv.weight, conv.bias
-        layer.requires_grad_(False)
-        layer._start(rank, alpha)
-        return layer.train(conv.training)
+        self.register_buffer("base_weight", None, persistent=False)
+        self.train(conv.training)
 
     @property
     def rank(self) -> int:
@@ -104,54 +74,35 @@ class ConvLoRA(nn.Conv2d):
         return float(self.lora_alpha)
 
     @property
-    def scaling(self) -> float:
-        """alpha/rank."""
-        return self.alpha / self.rank
-
-    @property
     def merged(self) -> bool:
         """Whether ``weight`` holds the merged weight at the moment."""
         return self.base_weight is not None
 
     def delta(self) -> Tensor:
-        """The weight update, in the weight's shape and dtype, merged or not; differentiable."""
-        return self._precise_delta().to(self.weight.dtype)
+        """The weight update, in the weight's shape, in float32 at least, merged or not; differentiable."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with no_autocast(self.weight.device):
+            # A new tensor, not the buffer, goes into the graph: DistributedDataParallel writes buffers at each forward.
+            scaling = self.lora_alpha.to(dtype) / self.rank
+            return (self.lora_B.to(dtype) @ self.lora_A.to(dtype)).view(self.weight.shape) * scaling
 
     def effective_weight(self) -> Tensor:
         """What the image is convolved with: base and update added up, in the weight's dtype; differentiable."""
         if self.merged:
             return self.weight
-        delta = self._precise_delta()
+        delta = self.delta()
         return (self.weight.to(delta.dtype) + delta).to(self.weight.dtype)
-
-    def _precise_delta(self) -> Tensor:
-        """The update in float32 at least, also under autocast."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with no_autocast(self.weight.device):
-            # A new tensor, not the buffer, goes into the graph: DistributedDataParallel writes buffers at each forward.
-            scaling = self.lora_alpha.to(dtype) / self.rank
-            return weight_update(self.lora_A.to(dtype), self.lora_B.to(dtype), scaling, self.weight.shape)
 
     def adapter(self) -> Adapter:
         """The three LoRA entries, as a state dict has them."""
         return Adapter(self.lora_A.detach(), self.lora_B.detach(), self.lora_alpha)
-
-    @torch.no_grad()
-    def take(self, adapter: Adapter) -> None:
-        """Copy the values of an adapter of this rank; a merged layer is merged anew."""
-        merged = self.merged
-        self.unmerge()
-        for own, given in zip((self.lora_A, self.lora_B, self.lora_alpha), adapter, strict=True):
-            own.copy_(given.view_as(own))
-        if merged:
-            self.merge()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """Convolve ``input`` (B, in_channels, H, W)."""
         if self.merged or not self.training or not self.dropout:
             return self._conv_forward(input, self.effective_weight(), self.bias)
         base = self._conv_forward(input, self.weight, self.bias)
-        return base + self._conv_forward(F.dropout(input, self.dropout), self.delta(), None)
+        return base + self._conv_forward(F.dropout(input, self.dropout), self.delta().to(self.weight.dtype), None)
 
     @torch.no_grad()
     def merge(self) -> ConvLoRA:
@@ -173,7 +124,7 @@ class ConvLoRA(nn.Conv2d):
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         """The plain convolution that this layer amounts to, frozen; the layer itself stays as it is."""
-        conv = nn.Conv2d(**_geometry(self), device="meta", dtype=self.weight.dtype)
+        conv = nn.Conv2d(**_geometry(self))
         conv.weight = nn.Parameter(self.effective_weight().clone(), requires_grad=False)
         conv.bias = self.bias
         return conv.train(self.training)
@@ -188,8 +139,8 @@ class ConvLoRA(nn.Conv2d):
         merged = self.merged
         self.unmerge()
         if f"{prefix}weight" in state_dict and not any(f"{prefix}{entry}" in state_dict for entry in ENTRIES):
-            own = (self.lora_A, torch.zeros_like(self.lora_B), self.lora_alpha)
-            state_dict.update({f"{prefix}{entry}": tensor for entry, tensor in zip(ENTRIES, own, strict=True)})
+            own = self.adapter()._replace(lora_B=torch.zeros_like(self.lora_B))
+            state_dict.update({f"{prefix}{entry}": tensor for entry, tensor in own._asdict().items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
         if merged:
             self.merge()
@@ -199,8 +150,16 @@ class ConvLoRA(nn.Conv2d):
         return f"{super().extra_repr()}, rank={self.rank}, dropout={self.dropout}, merged={self.merged}"
 
 
-def check_plain(conv: nn.Conv2d, layer: str) -> None:
-    """Raise LoRAError for a subclass, or a re-parameterised layer, that does more than convolve with its weight."""
+def check_layer(conv: nn.Conv2d, rank: object, alpha: object, dropout: object, layer: str = "this convolution") -> None:
+    """Raise LoRAError unless a convolution can become ConvLoRA of this rank, alpha and dropout.
+
+    Args:
+        conv: Convolves with its ``weight``; subclasses and re-parameterised layers that do more cannot become it.
+        rank: An integer from 1 to `rank_limit` of the weight's shape.
+        alpha: A positive number.
+        dropout: A number in [0, 1).
+        layer: What messages call the convolution.
+    """
     kind = type(conv)
     if (
         kind.forward is not nn.Conv2d.forward
@@ -208,13 +167,22 @@ def check_plain(conv: nn.Conv2d, layer: str) -> None:
         or not {name for name, _ in conv.named_parameters()} <= {"weight", "bias"}
         or is_lazy(conv.weight)
     ):
-        raise LoRAError(
-            f"Expected {layer} to be a plain nn.Conv2d, but got {kind.__name__}, which forms its weight in a way of "
-            "its own. Leave it out of the patterns, or make it a plain convolution first."
-        )
+        got = f"{kind.__name__}, which forms its weight in a way of its own"
+        remedy = "Leave it out of the patterns, or make it a plain convolution first."
+        raise LoRAError(f"{layer} to be a plain nn.Conv2d", got, remedy)
+    limit = rank_limit(conv.weight.shape)
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= limit:
+        allowed = f"an integer from 1 to {limit} (what its weight {tuple(conv.weight.shape)} allows)"
+        remedy = "Give a smaller positive integer, or leave the layer out."
+        raise LoRAError(f"the LoRA rank of {layer} to be {allowed}", repr(rank), remedy)
+    if not is_number(alpha) or alpha <= 0:  # type: ignore[operator]
+        raise LoRAError(f"the LoRA alpha of {layer} to be a positive number", repr(alpha), "Twice the rank is usual.")
+    if not is_number(dropout) or not 0 <= dropout < 1:  # type: ignore[operator]
+        raise LoRAError(f"the LoRA dropout of {layer} to be a number in [0, 1)", repr(dropout), "Take 0 for none.")
 
 
 def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
-    """Constructor arguments of a convolution like this one."""
+    """Constructor arguments of a convolution like this one, without memory for its weight."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
+    arguments = {name: getattr(conv, name) for name in names}
+    return {**arguments, "bias": conv.bias is not None, "device": "meta", "dtype": conv.weight.dtype}

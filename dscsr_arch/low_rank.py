@@ -19,16 +19,19 @@ from torch import Tensor
 
 from dscsr_arch.errors import LoRAError
 
-ENTRIES = ("lora_A", "lora_B", "lora_alpha")
-"""What a layer has in a state dict beside its weight and bias."""
-
 
 class Adapter(NamedTuple):
-    """The three entries of one layer: ``a`` (r·k, in/groups·kw), ``b`` (out·kh, r·k) and the 0-dim ``alpha``."""
+    """What a layer has in a state dict beside its weight and bias."""
 
-    a: Tensor
-    b: Tensor
-    alpha: Tensor
+    lora_A: Tensor  # noqa: N815 - the original's name, as in files
+    """(r·k, in/groups·kw)."""
+    lora_B: Tensor  # noqa: N815
+    """(out·kh, r·k)."""
+    lora_alpha: Tensor
+    """0-dimensional."""
+
+
+ENTRIES = Adapter._fields
 
 
 def rank_unit(shape: Sequence[int]) -> int:
@@ -49,37 +52,6 @@ def factor_shapes(shape: Sequence[int], rank: int) -> tuple[tuple[int, int], tup
     return (inner, inp * width), (out * height, inner)
 
 
-def weight_update(a: Tensor, b: Tensor, scaling: Tensor | float, shape: Sequence[int]) -> Tensor:
-    """``scaling · (b @ a)`` as a weight of ``shape`` (out, in/groups, kh, kw). Differentiable."""
-    return (b @ a).view(*shape) * scaling
-
-
-def check_setting(shape: Sequence[int], rank: object, alpha: object, dropout: object, layer: str) -> None:
-    """Raise LoRAError unless a weight of ``shape`` can have LoRA of this rank, alpha and dropout.
-
-    Args:
-        shape: (out, in/groups, kh, kw) of the weight.
-        rank: An integer from 1 to ``rank_limit(shape)``.
-        alpha: A positive number.
-        dropout: A number in [0, 1).
-        layer: What messages call the layer.
-    """
-    limit = rank_limit(shape)
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= limit:
-        raise LoRAError(
-            f"Expected the LoRA rank of {layer} to be an integer from 1 to {limit} (what its weight "
-            f"{tuple(shape)} allows), but got {rank!r}. Give a smaller positive integer, or leave the layer out."
-        )
-    if not _is_number(alpha) or alpha <= 0:  # type: ignore[operator]
-        raise LoRAError(
-            f"Expected the LoRA alpha of {layer} to be a positive number, but got {alpha!r}. Twice the rank is usual."
-        )
-    if not _is_number(dropout) or not 0 <= dropout < 1:  # type: ignore[operator]
-        raise LoRAError(
-            f"Expected the LoRA dropout of {layer} to be a number in [0, 1), but got {dropout!r}. Take 0 for none."
-        )
-
-
 def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
     """Sort a state dict of LoRA entries by layer.
 
@@ -93,27 +65,33 @@ def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
     for name, tensor in state.items():
         layer, _, entry = name.rpartition(".")
         if entry not in ENTRIES:
-            raise LoRAError(
-                f"Expected LoRA entries only ({', '.join(ENTRIES)} of each layer), but got {name}. "
-                "Give a file of adapters, as lora_state_dict() makes it."
-            )
+            remedy = "Give a file of adapters, as lora_state_dict() makes it."
+            raise LoRAError(f"LoRA entries only ({', '.join(ENTRIES)} of each layer)", name, remedy)
         layers.setdefault(layer, {})[entry] = tensor
     if not layers:
-        raise LoRAError("Expected the LoRA entries of at least one layer, but got none.")
-    found = {}
-    for layer, entries in layers.items():
-        if missing := [name for name in ENTRIES if name not in entries]:
-            raise LoRAError(f"Expected {', '.join(ENTRIES)} of layer {layer!r}, but {', '.join(missing)} is missing.")
-        adapter = Adapter(*(entries[name] for name in ENTRIES))
-        if adapter.a.ndim != 2 or adapter.b.ndim != 2 or adapter.b.shape[1] != adapter.a.shape[0]:
-            raise LoRAError(
-                f"Expected lora_A (r, n) and lora_B (m, r) of layer {layer!r}, "
-                f"but got {tuple(adapter.a.shape)} and {tuple(adapter.b.shape)}."
-            )
-        if adapter.alpha.numel() != 1 or not (adapter.alpha.is_meta or 0 < float(adapter.alpha) < math.inf):
-            raise LoRAError(f"Expected lora_alpha of layer {layer!r} to be a positive number, but got {adapter.alpha}.")
-        found[layer] = adapter
-    return found
+        raise LoRAError("the LoRA entries of at least one layer", "none")
+    return {layer: _adapter(layer, entries) for layer, entries in layers.items()}
+
+
+def _adapter(layer: str, entries: Mapping[str, Tensor]) -> Adapter:
+    if entries.keys() != set(ENTRIES):
+        raise LoRAError(f"{', '.join(ENTRIES)} of layer {layer!r}", f"{', '.join(sorted(entries))} alone")
+    adapter = Adapter(**entries)
+    a, b, alpha = adapter
+    if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0]:
+        raise LoRAError(f"lora_A (r, n) and lora_B (m, r) of layer {layer!r}", f"{tuple(a.shape)} and {tuple(b.shape)}")
+    if alpha.numel() != 1 or not (alpha.is_meta or 0 < float(alpha) < math.inf):
+        raise LoRAError(f"lora_alpha of layer {layer!r} to be a positive number", alpha)
+    return adapter
+
+
+def named_entries(layers: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """The state dict of adapters: what `adapters` sorts by layer."""
+    return {
+        f"{layer}.{entry}" if layer else entry: tensor
+        for layer, adapter in layers.items()
+        for entry, tensor in adapter._asdict().items()
+    }
 
 
 def is_adapters(state: Mapping[str, Tensor]) -> bool:
@@ -133,8 +111,8 @@ def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
         weight = state.get(f"{layer}.weight")
         if weight is None or weight.ndim != 4:
             got = "none" if weight is None else f"one of shape {tuple(weight.shape)}"
-            raise LoRAError(f"Expected the weight (out, in, kh, kw) of {layer!r} beside its LoRA, but got {got}.")
-        ranks[layer] = (adapter.a.shape[0] // rank_unit(weight.shape), float(adapter.alpha))
+            raise LoRAError(f"the weight (out, in, kh, kw) of {layer!r} beside its LoRA", got)
+        ranks[layer] = (adapter.lora_A.shape[0] // rank_unit(weight.shape), float(adapter.lora_alpha))
     return ranks
 
 
@@ -148,9 +126,10 @@ def scale_lora(state: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     Raises:
         LoRAError: ``state`` holds no adapters, or ``factor`` is not a finite number.
     """
-    if not _is_number(factor):
-        raise LoRAError(f"Expected `factor` to be a finite number, but got {factor!r}.")
-    return named_entries({name: each._replace(b=each.b * factor) for name, each in adapters(state).items()})
+    if not is_number(factor):
+        raise LoRAError("`factor` to be a finite number", repr(factor))
+    scaled = {layer: each._replace(lora_B=each.lora_B * factor) for layer, each in adapters(state).items()}
+    return named_entries(scaled)
 
 
 def average_lora(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
@@ -166,47 +145,42 @@ def average_lora(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float
         LoRAError: There are no states, they are of different layers, or ``weights`` do not match.
     """
     if not states:
-        raise LoRAError("Expected at least one state dict of adapters to average, but got none.")
+        raise LoRAError("at least one state dict of adapters to average", "none")
     shares = [1 / len(states)] * len(states) if weights is None else list(weights)
-    if len(shares) != len(states) or not all(map(_is_number, shares)):
-        raise LoRAError(f"Expected {len(states)} finite numbers as `weights`, but got {weights!r}.")
+    if len(shares) != len(states) or not all(map(is_number, shares)):
+        raise LoRAError(f"{len(states)} finite numbers as `weights`", repr(weights))
     all_layers = [adapters(state) for state in states]
     for index, layers in enumerate(all_layers):
         if different := sorted(layers.keys() ^ all_layers[0].keys()):
+            got = f"number {index}, which differs from number 0 in {', '.join(different[:6])}"
             raise LoRAError(
-                f"Expected adapters of the same layers, but number {index} differs from number 0 in "
-                f"{', '.join(different[:6])}. Average adapters of one network with one `lora` setting."
+                "adapters of the same layers", got, "Average adapters of one network with one `lora` setting."
             )
     return named_entries(
-        {name: _weighted_sum([each[name] for each in all_layers], shares, name) for name in all_layers[0]}
+        {layer: _weighted_sum([each[layer] for each in all_layers], shares, layer) for layer in all_layers[0]}
     )
 
 
-def _weighted_sum(parts: Sequence[Adapter], shares: Sequence[float], layer: str) -> Adapter:
+def _weighted_sum(summands: Sequence[Adapter], shares: Sequence[float], layer: str) -> Adapter:
     """One adapter with the summed update. The k that makes a rank of an inner size cancels out, so is not needed."""
-    first = parts[0]
-    rows, columns = first.b.shape[0], first.a.shape[1]
-    if any((part.b.shape[0], part.a.shape[1]) != (rows, columns) for part in parts):
-        sizes = ", ".join(f"{part.b.shape[0]}×{part.a.shape[1]}" for part in parts)
-        raise LoRAError(f"Expected adapters for one shape of layer {layer!r}, but got updates of {sizes}.")
-    unit = first.alpha.double() / first.a.shape[0]  # this times k is alpha/r: the sum keeps the scaling of the first
-    factors = [share * part.alpha.double() / part.a.shape[0] / unit for share, part in zip(shares, parts, strict=True)]
-    a = torch.cat([part.a.double() for part in parts])
-    b = torch.cat([part.b.double() * factor for part, factor in zip(parts, factors, strict=True)], dim=1)
-    if a.shape[0] > min(rows, columns):  # more than the full rank: one factor can be the identity
-        eye = torch.eye(min(rows, columns), dtype=a.dtype, device=a.device)
-        a, b = (b @ a, eye) if rows <= columns else (eye, b @ a)
-    return Adapter(a.to(first.a), b.to(first.b), (unit * a.shape[0]).to(first.alpha))
+    first = summands[0]
+    sizes = [(each.lora_B.shape[0], each.lora_A.shape[1]) for each in summands]
+    if len(set(sizes)) > 1:
+        got = "updates of " + ", ".join(f"{rows}×{columns}" for rows, columns in sizes)
+        raise LoRAError(f"adapters for one shape of layer {layer!r}", got)
+    unit = first.lora_alpha.double() / first.lora_A.shape[0]  # times k, alpha/r: the sum keeps the first one's scaling
+    scales = [
+        share * each.lora_alpha.double() / each.lora_A.shape[0] / unit
+        for share, each in zip(shares, summands, strict=True)
+    ]
+    a = torch.cat([each.lora_A.double() for each in summands])
+    b = torch.cat([each.lora_B.double() * scale for each, scale in zip(summands, scales, strict=True)], dim=1)
+    if a.shape[0] > min(sizes[0]):  # more than the full rank: one factor can be the identity
+        eye = torch.eye(min(sizes[0]), dtype=a.dtype, device=a.device)
+        a, b = (b @ a, eye) if sizes[0][0] <= sizes[0][1] else (eye, b @ a)
+    return Adapter(a.to(first.lora_A), b.to(first.lora_B), (unit * a.shape[0]).to(first.lora_alpha))
 
 
-def named_entries(layers: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    """The state dict of adapters: what `adapters` sorts by layer."""
-    return {
-        f"{layer}.{entry}" if layer else entry: tensor
-        for layer, adapter in layers.items()
-        for entry, tensor in zip(ENTRIES, adapter, strict=True)
-    }
-
-
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

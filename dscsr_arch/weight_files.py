@@ -1,8 +1,7 @@
 """Weight files: open every dialect of them safely, and write them whole.
 
-Nothing here ever runs code from a file, whatever it claims to be (see `torch_files`). Nothing here takes much more
-memory than the file has bytes either: archives that unpack to more, and tensors that claim more numbers than are there,
-are refused.
+Nothing here ever runs code from a file, whatever it claims to be (see `torch_files`), or takes much more memory than
+the file has bytes: tensors that claim more numbers than are there are refused.
 """
 
 from __future__ import annotations
@@ -65,17 +64,18 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
     content, metadata = _content(path)
     weights = _unwrap(content, param_key, path)
     if not _is_state_dict(weights):
-        raise WeightsError(
-            f"Expected a state dict (names to tensors) in {path}, but got {_describe(weights)}. "
-            "Give a file of network weights, such as net_g_latest.pth (not a training state)."
-        )
+        remedy = "Give a file of network weights, such as net_g_latest.pth (not a training state)."
+        raise WeightsError(f"a state dict (names to tensors) in {path}", _describe(weights), remedy)
     # Detached, they are plain tensors: a pickle can hang anything onto a Parameter, also in place of its methods.
-    weights = {_bare(name): Tensor.detach(tensor) for name, tensor in weights.items()}
+    weights = {
+        name.removeprefix("module.").removeprefix("_orig_mod."): Tensor.detach(tensor)
+        for name, tensor in weights.items()
+    }
     _check_tensors(weights, path)
     try:
         weights = from_csd(weights)
     except WeightsError as error:
-        raise WeightsError(f"Cannot read {path}: {error}") from error
+        raise WeightsError(error.expected, error.got, error.remedy, where=path) from error
     return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})
 
 
@@ -108,14 +108,38 @@ def save_state_dict(state_dict: Mapping[str, Any], file: str | os.PathLike[str] 
         file.write(buffer.getbuffer())
 
 
+def read_pickle(path: Path) -> Any:
+    """Open a file of ``torch.save`` on the CPU, without ever running code from it.
+
+    Returns:
+        What it holds, its mappings as dicts.
+
+    Raises:
+        WeightsError: The file is damaged, holds Python objects, or unpacks to more than it has bytes.
+    """
+    try:
+        return read_torch_file(path)
+    except RefusedError as error:
+        raise WeightsError(
+            f"plain weights in {path}",
+            f"{error}, which is never loaded: more than tensors, numbers and texts could run code from the file, or "
+            "fill your memory",
+            "Ask for a file of the network's state_dict() alone, in float32 or float16.",
+        ) from error
+    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
+        if not isinstance(error, OSError) and _is_safetensors(path):
+            raise _misnamed(path, "a file of torch.save", "a safetensors file", ".safetensors") from error
+        raise _damaged(path, error) from error
+
+
 def _content(path: Path) -> tuple[Any, Any]:
     """What is in a file, and its metadata, both unchecked."""
     if path.is_dir():
-        raise WeightsError(f"Expected a weight file at {path}, but got a folder. Name a file in it, such as *.pth.")
+        raise WeightsError(f"a weight file at {path}", "a folder", "Name a file in it, such as *.pth.")
     if not path.is_file():
-        raise WeightsError(f"Expected a weight file at {path}, but there is none. Check the path.")
+        raise WeightsError(f"a weight file at {path}", "none", "Check the path.")
     if path.suffix.lower() == ".onnx":
-        raise WeightsError(f"Expected weights in {path}, but got an ONNX model. Give the file that it was made from.")
+        raise WeightsError(f"weights in {path}", "an ONNX model", "Give the file that it was made from.")
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     content = read_pickle(path)
@@ -134,37 +158,8 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
     except Exception as error:  # SafetensorError, and whatever torch says of sizes and kinds of numbers
         if zipfile.is_zipfile(path):
-            raise WeightsError(
-                f"Expected a safetensors file at {path}, but got one of torch.save. Rename it to "
-                f"{path.with_suffix('.pth').name}."
-            ) from error
-        raise WeightsError(_damaged(path, error)) from error
-
-
-def read_pickle(path: Path) -> Any:
-    """Open a file of ``torch.save`` on the CPU, without ever running code from it.
-
-    Returns:
-        What it holds, its mappings as dicts.
-
-    Raises:
-        WeightsError: The file is damaged, holds Python objects, or unpacks to more than it has bytes.
-    """
-    try:
-        return read_torch_file(path)
-    except RefusedError as error:
-        raise WeightsError(
-            f"Expected plain weights in {path}, but got {error}, which is never loaded: more than tensors, numbers and "
-            "texts could run code from the file, or fill your memory. Ask for a file of the network's state_dict() "
-            "alone, in float32 or float16."
-        ) from error
-    except Exception as error:  # a damaged file raises anything: IndexError, EOFError, KeyError, RuntimeError, ...
-        if not isinstance(error, OSError) and _is_safetensors(path):
-            raise WeightsError(
-                f"Expected a file of torch.save at {path}, but got a safetensors file. Rename it to "
-                f"{path.with_suffix('.safetensors').name}."
-            ) from error
-        raise WeightsError(_damaged(path, error)) from error
+            raise _misnamed(path, "a safetensors file", "one of torch.save", ".pth") from error
+        raise _damaged(path, error) from error
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -173,35 +168,46 @@ def _is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
+def _misnamed(path: Path, expected: str, got: str, suffix: str) -> WeightsError:
+    return WeightsError(f"{expected} at {path}", got, f"Rename it to {path.with_suffix(suffix).name}.")
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    if isinstance(error, OSError):
+        return WeightsError(f"to read {path}", error.strerror, "Check who may read it, and the disk.")
+    return WeightsError(
+        f"a whole weight file at {path}",
+        f"one that cannot be read: it is truncated or of another kind ({path.stat().st_size:,} bytes; {type(error).__name__})",
+        "Copy or download it again.",
+    )
+
+
 def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors whose numbers are not in the file: a network of their shapes could take any amount of memory."""
     for name, tensor in weights.items():
         if tensor.dtype not in NUMBERS:
-            raise WeightsError(
-                f"Expected real numbers in {path}, but got {tensor.dtype} for {_short(name)}. Save the network's "
-                "state_dict() in float32 or float16."
-            )
-    claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    if claimed > _SHARED * path.stat().st_size:
+            remedy = "Save the network's state_dict() in float32 or float16."
+            raise WeightsError(f"real numbers in {path}", f"{tensor.dtype} for {_short(name)}", remedy)
+    claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values()), path.stat().st_size
+    if claimed > _SHARED * size:
         largest = max(weights, key=lambda name: weights[name].numel())
-        raise WeightsError(
-            f"Expected weights that are in the file, but the tensors of {path} claim {claimed:,} bytes (such as "
-            f"{_short(largest)} of {tuple(weights[largest].shape)}) in a file of {path.stat().st_size:,}. "
-            "Do not use it: it is damaged, or made to fill your memory."
-        )
+        such = f"{_short(largest)} of {tuple(weights[largest].shape)}"
+        got = f"tensors that claim {claimed:,} bytes (such as {such}) in a file of {size:,}"
+        remedy = "Do not use it: it is damaged, or made to fill your memory."
+        raise WeightsError("weights that are in the file", got, remedy, where=path)
 
 
 def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
     if not isinstance(content, Mapping):
         return content
-    if param_key is not None:
-        if not isinstance(content.get(param_key), Mapping):
-            keys = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
-            names = ", ".join(repr(_key(key)) for key in keys[:6])
-            there = f"the keys {names}. Name one of them" if keys else "unwrapped weights (param_key: ~)"
-            raise WeightsError(f"Expected weights under the key '{param_key}' in {path}, but got {there}.")
-        return content[param_key]
-    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if param_key is None:
+        return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content.get(param_key), Mapping):
+        keys = [_key(key) for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
+        got = f"the keys {', '.join(map(repr, keys[:6]))}" if keys else "unwrapped weights (param_key: ~)"
+        remedy = "Name one of them." if keys else ""
+        raise WeightsError(f"weights under the key '{param_key}' in {path}", got, remedy)
+    return content[param_key]
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -210,15 +216,6 @@ def _is_state_dict(content: Any) -> bool:
         and len(content) > 0
         and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
         and all(map(str.isprintable, content))  # messages show names on a terminal
-    )
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"Expected to read {path}, but got: {error.strerror}. Check who may read it, and the disk."
-    return (
-        f"Expected a whole weight file at {path}, but it cannot be read: it is truncated or of another kind "
-        f"({path.stat().st_size:,} bytes; {type(error).__name__}). Copy or download it again."
     )
 
 
@@ -231,12 +228,6 @@ def _describe(content: Any) -> str:
 def _key(key: object) -> str:
     """Of the file: text as it is, others by their kind, since even to print them could take any time."""
     return _short(key) if isinstance(key, str) else f"({type(key).__name__})"
-
-
-def _bare(name: str) -> str:
-    for wrapper in ("module.", "_orig_mod."):
-        name = name.removeprefix(wrapper)
-    return name
 
 
 def _short(name: str) -> str:

@@ -167,7 +167,7 @@ def test_another_mean_is_refused(broken, tmp_path):
     with pytest.raises(WeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
         from_csd(state)
     torch.save({"model_state_dict": state}, tmp_path / "csd.pth")
-    with pytest.raises(WeightsError, match=r"Cannot read .*csd\.pth: Expected weights of the CSD code"):
+    with pytest.raises(WeightsError, match=r"csd\.pth: Expected weights of the CSD code"):
         read_state_dict(tmp_path / "csd.pth")
 
 

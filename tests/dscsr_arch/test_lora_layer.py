@@ -35,7 +35,7 @@ GEOMETRIES = {
 def make(geometry="3x3", rank=2, alpha=3.0, dropout=0.0):
     """A convolution of random bias, and the same with an update that is not zero."""
     conv = nn.Conv2d(4, 6, **GEOMETRIES[geometry], dtype=torch.float64)
-    layer = ConvLoRA.from_conv(copy.deepcopy(conv), rank, alpha, dropout)
+    layer = ConvLoRA(copy.deepcopy(conv), rank, alpha, dropout)
     nn.init.normal_(layer.lora_B)
     return conv, layer
 
@@ -105,17 +105,17 @@ def test_any_weight_takes_any_rank_up_to_its_limit(size, groups, alpha, data):
     conv = nn.Conv2d(inp * groups, out * groups, (height, width), groups=groups, dtype=torch.float64)
     limit = min(out * groups * height, inp * width) // math.gcd(height, width)
     rank = data.draw(st.integers(1, limit))
-    layer = ConvLoRA.from_conv(copy.deepcopy(conv), rank, alpha)
+    layer = ConvLoRA(copy.deepcopy(conv), rank, alpha)
     nn.init.normal_(layer.lora_B)
-    assert (layer.rank, layer.alpha, layer.scaling) == (rank, alpha, alpha / rank)
+    assert (layer.rank, layer.alpha) == (rank, alpha)
     x = image(1, inp * groups, 5, 6)
     torch.testing.assert_close(layer(x), formula(conv, layer, x, alpha, rank), rtol=1e-12, atol=1e-11)
     with pytest.raises(LoRAError, match=f"to be an integer from 1 to {limit} "):
-        ConvLoRA.from_conv(conv, limit + 1, alpha)
+        ConvLoRA(conv, limit + 1, alpha)
 
 
 def test_the_factors_have_the_published_shapes_and_start():
-    layer = ConvLoRA.from_conv(nn.Conv2d(26, 48, 3), 8, 16)
+    layer = ConvLoRA(nn.Conv2d(26, 48, 3), 8, 16)
     assert (layer.lora_A.shape, layer.lora_B.shape) == ((24, 78), (144, 24))
     assert not layer.lora_B.any()
     bound = 1 / 78**0.5  # Kaiming-uniform with a = √5
@@ -127,7 +127,7 @@ def test_the_factors_have_the_published_shapes_and_start():
 @pytest.mark.parametrize("merged", [False, True])
 def test_without_an_update_the_layer_is_exactly_its_base(merged):
     conv = nn.Conv2d(4, 6, 3)
-    layer = ConvLoRA.from_conv(copy.deepcopy(conv), 2, 4)
+    layer = ConvLoRA(copy.deepcopy(conv), 2, 4)
     if merged:
         layer.merge()
     x = torch.rand(1, 4, 5, 6)
@@ -219,9 +219,9 @@ def test_half_an_adapter_is_missing_not_ignored():
 
 def test_alpha_comes_with_the_file():
     _, layer = make()
-    other = ConvLoRA.from_conv(nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64), 2, 1.0)
+    other = ConvLoRA(nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64), 2, 1.0)
     other.load_state_dict(layer.state_dict())
-    assert other.scaling == 1.5
+    assert other.alpha == 3.0
 
 
 def test_dropout_meets_the_update_only_and_only_in_training():
@@ -245,7 +245,6 @@ def test_a_rounded_network_forms_its_weight_in_float32(dtype):
     layer.to(dtype)
     wanted = conv.weight.to(dtype).float() + 1.5 * (layer.lora_B.float() @ layer.lora_A.float()).view(6, 4, 3, 3)
     assert torch.equal(layer.effective_weight(), wanted.to(dtype))
-    assert layer.delta().dtype == dtype
     assert layer(image().to(dtype)).dtype == dtype
     assert torch.equal(layer.merge().weight, wanted.to(dtype))
     assert torch.equal(layer.unmerge().weight, conv.weight.to(dtype))
@@ -310,7 +309,7 @@ def test_buffers_written_between_forward_and_backward_do_no_harm():
 
 def test_the_given_convolution_keeps_its_tensors_and_mode():
     conv = nn.Conv2d(4, 6, 3).eval()
-    layer = ConvLoRA.from_conv(conv, 2, 4)
+    layer = ConvLoRA(conv, 2, 4)
     assert layer.weight is conv.weight
     assert layer.bias is conv.bias
     assert not layer.training
@@ -336,9 +335,7 @@ def test_values_out_of_range_are_refused(values, message):
     values = {"rank": 2, "alpha": 4.0, "dropout": 0.0, **values}
     conv = nn.Conv2d(4, 6, 3)
     with pytest.raises(LoRAError, match=message):
-        ConvLoRA.from_conv(conv, **values)
-    with pytest.raises(ValueError, match=message):
-        ConvLoRA(4, 6, 3, **values)
+        ConvLoRA(conv, **values)
     assert conv.weight.requires_grad
 
 
@@ -354,10 +351,10 @@ class Standardised(nn.Conv2d):
         nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)),
         nn.LazyConv2d(6, 3),
-        ConvLoRA(4, 6, 3),
+        ConvLoRA(nn.Conv2d(4, 6, 3), 1, 4),
     ],
     ids=["own forward", "weight_norm", "spectral_norm", "lazy", "ConvLoRA"],
 )
 def test_convolutions_that_do_more_are_refused(conv):
     with pytest.raises(LoRAError, match=r"Expected this convolution to be a plain nn.Conv2d, but got \w+, which forms"):
-        ConvLoRA.from_conv(conv, 1, 4)
+        ConvLoRA(conv, 1, 4)

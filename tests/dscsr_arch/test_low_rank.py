@@ -78,7 +78,7 @@ def without(state, *names):
     [
         (lambda: adapters({"body.0.weight": torch.ones(1)}), r"Expected LoRA entries only .*, but got body\.0\.weight"),
         (lambda: adapters({}), "Expected the LoRA entries of at least one layer, but got none"),
-        (lambda: adapters(without(adapter(), "lora_B", "lora_alpha")), "'body.0', but lora_B, lora_alpha is missing"),
+        (lambda: adapters(without(adapter(), "lora_B", "lora_alpha")), "'body.0', but got lora_A alone"),
         (
             lambda: adapters({**adapter(), "body.0.lora_B": torch.ones(18, 5)}),
             r"Expected lora_A \(r, n\) and lora_B \(m, r\) of layer 'body.0', but got \(6, 12\) and \(18, 5\)",
@@ -100,7 +100,7 @@ def without(state, *names):
         (lambda: average_lora([adapter()], [math.nan]), r"Expected 1 finite numbers as `weights`, but got \[nan\]"),
         (
             lambda: average_lora([adapter(), adapter(layer="tail")]),
-            "Expected adapters of the same layers, but number 1 differs from number 0 in body.0, tail",
+            "Expected adapters of the same layers, but got number 1, which differs from number 0 in body.0, tail",
         ),
         (
             lambda: average_lora([adapter(), adapter(columns=15)]),

@@ -378,7 +378,7 @@ def test_a_file_that_may_not_be_read_gets_the_reason(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.open", refuse)  # root may read anything
-    with pytest.raises(WeightsError, match=r"Expected to read .*w\.pth, but got: Permission denied. Check who may"):
+    with pytest.raises(WeightsError, match=r"Expected to read .*w\.pth, but got Permission denied. Check who may"):
         load_model(tmp_path / "w.pth")
 
 
