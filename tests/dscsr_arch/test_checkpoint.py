@@ -203,7 +203,7 @@ def test_a_dsclora_file_whose_entries_do_not_belong_together_is_refused(tmp_path
     state = student().state_dict()
     del state["conv_2.eval_conv.lora_alpha"]
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"Expected .* of layer 'conv_2.eval_conv', but lora_alpha is missing"):
+    with pytest.raises(WeightsError, match=r"Expected .* of layer 'conv_2.eval_conv', but got lora_A, lora_B alone"):
         load_model(tmp_path / "w.pth")
 
 
@@ -232,7 +232,7 @@ def write_scalars(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "Expected a weight file at .*, but there is none"),
+        (lambda path: None, "Expected a weight file at .*, but got none"),
         (lambda path: path.mkdir(), "Expected a weight file at .*, but got a folder"),
         (lambda path: path.write_bytes(b""), "Expected a whole weight file"),
         (lambda path: path.write_bytes(b"broken"), "Expected a whole weight file .* truncated or of another kind"),

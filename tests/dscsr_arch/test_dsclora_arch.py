@@ -180,7 +180,7 @@ def test_ranks_follow_the_arguments_and_narrow_layers(arguments, expected):
         ({"lora_alpha": None}, r"alpha of layer 'block_1.c1_r.eval_conv' to be a positive number, but got None"),
         (
             {"lora_ranks": {"block_7": (2, 4)}},
-            "the pattern 'block_7' to meet a convolution, but it meets none of conv_1",
+            "the pattern 'block_7' to meet a convolution, but got one that meets none of conv_1",
         ),
         ({"lora_ranks": {"conv_1": (4, 4)}}, "rank of at most 3 .* in conv_1.eval_conv, but got 4"),
         ({"upscale": 5}, "Expected `upscale` to be one of"),

@@ -106,7 +106,7 @@ WRONG = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "Expected a whole weight file"),
     "text": (lambda path: path.write_text("hello"), "Expected"),
     "other": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), "Expected weights of a known network"),
-    "gone": (lambda path: path.unlink(), "Expected a weight file at .*, but there is none"),
+    "gone": (lambda path: path.unlink(), "Expected a weight file at .*, but got none"),
 }
 
 

@@ -227,7 +227,7 @@ def test_option_files_that_describe_nothing(capsys, content, part):
     [
         ((), "Expected weight files, or -opt FILE, but got neither"),
         (("a.yml",), "a.yml is an option file. Write -opt a.yml"),
-        (("none.pth",), "Expected a weight file at none.pth, but there is none"),
+        (("none.pth",), "Expected a weight file at none.pth, but got none"),
         (("span.pth", "span.pth"), "Expected different networks, but got `span` twice"),
         (("-opt", "a.yml", "--param-key", "x"), "Expected a weight file for --base and --param-key"),
         (("span.pth", "--size", "0", "8"), "Expected an image of at least 1×1 pixels, but got 0×8"),

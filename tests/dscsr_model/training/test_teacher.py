@@ -115,7 +115,7 @@ def test_files_that_do_not_fit(tmp_path):
     section = {"weights": str(tmp_path / "t.pth"), "network": {"type": "SPAN"}}
     with pytest.raises(WeightsError, match=r"Expected weights of the teacher's SPAN, but got .*t.pth, whose layers"):
         build_teachers(section, lambda _: SPAN(feature_channels=5, upscale=2))
-    with pytest.raises(WeightsError, match="Expected a weight file at nowhere, but there is none"):
+    with pytest.raises(WeightsError, match="Expected a weight file at nowhere, but got none"):
         build_teachers({"weights": "nowhere"}, lambda _: span())
     save_state_dict({"params": span().state_dict(), **beside(span(img_range=1.0))}, tmp_path / "t.pth")
     with pytest.raises(WeightsError, match=r"as `teacher: network:` says, .*t.pth, trained with img_range: 1, not"):
