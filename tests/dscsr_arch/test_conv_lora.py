@@ -289,7 +289,7 @@ if __name__ == "__main__":
     [
         ({}, 0, r"Expected patterns of layer names with their \(rank, alpha\), but got \{\}"),
         ([("head", 2, 4)], 0, r"Expected patterns of layer names .*, but got \[\("),
-        ({"head": (2, 4), "boddy": (2, 4)}, 0, "the pattern 'boddy' to meet a convolution, but got one that meets none of head"),
+        ({"head": (2, 4), "boddy": (2, 4)}, 0, "the pattern 'boddy' to meet .*, but got one that meets none of head"),
         ({0: (2, 4)}, 0, r"Expected a pattern of layer names, but got .* 0\. Quote it"),
         ({"linear": (2, 4)}, 0, "the pattern 'linear' to meet a convolution, but got one that meets none"),
         ({"*": (2, 4), "head": (3, 4)}, 0, r"'head' to meet a convolution of its own, but .* \(head\)\. .* move it"),
@@ -321,7 +321,7 @@ def test_layers_that_cannot_carry_it_leave_the_network_untouched(net):
         inject(net, {"*": (1, 4)})
     assert not lora_layers(net)
     inject(net, {"head": (2, 4)})
-    message = "'head' to be without LoRA or of rank 3, alpha 4, dropout 0, but got one of rank 2, alpha 4, dropout 0. Fuse"
+    message = "'head' to be without LoRA or of rank 3, alpha 4, .* but got one of rank 2, alpha 4, dropout 0. Fuse"
     with pytest.raises(LoRAError, match=message):
         inject(net, {"tail": (1, 4), "head": (3, 4)})
     assert set(lora_layers(net)) == {"head"}
