@@ -50,7 +50,7 @@ def _exec_module(loader, module):
     try:
         from dscsr_model.host import compat
 
-        compat.mend_imports()
+        compat.patch_imports()
     except Exception as error:
         _warn("mend BasicSR's imports", error)
     result = loader.exec_module(module)

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
+
+from dscsr_model import cli
 
 # The networks of the tests are tiny: a second thread costs more than it brings, above all on a busy machine.
 torch.set_num_threads(1)
@@ -37,9 +40,9 @@ def assets() -> Path:
 @pytest.fixture
 def spandrel():
     """The real spandrel; it imports torchvision, which BasicSR's mend makes possible beside a CPU build of torch."""
-    from dscsr_model.host.compat import mend_imports
+    from dscsr_model.host.compat import patch_imports
 
-    mend_imports()
+    patch_imports()
     return pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
 
 
@@ -57,6 +60,19 @@ def run_python(tmp_path):
             check=check,
             timeout=timeout,
         )
+
+    return run
+
+
+@pytest.fixture
+def run_cli(tmp_path):
+    """Run ``dscsr *args`` in a process that is forked from this one: as `run_python`, without seconds of imports."""
+
+    def run(*args, cwd=tmp_path, env=None, check=False):
+        done = forks.finished(lambda: cli.main([str(arg) for arg in args]), cwd, **(env or {}))
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
 
     return run
 

@@ -13,7 +13,7 @@ PTH = ROOT / "dscsr_autoload.pth"
 
 BASICSR = "print('basicsr executed')\n"
 DSCSR = "def register():\n    import basicsr\n    print('registered')\n"
-COMPAT = "def mend_imports():\n    print('mended')\n"
+COMPAT = "def patch_imports():\n    print('mended')\n"
 
 
 @pytest.fixture

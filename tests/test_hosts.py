@@ -128,7 +128,7 @@ def test_installed_instead_of_vendored_it_trains_and_tests(project, tmp_path):
 SCRIPT = """
 import runpy, sys
 from dscsr_model.host import compat
-compat.mend_imports()
+compat.patch_imports()
 sys.path.insert(0, '.')
 sys.argv = ['basicsr/train.py', '-opt', 'stock.yml']
 runpy.run_path(sys.argv[0], run_name='__main__')

@@ -1,22 +1,27 @@
-"""Whole runs of `dscsr train` in real processes: start them, kill them, look at what is left."""
+"""Whole runs of `dscsr train`, in this process or in forks of it: start them, kill them, look at what is left."""
 
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forks
 import option_files
+import pytest
 import torch
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
-
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""}
-COMMAND = [sys.executable, "-m", "dscsr_model.cli", "train", "-opt", "opt.yml"]
+from dscsr_arch.cssr_arch import find_backbone
+from dscsr_model.cli import main
 
 
 def write_options(folder: Path, **changes) -> None:
@@ -62,22 +67,88 @@ def prepare_dsclora(folder: Path, upscale: int) -> dict[str, Any]:
     }
 
 
+def prepare_csd(folder: Path, upscale: int) -> dict[str, Any]:
+    """A teacher in ``folder``, and the options of CSD with a student of half its width."""
+    folder.mkdir(exist_ok=True)
+    backbone = {**option_files.edsr(), "num_feat": 4, "upscale": upscale}
+    arguments = {name: value for name, value in backbone.items() if name != "type"}
+    torch.manual_seed(2)
+    save_state_dict({"params": find_backbone("EDSR")(**arguments).state_dict()}, folder / "teacher.pth")
+    return {
+        "model_type": "CSDModel",
+        "network_g": {"type": "CSSRNet", "backbone": backbone, "widths": [0.5]},
+        "path:pretrain_network_g": "teacher.pth",
+        "train:teacher_opt": {"type": "L1Loss", "output_of": "teacher", "end_iter": 14},
+        "train:contrastive_opt": {
+            "type": "ContrastiveLoss", "loss_weight": 0.1, "num_negatives": 1, "features": "teacher",
+            "feature_layers": ["conv_first", "body.0"],
+        },
+    }  # fmt: skip
+
+
+@contextmanager
+def log_of_its_own() -> Iterator[None]:
+    """BasicSR sets its logger up once per process; a run inside has a file of its own, and this process's stderr."""
+    from basicsr.utils.logger import initialized_logger
+
+    def forget() -> None:
+        initialized_logger.clear()
+        log = logging.getLogger("basicsr")
+        for handler in log.handlers[:]:
+            log.removeHandler(handler)
+            handler.close()
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()
+
+
+def dscsr(*arguments: str) -> int:
+    """A command in this process."""
+    with log_of_its_own():
+        return main(arguments)
+
+
+def pipeline(folder: Path, *arguments: str) -> None:
+    """`dscsr train` in this process: a fraction of a second for a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        code = dscsr("train", "-opt", "opt.yml", *arguments)
+    if code:
+        raise RuntimeError(f"exit code {code}")
+
+
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=ENV, capture_output=True, text=True, check=False, timeout=300
-    )
+    """`dscsr train` in a process of its own."""
+    return forks.finished(partial(dscsr, "train", "-opt", "opt.yml", *arguments), folder)
 
 
-def train_until_killed(folder: Path, command: list[str], line: str, delay: float) -> bool:
-    """SIGKILL so many seconds after the log has shown ``line``; whether the run was still going."""
-    with subprocess.Popen(command, cwd=folder, env=ENV, stderr=subprocess.PIPE, text=True) as process:
-        for said in process.stderr:
-            if line in said:
-                time.sleep(delay)
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stderr.read()
-    return process.returncode == -signal.SIGKILL
+def train_until_killed(folder: Path, line: str, delay: float, *arguments: str, script: str | None = None) -> bool:
+    """SIGKILL so many seconds after the log has shown ``line``; whether the run was still going.
+
+    Args:
+        script: To be run in place of `dscsr`, as users of a clone run BasicSR's own.
+    """
+
+    def run() -> Any:
+        if script is None:
+            return dscsr("train", "-opt", "opt.yml", *arguments)
+        sys.argv = [script, "-opt", "opt.yml", *arguments]
+        with log_of_its_own():
+            runpy.run_path(script, run_name="__main__")
+        return 0
+
+    reading, writing = os.pipe()
+    child = forks.Fork(run, folder, {}, writing, writing)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        if any(line in each for each in said):
+            time.sleep(delay)
+            child.kill()
+        said.read()
+    return child.wait() == -signal.SIGKILL
 
 
 def experiment(folder: Path) -> Path:
@@ -87,30 +158,3 @@ def experiment(folder: Path) -> Path:
 def weights_on_disk(folder: Path, name: str = "latest") -> dict[str, torch.Tensor]:
     content = read_pickle(experiment(folder) / f"models/net_g_{name}.pth")
     return {f"{key}.{layer}": tensor for key in ("params", "params_ema") for layer, tensor in content[key].items()}
-
-
-def pipeline(folder: Path, *arguments: str) -> None:
-    """`dscsr train` in this process, which has imported everything: a fraction of a second for a few steps."""
-    from basicsr.utils import logger
-
-    from dscsr_model.cli import main
-
-    before = Path.cwd()
-    os.chdir(folder)
-    logger.initialized_logger.clear()
-    try:
-        code = main(["train", "-opt", "opt.yml", *arguments])
-    finally:
-        os.chdir(before)
-        _close_log(logger.initialized_logger)
-    if code:
-        raise RuntimeError(f"exit code {code}")
-
-
-def _close_log(initialized: dict[str, bool]) -> None:
-    """BasicSR sets its logger up once per process; the next run has a file of its own."""
-    initialized.clear()
-    log = logging.getLogger("basicsr")
-    for handler in log.handlers[:]:
-        log.removeHandler(handler)
-        handler.close()

@@ -128,8 +128,8 @@ def _pair() -> Finding:
     from dscsr_model.host import compat
 
     try:
-        compat.mend_imports()
-        fault = "only with dscsr's mend" if any(mend.name == "torchvision" for mend in compat.applied()) else ""
+        compat.patch_imports()
+        fault = "only with dscsr's mend" if any(patch.name == "torchvision" for patch in compat.applied()) else ""
     except Exception as error:
         fault = f"not at all ({type(error).__name__}: {error})"
     if fault:
@@ -168,8 +168,8 @@ def _basicsr() -> Iterator[Finding]:
         yield Finding("basicsr", "not usable", f"{error}\nThe error comes from {where.filename}, line {where.lineno}.")
         return
     yield Finding("basicsr", f"{install_help.version_of(folder)} ({folder})")
-    for mend in compat.applied():
-        yield Finding("  mended", f"{mend.name}: {mend.why}")
+    for patch in compat.applied():
+        yield Finding("  mended", f"{patch.name}: {patch.why}")
     for name, registered in registration.registered_names().items():
         yield Finding("  registered", name if registered == name else f"{name} as {registered}: the name was taken")
 

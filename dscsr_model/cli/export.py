@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _mend_torchvision() -> None:
     """Let spandrel be asked also where torchvision, which it imports, takes a mend beside this build of torch."""
-    from dscsr_model.host.compat import mend_imports
+    from dscsr_model.host.compat import patch_imports
 
     with suppress(Exception):  # what stays broken stops the import of spandrel, too, and is told there
-        mend_imports()
+        patch_imports()
 
 
 def describe(shipped: Shipped, form: Format, half: bool) -> str:

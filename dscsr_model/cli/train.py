@@ -1,6 +1,7 @@
 """``dscsr train``: BasicSR's train loop, in the working directory."""
 
 import argparse
+from functools import partial
 from typing import Any
 
 EPILOG = """\
@@ -14,19 +15,18 @@ Checkpoints and logs go to experiments/<name> under the working directory."""
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the ``dscsr`` parser."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a network as an option file says",
-        description="Check an option file, then train with BasicSR's own loop.",
-        epilog=EPILOG,
+    add_loop(subparsers, "train", "train a network as an option file says", EPILOG)
+
+
+def add_loop(subparsers: Any, phase: str, line: str, epilog: str) -> argparse.ArgumentParser:
+    """A command that runs one of BasicSR's loops: with exactly the arguments of its scripts, and ``--import``."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        phase,
+        help=line,
+        description=f"Check an option file, then {phase} with BasicSR's own loop.",
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_basicsr_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def add_basicsr_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of BasicSR's ``train.py`` and ``test.py``, exactly; and ``--import``."""
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who started several processes, if any"
@@ -42,11 +42,12 @@ def add_basicsr_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import", nargs="+", dest="imports", metavar="CODE", help="files or modules with your own networks, losses, …"
     )
+    parser.set_defaults(run=partial(_run, phase))
+    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check the options and train."""
+def _run(phase: str, args: argparse.Namespace) -> int:
     from dscsr_model.host import launch
 
-    launch.train(args)
+    launch.run(phase, args)
     return 0

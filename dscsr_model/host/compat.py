@@ -1,20 +1,25 @@
-"""Mends BasicSR where today's PyTorch, or a machine without a GPU, breaks them.
+"""Patches BasicSR where today's PyTorch, or a machine without a GPU, breaks it.
 
-The only place that does, with its two rooms `compat_imports` and `compat_running`. Each mend is detected first,
-touches BasicSR's own names only (or supplies a module that is missing altogether), and is recorded, so that
-``dscsr doctor`` can list what was mended and why.
+The only place that does, with `compat_imports`. Each breakage is detected first; a patch touches BasicSR's own names
+only (or supplies a module that is missing altogether), and is recorded, so that ``dscsr doctor`` can list what was
+mended and why. No code of BasicSR is repeated: its functions run with a few of their global names replaced.
 """
 
+from __future__ import annotations
+
+import functools
+import os
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 from dscsr_arch import torchvision_ops
 from dscsr_model.host import compat_imports as imports
-from dscsr_model.host import compat_running as running
-from dscsr_model.host.patches import installed
+from dscsr_model.host.patches import Overlay, globals_of, gpu, installed, mentions
 
 
-class Mend(NamedTuple):
+class Patch(NamedTuple):
     """One repair: ``apply`` is called when ``broken`` finds what ``why`` describes."""
 
     name: str
@@ -23,20 +28,104 @@ class Mend(NamedTuple):
     apply: Callable[[], None]
 
 
-IMPORT_MENDS = (
-    Mend(
+def _replacing(
+    wrap: Callable[[FunctionType], Callable[..., Any]], word: str, *targets: str
+) -> tuple[Callable[[], bool], Callable[[], None]]:
+    """``broken`` and ``apply`` of a patch that wraps functions, ``module:function``, whose own code uses a word."""
+
+    def found() -> list[tuple[Any, FunctionType]]:
+        owners = [_owner(target) for target in targets]
+        functions = [(owner, getattr(owner, name, None)) for owner, name in owners]
+        return [(owner, function) for owner, function in functions if mentions(function, word)]
+
+    def apply() -> None:
+        for owner, function in found():
+            replacement = functools.update_wrapper(wrap(function), function)
+            holders = [owner]
+            if isinstance(owner, ModuleType):  # and those that have imported the function from it
+                of_basicsr = [module for name, module in sys.modules.items() if name.partition(".")[0] == "basicsr"]
+                holders = [each for each in of_basicsr if getattr(each, function.__name__, None) is function]
+            for holder in holders:
+                installed.set(holder, function.__name__, replacement)
+
+    return lambda: bool(found()), apply
+
+
+def _owner(target: str) -> tuple[Any, str]:
+    """The module or class that holds the function, None where this BasicSR has no such; and the function's name."""
+    module, _, path = target.partition(":")
+    *classes, name = path.split(".")
+    return functools.reduce(lambda owner, name: getattr(owner, name, None), classes, sys.modules.get(module)), name
+
+
+def _entering(parse_options: FunctionType) -> Callable[..., Any]:
+    from dscsr_model.host import loop  # which needs torch, as the doctor does not
+
+    return loop.entering(parse_options)
+
+
+def _init_anywhere(init: FunctionType) -> Callable[..., None]:
+    """Without a GPU, gloo; with one, the device of LOCAL_RANK."""
+    import torch
+
+    def set_device(index: int) -> None:
+        if gpu():  # LOCAL_RANK is right also where nodes have different numbers of GPUs
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())
+
+    def init_dist(backend: str, *args: Any, **kwargs: Any) -> None:
+        cuda = Overlay(torch.cuda, device_count=lambda: max(1, torch.cuda.device_count()), set_device=set_device)
+        with globals_of(init, torch=Overlay(torch, cuda=cuda)):
+            init(backend if gpu() else "gloo", *args, **kwargs)
+
+    return init_dist
+
+
+def _to_any_device(original: FunctionType) -> Callable[..., Any]:
+    """On the CPU, DistributedDataParallel without device ids."""
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    def on_cpu(net: torch.nn.Module, device_ids: object = None, **kwargs: Any) -> DistributedDataParallel:
+        return DistributedDataParallel(net, **kwargs)
+
+    def model_to_device(self: Any, net: torch.nn.Module) -> Any:
+        if self.device.type != "cpu":
+            return original(self, net)
+        cuda = Overlay(torch.cuda, current_device=lambda: None)
+        with globals_of(original, torch=Overlay(torch, cuda=cuda), DistributedDataParallel=on_cpu):
+            return original(self, net)
+
+    return model_to_device
+
+
+def _waiting_for_nobody(original: FunctionType) -> Callable[..., Any]:
+    """Rank 0 validates with the network itself."""
+
+    def dist_validation(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wrapped = self.net_g
+        self.net_g = self.get_bare_model(wrapped)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self.net_g = wrapped
+
+    return dist_validation
+
+
+IMPORT_PATCHES = (
+    Patch(
         "torchvision",
         "its compiled operators cannot be loaded beside this build of torch, which stops its import",
         torchvision_ops.operators_missing,
         torchvision_ops.import_without_operators,
     ),
-    Mend(
+    Patch(
         "functional_tensor",
         "torchvision 0.17 and later have no transforms.functional_tensor, which BasicSR imports",
         imports.functional_tensor_missing,
         imports.supply_functional_tensor,
     ),
-    Mend(
+    Patch(
         "version",
         "this BasicSR clone has no basicsr/version.py, which only its setup.py writes",
         imports.version_missing,
@@ -44,53 +133,54 @@ IMPORT_MENDS = (
     ),
 )
 
-RUN_MENDS = (
-    Mend(
-        "parse_options",
+RUN_PATCHES = (
+    Patch(
+        "parse_options",  # no release resumes or prefetches without a GPU, and it is how we meet a train loop
         "resuming and `prefetch_mode: cuda` need a GPU, and torch's `--local-rank` is refused",
-        running.parse_options_broken,
-        running.mend_parse_options,
+        *_replacing(_entering, "parse_args", "basicsr.utils.options:parse_options"),
     ),
-    Mend(
+    Patch(
         "init_dist",
         "`--launcher` divides by the number of GPUs and takes the GPU of the global rank, not of LOCAL_RANK",
-        running.init_dist_broken,
-        running.mend_init_dist,
+        *_replacing(
+            _init_anywhere,
+            "set_device",
+            "basicsr.utils.dist_util:_init_dist_pytorch",
+            "basicsr.utils.dist_util:_init_dist_slurm",
+        ),
     ),
-    Mend(
+    Patch(
         "model_to_device",
         "several processes need a GPU: DistributedDataParallel is given the current CUDA device",
-        running.model_to_device_broken,
-        running.mend_model_to_device,
+        *_replacing(_to_any_device, "current_device", "basicsr.models.base_model:BaseModel.model_to_device"),
     ),
-    Mend(
+    Patch(
         "validation",
         "rank 0 validates alone, but a DistributedDataParallel network with buffers waits for the other ranks",
-        running.validation_broken,
-        running.mend_validation,
+        *_replacing(_waiting_for_nobody, "nondist_validation", "basicsr.models.sr_model:SRModel.dist_validation"),
     ),
 )
 
-_applied: dict[str, Mend] = {}
+_applied: dict[str, Patch] = {}
 
 
-def applied() -> tuple[Mend, ...]:
-    """The mends this process needed, in the order in which they were applied."""
+def applied() -> tuple[Patch, ...]:
+    """The patches that this process needed, in the order in which they were applied."""
     return tuple(_applied.values())
 
 
-def mend_imports() -> None:
+def patch_imports() -> None:
     """Make ``import basicsr`` possible. Call it before; a repeat finds nothing broken."""
-    _mend(IMPORT_MENDS)
+    _apply(IMPORT_PATCHES)
 
 
-def mend_running() -> None:
+def patch_loops() -> None:
     """Make BasicSR's train and test loops run on this machine. Call it once ``basicsr`` is imported."""
-    _mend(RUN_MENDS)
+    _apply(RUN_PATCHES)
 
 
-def _mend(mends: tuple[Mend, ...]) -> None:
-    for mend in mends:
-        if mend.broken():
-            mend.apply()
-            installed.set(_applied, mend.name, mend)
+def _apply(patches: tuple[Patch, ...]) -> None:
+    for patch in patches:
+        if patch.broken():
+            patch.apply()
+            installed.set(_applied, patch.name, patch)

@@ -5,39 +5,30 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host import loop, registration
+from dscsr_model.host import registration
 from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
 from dscsr_model.host.run_errors import explained
 
 
-def train(args: argparse.Namespace) -> None:
-    """Run BasicSR's ``train_pipeline`` under the working directory.
+def run(phase: str, args: argparse.Namespace) -> None:
+    """Run BasicSR's ``train_pipeline`` or ``test_pipeline`` under the working directory.
 
     Args:
-        args: What ``dscsr train`` parsed: exactly BasicSR's arguments.
+        phase: "train" or "test".
+        args: What ``dscsr train`` or ``dscsr test`` parsed: exactly BasicSR's arguments.
 
     Raises:
         DscsrError: BasicSR is missing, the launcher does not fit, or the options are faulty: nothing was written. Or
             the run ended with an error that is not ours (`run_errors`).
     """
-    _run("train", args)
-
-
-def test(args: argparse.Namespace) -> None:
-    """Run BasicSR's ``test_pipeline`` under the working directory; otherwise as `train`."""
-    _run("test", args)
-
-
-def _run(phase: str, args: argparse.Namespace) -> None:
     look_into_working_directory()
     require_basicsr()
     _check_launcher(args.launcher)
-    from dscsr_model.host import stopping
+    from dscsr_model.host import loop
     from dscsr_model.host.options_check import check_options
     from dscsr_model.training.stopping import Stopped
 
@@ -50,9 +41,12 @@ def _run(phase: str, args: argparse.Namespace) -> None:
         imports=args.imports or (),
         skip_missing=getattr(args, "skip_missing", False),
     )
+    if left_out and os.environ.get("RANK", "0") == "0":
+        missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
+        print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
     registration.register()
     module, stopped = importlib.import_module(f"basicsr.{phase}"), None
-    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), _without(left_out, module), stopping.handlers_kept():
+    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.without(left_out):
         try:
             # Not the folder above the installed package, which BasicSR's own scripts take.
             getattr(module, f"{phase}_pipeline")(os.getcwd())
@@ -78,22 +72,28 @@ def basicsr_arguments(args: argparse.Namespace) -> list[str]:
     return argv + (["--force_yml", *args.force_yml] if args.force_yml else [])
 
 
+_LAUNCHERS = {  # to the variables that it sets, and the way to start it
+    "pytorch": (
+        "torchrun", ("RANK", "WORLD_SIZE"),
+        "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train …`, or drop the launcher.",
+    ),
+    "slurm": (
+        "slurm", ("SLURM_PROCID", "SLURM_NTASKS"), "Start with `srun`, or use torchrun and `--launcher pytorch`."
+    ),
+}  # fmt: skip
+
+
 def _check_launcher(launcher: str) -> None:
-    started_by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    if launcher == "pytorch" and not started_by_torchrun:
+    starter, variables, remedy = _LAUNCHERS.get(launcher, ("", (), ""))
+    if not all(name in os.environ for name in variables):
+        named = f"the environment of {starter} ({', '.join(variables)}) for `--launcher {launcher}`"
+        raise DscsrError(named, "none", remedy)
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if launcher == "none" and ranks not in ("", "0", "1"):
         raise DscsrError(
-            "Expected the environment of torchrun (RANK, WORLD_SIZE) for `--launcher pytorch`, but got none. "
-            "Start with `torchrun --nproc-per-node N -m dscsr_model.cli train …`, or drop the launcher."
-        )
-    if launcher == "slurm" and "SLURM_PROCID" not in os.environ:
-        raise DscsrError(
-            "Expected the environment of slurm (SLURM_PROCID, SLURM_NTASKS) for `--launcher slurm`, but got none. "
-            "Start with `srun`, or use torchrun and `--launcher pytorch`."
-        )
-    if launcher == "none" and os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise DscsrError(
-            f"Expected `--launcher pytorch` in {os.environ['WORLD_SIZE']} processes started together, but got "
-            "`--launcher none`: each would train alone in the same folder. Add `--launcher pytorch`."
+            f"`--launcher pytorch` in {ranks} processes started together",
+            "`--launcher none`: each would train alone in the same folder",
+            "Add `--launcher pytorch`.",
         )
 
 
@@ -106,30 +106,6 @@ def _argv(argv: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-@contextmanager
-def _without(left_out: Mapping[str, str], module: Any) -> Iterator[None]:
-    """Let the pipeline of ``module`` read options that lack these datasets, and say so."""
-    if not left_out:
-        yield
-        return
-    parse_options = module.parse_options
-
-    def parse_the_others(*args: Any, **kwargs: Any) -> Any:
-        found = parse_options(*args, **kwargs)
-        for name in left_out:
-            del (found[0] if isinstance(found, tuple) else found)["datasets"][name]  # BasicSR 1.2 gives options alone
-        return found
-
-    if os.environ.get("RANK", "0") == "0":
-        missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
-        print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
-    module.parse_options = parse_the_others
-    try:
-        yield
-    finally:
-        module.parse_options = parse_options
 
 
 def _leave_process_group() -> None:

@@ -45,7 +45,8 @@ def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
         distributed.broadcast_object_list(alone)
     if not alone[0]:
         raise BusyError(
-            f"Expected to be alone in {folder}, but another training named {opt['name']} is running there. Wait for "
-            "it, stop it, or give this one another `name:`."
+            f"to be alone in {folder}",
+            f"another training named {opt['name']} that is running there",
+            "Wait for it, stop it, or give this one another `name:`.",
         )
     return lock

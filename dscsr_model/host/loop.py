@@ -1,33 +1,88 @@
-"""What a run of one of our models changes in the train loop that runs it, and nobody else's run.
+"""All that touches BasicSR's train loop: what a run of one of our models changes in it, and nobody else's run.
 
-Every train script of BasicSR's kind calls ``parse_options`` first and looks up later what it builds and loads with.
-So there, once the options say whose model it is, names in the script's own module are replaced; they are put back
-when the next run begins. A run of a host's own model and data set meets nothing of it.
+Every train script of BasicSR's kind calls ``parse_options`` first and looks up later, in its own module, what it builds
+and loads with. So there, once the options say whose model it is, a `Run` takes the place of these names, until the next
+run begins. A run of a host's own model and data set meets nothing of it.
 """
 
 from __future__ import annotations
 
-import importlib
+import atexit
+import functools
+import logging
 import sys
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from dscsr_model.host.patches import Patches
+import torch
+from torch.utils.data import IterableDataset
 
-_patches = Patches()
-_experiment = ExitStack()
-"""Holds the lock of the run in this process, if one of our models is being trained."""
+from dscsr_arch.errors import DscsrError
+from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.data.keyed_sampler import KeyedSampler
+from dscsr_model.data.sample_keys import takes_sample_keys
+from dscsr_model.host import lock, registration, run_errors, train_log, user_code
+from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
+from dscsr_model.training import checkpoints, signals
+
+_changed = ExitStack()
+"""Puts back what the last run in this process changed, and gives back the lock of its experiment."""
+
+_left_out: Mapping[str, str] = {}
 
 
 def leave() -> None:
-    """Put back what the last run in this process needed."""
-    _patches.undo()
-    _experiment.close()
+    """End the run of this process, if there is one: everything is as it was before it."""
+    _changed.close()
+
+
+@contextmanager
+def without(datasets: Mapping[str, str]) -> Iterator[None]:
+    """Inside, options are read as if they had no ``datasets`` of these names."""
+    global _left_out
+    _left_out = datasets
+    try:
+        yield
+    finally:
+        _left_out = {}
+
+
+def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
+    """``parse_options``, by which every loop begins: then the run that it has read is entered."""
+
+    @functools.wraps(parse_options)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        # `python basicsr/train.py` runs that file as `__main__`, another module than `basicsr.train`.
+        namespace = sys._getframe(1).f_globals
+        leave()
+        if not mentions(parse_options, "--local-rank"):
+            sys.argv[1:] = [
+                arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
+            ]
+        result = parse_options(*args, **kwargs)
+        if not isinstance(result, tuple) or len(result) != 2:
+            return result  # a project's own, which gives something else: its loop is not one that we know
+        opt, parsed = result
+        user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
+        for name in _left_out:
+            del opt["datasets"][name]
+        for dataset in opt["datasets"].values():
+            if dataset.get("prefetch_mode") == "cuda" and not gpu():
+                print("dscsr: no GPU is usable, so `prefetch_mode: cuda` is taken as `~`.", file=sys.stderr)
+                dataset.update(prefetch_mode=None, pin_memory=False)
+        enter(namespace, opt, parsed)
+        return result
+
+    return wrapper
 
 
 def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
-    """Prepare the loop in a train script's ``namespace`` for the run that these options describe.
+    """Prepare the loop of a train script for the run that these options describe.
 
     Args:
         namespace: Of the module that called ``parse_options``.
@@ -37,25 +92,198 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
     Raises:
         BusyError: Another training of this name is running.
     """
-    from dscsr_model.host import lock, registration, resume, run_errors, sampling, train_log
-
+    patches = Patches()
+    _changed.callback(patches.undo)
+    if mentions(load := namespace.get("load_resume_state"), "current_device") and not gpu():
+        patches.set(namespace, "load_resume_state", partial(_load_on_cpu, load))
     if registration.is_our_model(opt.get("model_type")):
-        _patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
-        _patches.set(warnings, "showwarning", train_log.logging_ours(warnings.showwarning))
+        Run(opt, parsed, patches).take_over(namespace)
+    elif "build_dataloader" in namespace:  # a data set of ours asks for sample keys whoever trains
+        patches.set(namespace, "build_dataloader", partial(build_keyed_dataloader, namespace["build_dataloader"]))
+
+
+def build_keyed_dataloader(build: Callable[..., Any], dataset: Any, dataset_opt: Any, *args: Any, **kwargs: Any) -> Any:
+    """BasicSR's, but a training set that takes sample keys gets them; others get numbers as ever."""
+    loader = build(dataset, dataset_opt, *args, **kwargs)
+    if dataset_opt["phase"] == "train" and takes_sample_keys(dataset):
+        loader.batch_sampler.sampler = KeyedSampler(loader.batch_sampler.sampler)
+    return loader
+
+
+def _load_on_cpu(load_resume_state: Any, opt: dict[str, Any]) -> Any:
+    cuda = Overlay(torch.cuda, current_device=lambda: 0)
+    load = lambda path, **_: torch.load(path, map_location="cpu")  # noqa: E731
+    with globals_of(load_resume_state, torch=Overlay(torch, cuda=cuda, load=load)):
+        return load_resume_state(opt)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training has come.
+
+    Attributes:
+        iteration: Counted from its start.
+        epoch: In which the next iteration is, counted in today's batches and data set.
+        samples: Of that epoch, which each rank has used.
+    """
+
+    iteration: int
+    epoch: int
+    samples: int
+
+    @classmethod
+    def after(cls, iteration: int, batches: int, batch: int) -> Position:
+        """The position after an iteration, where an epoch has so many batches of so many samples on each rank."""
+        epoch, made = divmod(iteration, batches)
+        return cls(iteration, epoch, made * batch)
+
+
+class Run:
+    """A run of one of our models.
+
+    Its methods in `LOOP` stand in for what the train loop calls by these names, in this order. Each gets BasicSR's own
+    first.
+
+    Args:
+        opt: All options.
+        parsed: The command line.
+        patches: Undone when the run ends.
+    """
+
+    LOOP = ("load_resume_state", "get_root_logger", "build_dataloader", "build_model", "MessageLogger")
+
+    def __init__(self, opt: dict[str, Any], parsed: Any, patches: Patches) -> None:
+        self.opt = opt
+        self.patches = patches
+        self.state: dict[str, Any] | None = None
+        self.model: Any = None
+        self.validation_loaders: list[Any] = []
         if opt.get("is_train"):
-            _experiment.callback(lock.lock_experiment(opt).release)
-        _seed_as_forced(opt, parsed)
-        resume.install(_patches, namespace)
-        train_log.install(_patches, namespace)
-    elif "build_dataloader" in namespace:  # a data set of ours asks for draws whoever trains
-        build = sampling.handing_out_draws(namespace["build_dataloader"])
-        _patches.set(namespace, "build_dataloader", build)
+            _changed.callback(lock.lock_experiment(opt).release)
+        # BasicSR seeds before it reads `--force_yml`: runs with other seeds would be the same run.
+        forced = [entry.split("=")[0].strip() for entry in getattr(parsed, "force_yml", None) or ()]
+        if "manual_seed" in forced and opt.get("manual_seed") is not None:
+            self._seed(opt["manual_seed"])
 
+    def take_over(self, namespace: dict[str, Any]) -> None:
+        """Stand in for the loop's names. A module that lacks any, as a test script does, is no train loop."""
+        self.patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
+        self.patches.set(warnings, "showwarning", train_log.logging_ours(warnings.showwarning))
+        if namespace.keys() >= set(self.LOOP):
+            for name in self.LOOP:
+                self.patches.set(namespace, name, partial(getattr(self, name), namespace[name]))
 
-def _seed_as_forced(opt: dict[str, Any], parsed: Any) -> None:
-    """BasicSR seeds before it reads ``--force_yml``: runs with other seeds would be the same run."""
-    forced = [
-        entry for entry in getattr(parsed, "force_yml", None) or () if entry.split("=")[0].strip() == "manual_seed"
-    ]
-    if forced and opt.get("manual_seed") is not None:
-        importlib.import_module("basicsr.utils").set_random_seed(opt["manual_seed"] + opt["rank"])
+    def load_resume_state(self, load: Callable[..., Any], opt: dict[str, Any]) -> Any:
+        """The newest training state that is whole, with its network; BasicSR takes the newest by its name alone."""
+        if opt.get("auto_resume"):
+            experiment = Path("experiments", opt["name"])  # as BasicSR looks for it
+            states = experiment / "training_states"
+            newest, passed_over = checkpoints.newest_whole(states, experiment / "models")
+            for line in passed_over:
+                self._say(line)
+            if newest is not None:
+                opt["auto_resume"], opt["path"]["resume_state"] = False, str(newest)
+            elif checkpoints.iterations(states):
+                raise DscsrError(
+                    f"a whole checkpoint in {experiment}", "none that opens", "Move the folder away to train anew."
+                )
+        self.state = load(opt)
+        if self.state is not None:
+            self._check_total(self.state["iter"])
+            self._keep_seed(self.state.get("manual_seed"))
+        return self.state
+
+    def get_root_logger(self, get: Callable[..., logging.Logger], *args: Any, **kwargs: Any) -> logging.Logger:
+        """BasicSR's log, without what is untrue of our models, and which a full disk ends."""
+        logger = get(*args, **kwargs)
+        train_log.correct(logger, self.patches)
+        return logger
+
+    def build_dataloader(
+        self, build: Callable[..., Any], dataset: Any, dataset_opt: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Every training set is drawn from by key, by a loader that leaves out what was seen before the checkpoint."""
+        if dataset_opt["phase"] != "train":
+            loader = build(dataset, dataset_opt, *args, **kwargs)
+            self.validation_loaders.append(loader)
+            return loader
+        seed = self.opt["manual_seed"]
+        if not takes_sample_keys(dataset) and not isinstance(dataset, IterableDataset):
+            dataset = KeyedDataset(dataset, seed)
+        loader = build_keyed_dataloader(build, dataset, dataset_opt, *args, **kwargs)
+        # A loader draws a number whenever an epoch starts: from torch's generator, which belongs to the network, it
+        # would take one that a run resumed at the end of an epoch does not see.
+        loader.generator = torch.Generator()
+        loader.generator.manual_seed(seed)
+        loader.worker_init_fn = partial(signals.start_worker, loader.worker_init_fn)
+        sampler = loader.batch_sampler.sampler
+        if isinstance(sampler, KeyedSampler):
+            sampler.on_epoch = self.begin_epoch
+            if self.state is not None and len(loader):
+                position = self._position(len(loader), loader.batch_sampler.batch_size)
+                sampler.resumed_epoch, sampler.seen = position.epoch, position.samples
+        return loader
+
+    def build_model(self, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The model, remembered: at the start of each epoch it is asked whether it goes on."""
+        self.model = build(*args, **kwargs)
+        return self.model
+
+    def MessageLogger(  # noqa: N802 - the name in the loop
+        self, kind: type[Any], opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None
+    ) -> Callable[[dict[str, Any]], None]:
+        """What shows each step, made when all is ready for the first one: from here on signals are listened to."""
+        echo = signals.ECHO_OF_TORCHRUN if opt["dist"] else signals.ECHO
+        _changed.enter_context(signals.noted_in(self.model.stop, tell=opt["rank"] == 0, echo=echo))
+        if tb_logger is not None:
+            atexit.register(train_log.close, tb_logger)
+            if start_iter:
+                train_log.undo_after(start_iter, tb_logger)
+        self.model.validate_start(self.validation_loaders, start_iter, tb_logger)
+        return train_log.with_learning_rates(kind)(opt, start_iter, tb_logger)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Before its workers start, which can take longer than a job is given to end, look for a signal."""
+        self.model.epoch = epoch
+        self.model.end_if_asked()
+
+    def _position(self, batches: int, batch: int) -> Position:
+        """Where the resumed training goes on; where epochs were longer or shorter before, BasicSR's loop is told."""
+        assert self.state is not None
+        position = Position.after(self.state["iter"], batches, batch)
+        ended = position.samples == 0  # saved at the end of the epoch before
+        if self.state["epoch"] not in (position.epoch, position.epoch - ended):
+            logging.getLogger("basicsr").info(
+                "Epochs are counted anew, since the batch or the data set changed: iteration "
+                f"{position.iteration}, which was in epoch {self.state['epoch']}, is in epoch {position.epoch}, after "
+                f"{position.samples // batch} of {batches} batches."
+            )
+        self.state["epoch"] = position.epoch
+        return position
+
+    def _check_total(self, iteration: int) -> None:
+        total = int(self.opt["train"]["total_iter"])
+        if iteration > total:
+            raise DscsrError(
+                f"`train: total_iter` to be more than the iteration of {self.opt['path']['resume_state']}",
+                total,
+                "Raise it, or name an earlier one as `path: resume_state`, without `--auto_resume`.",
+            )
+        if iteration == total:
+            self._say(f"this run has made its {total} iterations; a larger `total_iter` goes on.")
+
+    def _keep_seed(self, seed: int | None) -> None:
+        """Go on with the seed of the run, which BasicSR draws anew at every start if the options give none."""
+        if seed is not None and seed != self.opt["manual_seed"]:
+            self._say(f"`manual_seed` stays {seed}: samples are drawn from the seed that the run began with.")
+            self.opt["manual_seed"] = seed
+            self._seed(seed)
+
+    def _seed(self, seed: int) -> None:
+        from basicsr.utils import set_random_seed
+
+        set_random_seed(seed + self.opt["rank"])
+
+    def _say(self, line: str) -> None:
+        if self.opt["rank"] == 0:
+            print(f"dscsr: {line}", file=sys.stderr)

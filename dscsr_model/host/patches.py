@@ -1,11 +1,11 @@
-"""What is replaced in other people's modules and classes, remembered so that all of it can be put back."""
+"""What is replaced in other people's modules and classes: for a while, or remembered so that it can be put back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, TypeGuard
 
 _NOTHING = object()
 
@@ -53,3 +53,37 @@ def _write(owner: Any, name: str, value: object) -> None:
 
 installed = Patches()
 """What registering replaces, for as long as the process lives."""
+
+
+class Overlay:
+    """An object seen through: the given names are replaced, every other one is its own."""
+
+    def __init__(self, below: object, **names: object) -> None:
+        vars(self).update(names, _below=below)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_below"], name)
+
+
+@contextmanager
+def globals_of(function: FunctionType, **names: object) -> Iterator[None]:
+    """Replace global names of the function's module while it runs; PyTorch itself is never touched."""
+    patches = Patches()
+    for name, value in names.items():
+        patches.set(function.__globals__, name, value)
+    try:
+        yield
+    finally:
+        patches.undo()
+
+
+def mentions(function: object, name: str) -> TypeGuard[FunctionType]:
+    """Whether the function's own code uses the name. False for our wrappers, and where BasicSR has mended itself."""
+    return isinstance(function, FunctionType) and name in function.__code__.co_names + function.__code__.co_consts
+
+
+def gpu() -> bool:
+    """Asked when a run begins, never at import: asking starts CUDA, which makes later forks unsafe."""
+    import torch
+
+    return torch.cuda.is_available()

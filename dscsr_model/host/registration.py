@@ -62,27 +62,27 @@ _registering = False
 
 
 def register() -> None:
-    """Mend and import ``basicsr``, and register every entry that is not registered yet; see `dscsr_model.register`."""
+    """Patch and import ``basicsr``, and register every entry that is not registered yet; see `dscsr_model.register`."""
     global _registering
     if _registering:  # `import basicsr` below brings the autoload here as well
         return
     require_basicsr()
     _registering = True
     try:
-        compat.mend_imports()
+        compat.patch_imports()
         importlib.import_module("basicsr")
         for needed in NEEDED:
             module, _, names = needed.partition(":")
             operator.attrgetter(names)(importlib.import_module(module))
         objects = [(_registry(entry.registry), _load(entry.target)) for entry in entries()]
         with installed.all_or_nothing():
-            compat.mend_running()
+            compat.patch_loops()
             saved_metadata.install()
             for registry, obj in objects:
                 if obj is not None:
                     _register(registry, obj)
     except Exception as error:
-        raise DscsrError(_cannot_register(error)) from error
+        raise _cannot_register(error) from error
     finally:
         _registering = False
     if os.environ.get("DSCSR_AUTOLOAD") == "0":
@@ -91,7 +91,7 @@ def register() -> None:
     user_code.import_again()
 
 
-def _cannot_register(error: Exception) -> str:
+def _cannot_register(error: Exception) -> DscsrError:
     folder = find_basicsr()
     remedy = (
         "Nothing of dscsr is registered here. Use a BasicSR from 1.3.4.8 on: pip install --no-build-isolation "
@@ -99,10 +99,8 @@ def _cannot_register(error: Exception) -> str:
     )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "basicsr":
         remedy = f"`{error.name}` is missing: install what this BasicSR requires, with pip install {error.name}."
-    return (
-        f"Expected a BasicSR that dscsr's classes fit, but got {folder}, version {version_of(folder)}, "
-        f"where it ends with {type(error).__name__}: {error}. {remedy}"
-    )
+    met = f"{folder}, version {version_of(folder)}, where it ends with {type(error).__name__}: {error}"
+    return DscsrError("a BasicSR that dscsr's classes fit", met, remedy)
 
 
 def registered_names() -> dict[str, str | None]:

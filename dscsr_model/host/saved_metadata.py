@@ -10,8 +10,7 @@ import inspect
 from contextlib import suppress
 from typing import Any
 
-from dscsr_model.host.compat_running import Overlay, globals_of
-from dscsr_model.host.patches import installed
+from dscsr_model.host.patches import Overlay, globals_of, installed
 
 
 def install() -> None:
@@ -37,10 +36,7 @@ def install() -> None:
         def save(content: dict[str, Any], *where: Any, **options: Any) -> None:
             torch.save({**content, **metadata}, *where, **options)
 
-        if not metadata:
-            original(self, net, *args, **kwargs)
-            return
-        with globals_of(saving, torch=Overlay(torch, save=save)):
+        with globals_of(saving, torch=Overlay(torch, save=save) if metadata else torch):
             original(self, net, *args, **kwargs)
 
     @functools.wraps(loading)

@@ -41,7 +41,7 @@ class CheckpointingSRModel(SRModel):
     trained_with: dict[str, Any]
     last_checkpoint: str | None = None
     iteration: int | None = None  # the last that was trained
-    sampler: Any = None  # of the training data, which knows the epoch
+    epoch: int = 0  # as the loop counts it
     _saved: int | None = None
     _random_state_to_restore: dict[str, Any] | None = None
 
@@ -114,7 +114,7 @@ class CheckpointingSRModel(SRModel):
             Stopped: Always.
         """
         if self.iteration is not None and self.iteration != self._saved:
-            self.save(self.sampler.epoch if self.sampler is not None else 0, self.iteration)
+            self.save(self.epoch, self.iteration)
         name = signal.Signals(signal_number).name
         logger = get_root_logger()
         if self.last_checkpoint is None:

@@ -86,7 +86,7 @@ def test_python(monkeypatch, version, words):
     ],
 )
 def test_torch_and_torchvision_belong_together(monkeypatch, installed, remedy):
-    monkeypatch.setattr(compat, "mend_imports", lambda: None)
+    monkeypatch.setattr(compat, "patch_imports", lambda: None)
     monkeypatch.setattr(compat, "applied", lambda: ())
     monkeypatch.setattr(doctor, "_version", installed.get)
     monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "torch==2.13.0", "pillow>=5"])
@@ -101,8 +101,8 @@ def test_torch_and_torchvision_belong_together(monkeypatch, installed, remedy):
 def test_a_torchvision_that_only_we_can_import_is_to_be_mended(monkeypatch, build, index):
     monkeypatch.setattr(doctor, "_version", {"torch": f"2.13.0{build}", "torchvision": "0.28.0"}.get)
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch==2.13.0"])
-    monkeypatch.setattr(compat, "mend_imports", lambda: None)
-    monkeypatch.setattr(compat, "applied", lambda: compat.IMPORT_MENDS[:1])
+    monkeypatch.setattr(compat, "patch_imports", lambda: None)
+    monkeypatch.setattr(compat, "applied", lambda: compat.IMPORT_PATCHES[:1])
     found = doctor._pair()
     assert found.says == f"torchvision 0.28.0 can be imported beside torch 2.13.0{build} only with dscsr's mend"
     assert found.remedy.endswith(f"pip install --force-reinstall --no-deps torchvision==0.28.0{index}")
@@ -110,7 +110,7 @@ def test_a_torchvision_that_only_we_can_import_is_to_be_mended(monkeypatch, buil
     def fail():
         raise OSError("no libjpeg")
 
-    monkeypatch.setattr(compat, "mend_imports", fail)
+    monkeypatch.setattr(compat, "patch_imports", fail)
     assert doctor._pair().says.endswith("not at all (OSError: no libjpeg)")
 
 

@@ -1,85 +1,103 @@
-"""Whose run it is decides what the train loop meets: ours all that we add, a host's own nothing."""
+"""Whose run it is decides what the train loop meets: ours all that a `Run` does, a host's own nothing."""
 
 import errno
+import fcntl
+import logging
+import os
+import random
 import sys
 import warnings
 from pathlib import Path
 
+import filelock
+import numpy as np
 import option_files
 import pytest
 import torch
+from torch.utils.data import DataLoader, DistributedSampler
+from training_runs import experiment, pipeline, write_options
 
 import dscsr_model
 from dscsr_arch.errors import DscsrError, DscsrWarning
+from dscsr_model.data.keyed_dataset import KeyedDataset
+from dscsr_model.data.sample_keys import SampleKey
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
+from dscsr_model.training import checkpoints
 
-OURS = {"load_resume_state", "build_dataloader", "MessageLogger", "build_model", "create_train_val_dataloader"}
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return int(index.image if isinstance(index, SampleKey) else index)
+
+
+class Keyed(Images):
+    takes_sample_keys = True
 
 
 @pytest.fixture
 def namespace():
-    """What a train script has at hand, without BasicSR's."""
+    """The names that a train script looks up, without BasicSR's, and one that is left alone."""
     dscsr_model.register()
-    yield dict.fromkeys([*OURS, "EnlargedSampler", "build_dataset"], map)
+    yield {
+        "load_resume_state": lambda opt: opt["path"].get("resume_state") and torch.load(opt["path"]["resume_state"]),
+        "get_root_logger": lambda: logging.getLogger("basicsr"),
+        "build_dataloader": lambda dataset, opt, sampler=None: DataLoader(dataset, batch_size=2, sampler=sampler),
+        "build_model": map,
+        "MessageLogger": map,
+        "EnlargedSampler": map,
+    }
     loop.leave()
+
+
+def options(**changes):
+    return {
+        "name": "run", "model_type": "EfficientSRModel", "auto_resume": True, "rank": 0, "dist": False, "num_gpu": 0,
+        "manual_seed": 3, "path": {}, "train": {"total_iter": 10}, "is_train": False, **changes,
+    }  # fmt: skip
 
 
 def changed_by(namespace, model):
     before = dict(namespace)
-    loop.enter(namespace, {"model_type": model, "manual_seed": 0, "rank": 0, "is_train": False}, None)
+    loop.enter(namespace, options(model_type=model), None)
     return {name for name in before if namespace[name] is not before[name]}
+
+
+# --- whose run it is ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel"])
 def test_a_run_of_ours_ends_where_the_next_begins(namespace, model):
-    before = dict(namespace)
-    assert changed_by(namespace, model) == OURS
+    before = dict(namespace), sys.excepthook, warnings.showwarning
+    assert changed_by(namespace, model) == set(loop.Run.LOOP)
+    namespace["get_root_logger"]()
     loop.leave()
-    assert namespace == before
+    assert (namespace, sys.excepthook, warnings.showwarning) == before
+    assert not logging.getLogger("basicsr").filters
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (DscsrError("Expected a, but got b."), "dscsr: error: Expected a, but got b.\n"),
-        (OSError(errno.ENOSPC, "full", "x/log"), "dscsr: error: Expected room on the disk for x/log"),
-        (KeyError("ours"), "Traceback"),
-    ],
-)
-def test_a_script_of_others_ends_with_our_message_in_a_run_of_ours(namespace, capsys, error, told):
-    """As `dscsr train` does; a fault of ours keeps its traceback."""
-    before = sys.excepthook
-    changed_by(namespace, "SRModel")
-    assert sys.excepthook is before
-    changed_by(namespace, "EfficientSRModel")
-    try:
-        raise error
-    except type(error):
-        sys.excepthook(*sys.exc_info())
-    said = capsys.readouterr().err
-    assert told in said  # behind `[rank0]: `, if an earlier test of this process has been a rank
-    assert ("Traceback" in said) == (told == "Traceback")
-    loop.leave()
-    assert sys.excepthook is before
-
-
-def test_a_warning_of_ours_is_a_line_of_the_log(namespace, logged):
-    before = warnings.showwarning
-    changed_by(namespace, "EfficientSRModel")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.warn("Mind this.", DscsrWarning, stacklevel=1)
-    assert set(logged()) == {"Mind this."}  # twice, if nobody has set BasicSR's logger up before
-    loop.leave()
-    assert warnings.showwarning is before
-
-
-def test_a_host_s_own_run_gets_numbers_through_and_nothing_else(namespace):
+def test_a_host_s_own_run_gets_sample_keys_through_and_nothing_else(namespace):
+    hook = sys.excepthook
     assert changed_by(namespace, "SRModel") == {"build_dataloader"}
-    assert list(namespace["build_dataloader"](str.upper, {"phase": "train"})) == ["PHASE"]  # `map`, as it was
+    assert sys.excepthook is hook
+    for dataset, phase, kinds in (
+        (Images(), "train", {int}),
+        (Keyed(), "val", {int}),
+        (Keyed(), "train", {SampleKey}),
+    ):
+        loader = namespace["build_dataloader"](dataset, {"phase": phase})
+        assert loader.dataset is dataset
+        assert {type(index) for batch in loader.batch_sampler for index in batch} == kinds
     del namespace["build_dataloader"]
     assert changed_by(namespace, "SRModel") == set()  # to test with
+
+
+def test_a_module_without_a_train_loop_is_let_be(namespace):
+    del namespace["MessageLogger"]
+    assert changed_by(namespace, "EfficientSRModel") == set()
 
 
 def train_stock(folder: Path, monkeypatch) -> dict[str, torch.Tensor]:
@@ -112,3 +130,198 @@ def test_installed_and_unused_is_not_there(tmp_path, monkeypatch):
         dscsr_model.register()
     assert with_us.keys() == without.keys()
     assert all(torch.equal(with_us[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DscsrError("a", "b"), "dscsr: error: Expected a, but got b.\n"),
+        (OSError(errno.ENOSPC, "full", "x/log"), "dscsr: error: Expected room on the disk for x/log"),
+        (KeyError("ours"), "Traceback"),
+    ],
+)
+def test_a_script_of_others_ends_with_our_message_in_a_run_of_ours(namespace, capsys, error, told):
+    """As `dscsr train` does; a fault of ours keeps its traceback."""
+    changed_by(namespace, "EfficientSRModel")
+    try:
+        raise error
+    except type(error):
+        sys.excepthook(*sys.exc_info())
+    said = capsys.readouterr().err
+    assert told in said  # behind `[rank0]: `, if an earlier test of this process has been a rank
+    assert ("Traceback" in said) == (told == "Traceback")
+
+
+def test_a_warning_of_ours_is_a_line_of_the_log(namespace, logged):
+    changed_by(namespace, "EfficientSRModel")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("Mind this.", DscsrWarning, stacklevel=1)
+    assert set(logged()) == {"Mind this."}  # twice, if nobody has set BasicSR's logger up before
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch) -> Path:
+    """An experiment with checkpoints 4 and 7, with batches of 2 out of 6 images: 7 is the first batch of epoch 2."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("training_states", "models"):
+        (tmp_path / "experiments/run" / name).mkdir(parents=True)
+    for iteration, epoch in ((4, 1), (7, 2)):
+        state = {"iter": iteration, "epoch": epoch, "manual_seed": 11}
+        torch.save(state, tmp_path / f"experiments/run/training_states/{iteration}.state")
+        torch.save({"params": {}}, tmp_path / f"experiments/run/models/net_g_{iteration}.pth")
+    return tmp_path / "experiments/run"
+
+
+def resumed(namespace, **changes):
+    """The state that a run of ours resumes from, its `build_dataloader`, its options."""
+    names, opt = dict(namespace), options(**changes)
+    loop.enter(names, opt, None)
+    return names["load_resume_state"](opt), names["build_dataloader"], opt
+
+
+class NeverAsked:
+    def end_if_asked(self):
+        pass
+
+
+def of_a_model(build):
+    """The model is built before the first epoch."""
+    build.func.__self__.model = NeverAsked()
+    return build
+
+
+@pytest.mark.parametrize(
+    ("iteration", "epoch", "found", "told"),
+    [(7, 2, (2, 2), ""), (8, 2, (2, 4), ""), (9, 2, (3, 0), ""), (9, 3, (3, 0), ""),
+     (8, 1, (2, 4), "iteration 8, which was in epoch 1, is in epoch 2, after 2 of 3 batches"),
+     (6, 4, (2, 0), "iteration 6, which was in epoch 4, is in epoch 2, after 0 of 3 batches")],
+)  # fmt: skip
+def test_the_position_is_that_of_the_iteration_whatever_the_batch_was_before(
+    namespace, checkpoint, iteration, epoch, found, told, logged
+):
+    state = {"epoch": epoch, "iter": iteration}
+    torch.save(state, checkpoint / "training_states/7.state")
+    state, build, _ = resumed(namespace)
+    sampler = build(Images(), {"phase": "train"}).batch_sampler.sampler
+    assert (sampler.resumed_epoch, sampler.seen) == found
+    assert state["epoch"] == found[0]  # where BasicSR's loop begins
+    assert any(told in line for line in logged()) if told else not logged()
+
+
+@pytest.mark.parametrize("dataset", [Images(), Keyed()])
+def test_what_was_seen_in_that_epoch_is_left_out_in_it_only(namespace, checkpoint, dataset):
+    def epochs(build, *numbers):
+        sampler = DistributedSampler(dataset, 1, 0)
+        loader = of_a_model(build)(dataset, {"phase": "train"}, sampler)
+        assert len(loader) == 3
+        found = []
+        for epoch in numbers:
+            sampler.set_epoch(epoch)
+            found.append([batch.tolist() for batch in loader])
+            assert [batch.tolist() for batch in loader] == found[-1]  # BasicSR's CUDAPrefetcher starts a loader twice
+        return found
+
+    state, build, _ = resumed(namespace, auto_resume=False)
+    assert state is None
+    whole = epochs(build, 2, 3)
+    assert epochs(resumed(namespace)[1], 2, 3) == [whole[0][1:], whole[1]]
+
+
+def test_samples_are_drawn_by_the_seed_of_the_run_and_leave_the_generators_to_the_network(namespace, checkpoint):
+    """Also of a dataset that draws from all of them in the main process; the seed is that of the checkpoint."""
+
+    class Drawn(Images):
+        def __getitem__(self, index):
+            return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002
+
+    _, build, _ = resumed(namespace)
+    assert type(build(Keyed(), {"phase": "train"}).dataset) is Keyed
+    assert type(build(Images(), {"phase": "val"}).dataset) is Images
+    before = checkpoints.random_state()
+    sampler = DistributedSampler(Drawn(), 1, 0)
+    loader = of_a_model(build)(Drawn(), {"phase": "train"}, sampler)
+    assert isinstance(loader.dataset, KeyedDataset)
+    assert loader.dataset.seed == 11  # not the one drawn at this start
+    drawn = []
+    for epoch in (0, 0, 1):
+        sampler.set_epoch(epoch)
+        drawn.append(str(list(loader)))
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({*loader.dataset[SampleKey(0)]}) == 3
+    assert str(checkpoints.random_state()) == str(before)
+
+
+def test_a_seed_that_was_drawn_is_taken_over(namespace, checkpoint, capsys):
+    _, _, opt = resumed(namespace, rank=1)
+    assert opt["manual_seed"] == 11
+    assert torch.initial_seed() == 12
+    assert capsys.readouterr().err == ""
+    resumed(namespace)
+    assert capsys.readouterr().err.startswith("dscsr: `manual_seed` stays 11: ")
+
+
+def test_the_newest_whole_checkpoint_is_loaded_and_the_broken_one_reported(namespace, checkpoint, capsys):
+    newest = checkpoint / "models/net_g_7.pth"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    state, _, opt = resumed(namespace, manual_seed=11)
+    assert state["iter"] == 4
+    assert opt["path"]["resume_state"] == "experiments/run/training_states/4.state"
+    said = capsys.readouterr().err
+    assert said.startswith("dscsr: Checkpoint 7 does not open and is passed over: ")
+    assert "net_g_7.pth" in said
+    assert resumed(namespace, rank=1)[0]["iter"] == 4
+    assert capsys.readouterr().err == ""  # one rank says it
+
+
+def test_what_cannot_be_resumed(namespace, checkpoint, capsys):
+    with pytest.raises(
+        DscsrError, match=r"`train: total_iter` to be more than .*training_states/7\.state, but got 6\."
+    ):
+        resumed(namespace, train={"total_iter": 6})
+    assert resumed(namespace, train={"total_iter": 7}, manual_seed=11)[0]["iter"] == 7
+    assert capsys.readouterr().err == "dscsr: this run has made its 7 iterations; a larger `total_iter` goes on.\n"
+    for file in (checkpoint / "training_states").iterdir():
+        file.write_bytes(b"not a state")
+    message = r"Expected a whole checkpoint in experiments/run, but got none that opens\. Move the folder away"
+    with pytest.raises(DscsrError, match=message):
+        resumed(namespace)
+    for file in (checkpoint / "training_states").iterdir():
+        file.unlink()
+    assert resumed(namespace)[0] is None
+
+
+# --- one training at a time in an experiment ----------------------------------------------------------------------
+
+
+def test_a_second_training_of_the_same_name_is_refused_and_the_first_ones_folder_stays(tmp_path, capsys):
+    write_options(tmp_path, **{"train:total_iter": 1, "logger:save_checkpoint_freq": 1, "val:val_freq": 100})
+    (experiment(tmp_path) / "models").mkdir(parents=True)
+    with filelock.FileLock(tmp_path / "experiments/.tiny.lock"):  # as the first one, of whatever process, holds it
+        for arguments in ([], ["--auto_resume"]):
+            with pytest.raises(RuntimeError, match="exit code 1"):
+                pipeline(tmp_path, *arguments)
+            said = capsys.readouterr().err.strip().splitlines()
+            assert said[-1].startswith(f"dscsr: error: Expected to be alone in {experiment(tmp_path)}, but got another")
+        assert [folder.name for folder in (tmp_path / "experiments").iterdir() if folder.is_dir()] == ["tiny"]
+    pipeline(tmp_path)  # which BasicSR begins by archiving what is there
+    assert len(list((tmp_path / "experiments").glob("tiny_archived_*"))) == 1
+    pipeline(tmp_path, "--auto_resume")  # the run before has given it back
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_files_cannot_be_locked_a_run_goes_on_and_says_so(namespace, tmp_path, monkeypatch, capsys, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    root = tmp_path / "experiments/run"
+    for _ in range(2):  # nothing stays behind that would keep a run away which goes on after a kill
+        loop.enter(dict(namespace), options(is_train=True, path={"experiments_root": str(root)}), None)
+        loop.leave()
+        said = capsys.readouterr().err
+        assert said.startswith("dscsr: a second training named run would not be noticed: the file system of ")
+        assert os.strerror(code) in said

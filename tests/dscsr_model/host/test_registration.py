@@ -1,5 +1,7 @@
 """Registering with BasicSR, alone and beside other plugins that want the same names."""
 
+import json
+import subprocess
 import sys
 import types
 import warnings
@@ -141,7 +143,7 @@ def state_of_basicsr():
     )
 
 
-@pytest.mark.parametrize("stage", ["loading", "mending", "registering"])
+@pytest.mark.parametrize("stage", ["loading", "patching", "registering"])
 def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
     dscsr_model.register()
     import basicsr
@@ -156,9 +158,9 @@ def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
             if stage == "loading":
                 late = registration.Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:NotThere")
                 patch.setattr(registration, "ENTRIES", (*registration.ENTRIES, late))
-            elif stage == "mending":
-                late = compat.Mend("late", "", lambda: True, lambda: 1 / 0)
-                patch.setattr(compat, "RUN_MENDS", (*compat.RUN_MENDS, late))
+            elif stage == "patching":
+                late = compat.Patch("late", "", lambda: True, lambda: 1 / 0)
+                patch.setattr(compat, "RUN_PATCHES", (*compat.RUN_PATCHES, late))
             else:
                 register = registration._register
                 fail_last = lambda table, obj: register(table, obj) or 1 / (obj.__name__ != "CSDModel")  # noqa: E731
@@ -168,7 +170,7 @@ def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
             with pytest.raises(DscsrError, match=met):
                 dscsr_model.register()
         assert state_of_basicsr() == without
-        assert not {mend.name for mend in compat.applied()} & {mend.name for mend in compat.RUN_MENDS}
+        assert not {*compat.applied()} & {*compat.RUN_PATCHES}
     finally:
         dscsr_model.register()
     assert not [name for name, registered in registration.registered_names().items() if registered is None]
@@ -176,7 +178,7 @@ def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
 
 def test_what_a_basicsr_requires_and_lacks_is_named():
     says = registration._cannot_register(ModuleNotFoundError("No module named 'addict'", name="addict"))
-    assert says.endswith("`addict` is missing: install what this BasicSR requires, with pip install addict.")
+    assert str(says).endswith("`addict` is missing: install what this BasicSR requires, with pip install addict.")
 
 
 def test_models_of_ours_and_those_derived_from_them():
@@ -218,7 +220,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 class SPAN(nn.Module):
     pass
 """
-
 USE = """
 from basicsr.archs import build_network
 theirs = build_network({'type': 'SPAN'})
@@ -226,33 +227,58 @@ ours = build_network({'type': 'SPAN_dscsr', 'feature_channels': 8})
 print(type(theirs).__module__, type(ours).__module__)
 import dscsr_model; dscsr_model.register()
 """
-
-
-def test_a_real_plugin_after_the_autoload(run_python, tmp_path):
-    (tmp_path / "plugin.py").write_text(PLUGIN)
-    done = run_python("-c", "import basicsr, plugin" + USE, check=True, env={"DSCSR_AUTOLOAD": "1"})
-    assert "plugin dscsr_arch.span_arch" in done.stdout
-    assert done.stderr.count("belongs to plugin.SPAN") == 1
-
-
-def test_a_real_plugin_before_register(run_python, tmp_path):
-    (tmp_path / "plugin.py").write_text(PLUGIN)
-    # A plugin can only import a BasicSR that imports: mended, but without our networks yet.
-    code = (
-        "from dscsr_model.host import compat; compat.mend_imports()\nimport plugin, dscsr_model\ndscsr_model.register()"
-    )
-    done = run_python("-c", code + USE, check=True, env={"DSCSR_AUTOLOAD": "0"})
-    assert "plugin dscsr_arch.span_arch" in done.stdout
-    assert done.stderr.count("belongs to plugin.SPAN") == 1
-
-
 FIRST = sorted(
     {entry for entry in registration.ENTRIES if not entry.target.startswith("dscsr_arch.")}, key=lambda e: e.target
 )
+PROCESSES = {
+    "a plugin after the autoload": ("1", f"import basicsr, plugin{USE}"),
+    # A plugin can only import a BasicSR that imports: patched, but without our networks yet.
+    "a plugin before register": (
+        "0",
+        "from dscsr_model.host import compat; compat.patch_imports()\n"
+        f"import plugin, dscsr_model\ndscsr_model.register(){USE}",
+    ),
+    **{
+        entry.name: (
+            "1",
+            f"import {entry.target.partition(':')[0]}\nfrom basicsr.utils.registry import {entry.registry} as r\n"
+            f"assert '{entry.name}' in r",
+        )
+        for entry in FIRST
+    },
+}
+FORKING = """
+import json, os, sys, cv2, scipy.ndimage, scipy.special  # and what else BasicSR imports; not BasicSR
+from dscsr_model.host import compat
+compat.patch_imports()
+for name, (autoload, code) in json.load(open('processes.json')).items():
+    if not os.fork():
+        os.environ['DSCSR_AUTOLOAD'] = autoload
+        for number, kind in (1, 'out'), (2, 'err'):
+            os.dup2(os.open(f'{name}.{kind}', os.O_CREAT | os.O_WRONLY), number)
+        exec(code, {'__name__': '__main__'})
+        sys.stdout.flush()
+        os._exit(0)
+    print(name, os.wait()[1])
+"""
 
 
-@pytest.mark.parametrize("entry", FIRST, ids=lambda entry: entry.name)
-def test_importing_a_registered_module_first_registers_it_too(run_python, entry):
-    module = entry.target.partition(":")[0]
-    code = f"import {module}\nfrom basicsr.utils.registry import {entry.registry} as r\nassert '{entry.name}' in r"
-    run_python("-c", code, check=True, env={"DSCSR_AUTOLOAD": "1"})
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """The folder in which each of `PROCESSES` has left what it said; none of them had imported BasicSR before."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "plugin.py").write_text(PLUGIN)
+    (folder / "processes.json").write_text(json.dumps(PROCESSES))
+    done = subprocess.run([sys.executable, "-c", FORKING], cwd=folder, capture_output=True, text=True, check=False)
+    return folder, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_whichever_module_is_imported_first(processes, name):
+    """A module of ours that imports basicsr by itself; a plugin that wants a name of ours, before and after us."""
+    folder, ended = processes
+    said = (folder / f"{name}.err").read_text()
+    assert f"{name} 0" in ended, said
+    if "plugin" in name:
+        assert "plugin dscsr_arch.span_arch" in (folder / f"{name}.out").read_text()
+        assert said.count("belongs to plugin.SPAN") == 1

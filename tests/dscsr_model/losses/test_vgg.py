@@ -17,9 +17,9 @@ def random_vgg() -> VGG19Features:
 @pytest.fixture(scope="module")
 def theirs():
     """The layers of torchvision's VGG-19 up to relu5_1, with random weights."""
-    from dscsr_model.host.compat import mend_imports
+    from dscsr_model.host.compat import patch_imports
 
-    mend_imports()
+    patch_imports()
     from torchvision.models.vgg import cfgs, make_layers
 
     return make_layers(cfgs["E"])[:30]

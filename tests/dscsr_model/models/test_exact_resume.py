@@ -5,18 +5,17 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import option_files
 import pytest
 import torch
 import yaml
 from small_models import distance
-from training_runs import COMMAND, ENV, experiment, pipeline, weights_on_disk, write_options
+from training_runs import dscsr, experiment, pipeline, weights_on_disk, write_options
 
 import dscsr_model
 from dscsr_arch import SPAN
@@ -208,22 +207,19 @@ def test_a_signal_lets_the_step_end_saves_and_exits(
 
 
 @pytest.mark.parametrize(("pause", "echo", "ended"), [(0.1, 0.05, -signal.SIGTERM), (0, 5, 0)], ids=["second", "echo"])
-def test_a_second_signal_ends_a_run_at_once(pause, echo, ended):
+def test_a_second_signal_ends_a_run_at_once(tmp_path, pause, echo, ended):
     """Not what `timeout` and torchrun send twice."""
-    from dscsr_model.host.stopping import listen
+    from dscsr_model.training.signals import noted_in
     from dscsr_model.training.stopping import StopRequest
 
-    child = os.fork()
-    if child == 0:
-        try:
-            listen(stop := StopRequest(), tell=False, echo=echo)
+    def run() -> bool:
+        with noted_in(stop := StopRequest(), tell=False, echo=echo):
             for wait in (pause, 0):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(wait)
-            os._exit(0 if stop.asked == signal.SIGTERM else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ended
+        return stop.asked != signal.SIGTERM
+
+    assert forks.finished(run, tmp_path).returncode == ended
 
 
 def test_a_signal_before_the_first_step(tmp_path, monkeypatch, capfd):
@@ -295,25 +291,25 @@ def test_other_models_are_stopped_as_ever(tmp_path, monkeypatch):
     assert seen == [signal.SIG_DFL]
 
 
-@pytest.mark.slow
-def test_two_ranks_stop_together_where_one_was_asked(tmp_path):
-    longer = {"train:total_iter": 3000, "logger:save_checkpoint_freq": 1000, "datasets:train:num_worker_per_gpu": 1}
-    write(tmp_path, "EfficientSRModel", **longer, **{"datasets:train:dataset_enlarge_ratio": 100})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, *COMMAND[1:], "--launcher", "pytorch"]
-    with subprocess.Popen(command, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True) as process:
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if "iter:       6," in line:
-                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-                os.kill(int(children[-1]), signal.SIGTERM)
+def test_two_ranks_stop_together_where_one_was_asked(tmp_path, monkeypatch):
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+    write(tmp_path, "EfficientSRModel", **{"logger:save_checkpoint_freq": 1000})
+    step = EfficientSRModel.optimize_parameters
+
+    def signalled(self: Any, current_iter: int) -> None:
+        step(self, current_iter)
+        if (os.environ["RANK"], current_iter) == ("1", 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(EfficientSRModel, "optimize_parameters", signalled)
+    run = functools.partial(dscsr, "train", "-opt", "opt.yml", "--launcher", "pytorch")
+    done = forks.ranks(run, tmp_path)
+    assert [each.returncode for each in done] == [143, 143], done[0].stderr
     (saved,) = checkpoints.iterations(experiment(tmp_path) / "training_states")
+    assert saved == 5  # which both had begun when it was known
     assert len(states(tmp_path, saved)["state"]["random_states"]) == 2
-    said = "".join(said)
-    assert said.count(f"Stopped by SIGTERM after iteration {saved}.") == 1
-    assert said.count("exitcode  : 143") >= 1
-    assert said.count("Traceback") == 1  # of torchrun itself, which says which of its processes failed
+    assert [each.stderr.count(f"Stopped by SIGTERM after iteration {saved}.") for each in done] == [1, 0]
 
 
 @pytest.mark.slow

@@ -1,17 +1,26 @@
-"""Whole runs of `dscsr train` with EfficientSRModel, in real processes: seen, killed, poisoned, shared by two ranks."""
+"""Whole runs of `dscsr train`: seen, killed, poisoned; steps that two ranks share."""
 
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import option_files
 import pytest
 import torch
-from rank_steps import one_and_two
-from small_models import distance
-from training_runs import COMMAND, experiment, train, train_until_killed, weights_on_disk, write_options
+import yaml
+from rank_steps import one_and_two, share
+from small_models import batch, distance, weights
+from training_runs import (
+    dscsr,
+    experiment,
+    pipeline,
+    prepare_csd,
+    prepare_dsclora,
+    train,
+    train_until_killed,
+    weights_on_disk,
+    write_options,
+)
 
 from dscsr_arch.checkpoint import read_pickle
 from dscsr_model.training import checkpoints
@@ -32,7 +41,14 @@ def test_what_a_person_sees(uninterrupted):
     steps = [line for line in lines if "[tiny..][epoch:" in line]
     assert len(steps) == 48
     assert "lr:(1.000e-02,)" not in steps[5]  # warming up
-    for shown in ("iter:      48", "[eta: ", "time (data): ", " l_pix: ", " images_per_s: ", " peak_memory_gib: "):
+    for shown in (
+        "iter:      48",
+        "[eta: 0:00:00, ",
+        "time (data): ",
+        " l_pix: ",
+        " images_per_s: ",
+        " peak_memory_gib",
+    ):
         assert shown in steps[-1]
     assert sum("Validation Set" in line for line in lines) == 3
     assert sum("# psnr: " in line for line in lines) == 3
@@ -54,9 +70,7 @@ def test_what_tensorboard_shows(uninterrupted):
     assert [point.step for point in events.Scalars("metrics/Set/psnr")] == [16, 32, 48]
 
 
-def resumed_and_compared(folder: Path, whole: Path, done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, done.stderr
-    assert "passed over" not in done.stderr
+def same_end(folder: Path, whole: Path) -> None:
     assert distance(weights_on_disk(folder), weights_on_disk(whole)) == 0
     last = max(checkpoints.iterations(experiment(whole) / "training_states"))
     ours, theirs = (read_pickle(experiment(f) / f"training_states/{last}.state") for f in (folder, whole))
@@ -71,11 +85,57 @@ def test_killed_twice_and_resumed_it_ends_where_it_would_have(uninterrupted, tmp
 
     write_options(tmp_path)
     (tmp_path / "basicsr").mkdir()
-    shutil.copy(Path(basicsr.__file__).with_name("train.py"), tmp_path / "basicsr")
-    script = [sys.executable, "basicsr/train.py", "-opt", "opt.yml", "--auto_resume"]
-    assert train_until_killed(tmp_path, COMMAND, f"iter:      {random.randint(10, 14)}", random.uniform(0, 0.03))
-    assert train_until_killed(tmp_path, script, f"iter:      {random.randint(20, 38)}", random.uniform(0, 0.03))
-    resumed_and_compared(tmp_path, uninterrupted[0], train(tmp_path, "--auto_resume"))
+    script = shutil.copy(Path(basicsr.__file__).with_name("train.py"), tmp_path / "basicsr")
+    resume = ("--auto_resume",)
+    assert train_until_killed(tmp_path, f"iter:      {random.randint(10, 14)}", random.uniform(0, 0.03))
+    assert train_until_killed(
+        tmp_path, f"iter:      {random.randint(20, 38)}", random.uniform(0, 0.03), *resume, script=str(script)
+    )
+    done = train(tmp_path, *resume)
+    assert done.returncode == 0, done.stderr
+    assert "passed over" not in done.stderr
+    same_end(tmp_path, uninterrupted[0])
+
+
+@pytest.mark.parametrize(
+    ("prepare", "kinds"), [(prepare_dsclora, ("net_g", "lora_g", "fused_g")), (prepare_csd, ("net_g", "student_w0.5"))]
+)
+def test_killed_and_resumed_with_its_teacher(tmp_path, prepare, kinds):
+    """A teacher of its own is read again; CSD's teacher, in the same weights, goes on from the checkpoint."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    shorter = {"train:total_iter": 16, "val:val_freq": 8, "train:scheduler:T_max": 16, "logger:keep_checkpoints": 2}
+    for folder in (whole, killed):
+        write_options(folder, **prepare(folder, 4), **shorter)
+    pipeline(whole)
+    assert train_until_killed(killed, "iter:      10", 0.01)
+    if prepare is prepare_csd:
+        (killed / "teacher.pth").unlink()
+    done = train(killed, "--auto_resume")
+    assert done.returncode == 0, done.stderr
+    same_end(killed, whole)
+    names = {f"{kind}_{label}.pth" for kind in kinds for label in ("12", "16", "best", "latest")}
+    assert {file.name for file in (experiment(killed) / "models").iterdir()} == names
+    if prepare is prepare_csd:
+        steps = [line for line in done.stderr.splitlines() if "[tiny..][epoch:" in line]
+        assert ["l_teacher: " in line for line in steps[-3:]] == [True, False, False]  # until its `end_iter`
+        assert "psnr_w0.5: " in done.stderr
+        assert "psnr_w1.0: " in done.stderr
+    else:
+        assert "Teacher: SPAN of" in done.stderr
+
+
+def test_every_width_is_tested(tmp_path, monkeypatch, capfd):
+    write_options(tmp_path, **prepare_csd(tmp_path, 4))
+    options = yaml.safe_load((tmp_path / "opt.yml").read_text())
+    test = option_files.testing_options(tmp_path / "data") | {key: options[key] for key in ("model_type", "network_g")}
+    test["path"]["pretrain_network_g"] = "teacher.pth"
+    option_files.write_options(tmp_path / "test.yml", test)
+    monkeypatch.chdir(tmp_path)
+    assert dscsr("test", "-opt", "test.yml") == 0
+    said = capfd.readouterr().err
+    assert said.count("# ssim_w0.5: ") == said.count("# ssim_w1.0: ") == 2
+    images = {file.name for file in Path("results/tiny_test/visualization/one").iterdir()}
+    assert images == {f"{name}_w{w}_tiny_test.png" for name in ("baby", "bird", "head") for w in (0.5, 1.0)}
 
 
 @pytest.mark.slow
@@ -94,20 +154,20 @@ def test_25_kills(tmp_path, workers):
     for folder in (whole, killed):
         folder.mkdir()
         write_options(folder, **changes)
-    done = train(whole)
-    assert done.returncode == 0, done.stderr
+    pipeline(whole)
     states, models = experiment(killed) / "training_states", experiment(killed) / "models"
     newest = while_saving = 0
     for _ in range(25):
-        command = [*COMMAND, *(["--auto_resume"] if newest else [])]
-        assert train_until_killed(killed, command, "Start training", random.uniform(0.02, 0.4))
+        resume = ["--auto_resume"] if newest else []
+        assert train_until_killed(killed, "Start training", random.uniform(0.02, 0.4), *resume)
         while_saving += any(True for _ in experiment(killed).rglob(".*.tmp"))
         state, passed_over = checkpoints.newest_whole(states, models)
         assert not passed_over
         assert max(checkpoints.iterations(states), default=0) >= newest
         newest = int(state.stem) if state else 0
     assert while_saving > 0
-    resumed_and_compared(killed, whole, train(killed, "--auto_resume"))
+    pipeline(killed, "--auto_resume")
+    same_end(killed, whole)
 
 
 def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrupted, tmp_path):
@@ -130,57 +190,106 @@ def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrup
     assert all(torch.equal(tensor, weights_on_disk(tmp_path, "48")[name]) for name, tensor in params.items())
 
 
-RANKS = """
-import rank_steps, small_models, torch, yaml
-from basicsr.data import build_dataloader, build_dataset
-
-model, rank, world = rank_steps.begin()
-step_losses = []
-for step in range(1, 6):
-    whole = {name: tensor.double() for name, tensor in small_models.batch(step).items()}
-    if step == 4:
-        whole['gt'][1] = torch.inf  # of rank 1 alone: its gradients stay finite, the loss does not
-    model.feed_data({name: tensor[rank::world] for name, tensor in whole.items()})
-    model.optimize_parameters(step)
-    step_losses.append(model.get_current_log()['l_pix'])
-weights = small_models.weights(model)
-torch.set_default_dtype(torch.float32)
-model.net_g.float(), model.net_g_ema.float()
-section = yaml.safe_load(open('val.yml'))
-model.validation(build_dataloader(build_dataset(section), section), 5, None, save_img=True)
-if rank == 1:
-    model.metric_results = {name: -value for name, value in model.metric_results.items()}
-gathered = [model.metric_results] * world
-if world > 1:
-    torch.distributed.all_gather_object(gathered, model.metric_results)
-model.save(0, 5)
-found = {'weights': weights, 'losses': step_losses, 'scores': gathered, 'skipped': model.guard.total}
-del model
-rank_steps.end(rank, world, found)
-"""
+# --- two ranks step as one process does ---------------------------------------------------------------------------
 
 
-def test_two_ranks_step_and_validate_as_one_process_does(tmp_path, monkeypatch):
+def test_two_ranks_step_and_validate_as_one_process_does(tmp_path):
     """Five steps of Adam in float64 with the loss in float32; five images: one rank has three of them, one two."""
-    import yaml
-
     names = [f"{number}.png" for number in range(5)]
     section = {
         "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
         "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (46, 38))),
         "dataroot_lq": str(option_files.write_images(tmp_path / "lq", names, (23, 19))),
     }  # fmt: skip
-    (tmp_path / "val.yml").write_text(yaml.safe_dump(section))
     ssim = {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True}
     network = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
-    changes = {"val:metrics:ssim": ssim, "network_g": network}
-    changes.update({"train:accumulate_steps": 2, "train:channels_last": True})
-    one, two = one_and_two(tmp_path, monkeypatch, RANKS, changes)
+    changes = {"network_g": network, "train:accumulate_steps": 2, "train:channels_last": True, "val:metrics:ssim": ssim}
+
+    def steps(model, rank, world):
+        from basicsr.data import build_dataloader, build_dataset
+
+        losses = []
+        for step in range(1, 6):
+            whole = batch(step)
+            if step == 4:
+                whole["gt"][1] = torch.inf  # of rank 1 alone: its gradients stay finite, the loss does not
+            model.feed_data(share(whole, rank, world))
+            model.optimize_parameters(step)
+            losses.append(model.get_current_log()["l_pix"])
+        found = {"weights": weights(model), "losses": losses, "skipped": model.guard.total}
+        torch.set_default_dtype(torch.float32)
+        model.net_g.float(), model.net_g_ema.float()
+        model.validation(build_dataloader(build_dataset(section), section), 5, None, save_img=True)
+        scores = [model.metric_results] * world
+        if world > 1:
+            torch.distributed.all_gather_object(scores, model.metric_results)
+        model.save(0, 5)
+        return {**found, "scores": scores}
+
+    one, two = one_and_two(tmp_path, lambda world: changes, steps)
     assert distance(one["weights"], two["weights"]) <= 1e-8
     assert one["losses"] == pytest.approx(two["losses"], rel=1e-6)
     assert one["skipped"] == two["skipped"] == 1
-    assert two["scores"][0] == pytest.approx(one["scores"][0], abs=1e-9)
-    assert two["scores"][1] == {name: -value for name, value in two["scores"][0].items()}  # every rank has them
-    assert len(list((tmp_path / "two/visualization").rglob("*.png"))) == 5
-    state = read_pickle(tmp_path / "two/training_states/5.state")
+    for scores in two["scores"]:  # every rank has them
+        assert scores == pytest.approx(one["scores"][0], abs=1e-9)
+    assert len(list((tmp_path / "2/visualization").rglob("*.png"))) == 5
+    state = read_pickle(tmp_path / "2/training_states/5.state")
     assert len(state["random_states"]) == 2
+
+
+def test_two_ranks_distil_as_one_process_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = prepare_dsclora(tmp_path, 2) | {"train:accumulate_steps": 2, "train:grad_clip_norm": 1.0}
+
+    def steps(model, rank, world):
+        for teacher in model.teacher.networks:
+            teacher.double()
+        losses = []
+        for step in range(1, 4):
+            model.feed_data(share(batch(step), rank, world))
+            model.optimize_parameters(step)
+            log = model.get_current_log()
+            losses.append([log[name] for name in ("l_pix", "l_teacher", "l_affinity")])
+        model.save(0, 3)
+        return {"weights": weights(model), "losses": losses}
+
+    one, two = one_and_two(tmp_path, lambda world: changes, steps)
+    assert distance(one["weights"], two["weights"]) <= 1e-6
+    for ours, theirs in zip(one["losses"], two["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert (tmp_path / "2/models/fused_g_3.pth").is_file()
+
+
+@pytest.mark.parametrize("start", ["teacher", "scratch"])
+def test_two_ranks_train_widths_as_one_process_does(tmp_path, start):
+    """One process has the batch in two parts, each rank one of them; all of a part are its negatives."""
+    changes = prepare_csd(tmp_path, 2) | {"train:grad_clip_norm": 1.0}
+    if start == "teacher":
+        changes |= {
+            "path:pretrain_network_g": str(tmp_path / "teacher.pth"),
+            "train:teacher_opt": {"type": "L1Loss", "output_of": "teacher", "end_iter": 2},
+            "train:contrastive_opt:num_negatives": 2,
+            "train:contrastive_opt:end_iter": 4,  # other widths run then
+        }
+    else:
+        changes = {name: changes[name] for name in ("model_type", "network_g", "train:grad_clip_norm")}
+
+    def steps(model, rank, world):
+        losses = []
+        for step in range(1, 6):
+            whole = {name: tensor.double() for name, tensor in batch(step).items()}
+            model.feed_data({name: tensor.chunk(world)[rank] for name, tensor in whole.items()})
+            model.optimize_parameters(step)
+            losses.append({name: value for name, value in model.get_current_log().items() if name.startswith("l_")})
+        model.save(0, 5)
+        return {"weights": weights(model), "losses": losses}
+
+    one, two = one_and_two(tmp_path, lambda world: {**changes, "train:accumulate_steps": 2 // world}, steps)
+    # float64, but for the losses, which are formed in float32
+    assert distance(one["weights"], two["weights"]) <= 1e-6
+    for ours, theirs in zip(one["losses"], two["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    if start == "teacher":
+        assert ["l_teacher" in terms for terms in one["losses"]] == [True, True, False, False, False]
+        assert ["l_contrastive" in terms for terms in one["losses"]] == [True] * 4 + [False]
+    assert (tmp_path / "2/models/student_w0.5_5.pth").is_file()

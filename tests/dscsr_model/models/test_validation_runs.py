@@ -1,13 +1,15 @@
 """Validations of whole runs under BasicSR's loop: each once, under its true iteration, also after a kill."""
 
+import os
 import re
-import subprocess
-import sys
+import signal
+from functools import partial
 from pathlib import Path
 
+import forks
 import pytest
 import torch
-from training_runs import ENV, experiment, pipeline, prepare_dsclora, write_options
+from training_runs import dscsr, experiment, pipeline, prepare_dsclora, write_options
 
 from dscsr_arch import load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict
@@ -119,40 +121,26 @@ def test_a_base_is_validated_first_and_remains_the_best_where_training_gains_not
     assert [step for step, _ in plotted(tmp_path)] == [0, 4, 5]
 
 
-DYING = """
-import os, signal, sys
-from dscsr_model import cli
-from dscsr_model.models.validating_sr_model import ValidatingSRModel
-
-validate = ValidatingSRModel.nondist_validation
-def dying(self, loader, current_iter, *arguments):
-    if current_iter == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    validate(self, loader, current_iter, *arguments)
-if 'dies' in sys.argv:
-    ValidatingSRModel.nondist_validation = dying
-sys.exit(cli.main(['train', '-opt', 'opt.yml', '--launcher', 'pytorch', *sys.argv[2:]]))
-"""
-
-
-@pytest.mark.slow
-def test_two_ranks_make_up_for_it_together(tmp_path):
-    def ranks(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ranks.py"]
-        return subprocess.run(
-            [*command, *arguments], cwd=folder, env=ENV, capture_output=True, text=True, check=False, timeout=300
-        )
-
+def test_two_ranks_make_up_for_it_together(tmp_path, monkeypatch):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         write_options(folder, **BEST_AT_8)
-        (folder / "ranks.py").write_text(DYING)
-    assert ranks(whole, "lives").returncode == 0
-    assert ranks(killed, "dies").returncode != 0
+    validate = ValidatingSRModel.nondist_validation
+
+    def dying(self, loader, current_iter, *arguments):
+        if current_iter == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        validate(self, loader, current_iter, *arguments)
+
+    command = ("train", "-opt", "opt.yml", "--launcher", "pytorch")
+    assert [each.returncode for each in forks.ranks(partial(dscsr, *command), whole)] == [0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(ValidatingSRModel, "nondist_validation", dying)
+        assert [each.returncode for each in forks.ranks(partial(dscsr, *command), killed)] == [-signal.SIGKILL] * 2
     assert (experiment(killed) / "training_states/8.state").is_file()
-    done = ranks(killed, "lives", "--auto_resume")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Validating iteration 8") == 1
+    done = forks.ranks(partial(dscsr, *command, "--auto_resume"), killed)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr
+    assert done[0].stderr.count("Validating iteration 8") == 1
     same_best(killed, whole)
     assert plotted(killed) == plotted(whole)

@@ -1,4 +1,4 @@
-"""Lets any sampler tell a dataset more than a number: epoch and position too (see ``data/sample_keys.py``)."""
+"""Lets any sampler tell a dataset more than a number: epoch and position too (see `sample_keys`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-import torch
+from torch import distributed
 from torch.utils.data import Sampler
 
-from dscsr_model.data.sample_keys import SampleKey, takes_sample_keys
+from dscsr_model.data.sample_keys import SampleKey
 
 
-class DrawSampler(Sampler[Any]):
-    """The indices of another sampler, in that one's own order, as draws.
+class KeyedSampler(Sampler[Any]):
+    """The indices of another sampler, in that one's own order, as sample keys.
 
     The train loop goes on talking to the other sampler, so its ``set_epoch`` is listened to. Where nobody tells the
     epoch, the rounds through the sampler are counted.
@@ -24,6 +24,7 @@ class DrawSampler(Sampler[Any]):
 
     Attributes:
         resumed_epoch: The epoch in which the first ``seen`` samples are left out.
+        on_epoch: Called with each epoch that is told.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -31,13 +32,15 @@ class DrawSampler(Sampler[Any]):
         self.resumed_epoch, self.seen = -1, 0
         self.rounds = 0
         self.epoch: int | None = None
+        self.on_epoch: Callable[[int], None] = lambda epoch: None
         set_epoch = getattr(sampler, "set_epoch", None)
         if set_epoch is not None:
 
             @functools.wraps(set_epoch)
-            def listen(epoch: int) -> Any:
+            def listen(epoch: int) -> None:
                 self.epoch = epoch
-                return set_epoch(epoch)
+                set_epoch(epoch)
+                self.on_epoch(epoch)
 
             sampler.set_epoch = listen
 
@@ -59,19 +62,6 @@ class DrawSampler(Sampler[Any]):
 def _rank_of(sampler: Any) -> tuple[int, int]:
     if hasattr(sampler, "rank") and hasattr(sampler, "num_replicas"):
         return sampler.rank, sampler.num_replicas
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
-
-
-def handing_out_draws(build_dataloader: Callable[..., Any]) -> Callable[..., Any]:
-    """BasicSR's ``build_dataloader``, but a training set that takes draws gets them; others get numbers as ever."""
-
-    @functools.wraps(build_dataloader)
-    def wrapper(dataset: Any, dataset_opt: Any, *args: Any, **kwargs: Any) -> Any:
-        loader = build_dataloader(dataset, dataset_opt, *args, **kwargs)
-        if dataset_opt["phase"] == "train" and takes_sample_keys(dataset):
-            loader.batch_sampler.sampler = DrawSampler(loader.batch_sampler.sampler)
-        return loader
-
-    return wrapper
