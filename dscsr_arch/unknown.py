@@ -10,7 +10,7 @@ from torch import nn
 
 from dscsr_arch import conv_lora
 from dscsr_arch.architecture import StateDict, architectures
-from dscsr_arch.arguments import AssumedWarning, Given, Said
+from dscsr_arch.arguments import Given, Said
 from dscsr_arch.errors import DscsrError, DscsrWarning, UnavailableError, WeightsError
 from dscsr_arch.foreign import find_backbone, from_spandrel
 from dscsr_arch.low_rank import lora_ranks
@@ -42,7 +42,7 @@ def unknown_network(
     """
     if given.section is not None:
         return _of_section(given.section, state_dict, given.overrides, path), []
-    remedy = "Give the network section of its training: -opt FILE of `dscsr`, network={…} of load_model."
+    remedy = "Give the network section of its training (-opt FILE, or load_model's `network`)."
     layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
     of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
     try:
@@ -58,7 +58,10 @@ def unknown_network(
         its, other = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (0, 1))
         raise WeightsError(f"a network that was trained as spandrel builds {name} ({other})", its, remedy, path)
     network.described_as = metadata  # type: ignore[assignment]
-    return network, [AssumedWarning(f"{path} is taken for {name}, as spandrel does, with its defaults.")]
+    if said is not None:
+        return network, []
+    note = f"{path} is taken for {name}, as spandrel does, with defaults where shapes tell nothing. If that is wrong:"
+    return network, [DscsrWarning(f"{note} {remedy}")]
 
 
 def _of_section(
