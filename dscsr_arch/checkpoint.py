@@ -22,7 +22,7 @@ from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrError, DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
-from dscsr_arch.metadata import describe, differences, shown
+from dscsr_arch.metadata import describe, described, differences, shown
 from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.state_dict_diff import state_dict_diff as mismatch
 from dscsr_arch.unknown import unknown_network
@@ -199,7 +199,9 @@ def _student(network: nn.Module, given: Given, width: float, path: str | os.Path
         shared.load_state_dict(network.state_dict())
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"weights of a CSSR-Net with width {width}", f"an error: {error}", where=path) from error
-    return shared.student(width).eval()
+    student = shared.student(width).eval()
+    student.described_as = described(shared.section(width))[0]  # type: ignore[assignment]
+    return student
 
 
 def _load_adapters(

@@ -56,6 +56,21 @@ def find_backbone(name: str) -> type[nn.Module]:
     return known[name]
 
 
+def import_spandrel() -> Any:
+    """The module, also beside a torchvision, which it imports, that takes a patch beside this build of torch.
+
+    Raises:
+        UnavailableError: It cannot be imported.
+    """
+    try:
+        import_torchvision()
+        return importlib.import_module("spandrel")
+    except ModuleNotFoundError as error:
+        raise UnavailableError(f"{error.name} is not installed: pip install 'dscsr[spandrel]'") from error
+    except Exception as error:  # RuntimeError, where torchvision does not fit torch
+        raise UnavailableError(f"the import fails: {_one_line(error)}") from error
+
+
 def from_spandrel(state_dict: Mapping[str, Tensor]) -> tuple[nn.Module, str, dict[str, Any]]:
     """The network that spandrel builds for these weights, its name there, and what is known of its arguments.
 
@@ -65,21 +80,13 @@ def from_spandrel(state_dict: Mapping[str, Tensor]) -> tuple[nn.Module, str, dic
         UnavailableError: spandrel cannot be imported.
         WeightsError: It does not know them, or not as those of a network from images to images.
     """
-    try:
-        import_torchvision()
-        spandrel = importlib.import_module("spandrel")
-    except ModuleNotFoundError as error:
-        raise UnavailableError(f"spandrel lacks {error.name}: pip install 'dscsr[spandrel]'") from error
-    except Exception as error:  # whatever torchvision does that does not fit torch
-        reason = " ".join(str(error).split())[:200]
-        raise UnavailableError(f"spandrel's import fails: {type(error).__name__}: {reason}") from error
+    spandrel = import_spandrel()
     try:
         found = spandrel.ModelLoader().load_from_state_dict(dict(state_dict))
     except spandrel.UnsupportedModelError as error:
         raise WeightsError("spandrel does not know them either") from error
     except Exception as error:  # of a family that it took them for
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"spandrel cannot build what it takes them for: {type(error).__name__}: {reason}") from error
+        raise WeightsError(f"spandrel cannot build what it takes them for: {_one_line(error)}") from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise WeightsError(f"spandrel knows them as {found.architecture.id}, which is no network from images to images")
     network, sizes = found.model.float(), found.size_requirements
@@ -89,6 +96,10 @@ def from_spandrel(state_dict: Mapping[str, Tensor]) -> tuple[nn.Module, str, dic
     arguments = dict(getattr(network, "hyperparameters", {}))
     arguments |= {"upscale": found.scale, "num_in_ch": found.input_channels, "num_out_ch": found.output_channels}
     return network, str(found.architecture.id), arguments
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def arguments_of_section(section: Mapping[str, Any], network: type[nn.Module]) -> dict[str, Any]:

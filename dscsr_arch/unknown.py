@@ -45,10 +45,14 @@ def unknown_network(
     remedy = "Give the network section of its training (-opt FILE, or load_model's `network`)."
     layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
     of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
+    words = f"weights of a known network ({', '.join(architectures())}; or of one that spandrel knows)"
     try:
         network, name, arguments = from_spandrel(state_dict)
-    except (UnavailableError, WeightsError) as error:
-        words = f"weights of a known network ({', '.join(architectures())}; or of one that spandrel knows)"
+    except UnavailableError as error:
+        raise WeightsError(
+            words, f"layers such as {layers}{of}; spandrel was not asked, as {error}", remedy, path
+        ) from error
+    except WeightsError as error:
         raise WeightsError(words, f"layers such as {layers}{of}; {error}", remedy, path) from error
     if given.overrides:
         words = f"no arguments for {name}, which spandrel builds from its shapes"
