@@ -65,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from dscsr_model.inference import jobs, pipeline
-    from dscsr_model.inference.saving import Saver
     from dscsr_model.inference.tiles import Tiling, Upscaler
 
     # Warnings of odd metadata would tear the bar.
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             )
         if args.precision == "fp16" and engine.device.type == "cpu" and backend_of(args) == "torch":
             report.note("fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today")
-        outcome = pipeline.run(plan.jobs, upscaler, Saver(args.quality), report, replace=args.force)
+        outcome = pipeline.run(plan.jobs, upscaler, args.quality, report, replace=args.force)
     print(describe(plan, outcome, engine.scale, args.output))
     return 1 if outcome.failed else 0
 

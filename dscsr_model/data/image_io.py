@@ -1,7 +1,7 @@
-"""Image files as training data: upright RGB, 8 bits a channel. A file that is broken in any way raises, never guesses.
+"""Image files in, with all that belongs to them: depth, gray or colour, alpha, profile, EXIF, resolution.
 
-Pillow opens every file, because it notices truncated data and knows EXIF; it has no RGB of 16 bits, which OpenCV then
-delivers.
+OpenImageIO reads them. Measured, it lacks: EXIF behind the pixels of a PNG, inverting 16-bit TIFF whose white is zero,
+dividing colours that alpha is multiplied into, and profiles of inks (CMYK), which Pillow applies.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ import contextlib
 import io
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import OpenImageIO as oiio  # noqa: N813 - as it calls itself
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms
 
 from dscsr_arch.errors import ImageError
-from dscsr_model.data.memory import free_ram
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")
+_KEPT = ("ImageDescription", "Make", "Model", "DateTime", "Artist", "Copyright")
+# Sizes of the old image, and what points to places in the old file.
+_DROPPED = ("Exif:PixelXDimension", "Exif:PixelYDimension", "Exif:MakerNote")
+_PER_INCH = {"in": 1.0, "inch": 1.0, "cm": 2.54, "m": 0.0254}
+_AS_STORED = oiio.ImageSpec()
+_AS_STORED.attribute("oiio:UnassociatedAlpha", 1)  # alpha is not to be multiplied into the colours
 _ORIENTATION = 0x0112  # EXIF
-_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _APART = 258, 284, 2  # TIFF
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_EXTRA_SAMPLES, _MULTIPLIED = 338, 1  # TIFF
 
 
 class Header(NamedTuple):
@@ -40,46 +43,75 @@ class Header(NamedTuple):
     gray: bool = False
 
 
+class DecodedImage(NamedTuple):
+    """An image in memory, upright."""
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    """(H, W, C); C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha, which is not multiplied into the colours."""
+    icc: bytes = b""
+    """Colour profile, of as many colours as the pixels have; empty for none."""
+    metadata: tuple[tuple[str, Any, Any], ...] = ()
+    """When, where, with what and by whom it was taken: names, types and values as OpenImageIO has them."""
+    dpi: tuple[float, float] | None = None
+    """Pixels per inch along x and y."""
+    frames: int = 1
+    """How many images the file has. This is the first."""
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the last channel is alpha."""
+        return self.pixels.shape[2] in (2, 4)
+
+
 def read_header(file: str | Path) -> Header:
     """Look at an image without decoding it.
 
     Raises:
         ImageError: It cannot be read, is no image, or has neither 8 nor 16 bits a channel.
     """
-    with image_faults(file), Image.open(file) as image:
-        return _header(image)
+    with _opened(file) as source:
+        return _header(file, source)
+
+
+def read_image(file: str | Path) -> DecodedImage:
+    """Read an image: 8 or 16 bits; gray, RGB, with alpha or without; 1 bit, palettes and CMYK converted to these.
+
+    Args:
+        file: PNG, JPEG, WebP, TIFF or BMP.
+
+    Raises:
+        ImageError: As `read_header`, or the pixels are broken or incomplete.
+    """
+    with _opened(file) as source:
+        header, spec = _header(file, source), source.spec()
+        pixels = source.read_image("unknown")  # in the file's own type
+        if pixels is None or source.has_error:
+            raise _broken(file, source.geterror())
+        icc = bytes(profile) if (profile := spec.getattribute("ICCProfile")) is not None else b""
+        if icc[16:20] == b"CMYK":
+            pixels, icc = _through_profile(file, pixels, icc)
+        elif source.format_name() == "tiff":
+            pixels = _of_tiff(file, pixels, spec, header)
+        colours = 1 if header.gray else 3
+        pixels = upright(pixels[:, :, : colours + header.alpha], _orientation(file, source))
+        frames = 1
+        while source.seek_subimage(frames, 0):
+            frames += 1
+    if icc[16:20] != (b"GRAY" if header.gray else b"RGB "):
+        icc = b""  # of other colours than these: wrong in the file, or a palette's
+    return DecodedImage(np.ascontiguousarray(pixels), icc, _metadata(spec), _dpi(spec), frames)
 
 
 def read_rgb(file: str | Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) RGB uint8.
 
-    Turned upright as its EXIF says. Gray becomes three equal channels, 16 bits are rounded to 8, alpha is left out (as
-    BasicSR does), palettes and CMYK are converted.
+    Gray becomes three equal channels, 16 bits are rounded to 8, alpha is left out (as BasicSR does).
 
     Raises:
-        ImageError: As `read_header`, or the pixels are broken or incomplete.
+        ImageError: See `read_image`.
     """
-    with image_faults(file):
-        return decode_rgb(Path(file).read_bytes())
-
-
-def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """`read_rgb` of a file's content; raises what Pillow raises."""
-    with Image.open(io.BytesIO(data)) as image:
-        orientation = orientation_of(image)
-        sixteen_bit = _header(image).sixteen_bit
-        image.load()
-        if image.format == "TIFF":  # which Pillow has turned upright while loading
-            turned, orientation = orientation != 1, image.getexif().get(_ORIENTATION, 1)
-        else:
-            turned = False
-        if image.mode.startswith("I;16"):
-            pixels = _to_eight_bits(sixteen_bit_gray(image)[:, :, None].repeat(3, axis=2))
-        elif sixteen_bit and not turned:
-            pixels = _decode_sixteen_bits(data)
-        else:
-            pixels = np.asarray(image.convert("RGB"))
-    return np.ascontiguousarray(upright(pixels, orientation))
+    pixels = as_eight_bits(read_image(file).pixels)
+    return np.ascontiguousarray(pixels[:, :, :3] if pixels.shape[2] > 2 else pixels[:, :, [0, 0, 0]])
 
 
 def decoding_memory(header: Header) -> int:
@@ -88,24 +120,9 @@ def decoding_memory(header: Header) -> int:
     return header.height * header.width * (2 * pixel + 8)
 
 
-def check_memory(needed: int, height: int, width: int, scale: int = 1) -> None:
-    """Stop before an image that would fill the memory, as one that only claims its size may.
-
-    Args:
-        needed: Bytes that it takes.
-        height: As its header says.
-        width: Likewise.
-        scale: How many times it is enlarged.
-
-    Raises:
-        ImageError: There is not so much memory.
-    """
-    free = free_ram()
-    if needed > free:
-        raise ImageError(
-            f"{width}x{height} pixels{f' times {scale}' if scale > 1 else ''} need {needed / 2**30:.1f} GiB of memory, "
-            f"but {free / 2**30:.1f} GiB are free: cut the image, or use another machine"
-        )
+def as_eight_bits(pixels: NDArray) -> NDArray[np.uint8]:
+    """The nearest of 256 levels; 65535 / 255 = 257."""
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def decode_as_basicsr(data: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
@@ -143,75 +160,94 @@ def upright(image: NDArray, orientation: int) -> NDArray:
     return image[rows, columns]
 
 
-def _header(image: Image.Image) -> Header:
-    if image.mode in ("I", "F"):
-        raise ValueError(f"{image.mode} pixels of 32 bits, expected 8 or 16 bits")
-    width, height = image.size
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size may be the upright one already
-        width, height = image.tag_v2[256], image.tag_v2[257]
-        bits = np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 8))
-        sixteen_bit = 16 in bits
-        if sixteen_bit and len(bits) > 1 and image.tag_v2.get(_PLANAR_CONFIGURATION) == _APART:
-            raise ValueError("16-bit TIFF with its channels apart, which OpenCV mixes up: save it with them together")
-    else:
-        sixteen_bit = image.mode.startswith("I;16") or (image.format == "PNG" and _png_chunk(image, b"IHDR")[8] == 16)
-    if orientation_of(image) in (5, 6, 7, 8):
-        width, height = height, width
-    alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    return Header(height, width, alpha, sixteen_bit, image.mode in GRAY_MODES)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The number in an image's EXIF, found without decoding it."""
-    if image.format == "PNG" and "exif" not in image.info and (exif := _png_chunk(image, b"eXIf")):
-        image.info["exif"] = exif  # it stands behind the pixels, where Pillow would find it after decoding them
-    return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
-
-
-def _png_chunk(image: Image.Image, wanted: bytes) -> bytes:
-    """Content of a chunk of an opened PNG file, or nothing."""
-    stream = image.fp  # type: ignore[attr-defined]
-    position = stream.tell()
+@contextlib.contextmanager
+def _opened(file: str | Path) -> Iterator[oiio.ImageInput]:
     try:
+        open(file, "rb").close()
+        source = oiio.ImageInput.open(str(file), _AS_STORED)
+    except OSError as error:
+        raise ImageError("an image", error.strerror, where=file) from error
+    except (TypeError, UnicodeEncodeError) as error:
+        raise ImageError("a name in UTF-8", "another", "Rename the image.", where=repr(file)) from error
+    if source is None:
+        raise _broken(file, oiio.geterror())
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _broken(file: str | Path, said: str) -> ImageError:
+    return ImageError(f"no image, or a broken one ({' '.join(said.split())})", where=file)
+
+
+def _header(file: str | Path, source: oiio.ImageInput) -> Header:
+    spec = source.spec()
+    kind, channels = str(spec.format), spec.nchannels
+    if kind not in ("uint8", "uint16") or channels > 4:
+        raise ImageError("1 to 4 channels of 8 or 16 bits", f"{channels} of {kind}", "Convert the image.", where=file)
+    height, width = spec.height, spec.width
+    if _orientation(file, source) in (5, 6, 7, 8):
+        height, width = width, height
+    alpha = spec.alpha_channel >= 0 and source.format_name() != "bmp"  # where most programs write no alpha there
+    return Header(height, width, alpha, kind == "uint16", channels < 3)
+
+
+def _orientation(file: str | Path, source: oiio.ImageInput) -> int:
+    number = source.spec().get_int_attribute("Orientation", 0)
+    if number or source.format_name() != "png":
+        return int(number)
+    with open(file, "rb") as stream:  # EXIF may stand behind the pixels
         stream.seek(8)
         while len(head := stream.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)
-            if kind == wanted:
-                return bytes(stream.read(length))
+            if kind == b"eXIf":
+                exif = Image.Exif()
+                with contextlib.suppress(Exception):  # whatever damaged EXIF does
+                    exif.load(stream.read(length))
+                return int(exif.get(_ORIENTATION, 1))
             stream.seek(length + 4, os.SEEK_CUR)
-    finally:
-        stream.seek(position)
-    return b""
+    return 1
 
 
-def sixteen_bit_gray(image: Image.Image) -> NDArray[np.uint16]:
-    """Pixels (H, W) of a decoded image of a mode ``I;16…``; white is 65535 also where a TIFF has it as 0."""
-    gray = np.asarray(image).astype(np.uint16)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        return 65535 - gray  # which Pillow does for 8 bits only
-    return gray
+def _of_tiff(file: str | Path, pixels: NDArray, spec: oiio.ImageSpec, header: Header) -> NDArray:
+    """Pixels of which white is the largest level, and into whose colours alpha is not multiplied."""
+    if header.sixteen_bit and spec.get_int_attribute("tiff:PhotometricInterpretation", 1) == 0:
+        pixels = 65535 - pixels
+    if header.alpha and _MULTIPLIED in _extra_samples(file):
+        most = np.uint32(np.iinfo(pixels.dtype).max)  # 65535² + 65535 / 2 fits
+        alpha = pixels[:, :, -1:].astype(np.uint32)
+        colours = (pixels[:, :, :-1] * most + alpha // 2) // np.maximum(alpha, 1)
+        pixels = np.concatenate([np.minimum(colours, most).astype(pixels.dtype), pixels[:, :, -1:]], axis=2)
+    return pixels
 
 
-def _decode_sixteen_bits(data: bytes | memoryview) -> NDArray[np.uint8]:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise ValueError("16-bit pixels that OpenCV cannot decode")
-    return _to_eight_bits(pixels[:, :, 2::-1])
+def _extra_samples(file: str | Path) -> NDArray:
+    """What kinds of alpha a TIFF says it has; OpenImageIO takes it for multiplied where nothing is said."""
+    with Image.open(file) as image:
+        return np.atleast_1d(getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES, 0))
 
 
-def _to_eight_bits(pixels: NDArray) -> NDArray[np.uint8]:
-    """The nearest of 256 levels; 65535 / 255 = 257."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _through_profile(file: str | Path, pixels: NDArray, icc: bytes) -> tuple[NDArray, bytes]:
+    """Inks as sRGB, and its profile; ``pixels``, mixed without one, if their own is of no use."""
+    with contextlib.suppress(ImageCms.PyCMSError, OSError), Image.open(file) as image:
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        image.getexif().clear()  # of a TIFF, that it is not turned here
+        rgb = ImageCms.profileToProfile(image, io.BytesIO(icc), srgb, outputMode="RGB")
+        if rgb is not None:
+            return np.asarray(rgb), srgb.tobytes()
+    return pixels, b""
 
 
-@contextlib.contextmanager
-def image_faults(file: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into one message, and keep its warnings (of odd metadata) to ourselves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except UnidentifiedImageError as error:
-            raise ImageError(f"{file}: no image, or a broken one") from error
-        except Exception as error:
-            raise ImageError(f"{file}: {str(error) or type(error).__name__}") from error
+def _metadata(spec: oiio.ImageSpec) -> tuple[tuple[str, Any, Any], ...]:
+    return tuple(
+        (each.name, each.type, each.value)
+        for each in spec.extra_attribs
+        if each.name in _KEPT or (each.name.startswith(("Exif:", "GPS:")) and each.name not in _DROPPED)
+    )
+
+
+def _dpi(spec: oiio.ImageSpec) -> tuple[float, float] | None:
+    unit = _PER_INCH.get(spec.get_string_attribute("ResolutionUnit"), 0.0)
+    x, y = (unit * spec.get_float_attribute(name, 0.0) for name in ("XResolution", "YResolution"))
+    return (x, y) if 1 < x < 1e6 and 1 < y < 1e6 else None

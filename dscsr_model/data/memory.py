@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+from dscsr_arch.errors import ImageError
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -26,6 +28,27 @@ def free_ram() -> int:
     """Bytes of RAM that can be taken, of the machine and of its container."""
     limits = (_free_of_machine(), _free_of_container())
     return min(limit for limit in limits if limit is not None)
+
+
+def check_memory(needed: int, height: int, width: int, scale: int = 1) -> None:
+    """Stop before an image that would fill the memory, as one that only claims its size may.
+
+    Args:
+        needed: Bytes that it takes.
+        height: As its header says.
+        width: Likewise.
+        scale: How many times it is enlarged.
+
+    Raises:
+        ImageError: There is not so much memory.
+    """
+    free = free_ram()
+    if needed > free:
+        raise ImageError(
+            f"{needed / 2**30:.1f} GiB of free memory for {width}x{height} pixels{f' times {scale}' * (scale > 1)}",
+            f"{free / 2**30:.1f} GiB",
+            "Cut the image, or use another machine.",
+        )
 
 
 def _free_of_machine(meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DataError, DscsrError, ImageError
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.image_io import Header, check_memory, decoding_memory, in_channels, read_header, read_rgb
+from dscsr_model.data.image_io import Header, decoding_memory, in_channels, read_header, read_rgb
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
-from dscsr_model.data.memory import free_ram
+from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.data.pairing import keys_of, listed, pair, search_images
 from dscsr_model.data.prepare_job import Job, Summary
 from dscsr_model.data.subimages import common_size, windows

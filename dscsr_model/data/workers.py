@@ -86,9 +86,11 @@ def worker_pool(count: int) -> Iterator[Workers]:
 
 def _start_worker() -> None:
     import cv2
+    import OpenImageIO
     from PIL import Image
 
     cv2.setNumThreads(1)
+    OpenImageIO.attribute("threads", 1)
     Image.MAX_IMAGE_PIXELS = None  # the user's own photographs may be as large as they are
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import SUFFIXES
+from dscsr_model.data.image_writing import FORMATS, format_of
 from dscsr_model.data.pairing import listed, search_images
 from dscsr_model.files import disk_errors
-from dscsr_model.inference.saving import FORMATS, format_of
 
 
 class Job(NamedTuple):

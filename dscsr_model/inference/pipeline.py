@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.image_io import Header, check_memory, decoding_memory, read_header
-from dscsr_model.data.memory import free_ram
-from dscsr_model.inference.images import DecodedImage, read_image
+from dscsr_model.data.image_io import DecodedImage, Header, decoding_memory, read_header, read_image
+from dscsr_model.data.image_writing import check_size, without_lost_alpha, write_image
+from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.inference.jobs import Job
-from dscsr_model.inference.saving import Saver, Stopped, check_size, without_lost_alpha
 from dscsr_model.inference.tiles import Upscaler
 
 Item = TypeVar("Item")
@@ -23,6 +22,10 @@ _AHEAD = 2  # images that wait between two stages
 _SHARE = 0.5  # of the free memory, for images under way
 _SLACK = 64 << 20
 _PATIENCE = 5.0  # seconds
+
+
+class Stopped(Exception):  # noqa: N818 - no fault: what a thread meets when all is to end
+    """Work was given up because everything ends."""
 
 
 class Reporter(Protocol):
@@ -81,6 +84,11 @@ class Line:
         if self.stopped:
             raise Stopped
 
+    def check(self) -> None:
+        """Raise `Stopped` if all is to end."""
+        if self.stopped:
+            raise Stopped
+
     def stop(self, fault: BaseException | None = None) -> None:
         """Wake everybody up to end; the first fault is kept."""
         with self.changed:
@@ -122,13 +130,13 @@ class Channel(Generic[Item]):
             yield taken.pop()  # kept nowhere: it may be an image of gigabytes, and the next one far away
 
 
-def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter, *, replace: bool = False) -> Outcome:
+def run(jobs: Sequence[Job], upscaler: Upscaler, quality: int, report: Reporter, *, replace: bool = False) -> Outcome:
     """Make all images. One is read and others are written while the network works on another.
 
     Args:
         jobs: What to make of what.
         upscaler: Called in this thread.
-        saver: Writes; in two threads of their own.
+        quality: Of JPEG and WebP, 1 to 100.
         report: Told what happens.
         replace: Overwrite results that exist.
 
@@ -140,7 +148,7 @@ def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter,
         BaseException: What was no image's fault, Ctrl-C too; then no file appears any more, and none is half-made.
     """
     start = time.monotonic()
-    stages = _Stages(upscaler, saver, report, replace)
+    stages = _Stages(upscaler, quality, report, replace)
     with _threads(stages, jobs):
         for item in stages.read:
             stages.enlarge(item)
@@ -152,12 +160,12 @@ def run(jobs: Sequence[Job], upscaler: Upscaler, saver: Saver, report: Reporter,
 class _Stages:
     """The three stages; the queues between them; the counts."""
 
-    def __init__(self, upscaler: Upscaler, saver: Saver, report: Reporter, replace: bool) -> None:
+    def __init__(self, upscaler: Upscaler, quality: int, report: Reporter, replace: bool) -> None:
         self.line = Line(int(free_ram() * _SHARE))
         self.read: Channel[_Read] = Channel(self.line, _AHEAD)
         self.made: Channel[_Read] = Channel(self.line, _AHEAD)
         self.successes = self.failures = self.input_pixels = 0
-        self._upscaler, self._saver, self._report, self._replace = upscaler, saver, report, replace
+        self._upscaler, self._quality, self._report, self._replace = upscaler, quality, report, replace
         self._told_of_cuts = upscaler.engine.receptive_field.local
 
     def read_all(self, jobs: Sequence[Job]) -> None:
@@ -208,7 +216,8 @@ class _Stages:
         """Third stage, in several threads."""
         for item in self.made:
             with self._faults(item.job, item.weight):
-                self._saver.save(item.image, item.job.target, item.job.form, self._replace)
+                job, go_on = item.job, self.line.check
+                write_image(job.target, item.image, job.form, self._quality, replace=self._replace, between=go_on)
                 with self.line.changed:
                     self.successes += 1
                 self.line.release(item.weight)
@@ -253,14 +262,12 @@ def _threads(stages: _Stages, jobs: Sequence[Job]) -> Iterator[None]:
             thread.join()
     except BaseException as error:
         stages.line.stop(None if isinstance(error, Stopped) else error)
-        stages._saver.stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join(_PATIENCE)  # what it has half-written goes
         if not isinstance(error, Stopped):
             raise
     if stages.line.fault is not None:
-        stages._saver.stop()
         raise stages.line.fault
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
-from dscsr_model.inference.images import read_image
+from dscsr_model.data.image_io import read_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -212,7 +212,9 @@ def test_formats(upscale, tmp_path):
     assert sorted(os.listdir(tmp_path / "same")) == ["a_x2.jpg", "alpha_x2.png", "b_x2.png", "c_x2.webp", "d_x2.tiff"]
     code, _, stderr = upscale(tmp_path / "in", tmp_path / "jpg", "--format", "jpg")
     assert code == 1
-    assert "alpha.png: its transparency has no place in JPEG: use --format png, webp or tiff" in stderr
+    assert (
+        "alpha.png: Expected an opaque image, for JPEG, but got transparency. Use --format png, webp or tiff." in stderr
+    )
     assert sorted(os.listdir(tmp_path / "jpg")) == ["a_x2.jpg", "b_x2.jpg", "c_x2.jpg", "d_x2.jpg"]
 
 

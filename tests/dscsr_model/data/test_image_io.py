@@ -1,16 +1,31 @@
+"""Every kind of image becomes what it is, and other programs read what is written; what belongs to an image is kept."""
+
 import io
+import os
 import struct
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from dscsr_arch.errors import ImageError
-from dscsr_model.data.image_io import Header, decode_rgb, in_channels, read_header, read_rgb, upright
-from dscsr_model.inference.images import DecodedImage
-from dscsr_model.inference.tiff_file import write_tiff
+from dscsr_model.data.image_io import (
+    DecodedImage,
+    Header,
+    as_eight_bits,
+    in_channels,
+    read_header,
+    read_image,
+    read_rgb,
+    upright,
+)
+from dscsr_model.data.image_writing import write_image
 
+RGB = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
+ALPHA = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+DEEP = RGB.astype(np.uint16) * 250 + 17
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # What a viewer has to do, by the EXIF standard.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -21,167 +36,209 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 
 
-@pytest.fixture
-def image(photographs):
-    return photographs[1]
+def exif(**tags):
+    content = Image.Exif()
+    for name, value in tags.items():
+        content[ExifTags.Base[name]] = value
+    return content
 
 
-def save(image, file, **options):
-    Image.fromarray(image).save(file, **options)
-    return file
+def in_tiff(file, tag, value):
+    """Set a tag of one short number in a little-endian TIFF file, which has it already."""
+    content = bytearray(file.read_bytes())
+    at = content.rindex(struct.pack("<HHI", tag, 3, 1)) + 8
+    content[at : at + 2] = struct.pack("<H", value)
+    file.write_bytes(content)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff", "tif", "bmp", "webp"])
-def test_lossless_kinds(tmp_path, image, suffix):
-    file = save(image, tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
-    np.testing.assert_array_equal(read_rgb(file), image)
-    assert read_header(file) == Header(*image.shape[:2], alpha=False, sixteen_bit=False)
-
-
-def test_jpeg_as_opencv_reads_it(tmp_path, image):
-    file = save(image, tmp_path / "a.jpg", quality=95)
-    expected = cv2.imread(str(file))[:, :, ::-1].astype(int)
-    assert np.abs(read_rgb(file) - expected).max() <= 1  # two builds of libjpeg
-
-
-def test_gray_palette_and_alpha(tmp_path, image):
-    gray = Image.fromarray(image).convert("L")
-    gray.save(tmp_path / "gray.png")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "gray.png"), np.repeat(np.asarray(gray)[..., None], 3, axis=2))
-    palette = Image.fromarray(image).quantize(64)
-    palette.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
-    alpha = np.dstack([image, np.full(image.shape[:2], 9, np.uint8)])
-    save(alpha, tmp_path / "alpha.png")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "alpha.png"), image)
-    assert read_header(tmp_path / "alpha.png").alpha
-    assert not read_header(tmp_path / "gray.png").alpha
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "bmp"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_eight_bits(tmp_path, mode, suffix):
+    if (suffix, mode) in {("webp", "L"), ("webp", "LA"), ("bmp", "LA"), ("bmp", "RGBA")}:
+        return  # which it does not have
+    colours = RGB[:, :, : 1 if mode[0] == "L" else 3]
+    wanted = np.concatenate([colours, *[ALPHA[:, :, None]] * mode.endswith("A")], axis=2)
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(wanted.squeeze()).save(file, lossless=True, exact=True)
+    np.testing.assert_array_equal(read_image(file).pixels, wanted)
+    np.testing.assert_array_equal(read_rgb(file), np.broadcast_to(colours, RGB.shape))
+    assert read_header(file) == Header(6, 8, mode.endswith("A"), False, mode[0] == "L")
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_sixteen_bits_are_rounded(tmp_path, suffix, channels):
-    values = np.random.default_rng(0).integers(0, 65536, (31, 40, channels), dtype=np.uint16)
-    file = tmp_path / f"deep.{suffix}"
-    assert cv2.imwrite(str(file), values)
-    header = read_header(file)
-    assert header == Header(31, 40, alpha=channels == 4, sixteen_bit=True, gray=channels == 1)
-    expected = np.rint(values[:, :, 2::-1] / 257) if channels > 1 else np.repeat(np.rint(values / 257), 3, axis=2)
-    np.testing.assert_array_equal(read_rgb(file), expected)
+def test_sixteen_bits(tmp_path, channels, suffix):
+    wanted = np.dstack([DEEP, ALPHA.astype(np.uint16) * 3])[:, :, :channels]
+    file = tmp_path / f"a.{suffix}"
+    assert cv2.imwrite(str(file), wanted[:, :, [2, 1, 0, 3][:channels]] if channels > 1 else wanted)
+    np.testing.assert_array_equal(read_image(file).pixels, wanted)
+    np.testing.assert_array_equal(read_rgb(file), np.broadcast_to(np.rint(wanted[:, :, :3] / 257), RGB.shape))
+    assert read_header(file) == Header(6, 8, channels == 4, True, channels == 1)
+
+
+def test_jpeg_as_opencv_reads_it(tmp_path, photographs):
+    Image.fromarray(photographs[1]).save(tmp_path / "a.jpg", quality=95)
+    expected = cv2.imread(str(tmp_path / "a.jpg"))[:, :, ::-1].astype(int)
+    assert np.abs(read_rgb(tmp_path / "a.jpg") - expected).max() <= 1  # two builds of libjpeg
+
+
+def test_modes_that_become_others(tmp_path):
+    image = Image.fromarray(RGB)
+    palette = image.quantize(16)
+    cases = {
+        "bit.png": (image.convert("1"), image.convert("1").convert("L")),
+        "palette.png": (palette, palette.convert("RGB")),
+        "palette.tif": (palette, palette.convert("RGB")),
+        "palette.bmp": (palette, palette.convert("RGB")),
+        "cmyk.tif": (image.convert("CMYK"), image.convert("CMYK").convert("RGB")),
+        "a jpeg.png": (image.convert("L"), image.convert("L")),
+        "transparent.bmp": (image.convert("RGBA"), image),  # most programs write no alpha there
+    }
+    for name, (saved, wanted) in cases.items():
+        saved.save(tmp_path / name, **({"format": "JPEG", "quality": 100} if "jpeg" in name else {}))
+        pixels = read_image(tmp_path / name).pixels.squeeze().astype(int)
+        assert np.abs(pixels - np.asarray(wanted)).max() <= (0 if name[-3:] == "png" and "jpeg" not in name else 2), (
+            name
+        )
+
+
+def test_inks_go_through_their_profile(tmp_path):
+    """Their own, if it is of use: this one is not, and inks are mixed as without."""
+    inks = Image.fromarray(RGB).convert("CMYK")
+    for suffix in ("tif", "jpg"):
+        inks.save(tmp_path / f"a.{suffix}", icc_profile=bytes(16) + b"CMYK" + bytes(200), quality=100)
+        image = read_image(tmp_path / f"a.{suffix}")
+        assert image.icc == b""
+        assert image.pixels.shape == RGB.shape
+
+
+def test_transparency_that_is_no_channel(tmp_path):
+    palette, gray = Image.fromarray(RGB).quantize(16), RGB[:, :, 0]
+    palette.save(tmp_path / "p.png", transparency=3)
+    Image.fromarray(gray).save(tmp_path / "g.png", transparency=int(gray[2, 2]))
+    Image.fromarray(RGB).save(tmp_path / "c.png", transparency=tuple(map(int, RGB[1, 1])))
+    for name, hidden in (("p", np.asarray(palette) == 3), ("g", gray == gray[2, 2]), ("c", (RGB[1, 1] == RGB).all(2))):
+        image = read_image(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(image.pixels[:, :, -1], np.where(hidden, 0, 255))
+        assert read_header(tmp_path / f"{name}.png").alpha
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_that_is_multiplied_into_the_colours(tmp_path, dtype):
+    most, visible = np.iinfo(dtype).max, ALPHA > 0
+    alpha = (ALPHA[:, :, None] / 255 * most).astype(dtype)
+    multiplied = (RGB / 255 * alpha).round().astype(dtype)
+    write_image(tmp_path / "a.tif", DecodedImage(np.concatenate([multiplied, alpha], axis=2)), "tiff")
+    in_tiff(tmp_path / "a.tif", 338, 1)
+    pixels = read_image(tmp_path / "a.tif").pixels
+    np.testing.assert_array_equal(pixels[:, :, 3:], alpha)
+    error = np.abs(pixels[:, :, :3] / most - RGB / 255)
+    assert (error <= 0.51 / np.maximum(alpha, 1) + 1 / most)[visible].all()  # what rounding has left
+
+
+def test_sixteen_bit_tiffs_of_other_programs(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="it comes with scikit-image")
+    tifffile.imwrite(tmp_path / "white.tif", 65535 - DEEP[:, :, 0], photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "white.tif").pixels[:, :, 0], DEEP[:, :, 0])
+    apart = {"photometric": "rgb", "planarconfig": "separate"}
+    tifffile.imwrite(tmp_path / "apart.tif", np.moveaxis(DEEP, 2, 0), **apart)
+    np.testing.assert_array_equal(read_image(tmp_path / "apart.tif").pixels, DEEP)
+    tifffile.imwrite(tmp_path / "turned.tif", DEEP, photometric="rgb", extratags=[(0x0112, "H", 1, 6, True)])
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.tif").pixels, np.rot90(DEEP, -1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
-def test_exif_rotation(tmp_path, image, orientation, suffix):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+def test_orientation(tmp_path, photographs, orientation, suffix):
+    photo = photographs[1]
     options = {"webp": {"lossless": True}, "jpg": {"quality": 98}}.get(suffix, {})
-    file = save(image, tmp_path / f"a.{suffix}", exif=exif, **options)
-    upright_image = Image.fromarray(image).transpose(TURNS[orientation]) if orientation > 1 else Image.fromarray(image)
-    result = read_rgb(file)
-    assert result.shape == (*upright_image.size[::-1], 3)
-    assert np.abs(result - np.asarray(upright_image, int)).mean() < (3 if suffix == "jpg" else 1e-9)
-    assert read_header(file)[:2] == result.shape[:2]
-    assert (result.shape[0] == image.shape[0]) == (orientation < 5)
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(photo).save(file, exif=exif(Orientation=orientation, Make="M"), **options)
+    wanted = np.asarray(Image.fromarray(photo).transpose(TURNS[orientation])) if orientation > 1 else photo
+    image = read_image(file)
+    assert image.pixels.shape == wanted.shape == (*read_header(file)[:2], 3)
+    assert np.abs(image.pixels - wanted.astype(int)).mean() < (3 if suffix == "jpg" else 1e-9)
+    assert [(name, value) for name, _, value in image.metadata] == [("Make", "M")]
+    np.testing.assert_array_equal(upright(upright(photo, orientation), INVERSE[orientation]), photo)
 
 
 @pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
-def test_exif_rotation_of_sixteen_bit_png(tmp_path, place):
-    values = np.random.default_rng(0).integers(0, 256, (31, 40, 3), dtype=np.uint16) * 257
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = bytearray(cv2.imencode(".png", values)[1].tobytes())
+def test_orientation_of_a_sixteen_bit_png(tmp_path, place):
+    data = bytearray(cv2.imencode(".png", DEEP[:, :, ::-1])[1].tobytes())
     small = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(small, "png", exif=exif)
+    Image.new("RGB", (1, 1)).save(small, "png", exif=exif(Orientation=6))
     raw = small.getvalue()
     start = raw.index(b"eXIf") - 4
-    chunk = raw[start : start + 12 + int.from_bytes(raw[start : start + 4], "big")]
     at = 33 if place == "before the pixels" else len(data) - 12
-    data[at:at] = chunk
+    data[at:at] = raw[start : start + 12 + int.from_bytes(raw[start : start + 4], "big")]
     (tmp_path / "a.png").write_bytes(data)
-    assert read_header(tmp_path / "a.png")[:2] == (40, 31)
-    result = read_rgb(tmp_path / "a.png")
-    np.testing.assert_array_equal(result, np.rot90(values[:, :, ::-1] // 257, -1))
+    assert read_header(tmp_path / "a.png")[:2] == (8, 6)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, np.rot90(DEEP, -1))
 
 
-def test_header_does_not_decode(tmp_path, image):
-    data = save(image, tmp_path / "a.png").read_bytes()
+def test_several_pages(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.tiff", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+    image = read_image(tmp_path / "a.tiff")
+    assert image.frames == 2
+    np.testing.assert_array_equal(image.pixels, RGB)
+    assert image.dpi is None
+
+
+def test_what_is_of_no_use_is_left_out(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert read_image(tmp_path / "a.jpg").metadata == ()  # damaged
+    Image.fromarray(RGB[:, :, 0]).save(tmp_path / "a.png", icc_profile=SRGB)
+    assert read_image(tmp_path / "a.png").icc == b""  # of other colours
+
+
+def test_header_does_not_decode(tmp_path, photographs):
+    Image.fromarray(photographs[1]).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
     start = data.index(b"IDAT") + 20
     (tmp_path / "a.png").write_bytes(data[:start] + bytes(1000) + data[start + 1000 :])
-    assert read_header(tmp_path / "a.png")[:2] == image.shape[:2]
-    with pytest.raises(ImageError, match=r"a\.png: broken"):
+    assert read_header(tmp_path / "a.png")[:2] == photographs[1].shape[:2]
+    with pytest.raises(ImageError, match=r"a\.png: no image, or a broken one \("):
         read_rgb(tmp_path / "a.png")
 
 
-def test_sixteen_bit_tiff_with_exif_rotation(tmp_path):
-    tifffile = pytest.importorskip("tifffile", reason="it comes with scikit-image")
-    values = np.random.default_rng(0).integers(0, 65536, (31, 40, 3), dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "a.tiff", values, photometric="rgb", extratags=[(0x0112, "H", 1, 6, True)])
-    assert read_header(tmp_path / "a.tiff") == Header(40, 31, alpha=False, sixteen_bit=True)
-    result = read_rgb(tmp_path / "a.tiff").astype(int)
-    assert np.abs(result - np.rot90(values / 257, -1)).max() <= 1
-
-
-def test_sixteen_bit_tiff_with_its_channels_apart(tmp_path, image):
-    """OpenCV would read it without complaint, as noise."""
-    deep = image.astype(np.uint16) * 257
-    with open(tmp_path / "a.tif", "wb") as stream:
-        write_tiff(stream, DecodedImage(deep))
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), image)
-    content = (tmp_path / "a.tif").read_bytes()
-    together = struct.pack("<HHIH", 284, 3, 1, 1)
-    assert content.count(together) == 1
-    (tmp_path / "a.tif").write_bytes(content.replace(together, struct.pack("<HHIH", 284, 3, 1, 2)))
-    for read in (read_rgb, read_header):
-        with pytest.raises(ImageError, match=r"a.tif: 16-bit TIFF with its channels apart.*save it with them together"):
-            read(tmp_path / "a.tif")
-
-
-def test_upright_undoes_every_orientation(image):
-    assert upright(image, 0).shape == image.shape
-    turned = {orientation: upright(image, orientation) for orientation in range(1, 9)}
-    assert len({view.tobytes() for view in turned.values()}) == 8
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
-def test_truncated(tmp_path, image, suffix):
-    file = save(image, tmp_path / f"half.{suffix}")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp", "bmp"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_truncated(tmp_path, suffix, deep):
+    if deep and suffix not in ("png", "tiff"):
+        return
+    file = tmp_path / f"half.{suffix}"
+    cv2.imwrite(str(file), np.tile(DEEP if deep else RGB, (20, 20, 1)))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ImageError, match=rf"half\.{suffix}: "):
-        read_rgb(file)
-
-
-def test_truncated_sixteen_bits(tmp_path):
-    values = np.random.default_rng(0).integers(0, 65536, (64, 64, 3), dtype=np.uint16)
-    data = cv2.imencode(".png", values)[1].tobytes()
-    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
-    assert read_header(tmp_path / "half.png").sixteen_bit
-    with pytest.raises(ImageError, match=r"half\.png: image file is truncated"):
-        read_rgb(tmp_path / "half.png")
+    with pytest.raises(ImageError, match=rf"half\.{suffix}: no image, or a broken one \(\S"):
+        read_image(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
 def test_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     for read in (read_rgb, read_header):
-        with pytest.raises(ImageError, match=r"a\.png: no image, or a broken one"):
+        with pytest.raises(ImageError, match=r"a\.png: no image, or a broken one \(\S"):
             read(tmp_path / "a.png")
 
 
-def test_missing_and_other_depths(tmp_path):
-    with pytest.raises(ImageError, match=r"a\.png: .*No such file"):
+def test_what_cannot_be_read(tmp_path):
+    with pytest.raises(ImageError, match=r"a\.png: Expected an image, but got No such file"):
         read_rgb(tmp_path / "a.png")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ImageError, match=r"float\.tiff: F pixels of 32 bits, expected 8 or 16 bits"):
+    with pytest.raises(ImageError, match=r"float\.tiff: Expected .* of 8 or 16 bits, but got 1 of float"):
         read_rgb(tmp_path / "float.tiff")
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    open(name, "wb").close()
+    with pytest.raises(ImageError, match="Expected a name in UTF-8"):
+        read_header(name)
 
 
-def test_result_is_contiguous_and_own(tmp_path, image):
-    result = decode_rgb(save(image, tmp_path / "a.png").read_bytes())
-    assert result.flags.c_contiguous
-    assert result.dtype == np.uint8
+def test_sixteen_bits_to_eight_are_rounded():
+    levels = np.array([0, 128, 129, 257, 65535, 65406, 65407], np.uint16)
+    assert as_eight_bits(levels).tolist() == [0, 0, 1, 1, 255, 254, 255]
 
 
 def test_gray_keeps_its_levels_and_colours_become_their_luma(photographs):
@@ -191,11 +248,3 @@ def test_gray_keeps_its_levels_and_colours_become_their_luma(photographs):
     np.testing.assert_array_equal(in_channels(colours, 1), levels)
     luma = in_channels(photographs[0], 1).astype(int)
     assert np.abs(luma[:, :, 0] - np.asarray(Image.fromarray(photographs[0]).convert("L"))).max() <= 1  # rounding
-
-
-def test_sixteen_bit_gray_tiff_whose_white_is_zero(tmp_path):
-    tifffile = pytest.importorskip("tifffile", reason="it comes with scikit-image")
-    values = np.linspace(0, 65535, 31 * 40).astype(np.uint16).reshape(31, 40)
-    tifffile.imwrite(tmp_path / "a.tiff", 65535 - values, photometric="miniswhite")
-    assert read_header(tmp_path / "a.tiff").gray
-    assert np.abs(read_rgb(tmp_path / "a.tiff")[:, :, 0] - values / 257).max() <= 0.5

@@ -13,9 +13,8 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import Header
 from dscsr_model.inference import pipeline
 from dscsr_model.inference.jobs import Job
-from dscsr_model.inference.pipeline import Line, memory_needed, run
+from dscsr_model.inference.pipeline import Line, Stopped, memory_needed, run
 from dscsr_model.inference.receptive_field import ReceptiveField
-from dscsr_model.inference.saving import Saver, Stopped
 from dscsr_model.inference.tiles import Tiling, Upscaler
 
 WAIT = 20  # seconds, where a fault would wait for ever
@@ -59,7 +58,7 @@ def make_jobs(tmp_path):
 
 def test_all_are_made(make_jobs, tmp_path):
     jobs, report = make_jobs(7), Report()
-    outcome = run(jobs, upscaler(), Saver(95), report)
+    outcome = run(jobs, upscaler(), 95, report)
     assert (outcome.made, outcome.failed) == (7, 0)
     assert outcome.input_pixels == report.total == sum((6 + index) * 5 for index in range(7))
     for index, job in enumerate(jobs):
@@ -76,17 +75,17 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
         meeting.wait()
         met.append(who)
 
-    read, save, enlarge = pipeline.read_image, Saver.save, upscaler()
+    read, save, enlarge = pipeline.read_image, pipeline.write_image, upscaler()
 
     def reading(source):
         if Path(source).name == "2.png":
             meet("reading 2")
         return read(source)
 
-    def saving(self, image, target, *rest):
+    def saving(target, *rest, **options):
         if target.name == "0_x2.png":
             meet("writing 0")
-        save(self, image, target, *rest)
+        save(target, *rest, **options)
 
     class Meeting(Engine):
         def __call__(self, x):
@@ -95,9 +94,9 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
             return super().__call__(x)
 
     monkeypatch.setattr(pipeline, "read_image", reading)
-    monkeypatch.setattr(Saver, "save", saving)
+    monkeypatch.setattr(pipeline, "write_image", saving)
     enlarge.engine = Meeting()
-    outcome = run(make_jobs(4), enlarge, Saver(95), Report())
+    outcome = run(make_jobs(4), enlarge, 95, Report())
     assert sorted(met) == ["network on 1", "reading 2", "writing 0"]
     assert outcome.made == 4
 
@@ -115,7 +114,7 @@ def test_broken_images_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
                 raise DscsrError("cannot")
             return super().__call__(x)
 
-    outcome = run(jobs, upscaler(Failing()), Saver(95), report)
+    outcome = run(jobs, upscaler(Failing()), 95, report)
     assert (outcome.made, outcome.failed) == (2, 4)
     assert report.faults.keys() == {"1.png", "2.png", "3.png", "4.png"}
     assert "no image, or a broken one" in report.faults["1.png"]
@@ -130,17 +129,17 @@ def test_what_a_format_cannot_hold_is_told_before_the_work(make_jobs, monkeypatc
     jobs, report = make_jobs(2, "webp"), Report()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(20000, 5, False, False))
     monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
-    assert run(jobs, upscaler(), Saver(95), report).failed == 2
-    assert "the result of 10x40000 pixels is too large for WebP" in report.faults["0.png"]
+    assert run(jobs, upscaler(), 95, report).failed == 2
+    assert "a result of at most 16383 pixels a side, for WebP, but got 10x40000" in report.faults["0.png"]
 
 
 def test_too_large_for_the_memory(make_jobs, monkeypatch):
     jobs, report = make_jobs(1), Report()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(10**6, 10**6, False, False))
     monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
-    assert run(jobs, upscaler(), Saver(95), report).failed == 1
-    assert "1000000x1000000 pixels times 2 need" in report.faults["0.png"]
-    assert "GiB are free: cut the image, or use another machine" in report.faults["0.png"]
+    assert run(jobs, upscaler(), 95, report).failed == 1
+    assert "of free memory for 1000000x1000000 pixels times 2, but" in report.faults["0.png"]
+    assert "GiB. Cut the image, or use another machine" in report.faults["0.png"]
 
 
 @pytest.mark.parametrize("stage", ["read", "network", "write"])
@@ -155,13 +154,13 @@ def test_what_is_no_images_fault_ends_all(make_jobs, tmp_path, monkeypatch, stag
     if stage == "read":
         monkeypatch.setattr(pipeline, "read_image", fail)
     elif stage == "write":
-        monkeypatch.setattr(Saver, "save", fail)
+        monkeypatch.setattr(pipeline, "write_image", fail)
     enlarge = upscaler()
     if stage == "network":
         enlarge.engine = type("Failing", (Engine,), {"__call__": fail})()
     before = threading.active_count()
     with pytest.raises(error, match="bug"):
-        run(make_jobs(12), enlarge, Saver(95), Report())
+        run(make_jobs(12), enlarge, 95, Report())
     assert len(count) <= pipeline.WRITERS
     assert not (tmp_path / "out").exists()
     for thread in threading.enumerate():
@@ -173,29 +172,29 @@ def test_what_is_no_images_fault_ends_all(make_jobs, tmp_path, monkeypatch, stag
 def test_memory_is_waited_for(make_jobs, monkeypatch):
     """With room for one image, the next is not read before the last is written."""
     events = []
-    read, save = pipeline.read_image, Saver.save
+    read, save = pipeline.read_image, pipeline.write_image
     weight = memory_needed(Header(5, 6, False, False), 2, "png")
 
     def reading(source):
         events.append("read")
         return read(source)
 
-    def saving(*args):
-        save(*args)
+    def saving(*args, **options):
+        save(*args, **options)
         events.append("written")
 
     monkeypatch.setattr(pipeline, "read_image", reading)
-    monkeypatch.setattr(Saver, "save", saving)
+    monkeypatch.setattr(pipeline, "write_image", saving)
     monkeypatch.setattr(pipeline, "check_memory", lambda *_: None)
     monkeypatch.setattr(pipeline, "free_ram", lambda: int(1.5 * weight / pipeline._SHARE))
-    run(make_jobs(4), upscaler(), Saver(95), Report())
+    run(make_jobs(4), upscaler(), 95, Report())
     assert events == ["read", "written"] * 4
 
 
 def test_nothing_holds_a_image_that_is_done(make_jobs, monkeypatch):
     """The first one is gone when the network meets the second, though nothing else has come to replace it."""
     images, alive, written = [], [], threading.Event()
-    read, save = pipeline.read_image, Saver.save
+    read, save = pipeline.read_image, pipeline.write_image
 
     def reading(source):
         if images:
@@ -206,14 +205,14 @@ def test_nothing_holds_a_image_that_is_done(make_jobs, monkeypatch):
         images.append((f"read {Path(source).name}", weakref.ref(image.pixels)))
         return image
 
-    def saving(self, image, *rest):
+    def saving(target, image, *rest, **options):
         images.append(("made", weakref.ref(image.pixels)))
-        save(self, image, *rest)
+        save(target, image, *rest, **options)
         written.set()
 
     monkeypatch.setattr(pipeline, "read_image", reading)
-    monkeypatch.setattr(Saver, "save", saving)
-    assert run(make_jobs(2), upscaler(), Saver(95), Report()).made == 2
+    monkeypatch.setattr(pipeline, "write_image", saving)
+    assert run(make_jobs(2), upscaler(), 95, Report()).made == 2
     assert alive == [[]]
 
 
@@ -256,12 +255,12 @@ def test_notes(make_jobs):
     class Attending(Engine):
         receptive_field = ReceptiveField(2, False, 1.0)
 
-    run(jobs, upscaler(Attending(), tile=3), Saver(95), report)
+    run(jobs, upscaler(Attending(), tile=3), 95, report)
     assert len(report.notes) == 2
     assert sum("this network looks at the whole image" in note and "--tile 0" in note for note in report.notes) == 1
     assert sum("1.tiff: the first of 3 images in this file is taken" in note for note in report.notes) == 1
     report.notes.clear()
-    run(jobs[:1], upscaler(Attending(), tile=0), Saver(95), report, replace=True)
+    run(jobs[:1], upscaler(Attending(), tile=0), 95, report, replace=True)
     assert report.notes == []
 
 
@@ -270,15 +269,15 @@ def test_results_are_replaced_only_if_asked(make_jobs):
     job.target.parent.mkdir()
     job.target.write_text("mine")
     report = Report()
-    assert run([job], upscaler(), Saver(95), report).failed == 1
+    assert run([job], upscaler(), 95, report).failed == 1
     assert "0_x2.png, which exists" in report.faults["0.png"]
     assert job.target.read_text() == "mine"
-    assert run([job], upscaler(), Saver(95), report, replace=True).made == 1
+    assert run([job], upscaler(), 95, report, replace=True).made == 1
     assert job.target.read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_to_do():
-    assert run([], upscaler(), Saver(95), Report())[:2] == (0, 0)
+    assert run([], upscaler(), 95, Report())[:2] == (0, 0)
 
 
 def test_memory_needed_is_what_a_image_takes():
