@@ -249,7 +249,7 @@ def _scheduler(run: Run, registries: Registries) -> None:
         report.add((*key, "type"), f"a schedule of {run.known_model}", describe(kind), remedy)
         return
     theirs = kind in _SCHEDULERS
-    schedule = getattr(lr_scheduler, _SCHEDULERS[kind]) if theirs else optimizers.scheduler_class(kind)
+    schedule = getattr(lr_scheduler, _SCHEDULERS[kind]) if theirs else getattr(torch.optim.lr_scheduler, kind)
     check_arguments(key, _arguments(section), schedule, report, given=("optimizer", "last_epoch"))
     if report.has(*key):
         return

@@ -115,11 +115,11 @@ def registered_names() -> dict[str, str | None]:
 
 def is_our_model(name: Any) -> bool:
     """Whether a ``model_type`` is one of our models, or derives from one."""
-    from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
 
     held = _held(_registry("MODEL_REGISTRY"))
     model = held.get(name, held.get(f"{name}_basicsr"))
-    return isinstance(model, type) and issubclass(model, CheckpointingSRModel)
+    return isinstance(model, type) and issubclass(model, EfficientSRModel)
 
 
 def _registry(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
-from dscsr_model.models.scoring import finish_image
-from dscsr_model.training import checkpoints, log, widths
-from dscsr_model.training.contrastive_terms import contrastive_terms
-from dscsr_model.training.csd_losses import CSDLoss, check_cover, read_csd_losses, split
+from dscsr_model.options.losses import CSD_KEYS, CSDLoss
+from dscsr_model.options.sections import CSDVal
+from dscsr_model.training import widths
 from dscsr_model.training.images import check_output
-from dscsr_model.training.teacher_features import TeacherFeatures
-from dscsr_model.training.validation import Images, Scores
+from dscsr_model.training.loss_sections import check_cover, loss_sections, named
+from dscsr_model.training.teacher import TeacherFeatures
 from dscsr_model.training.widths import TEACHER
 
 
@@ -49,31 +49,35 @@ class CSDModel(EfficientSRModel):
     student alone then starts as a plain network of its width.
     """
 
-    opt: dict[str, Any]
+    loss_keys = CSD_KEYS
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        self.csd_losses: dict[str, CSDLoss] = read_csd_losses(opt["train"]) if opt["is_train"] else {}
+        sections = loss_sections(opt["train"]) if opt["is_train"] else {}
+        self.losses = {name: CSDLoss.parse(section, f"{name}_opt") for name, section in sections.items()}
         if opt["network_g"].get("lora"):
             raise DscsrError(
-                "Expected `network_g` without `lora:`, since slices of a low-rank update are not the update of a "
-                "slice, but got one. Remove it, or adapt a saved student with EfficientSRModel."
+                "`network_g` without `lora:`, since slices of a low-rank update are not the update of a slice",
+                "one",
+                "Remove it, or adapt a saved student with EfficientSRModel.",
             )
         super().__init__(opt)
-        val, teacher = self.opt.get("val") or {}, not self.is_train or self._needs_teacher()
-        metrics = val.get("metrics") or {}
-        self.validated = widths.validated_widths(val.get("widths"), self.students, teacher)
-        expanded = {
-            "metrics": widths.metric_sections(metrics, self.validated),
-            "best_metric": widths.best_metric(val.get("best_metric"), metrics, self.validated),
-        }
-        self.opt = {**self.opt, "val": {**val, **expanded}}
-        self._metrics = metrics
 
     @property
     def students(self) -> tuple[float, ...]:
         """Widths of the students, in the order of the options."""
         network: CSSRNet = self.get_bare_model(self.net_g)
         return network.widths
+
+    @cached_property
+    def validated(self) -> tuple[float, ...]:
+        """The widths that are validated, in ascending order."""
+        given = CSDVal.parse(self.opt.get("val"), "val").widths
+        return widths.validated_widths(given, self.students, not self.is_train or self._needs_teacher())
+
+    @property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        """``_w0.25`` and so on, the smallest width first."""
+        return tuple(f"_{widths.label(width)}" for width in self.validated)
 
     # --- before the training ----------------------------------------------------------------------------------
 
@@ -85,8 +89,9 @@ class CSDModel(EfficientSRModel):
         """
         if not isinstance(net, CSSRNet):
             raise DscsrError(
-                f"Expected a network with students for CSDModel, but got {type(net).__name__}. Write `network_g: "
-                "{type: CSSRNet, backbone: {…}}`, or take `model_type: EfficientSRModel`."
+                "a network with students for CSDModel",
+                type(net).__name__,
+                "Write `network_g: {type: CSSRNet, backbone: {…}}`, or take `model_type: EfficientSRModel`.",
             )
         from_scratch = self.is_train and not self.opt["path"].get("pretrain_network_g")
         if from_scratch and len(net.widths) == 1 and not self._needs_teacher():
@@ -100,36 +105,33 @@ class CSDModel(EfficientSRModel):
         Raises:
             DscsrError: An iteration without a loss, or features of a teacher that is not trained.
         """
-        check_cover(self.csd_losses, int(self.opt["train"].get("total_iter", 1)))
+        check_cover(self.losses, int(self.opt["train"].get("total_iter", 1)))
         super().init_training_settings()
-        self.active: Mapping[str, CSDLoss] = self.csd_losses
+        self.active: Mapping[str, CSDLoss] = self.losses
         self.features: dict[str, Callable[[Tensor], list[Tensor]]] = {
-            name: self._features_of(name, role) for name, role in self.csd_losses.items() if role.contrastive
+            name: self._features_of(name, loss) for name, loss in self.losses.items() if loss.contrastive
         }
 
-    def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
-        """The loss with its own arguments; what it is about is in ``self.csd_losses``."""
-        return super().build_criterion(name, split(section, f"{name}_opt")[1])
-
-    def _features_of(self, name: str, role: CSDLoss) -> Callable[[Tensor], list[Tensor]]:
-        loss = self.criteria[name]
-        if isinstance(loss, ContrastiveLoss) and loss.vgg is not None:
-            return loss.vgg
+    def _features_of(self, name: str, loss: CSDLoss) -> Callable[[Tensor], list[Tensor]]:
+        criterion = self.criteria[name]
+        if isinstance(criterion, ContrastiveLoss) and criterion.vgg is not None:
+            return criterion.vgg
         if not self.opt["path"].get("pretrain_network_g"):
             raise DscsrError(
-                f"Expected a trained teacher in `path: pretrain_network_g`, since `{name}_opt` has `features: "
-                "teacher`, but got none. Name its weight file."
+                "a trained teacher in `path: pretrain_network_g`",
+                f"none, and `{name}_opt` has `features: teacher`",
+                "Name its weight file.",
             )
-        return TeacherFeatures(self.get_bare_model(self.net_g).backbone, role.feature_layers)
+        return TeacherFeatures(self.get_bare_model(self.net_g).backbone, loss.feature_layers or ())
 
     def _needs_teacher(self) -> bool:
-        return any(role.needs_teacher for role in self.csd_losses.values())
+        return any(loss.needs_teacher for loss in self.losses.values())
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step by the losses that count in this iteration."""
-        self.active = {name: role for name, role in self.csd_losses.items() if role.covers(current_iter)}
+        self.active = {name: loss for name, loss in self.losses.items() if loss.covers(current_iter)}
         super().optimize_parameters(current_iter)
 
     def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
@@ -143,21 +145,34 @@ class CSDModel(EfficientSRModel):
         self.output = outputs[min(outputs)]
         check_output(self.output, gt)
         losses: dict[str, Tensor] = OrderedDict()
-        for name, role in self.active.items():
-            if role.trains_teacher:
-                losses |= log.named(name, self.compute_loss(name, outputs[TEACHER], gt))
+        for name, loss in self.active.items():
+            if loss.trains_teacher:
+                losses |= named(name, self.compute_loss(name, outputs[TEACHER], gt))
                 continue
             students = {width: outputs[width] for width in self.students}
-            if role.contrastive:
-                terms = contrastive_terms(
-                    self.criteria[name], self.features[name], students, outputs[TEACHER].detach(), lq
-                )
+            if loss.contrastive:
+                terms = self._contrast(name, students, outputs[TEACHER].detach(), lq)
             else:
-                target = outputs[TEACHER].detach() if role.target == "teacher" else gt
+                target = outputs[TEACHER].detach() if loss.target == "teacher" else gt
                 terms = {width: self.compute_loss(name, output, target) for width, output in students.items()}
             for width, term in terms.items():
-                losses |= log.named(name, term, f"_{width}" if len(terms) > 1 else "")
+                losses |= named(name, term, f"_{width}" if len(terms) > 1 else "")
         return losses
+
+    def _contrast(
+        self, name: str, students: Mapping[float, Tensor], teacher: Tensor, lq: Tensor
+    ) -> dict[float, Tensor]:
+        """The contrastive loss of each student; features of teacher and negatives are computed once for all of them."""
+        criterion, features = self.criteria[name], self.features[name]
+        negatives, sources = criterion.draw_negatives(lq, teacher.shape[-2:])
+        with torch.no_grad():
+            known = features(torch.cat((teacher, negatives.to(teacher.dtype))))
+        positive = [layer[: len(teacher)] for layer in known]
+        negative = [layer[len(teacher) :] for layer in known]
+        return {
+            width: criterion.compare(features(output), positive, negative, sources)
+            for width, output in students.items()
+        }
 
     def run_widths(self, lq: Tensor) -> dict[float, Tensor]:
         """Outputs in float32 of the widths that the active losses need.
@@ -166,19 +181,19 @@ class CSDModel(EfficientSRModel):
         for itself, without a graph, which saves most of the memory; and under an autocast of its own: what that casts
         without a graph it would keep, and hand to the students.
         """
-        csd_losses = self.active.values()
-        trained = [width for width in self.students if any(not role.trains_teacher for role in csd_losses)]
-        if any(role.trains_teacher for role in csd_losses):
+        active = self.active.values()
+        trained = [width for width in self.students if any(not loss.trains_teacher for loss in active)]
+        if any(loss.trains_teacher for loss in active):
             return self._run((TEACHER, *trained), lq)
         outputs: dict[float, Tensor] = {}
-        if any(role.needs_teacher for role in csd_losses):
+        if any(loss.needs_teacher for loss in active):
             with torch.no_grad():
                 outputs = self._run((TEACHER,), lq)
         return outputs | self._run(trained, lq)
 
     def _run(self, those: Sequence[float], lq: Tensor) -> dict[float, Tensor]:
         with self.precision.autocast():
-            outputs = self.forward(lq, width=tuple(those))
+            outputs = self.training_forward(lq, width=tuple(those))
         return {width: output.float() for width, output in outputs.items()}
 
     def get_current_log(self) -> dict[str, float]:
@@ -194,32 +209,17 @@ class CSDModel(EfficientSRModel):
 
     def results(self) -> dict[str, Tensor]:
         """The current batch at every width that is validated."""
-        return {widths.label(width): self.super_resolve(width=width) for width in self.validated}
-
-    def finisher(self, dataset_name: str, current_iter: Any, save_img: bool) -> Callable[[Images, str], Any]:
-        """What saves and scores the images of every width."""
-
-        def finish(images: Images, lq_path: str) -> Scores:
-            scores: dict[str, float | str] = {}
-            truth = {"img2": images["img2"]} if "img2" in images else {}
-            for label in map(widths.label, self.validated):
-                own = {"img": images[label], **truth}
-                found = finish_image(
-                    self.opt, dataset_name, current_iter, save_img, self._metrics, own, lq_path, f"_{label}"
-                )
-                scores |= {f"{name}_{label}": value for name, value in found.items()}
-            return {name: scores[name] for name in self.opt["val"]["metrics"] if name in scores}
-
-        return finish
+        return {
+            label: self.super_resolve(width=width) for label, width in zip(self.labels, self.validated, strict=True)
+        }
 
     def save_networks(self, content: dict[str, Any], label: str) -> Path:
         """Save every student as a plain backbone, then the network that holds them."""
-        network: CSSRNet = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
+        network: Any = self.network
         for width in self.students:
             student = network.student(width).cpu()
             saved = {"params": student.state_dict(), **beside(student, network.section(width))}
-            file = f"{widths.FILE_KIND}_{widths.label(width)}_{label}.pth"
-            checkpoints.save(saved, Path(self.opt["path"]["models"], file))
+            self.checkpoints.save_network(saved, label, f"student_{widths.label(width)}")
         return super().save_networks(content, label)
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:

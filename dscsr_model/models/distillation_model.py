@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from dscsr_arch.arguments import AssumedWarning
 from dscsr_arch.errors import DscsrError, DscsrWarning
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
-from dscsr_model.training import loss_targets
+from dscsr_model.options.losses import TARGET_KEYS, LossTarget
+from dscsr_model.options.sections import TeacherSection
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.images import check_patch
+from dscsr_model.training.loss_sections import loss_sections
 from dscsr_model.training.teacher import AS_TEACHER, Teacher, TeacherOutput, build_teachers
 
 
@@ -38,20 +40,19 @@ class DistillationModel(EfficientSRModel):
     iteration 0, so that the log shows what was gained. ``net_g_best.pth`` is this start until a better one comes.
     """
 
+    loss_keys = TARGET_KEYS
+
     def init_training_settings(self) -> None:
-        """Also the teacher, and taps on the layers that losses compare; before anything can be compiled."""
-        self.loss_targets: dict[str, loss_targets.LossTarget] = {}
+        """Also the teacher, and hooks on the layers that losses compare; before anything can be compiled."""
+        sections = loss_sections(self.opt["train"])
+        self.loss_targets = {name: LossTarget.parse(section, f"{name}_opt") for name, section in sections.items()}
         self.validates_start = bool(self.opt["path"].get("pretrain_network_g"))
         super().init_training_settings()
-        self.hooks = FeatureHooks(self.get_bare_model(self.net_g), _all("layers", self.loss_targets))
+        self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
+        self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])
         self.teacher = self.build_teacher()
         self.teacher_output = TeacherOutput(None, {})
         self.features: Features = {}
-
-    def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
-        """Build a loss, and remember what it aims at."""
-        self.loss_targets[name], arguments = loss_targets.split(section, f"{name}_opt")
-        return super().build_criterion(name, arguments)
 
     def build_teacher(self) -> Teacher | None:
         """The teacher of the option file; None if no loss needs one.
@@ -59,39 +60,37 @@ class DistillationModel(EfficientSRModel):
         Raises:
             DscsrError: A loss needs one, and there is none.
         """
-        needing = [name for name, aim in self.loss_targets.items() if aim.needs_teacher]
+        needing = [name for name, target in self.loss_targets.items() if target.needs_teacher]
         if not needing:
             return None
-        if not self.opt.get("teacher"):
-            raise DscsrError(
-                f"Expected a section `teacher:`, since `{needing[0]}_opt` compares with one, but got none. Add it at "
-                "the top level, with `weights:`."
-            )
-        section = self.opt["teacher"]
+        if not self.distillation.weights:
+            got = f"none, and `{needing[0]}_opt` compares with it"
+            raise DscsrError("a section `teacher:`", got, "Add it at the top level, with `weights:`.")
+        logger = get_root_logger()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DscsrWarning)
-            networks = build_teachers(section, build_network)
+            networks = build_teachers(self.opt["teacher"], build_network)
         for warning in caught:
             remedy = " If that is wrong, write `teacher: network:`." * issubclass(warning.category, AssumedWarning)
-            get_root_logger().warning(f"{warning.message}{remedy}")
-        get_root_logger().info(
-            "Teacher: "
-            + ", ".join(
-                f"{type(net).__name__} of {sum(p.numel() for p in net.parameters()):,} parameters" for net in networks
-            )
-        )
-        layers = _all("teacher_layers", self.loss_targets)
+            logger.warning(f"{warning.message}{remedy}")
+        for network in networks:
+            count = sum(parameter.numel() for parameter in network.parameters())
+            logger.info(f"Teacher: {type(network).__name__} of {count:,} parameters")
+        layers = [theirs for _, theirs in self._pairs()]
         teacher = Teacher(
             networks,
             layers,
-            output=any(aim.target == "teacher" and not aim.layers for aim in self.loss_targets.values()),
-            ensemble=bool(section.get("self_ensemble", False)),
+            output=any(target.target == "teacher" and not target.pairs for target in self.loss_targets.values()),
+            ensemble=self.distillation.self_ensemble,
             precision=self.precision,
             memory_format=self.memory_format,
         )
         if layers:
             check_patch(self.opt, teacher.size_requirements[0], type(networks[0]).__name__ + AS_TEACHER)
         return teacher
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [pair for target in self.loss_targets.values() for pair in target.pairs]
 
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
@@ -101,24 +100,19 @@ class DistillationModel(EfficientSRModel):
         return output
 
     def compute_loss(self, name: str, output: Tensor, gt: Tensor) -> Any:
-        """The loss of this name, on what it aims at."""
-        aim = self.loss_targets[name]
-        if not aim.layers:
-            if aim.target == "teacher" and self.teacher_output.output is not None:
+        """The loss of this name, on what it compares."""
+        target = self.loss_targets[name]
+        if not target.pairs:
+            if target.target == "teacher" and self.teacher_output.output is not None:
                 output, gt = self._inner(output), self._inner(self.teacher_output.output)
             return super().compute_loss(name, output, gt)
-        pairs = zip(aim.layers, aim.teacher_layers, strict=True)
         losses = [
             self.criteria[name](self.features[ours].float(), self.teacher_output.features[theirs].float())
-            for ours, theirs in pairs
+            for ours, theirs in target.pairs
         ]
         return torch.stack(losses).sum()
 
     def _inner(self, images: Tensor) -> Tensor:
         """Without the border, where a patch's end, not the image, decides what the teacher says."""
-        border = int(self.opt["teacher"].get("border", 0)) * int(self.opt["scale"])
+        border = self.distillation.border * int(self.opt["scale"])
         return images[..., border:-border, border:-border] if border else images
-
-
-def _all(attribute: str, of: dict[str, loss_targets.LossTarget]) -> list[str]:
-    return [layer for aim in of.values() for layer in getattr(aim, attribute)]

@@ -33,13 +33,16 @@ class DSCLoRAModel(DistillationModel):
         layers = lora_layers(network)
         if not layers:
             raise LoRAError(
-                f"Expected a network with LoRA, but got {type(network).__name__} without. Take `type: DSCLoRA`, add "
-                "`network_g: lora:`, or take `model_type: DistillationModel` to train everything."
+                "a network with LoRA",
+                f"{type(network).__name__} without",
+                "Take `type: DSCLoRA`, add `network_g: lora:`, or take `model_type: DistillationModel` to train "
+                "everything.",
             )
         if not self.opt["path"].get("pretrain_network_g"):
             raise LoRAError(
-                "Expected the base in `path: pretrain_network_g`, but got none: LoRA trains on a frozen, trained "
-                "network. Name its weight file."
+                "the base of the LoRA in `path: pretrain_network_g`",
+                "none",
+                "LoRA trains on a frozen network: name the weight file of a trained one.",
             )
         get_root_logger().info(f"ConvLoRA in {len(layers)} layers: {', '.join(layers)}.")
         super().init_training_settings()

@@ -14,21 +14,21 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dscsr_arch.checkpoint import mismatch, read_state_dict
-from dscsr_arch.errors import WeightsError
-from dscsr_model.models.validating_sr_model import ValidatingSRModel
+from dscsr_arch.errors import DscsrError
+from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
+from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
-from dscsr_model.training.checkpoints import training_options
-from dscsr_model.training.ema import update_average, warmed_up
-from dscsr_model.training.guards import RunningStatistics, StepGuard, clip_gradients
+from dscsr_model.training.ema import start_average, update_average, warmed_up
+from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.images import as_float, check_batch, check_output, check_patch, turned
-from dscsr_model.training.optimizers import WarmUp, build_optimizer, scheduler_class
+from dscsr_model.training.loss_sections import check_names, loss_sections, named
+from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer
 from dscsr_model.training.precision import CompiledForward, Precision
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 
 
-class EfficientSRModel(ValidatingSRModel):
+class EfficientSRModel(CheckpointingSRModel):
     """Trains and tests any network of BasicSR's registry on pairs of LQ and GT images.
 
     Options beside SRModel's, under ``train:`` unless said otherwise:
@@ -42,7 +42,7 @@ class EfficientSRModel(ValidatingSRModel):
     - any number of losses in sections ``<name>_opt``, logged as ``l_<name>`` (SRModel's as ``l_pix``, ``l_percep``);
     - ``val: tile``, ``tile_overlap`` (32, in LQ pixels), ``self_ensemble``, ``best_metric``;
     - ``logger: keep_checkpoints`` n;
-    - ``network_g: lora`` (see `lora.put`): only LoRA is trained then; adapters and the fused network are saved too.
+    - ``network_g: lora`` (see `inject_lora`): only LoRA is trained then; adapters and the fused network are saved too.
 
     A network may take multiples of a window only (SwinIR, HAT): images are `padded` for it; patches are not, and must
     fit. What it takes is found before the first step (`size_requirements`).
@@ -51,89 +51,61 @@ class EfficientSRModel(ValidatingSRModel):
     ``orientation`` (see `turned`) it is turned there as well.
     """
 
+    loss_keys: tuple[str, ...] = ()
+    """Keys of a loss section that the model reads, not the loss."""
     memory_format = torch.contiguous_format
-
-    def __init__(self, opt: Mapping[str, Any]) -> None:
-        network = dict(opt["network_g"])
-        self.lora = network.pop("lora", None)
-        self.trained_with = training_options(opt)  # before anything takes keys out of its sections
-        super().__init__({**opt, "network_g": network})
+    ema_updates = 0
 
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
-        train_opt = self.opt["train"]
-        logger = get_root_logger()
-        check_patch(self.opt, self.size_requirements, type(self.get_bare_model(self.net_g)).__name__)
+        self.settings = TrainSection.parse(self.opt["train"], "train")
+        network, logger = self.get_bare_model(self.net_g), get_root_logger()
+        check_patch(self.opt, self.size_requirements, type(network).__name__)
         self.net_g.train()
         lora.freeze_statistics(self.net_g)
-        self.precision = Precision(train_opt.get("precision", "fp32"), self.device)
-        if train_opt.get("channels_last", False):
+        self.precision = Precision(self.settings.precision, self.device)
+        if self.settings.channels_last:
             # Convolutions follow their input; small kernels are turned in no time, and DistributedDataParallel keeps
             # the order in which it knows them.
             self.memory_format = torch.channels_last
-        self.forward = CompiledForward(self.net_g, train_opt.get("compile"), logger)
-        self.accumulate_steps = int(train_opt.get("accumulate_steps", 1))
-        self.guard = StepGuard(int(train_opt.get("max_bad_steps", 100)), self.device, self.stop)
+        self.training_forward = CompiledForward(self.net_g, self.settings.compile, logger)
         self.throughput = log.Throughput(self.opt["world_size"])
-        self.ema_decay = float(train_opt.get("ema_decay", 0))
-        if self.ema_decay > 0:
-            self.ema_warmup = bool(train_opt.get("ema_warmup", True))
-            logger.info(f"Use Exponential Moving Average with decay: {self.ema_decay}{', warmed up' * self.ema_warmup}")
-            self.net_g_ema = self.build_average()
+        if decay := self.settings.ema_decay:
+            warmup = self.settings.ema_warmup
+            logger.info(f"Use Exponential Moving Average with decay: {decay}{', warmed up' * warmup}")
+            average = lora.inject_lora(build_network(self.opt["network_g"]), self.lora).to(self.device)
+            self.net_g_ema = start_average(average, network, self.opt["path"].get("pretrain_network_g"))
         self.criteria = self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
-        self.warm_up = WarmUp(self.optimizers)
-        self.parameters = [p for group in self.optimizer_g.param_groups for p in group["params"]]
-        self.statistics = RunningStatistics(self.net_g)
+        self.guard = StepGuard(
+            self.optimizer_g,
+            self.net_g,
+            self.precision.scaler,
+            max_bad_steps=self.settings.max_bad_steps,
+            max_norm=self.settings.grad_clip_norm,
+            stop=self.stop,
+        )
         self.loss_terms: Mapping[str, Tensor] = {}
-
-    # --- networks ---------------------------------------------------------------------------------------------
-
-    def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Put LoRA into the network, if asked to, before DistributedDataParallel looks at what it trains."""
-        placed: nn.Module = super().model_to_device(lora.put(net, self.lora))
-        return placed
-
-    def build_average(self) -> nn.Module:
-        """The running average: as in the file training starts from, if it has one, else the network itself."""
-        average: nn.Module = lora.put(build_network(self.opt["network_g"]), self.lora).to(self.device)
-        path = self.opt["path"].get("pretrain_network_g")
-        try:
-            state = read_state_dict(path, "params_ema") if path else {}
-        except WeightsError:
-            state = {}  # the network itself was read from this file, under another key
-        # Names of another dialect (a fused kernel) would be expanded another way than the network's were.
-        if state.keys() == average.state_dict().keys() and mismatch(average, state) is None:
-            average.load_state_dict(state)
-        else:
-            update_average(average, self.get_bare_model(self.net_g), 0)
-        return average.eval().requires_grad_(False)
-
-    def model_ema(self, decay: float = 0.999) -> None:
-        """Update the running average, buffers included, in one call."""
-        update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     # --- losses, optimizer, schedule --------------------------------------------------------------------------
 
     def build_losses(self) -> dict[str, nn.Module]:
-        """A loss for each section ``<name>_opt`` of ``train:`` (the optimizer's is called ``optim_g``).
+        """A loss for each section ``<name>_opt`` of ``train:``.
 
         Raises:
-            ValueError: There is none.
-            DscsrError: Two have the same name in the log.
+            DscsrError: There is none, or two have the same name in the log.
         """
-        sections = {key[: -len("_opt")]: value for key, value in self.opt["train"].items() if key.endswith("_opt")}
-        log.check_names([name for name, section in sections.items() if section])
-        criteria = {name: self.build_criterion(name, section) for name, section in sections.items() if section}
-        if not criteria:
-            raise ValueError("Expected at least one loss, such as `train: pixel_opt:`, but got none. Add a section.")
-        return criteria
-
-    def build_criterion(self, name: str, section: dict[str, Any]) -> nn.Module:
-        """The loss of the section ``<name>_opt``."""
-        criterion: nn.Module = build_loss(section).to(self.device)
-        return criterion
+        sections = loss_sections(self.opt["train"])
+        check_names(sections)
+        if not sections:
+            raise DscsrError("at least one loss, such as `train: pixel_opt:`", "none", "Add a section.")
+        return {
+            name: build_loss({key: value for key, value in section.items() if key not in self.loss_keys}).to(
+                self.device
+            )
+            for name, section in sections.items()
+        }
 
     def setup_optimizers(self) -> None:
         """One optimizer for all that is trained; what is frozen is counted in one line."""
@@ -154,24 +126,19 @@ class EfficientSRModel(ValidatingSRModel):
         """BasicSR's schedules as BasicSR builds them; any other from torch."""
         section = dict(self.opt["train"]["scheduler"])
         name = section.pop("type")
-        self.basicsr_schedule = name in BASICSR_SCHEDULERS
-        if self.basicsr_schedule:
+        self.warmed_schedule: WarmedSchedule | None = None
+        if name in BASICSR_SCHEDULERS:
             super().setup_schedulers()
         else:
-            self.schedulers += [scheduler_class(name)(optimizer, **section) for optimizer in self.optimizers]
+            self.warmed_schedule = WarmedSchedule(name, self.optimizer_g, **section)
+            self.schedulers.append(self.warmed_schedule.schedule)
 
     def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
-        """Step the schedules, then put BasicSR's linear warm-up on top."""
-        if self.basicsr_schedule:
+        """Step the schedule, with BasicSR's linear warm-up on top."""
+        if self.warmed_schedule is None:
             super().step_schedule(current_iter, warmup_iter)
-            return
-        self.warm_up.before_step()
-        if current_iter > 1:
-            for scheduler in self.schedulers:
-                scheduler.step()
-        if current_iter < warmup_iter:
-            self.warm_up.after_step()
-            self._set_lr([[rate / warmup_iter * current_iter for rate in rates] for rates in self._get_init_lr()])
+        else:
+            self.warmed_schedule.step(current_iter, warmup_iter)
 
     # --- a step -----------------------------------------------------------------------------------------------
 
@@ -190,21 +157,18 @@ class EfficientSRModel(ValidatingSRModel):
         check_batch(vars(self), ["gt"])
         self.restore_random_state()
         self.iteration = current_iter
-        self.optimizer_g.zero_grad(set_to_none=True)
-        self.statistics.remember()
+        self.guard.begin()
         self.loss_terms = self._accumulate()
-        self._step()
-        if self.ema_decay > 0:
-            self.model_ema(decay=warmed_up(self.ema_decay, self.ema_updates) if self.ema_warmup else self.ema_decay)
+        self.guard.step(torch.stack([loss.float() for loss in self.loss_terms.values()]).sum())
+        if decay := self.settings.ema_decay:
+            self.model_ema(warmed_up(decay, self.ema_updates) if self.settings.ema_warmup else decay)
             self.ema_updates += 1
         self.throughput.add(len(self.lq))
-        # On a GPU the counters are read now and then only: reading waits for the device.
-        if self.device.type == "cpu" or current_iter % min(50, self.guard.max_bad_steps) == 0:
-            self.guard.check(current_iter, self.loss_terms, self.last_checkpoint)
+        self.guard.check(current_iter, self.loss_terms, self.checkpoints.last)
 
     def _accumulate(self) -> dict[str, Tensor]:
         """Gradients of the whole batch, part by part; gives its losses."""
-        number_of_parts = min(self.accumulate_steps, len(self.lq))
+        number_of_parts = min(self.settings.accumulate_steps, len(self.lq))
         parts = list(zip(self.lq.tensor_split(number_of_parts), self.gt.tensor_split(number_of_parts), strict=True))
         terms: dict[str, Tensor] = OrderedDict()
         for number, (lq, gt) in enumerate(parts, start=1):
@@ -230,12 +194,12 @@ class EfficientSRModel(ValidatingSRModel):
         check_output(self.output, gt)
         losses: dict[str, Tensor] = OrderedDict()
         for name in self.criteria:
-            losses |= log.named(name, self.compute_loss(name, self.output, gt))
+            losses |= named(name, self.compute_loss(name, self.output, gt))
         return losses
 
     def run_network(self, lq: Tensor) -> Tensor:
         """The one forward of a part of a batch, under autocast."""
-        output: Tensor = self.forward(lq)
+        output: Tensor = self.training_forward(lq)
         return output
 
     def compute_loss(self, name: str, output: Tensor, gt: Tensor) -> Any:
@@ -247,15 +211,11 @@ class EfficientSRModel(ValidatingSRModel):
             return self.net_g.no_sync()
         return nullcontext()
 
-    def _step(self) -> None:
-        scaler = self.precision.scaler
-        scaler.unscale_(self.optimizer_g)
-        norm = clip_gradients(self.parameters, self.opt["train"].get("grad_clip_norm"))
-        total = torch.stack([loss.float() for loss in self.loss_terms.values()]).sum()
-        bad = self.guard.step(self.optimizer_g, total, norm, scaler)
-        self.statistics.put_back_if(bad)
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Update the running average, buffers included, in one call."""
+        update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
-    # --- what a person sees, and when the clock stands ---------------------------------------------------------
+    # --- what a person sees, what is saved, and when the clock stands -------------------------------------------
 
     def get_current_log(self) -> dict[str, float]:
         """Losses averaged over the ranks, images per second, peak memory; skipped steps if there were any."""
@@ -266,6 +226,19 @@ class EfficientSRModel(ValidatingSRModel):
         if skipped := self.guard.total:
             figures["skipped_steps"] = skipped
         return figures
+
+    def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
+        """Also what the average and the loss scale have counted."""
+        counted = {"ema_updates": self.ema_updates, "scaler": self.precision.scaler.state_dict()}
+        return super().training_state(epoch, current_iter) | counted
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Also what they had counted."""
+        super().resume_training(resume_state)
+        if hasattr(self, "net_g_ema"):  # else one that is asked for later starts anew
+            self.ema_updates = resume_state.get("ema_updates", resume_state["iter"])
+        if resume_state.get("scaler"):  # that of another precision is empty
+            self.precision.scaler.load_state_dict(resume_state["scaler"])
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save, outside the time that images per second are counted in."""

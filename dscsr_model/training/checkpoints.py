@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which of them are whole, which may go, and the random state that belongs to one.
+"""Checkpoints: their files, which of them are whole, which may go, and the random state that belongs to one.
 
 A checkpoint is what BasicSR makes it: ``models/net_g_<iteration>.pth`` and ``training_states/<iteration>.state``.
 The state is written last, so its presence says that the network was written before it. Beside it comes, when its
@@ -17,9 +17,58 @@ import torch
 
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_arch.errors import WeightsError
-from dscsr_model.files import atomic
-from dscsr_model.training.lora import KINDS as LORA_KINDS
-from dscsr_model.training.widths import FILE_KIND as STUDENT_KIND
+from dscsr_model.files import atomic, remove_unfinished
+
+KINDS = ("net_*", "lora_g", "fused_g", "student_w*")
+"""Files ``<kind>_<label>.pth``: what is trained, and what is saved beside it of a network with LoRA or students."""
+
+
+class Checkpoints:
+    """The files of a run, which appear under their names when they are whole.
+
+    Args:
+        models: Folder of the networks.
+        states: Folder of the training states.
+        keep: So many numbered checkpoints stay; None for all of them.
+
+    Attributes:
+        iteration: The iteration of the last checkpoint.
+        last: The network that was saved last.
+    """
+
+    def __init__(self, models: Path, states: Path, keep: int | None = None) -> None:
+        self.models, self.states, self.keep = models, states, keep
+        self.iteration: int | None = None
+        self.last: Path | None = None
+
+    def save_network(self, content: Mapping[str, Any], label: str, kind: str = "net_g") -> Path:
+        """Save a network under a label: an iteration, ``latest`` or ``best``."""
+        path = self.models / f"{kind}_{label}.pth"
+        save(content, path)
+        return path
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Save the training state that completes a checkpoint; remove checkpoints that are not kept."""
+        validation_record(self.states, state["iter"]).unlink(missing_ok=True)  # of a run that was undone
+        save(state, self.states / f"{state['iter']}.state")
+        for iteration in iterations(self.states)[: -self.keep] if self.keep else ():
+            # The state first: without it, nobody resumes from the network that is about to go.
+            (self.states / f"{iteration}.state").unlink(missing_ok=True)
+            validation_record(self.states, iteration).unlink(missing_ok=True)
+            for kind in KINDS:
+                for network in self.models.glob(f"{kind}_{iteration}.pth"):
+                    network.unlink(missing_ok=True)
+
+    def save_record(self, iteration: int, record: Mapping[str, Any]) -> None:
+        """Say beside its checkpoint, if there is one, which validations followed an iteration."""
+        if (self.states / f"{iteration}.state").is_file():
+            save(record, validation_record(self.states, iteration))
+
+    def resume(self, iteration: int, remove: bool) -> None:
+        """Go on from the checkpoint of an iteration; ``remove`` what a killed process left where it was saving."""
+        self.iteration, self.last = iteration, self.models / f"net_g_{iteration}.pth"
+        if remove:
+            remove_unfinished(self.models, self.states)
 
 
 def iterations(states: Path) -> list[int]:
@@ -58,27 +107,6 @@ def newest_whole(states: Path, models: Path) -> tuple[Path | None, list[str]]:
     return None, passed_over
 
 
-def save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file of torch.save, so that ``path`` is at every moment either the old one or the whole new one.
-
-    Raises:
-        DiskError: It cannot be written.
-    """
-    with atomic(path) as file:
-        save_state_dict(content, file)
-
-
-def prune(states: Path, models: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` numbered checkpoints; never ``latest`` or ``best``, which have no number."""
-    for iteration in iterations(states)[:-keep]:
-        # The state first: without it, nobody resumes from the network that is about to go.
-        (states / f"{iteration}.state").unlink(missing_ok=True)
-        validation_record(states, iteration).unlink(missing_ok=True)
-        for kind in ("net", *LORA_KINDS, STUDENT_KIND):
-            for network in models.glob(f"{kind}_*_{iteration}.pth"):
-                network.unlink(missing_ok=True)
-
-
 def training_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what a training does, by their names for ``--force_yml``, in plain types."""
     sections = {name: opt.get(name) for name in ("num_gpu", "world_size", "scale", "network_g", "teacher", "train")}
@@ -91,14 +119,33 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}:")
         else:
-            flat[f"{prefix}{name}"] = _plain(value)
+            flat[f"{prefix}{name}"] = _storable(value)
     return flat
 
 
-def _plain(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_storable(each) for each in value]
     return value if value is None or type(value) in (bool, int, float, str) else str(value)
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file of torch.save, so that ``path`` is at every moment either the old one or the whole new one.
+
+    Raises:
+        DiskError: It cannot be written.
+    """
+    with atomic(path) as stream:
+        save_state_dict(content, stream)
+
+
+def read_if_whole(path: Path) -> dict[str, Any]:
+    """What is in a file that will be written again; nothing if there is none, or it is broken."""
+    try:
+        content: dict[str, Any] = read_pickle(path) if path.is_file() else {}
+    except WeightsError:
+        return {}
+    return content
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from dscsr_arch.checkpoint import mismatch, read_state_dict
+from dscsr_arch.errors import WeightsError
+
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
@@ -26,6 +29,26 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     for name, tensor in ours.items():
         if not tensor.is_floating_point():
             tensor.copy_(theirs[name])
+
+
+def start_average(average: nn.Module, network: nn.Module, path: str | None) -> nn.Module:
+    """Let an average begin as in the file that training starts from, if that has one, else as the network itself.
+
+    Args:
+        average: A network of the same build, changed in place; will not be trained.
+        network: The network, loaded.
+        path: The file, if there is one.
+    """
+    try:
+        state = read_state_dict(path, "params_ema") if path else {}
+    except WeightsError:
+        state = {}  # the network itself was read from this file, under another key
+    # Names of another dialect (a fused kernel) would be expanded another way than the network's were.
+    if state.keys() == average.state_dict().keys() and mismatch(average, state) is None:
+        average.load_state_dict(state)
+    else:
+        update_average(average, network, 0)
+    return average.eval().requires_grad_(False)
 
 
 def warmed_up(decay: float, updates: int) -> float:

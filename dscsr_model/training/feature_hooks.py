@@ -1,11 +1,10 @@
-"""Feature maps from inside a network, by the names of its layers: hooks that come off again."""
+"""Feature maps from inside a network, by the names of its layers."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ Features = dict[str, Tensor]
 
 
 class FeatureHooks:
-    """Taps on layers of a network: what they put out during one forward, taken from that very forward.
+    """Hooks on layers of a network: what they put out during one forward, taken from that very forward.
 
-    They only listen inside `watch`; every other forward, such as validation's, keeps nothing. Put them on the bare
-    network: what wraps it (DistributedDataParallel, torch.compile) may come before or after, but the first compiled
+    They only listen inside `watch`; every other forward, such as validation's, keeps nothing. Put them on the network
+    itself: what wraps it (DistributedDataParallel, torch.compile) may come before or after, but the first compiled
     forward has to come after.
 
     A layer that returns a tuple or a list (SPAB) gives its first element; one that runs several times gives its last
@@ -40,7 +39,8 @@ class FeatureHooks:
             check_layer(layer, modules, type(network).__name__)
         self.layers = tuple(dict.fromkeys(layers))
         self._features: Features | None = None
-        self._handles = [modules[layer].register_forward_hook(partial(self._keep, layer)) for layer in self.layers]
+        for layer in self.layers:
+            modules[layer].register_forward_hook(partial(self._keep, layer))
 
     def watch(self, forward: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Features]:
         """Run ``forward(x)``, which runs the network once; give its result and the features on the way, by layer.
@@ -61,26 +61,11 @@ class FeatureHooks:
         for layer in self.layers:
             if layer not in features:
                 raise DscsrError(
-                    f"Expected the layer {layer!r} to run in every forward, but it did not. Tap a layer that is "
-                    "called itself, such as the block that it belongs to."
+                    f"the layer {layer!r} to run in every forward",
+                    "a forward without it",
+                    "Name a layer that is called itself, such as the block that it belongs to.",
                 )
         return output, features
-
-    def remove(self) -> None:
-        """Take the hooks off. A second call does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def __enter__(self) -> FeatureHooks:
-        """Taps for the time of a ``with`` block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove them."""
-        self.remove()
 
     def _keep(self, layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if self._features is None:
@@ -89,19 +74,18 @@ class FeatureHooks:
             output = output[0]
         if not isinstance(output, Tensor):
             raise DscsrError(
-                f"Expected the layer {layer!r} to put out a tensor (or a tuple that begins with one), but got "
-                f"{type(output).__name__}. Tap another layer."
+                f"the layer {layer!r} to put out a tensor (or a tuple that begins with one)",
+                type(output).__name__,
+                "Name another layer.",
             )
         self._features[layer] = output
 
 
-def check_layer(layer: str, layers: Sequence[str] | dict[str, Any], network: str) -> None:
+def check_layer(layer: str, layers: Iterable[str], network: str) -> None:
     """Raise DscsrError unless ``layer`` is one of ``layers``, the names of a network's modules ("" is itself)."""
     names = [name for name in layers if name]
     if layer in names:
         return
     close = difflib.get_close_matches(str(layer), names, n=3) or [name for name in names if "." not in name][:12]
-    raise DscsrError(
-        f"Expected a layer of {network}, but got {layer!r}. "
-        f"{'Perhaps one of these' if names else 'It has no layers'}: {', '.join(close)}."
-    )
+    remedy = f"Perhaps one of these: {', '.join(close)}." if names else "It has no layers."
+    raise DscsrError(f"a layer of {network}", repr(layer), remedy)

@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.training.ranks import together
 from dscsr_model.training.stopping import StopRequest
 
 
@@ -19,14 +20,37 @@ class StepGuard:
     the device; the counters stay there until somebody asks. fp16's scaler reads it on every step in any case.
 
     Args:
+        optimizer: Of all that is trained.
+        network: Its batch statistics are kept clean of a batch that is skipped.
+        scaler: The loss scaler; enabled for fp16 only.
         max_bad_steps: So many bad steps in a row stop the run.
-        device: Where the losses are.
+        max_norm: Gradients are scaled down to this norm; None leaves them.
         stop: Agreed upon by the ranks with every step.
     """
 
-    def __init__(self, max_bad_steps: int, device: torch.device, stop: StopRequest | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        network: nn.Module,
+        scaler: torch.amp.GradScaler,
+        *,
+        max_bad_steps: int,
+        max_norm: float | None = None,
+        stop: StopRequest,
+    ) -> None:
+        self.scaler = scaler
         self.max_bad_steps = max_bad_steps
-        self._stop = stop or StopRequest()
+        self._optimizer = optimizer
+        self._max_norm = max_norm
+        self._stop = stop
+        self._statistics = [
+            buffer
+            for module in network.modules()
+            if getattr(module, "track_running_stats", False)
+            for buffer in module.buffers(recurse=False)
+        ]
+        self._before: list[Tensor] = []
+        device = self._weights()[0].device
         self._total = torch.zeros((), dtype=torch.int64, device=device)
         self._in_row = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -40,20 +64,21 @@ class StepGuard:
         """Steps skipped since the last good one; reads from the device."""
         return int(self._in_row)
 
-    def step(self, optimizer: Optimizer, loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
-        """Step if all is finite on every rank, and count.
+    def begin(self) -> None:
+        """Before the forward passes of a step."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._before = [buffer.clone() for buffer in self._statistics]
+
+    def step(self, loss: Tensor) -> None:
+        """Clip the gradients, which are complete; step if all is finite on every rank, and count.
 
         Args:
-            optimizer: Its gradients are complete, unscaled and clipped.
             loss: Total loss of the step, a scalar.
-            norm: Norm of all gradients, a scalar.
-            scaler: The loss scaler; enabled for fp16 only.
-
-        Returns:
-            Whether the step was skipped, a bool on the device.
         """
+        self.scaler.unscale_(self._optimizer)
+        norm = clip_gradients(self._weights(), self._max_norm)
         bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
-        if distributed.is_available() and distributed.is_initialized():
+        if together():
             # Ranks share gradients but not losses: one of them alone must not skip.
             anywhere = torch.stack([bad.float(), torch.full_like(norm, self._stop.asked, dtype=torch.float32)])
             distributed.all_reduce(anywhere, distributed.ReduceOp.MAX)
@@ -62,53 +87,40 @@ class StepGuard:
         self._total += bad
         self._in_row += bad
         self._in_row *= bad
-        if optimizer.defaults.get("fused") and not scaler.is_enabled():
+        self._step_unless(bad)
+        self.scaler.update()
+        for buffer, before in zip(self._statistics, self._before, strict=True):
+            buffer.copy_(torch.where(bad, before, buffer))
+
+    def _step_unless(self, bad: Tensor) -> None:
+        optimizer = self._optimizer
+        if optimizer.defaults.get("fused") and not self.scaler.is_enabled():
             optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
             optimizer.step()
         elif not bad:
-            scaler.step(optimizer)
+            self.scaler.step(optimizer)
         else:  # the schedule goes on; without this torch warns that the optimizer should be called before it
             optimizer._opt_called = True  # type: ignore[attr-defined]
-        scaler.update()
-        return bad
 
-    def check(self, iteration: int, losses: Mapping[str, Tensor], last_checkpoint: str | None) -> None:
-        """Stop a run that does not recover.
+    def _weights(self) -> list[nn.Parameter]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+    def check(self, iteration: int, losses: Mapping[str, Tensor], last_checkpoint: object) -> None:
+        """Stop a run that does not recover. On a GPU only now and then: reading the counters waits for the device.
 
         Raises:
             DscsrError: ``max_bad_steps`` in a row were bad.
         """
-        if self.in_row < self.max_bad_steps:
+        now_and_then = iteration % min(50, self.max_bad_steps) == 0
+        if (self._in_row.is_cuda and not now_and_then) or self.in_row < self.max_bad_steps:
             return
         terms = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
         raise DscsrError(
-            f"Expected finite losses and gradients, but got none in the last {self.in_row} steps, up to iteration "
-            f"{iteration} ({terms}). The weights on disk are good; the last checkpoint is "
-            f"{last_checkpoint or 'none yet'}. Look at the data, and resume with a lower learning rate, "
-            "`grad_clip_norm`, or `precision: bf16` or fp32."
+            "finite losses and gradients",
+            f"none in the last {self.in_row} steps, up to iteration {iteration} ({terms})",
+            f"The weights on disk are good; the last checkpoint is {last_checkpoint or 'none yet'}. Look at the data, "
+            "and resume with a lower learning rate, `grad_clip_norm`, or `precision: bf16` or fp32.",
         )
-
-
-class RunningStatistics:
-    """Batch statistics that a forward pass writes into a network, kept clean of a batch that is skipped."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._buffers = [
-            buffer
-            for module in network.modules()
-            if getattr(module, "track_running_stats", False)
-            for buffer in module.buffers(recurse=False)
-        ]
-        self._remembered: list[Tensor] = []
-
-    def remember(self) -> None:
-        """Before a forward pass."""
-        self._remembered = [buffer.clone() for buffer in self._buffers]
-
-    def put_back_if(self, bad: Tensor) -> None:
-        """After it; ``bad`` is a bool on the device, which is not read."""
-        for buffer, before in zip(self._buffers, self._remembered, strict=True):
-            buffer.copy_(torch.where(bad, before, buffer))
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float | None) -> Tensor:

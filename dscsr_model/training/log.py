@@ -4,60 +4,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from dscsr_arch.errors import DscsrError
-
-BASICSR_NAMES = {"pixel": ("pix", "pix_style"), "perceptual": ("percep", "style")}
-"""What SRModel calls its losses, and the style of a PerceptualLoss."""
-
-
-def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:
-    """Terms of a loss as they are logged.
-
-    Args:
-        name: Of the loss.
-        loss: A scalar, logged as ``l_<name>``; or BasicSR's PerceptualLoss's pair (perceptual, style), of which each
-            may be None, logged as ``l_<name>`` and ``l_<name>_style``. SRModel's losses are called as SRModel does:
-            ``l_pix``, ``l_percep``, ``l_style``.
-        suffix: Ends the names.
-
-    Raises:
-        DscsrError: It is neither.
-    """
-    names = BASICSR_NAMES.get(name, (name, f"{name}_style"))
-    given = loss if isinstance(loss, tuple) else (loss,)
-    terms = [term for term in given if term is not None]
-    if len(given) > 2 or not terms or not all(isinstance(term, Tensor) and term.dim() == 0 for term in terms):
-        got = ", ".join(str(tuple(term.shape) if isinstance(term, Tensor) else term) for term in terms)
-        raise DscsrError(
-            f"Expected `{name}_opt` to give a number, or a pair (perceptual, style), but got "
-            f"{f'something else ({got})' if terms else 'neither'}. Set its `reduction` to mean or sum, and a weight."
-        )
-    return {f"l_{key}{suffix}": term for key, term in zip(names, given, strict=False) if term is not None}
-
-
-def check_names(losses: Collection[str]) -> None:
-    """Check that no two losses share a name in the log: the terms of a step are summed by it.
-
-    Args:
-        losses: Names of sections ``<name>_opt``, without ``_opt``.
-
-    Raises:
-        DscsrError: Two do, such as ``pixel`` and ``pix``.
-    """
-    for owner, names in BASICSR_NAMES.items():
-        for name in names if owner in losses else ():
-            if name in losses:
-                raise DscsrError(
-                    f"Expected losses of different names, but got `{name}_opt` beside `{owner}_opt`, both logged as "
-                    f"`l_{name}`. Rename `{name}_opt`."
-                )
+from dscsr_model.training.ranks import together
 
 
 def reduced(losses: Mapping[str, Tensor]) -> dict[str, float]:
@@ -69,7 +22,7 @@ def reduced(losses: Mapping[str, Tensor]) -> dict[str, float]:
     if not losses:
         return {}
     values = torch.stack([loss.detach().float().mean() for loss in losses.values()])
-    if distributed.is_available() and distributed.is_initialized():
+    if together():
         distributed.all_reduce(values)
         values /= distributed.get_world_size()
     return dict(zip(losses, values.tolist(), strict=True))

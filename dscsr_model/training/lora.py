@@ -1,4 +1,4 @@
-"""LoRA in a training: put into a network as an option file says, kept apart from everything frozen, saved in parts."""
+"""LoRA in a training: injected as an option file says, started from adapters, saved in files of its own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dscsr_arch.weight_files import METADATA, read_weight_file
 
 Network = TypeVar("Network", bound=nn.Module)
 
-KINDS = ("lora", "fused")
+LORA_FILES = ("lora", "fused")
 """Files ``<kind>_g_<iteration>.pth`` beside ``net_g_<iteration>.pth`` of a network with LoRA."""
 
 
-def put(network: Network, section: Mapping[str, Any] | None) -> Network:
-    """Put ConvLoRA into ``network``, in place, as the section ``network_g: lora:`` says; fuse it first, if it can be.
+def inject_lora(network: Network, section: Mapping[str, Any] | None) -> Network:
+    """Inject ConvLoRA into ``network``, in place, as a section ``network_g: lora:`` says; fuse it first, if it can be.
 
     Args:
         network: As its constructor leaves it: its base is loaded later.
@@ -43,11 +43,12 @@ def put(network: Network, section: Mapping[str, Any] | None) -> Network:
         if layers:
             network = conv_lora.inject(network, layers, dropout=dropout, clip_ranks=section.get("rank") == "auto")
         elif not section.get("weights"):
-            raise LoRAError("Expected `lora: layers` or `lora: weights`, but got neither. Say which layers to adapt.")
+            raise LoRAError("`lora: layers` or `lora: weights`", "neither", "Say which layers to adapt.")
     elif section.get("layers"):
         raise LoRAError(
-            f"Expected a network without LoRA for `lora: layers`, but got {type(network).__name__}, which has its own. "
-            "Take its arguments, such as `lora_ranks`, or the plain network."
+            "a network without LoRA for `lora: layers`",
+            f"{type(network).__name__}, which has its own",
+            "Take its arguments, such as `lora_ranks`, or the plain network.",
         )
     return start_from(network, section)
 
@@ -59,7 +60,7 @@ def start_from(
 
     Args:
         network: With its base loaded, if there is ``tell``.
-        section: As of `put`.
+        section: As of `inject_lora`.
         tell: Is told if the adapters were trained on another base, as their file says.
 
     Raises:
@@ -71,9 +72,7 @@ def start_from(
         return network
     file = read_weight_file(Path(name).expanduser())
     if not is_adapters(file.weights):
-        raise LoRAError(
-            f"Expected LoRA adapters alone in {name}, but got a whole network. Name it as `path: pretrain_network_g`."
-        )
+        raise LoRAError(f"LoRA adapters alone in {name}", "a whole network", "Name it as `path: pretrain_network_g`.")
     network = conv_lora.load_lora_state_dict(network, file.weights)
     trained_on = lora_base.from_metadata(file.metadata)
     if tell and trained_on is not None and lora_base.difference(trained_on, network) > lora_base.TOLERANCE:
@@ -84,12 +83,12 @@ def start_from(
     return network
 
 
-def parts(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """Contents of the files beside a network with LoRA, by `KINDS`: adapters, and the plain fused network; on the CPU.
+def lora_files(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Contents, on the CPU, of the files beside a network with LoRA: adapters, and the plain fused network.
 
-    Both say what the shapes of the fused network, the base of the adapters, cannot tell (see `metadata.beside`,
-    also for ``section``), adapters also on which weights they were trained (see `lora_base`). Without LoRA there is
-    nothing.
+    They come by the names in `LORA_FILES`. Both say what the shapes of the fused network, the base of the adapters,
+    cannot tell (see `metadata.beside`, also for ``section``), adapters also on which weights they were trained (see
+    `lora_base`). Without LoRA there is nothing.
     """
     if not conv_lora.lora_layers(network):
         return {}
@@ -97,7 +96,7 @@ def parts(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[
     states = (conv_lora.lora_state_dict(network), base.state_dict())
     contents = {
         kind: {"params": {name: tensor.cpu() for name, tensor in state.items()}, **beside(base, section)}
-        for kind, state in zip(KINDS, states, strict=True)
+        for kind, state in zip(LORA_FILES, states, strict=True)
     }
     if METADATA in contents["lora"]:
         contents["lora"][METADATA] |= lora_base.to_metadata(network)

@@ -27,34 +27,16 @@ def scheduler_names() -> list[str]:
     return _names(lr_scheduler, LRScheduler, _NO_SCHEDULERS)
 
 
-def optimizer_class(name: str) -> type[Optimizer]:
-    """A class of ``torch.optim``.
-
-    Raises:
-        ValueError: It is none of `optimizer_names`.
-    """
-    return _named(torch.optim, name, optimizer_names(), "optim_g: type")
-
-
-def scheduler_class(name: str) -> type[LRScheduler]:
-    """A class of ``torch.optim.lr_scheduler``.
-
-    Raises:
-        ValueError: It is none of `scheduler_names`.
-    """
-    return _named(lr_scheduler, name, scheduler_names(), "scheduler: type")
-
-
 def build_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], **arguments: Any) -> Optimizer:
     """Build an optimizer of ``torch.optim``; its fused form where all parameters are on a GPU and it has one.
 
     Args:
-        name: Class name, e.g. ``AdamW``.
+        name: One of `optimizer_names`.
         parameters: What to optimize.
         **arguments: Of the constructor; an explicit ``fused`` or ``foreach`` is respected.
     """
     parameters = list(parameters)
-    cls = optimizer_class(name)
+    cls: type[Optimizer] = getattr(torch.optim, name)
     asked = {"fused", "foreach", "capturable", "differentiable"} & set(arguments)
     if not asked and "fused" in inspect.signature(cls).parameters and all(p.is_cuda for p in parameters):
         arguments["fused"] = True
@@ -84,36 +66,37 @@ def take_over(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
     return True
 
 
-class WarmUp:
-    """BasicSR's linear warm-up in front of a schedule that computes each rate from the last.
+class WarmedSchedule:
+    """A schedule of torch behind BasicSR's linear warm-up.
 
-    BasicSR writes the warm-up rate into the optimizer, where torch's schedules would take it for their own. So the
-    schedule's rates are kept here and put back before it steps.
+    BasicSR writes the warm-up's rate into the optimizer, where a schedule that computes each rate from the last would
+    take it for its own. So the schedule's rates are kept here and put back before it steps.
+
+    Args:
+        name: One of `scheduler_names`.
+        optimizer: Whose rates it sets.
+        **arguments: Of the schedule's constructor.
     """
 
-    def __init__(self, optimizers: list[Optimizer]) -> None:
-        self._optimizers = optimizers
-        self._scheduled: list[list[float]] | None = None
+    def __init__(self, name: str, optimizer: Optimizer, **arguments: Any) -> None:
+        self.schedule: LRScheduler = getattr(lr_scheduler, name)(optimizer, **arguments)
+        self._optimizer = optimizer
+        self._scheduled: list[float] = []
 
-    def before_step(self) -> None:
-        """Put the schedule's own rates back."""
-        if self._scheduled is not None:
-            for optimizer, rates in zip(self._optimizers, self._scheduled, strict=True):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate
-            self._scheduled = None
-
-    def after_step(self) -> None:
-        """Keep the schedule's rates; what is written next is the warm-up's."""
-        self._scheduled = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+    def step(self, iteration: int, warmup_iter: int) -> None:
+        """Set the rates of an iteration, the first of which is 1; the warm-up ends with ``warmup_iter``."""
+        groups = self._optimizer.param_groups
+        for group, rate in zip(groups, self._scheduled, strict=False):
+            group["lr"] = rate
+        self._scheduled = []
+        if iteration > 1:
+            self.schedule.step()
+        if iteration < warmup_iter:
+            self._scheduled = [group["lr"] for group in groups]
+            for group in groups:
+                group["lr"] = group["initial_lr"] / warmup_iter * iteration
 
 
 def _names(module: Any, base: type, excluded: frozenset[str]) -> list[str]:
     found = (name for name, cls in vars(module).items() if isinstance(cls, type) and issubclass(cls, base))
     return sorted(name for name in found if not name.startswith("_") and name not in {base.__name__, *excluded})
-
-
-def _named(module: Any, name: str, names: list[str], key: str) -> Any:
-    if name not in names:
-        raise ValueError(f"Expected `{key}` to be one of {', '.join(names)}, but got {name!r}. Take one of them.")
-    return getattr(module, name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from dscsr_model.training.ranks import together
 
 # A rank looks at what all had been asked so many steps ago. On a GPU the answer has come by then: nothing waits.
 _LAG = 2
@@ -34,7 +36,7 @@ class StopRequest:
     @property
     def agreed(self) -> int:
         """The signal that stops all ranks after the step that was just made, or 0."""
-        return self._agreed if distributed.is_available() and distributed.is_initialized() else self.asked
+        return self._agreed if together() else self.asked
 
     def agree(self, signal_number: int | Tensor) -> None:
         """Note after a step what is the same on every rank: the largest signal that any of them got.

@@ -1,12 +1,10 @@
-"""A teacher: networks that are frozen, fused, and asked for their outputs and features, never trained or saved."""
+"""Teachers: networks that are fused, frozen, and asked for outputs and features."""
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +14,18 @@ from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.checkpoint import load_model, mismatch
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.sizes import padded, size_requirements
 from dscsr_arch.weight_files import read_weight_file
+from dscsr_model.options.sections import TeacherSection
 from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.precision import Precision
 
 AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
 """What messages add to its name when it does not take the patches."""
+DEFAULT_LAYERS = 3
+"""So many convolutions are compared in where no layers are named: the first ones of the network."""
 
 
 class TeacherOutput(NamedTuple):
@@ -118,41 +120,116 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
         build: Builds a network from its section.
 
     Raises:
-        DscsrError: No weights are named.
         WeightsError: A file cannot be read, or does not fit.
     """
-    files = weight_files(section)
-    if section.get("network") is None:
-        return [load_model(file, param_key=section.get("param_key")) for file in files]
-    network = build(dict(section["network"]))
+    options = TeacherSection.parse(section, "teacher")
+    files = [options.weights] if isinstance(options.weights, str) else options.weights
+    if options.network is None:
+        return [load_model(file, param_key=options.param_key) for file in files]
+    network = build(dict(options.network))
     networks = [copy.deepcopy(network) for _ in files]
     for one, file in zip(networks, files, strict=True):
-        content = read_weight_file(file, section.get("param_key"))
+        content = read_weight_file(file, options.param_key)
         if fault := mismatch(one, content.weights):
             raise WeightsError(
-                f"Expected weights of the teacher's {type(one).__name__}, but got {file}, whose layers differ:"
-                f"\n{fault}\nCorrect `teacher: network:`, or leave it out if load_model knows the network."
+                f"weights of the teacher's {type(one).__name__}",
+                f"{file}, whose layers differ:\n{fault}\n",
+                "Correct `teacher: network:`, or leave it out if load_model knows the network.",
             )
-        if unlike := trained_otherwise(content, file, one, section["network"]):
+        if unlike := trained_otherwise(content, file, one, options.network):
             raise WeightsError(
-                f"Expected weights trained as `teacher: network:` says, but got {file}, {unlike}. Correct it, or "
-                "leave it out if load_model knows the network."
+                "weights trained as `teacher: network:` says",
+                f"{file}, {unlike}",
+                "Correct it, or leave it out if load_model knows the network.",
             )
         one.load_state_dict(content.weights)
     return networks
 
 
-def weight_files(section: Mapping[str, Any]) -> list[Path]:
-    """The files of ``teacher: weights:``.
+class TeacherFeatures:
+    """Features of images at some layers of a frozen, fused copy of a network: a measure of likeness.
+
+    What comes behind the last of the layers never runs. Images may be of any size that the network takes. The copy
+    stays as it is while the network goes on learning; `state` and `load_state` carry it from one process to the next.
+
+    Args:
+        network: A network that maps images; copied.
+        layers: Names as in ``network.named_modules()`` of the fused network, in any order; none for its first
+            `DEFAULT_LAYERS` convolutions.
 
     Raises:
-        DscsrError: There are none.
+        DscsrError: There is no such layer, or no convolution.
     """
-    weights = section.get("weights")
-    named = [weights] if isinstance(weights, str | os.PathLike) else weights
-    if not isinstance(named, list | tuple) or not named or not all(isinstance(one, str | os.PathLike) for one in named):
-        raise DscsrError(
-            f"Expected `teacher: weights:` to be a weight file or a list of them, but got {weights!r}. Name the file "
-            "that the teacher was saved in."
-        )
-    return [Path(one).expanduser() for one in named]
+
+    def __init__(self, network: nn.Module, layers: Sequence[str] = ()) -> None:
+        self._network = frozen(copy.deepcopy(network))
+        modules = dict(self._network.named_modules())
+        convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+        self.layers = tuple(layers or convolutions[:DEFAULT_LAYERS])
+        if not self.layers:
+            name = type(network).__name__
+            raise DscsrError(f"convolutions in {name}", "none", "Name its layers as `feature_layers`.")
+        self._hooks = FeatureHooks(self._network, self.layers)
+        self._unseen: set[str] = set()
+        self._ran: set[str] = set()
+        for name, module in modules.items():
+            module.register_forward_pre_hook(lambda _module, _inputs, name=name: self._ran.add(name))
+        for name in self.layers:  # behind the hooks that keep its output
+            modules[name].register_forward_hook(lambda _module, _inputs, _output, name=name: self._see(name))
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Features of ``images`` (B, C, H, W), one map per layer, in float32 (or the network's own dtype).
+
+        Gradients go through to the images. Autocast does not count.
+
+        Raises:
+            DscsrError: A layer did not run.
+        """
+        dtype = next(self._network.parameters()).dtype
+        with no_autocast(images.device):
+            _, features = self._hooks.watch(self._until_all_are_seen, images.to(dtype))
+        return [features[layer] for layer in self.layers]
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that its features depend on, on the CPU; all of the network's before the first run."""
+        needed = self._tensors().items()
+        if self._ran:
+            needed = {name: tensor for name, tensor in needed if name.rpartition(".")[0] in self._ran}.items()
+        return {name: tensor.detach().cpu().clone() for name, tensor in needed}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            DscsrError: It belongs to another network or other layers.
+        """
+        ours = self._tensors()
+        shapes = {name: tensor.shape for name, tensor in ours.items()}
+        if odd := [name for name, tensor in state.items() if shapes.get(name) != tensor.shape]:
+            raise DscsrError(
+                "the first layers that this run began with",
+                f"others, such as {odd[0]!r}",
+                "Give `network_g` the values of the run to resume.",
+            )
+        for name, tensor in state.items():
+            ours[name].copy_(tensor)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**dict(self._network.named_parameters()), **dict(self._network.named_buffers())}
+
+    def _until_all_are_seen(self, images: Tensor) -> Any:
+        self._unseen = set(self.layers)
+        try:
+            return self._network(images)
+        except _Enough:
+            return None
+
+    def _see(self, layer: str) -> None:
+        self._unseen.discard(layer)
+        if not self._unseen:
+            raise _Enough
+
+
+class _Enough(Exception):  # noqa: N818 - no error: it ends a forward whose rest nobody needs
+    pass

@@ -1,24 +1,30 @@
-"""Validation shared among ranks: each takes every n-th image, scores are computed in threads beside the network."""
+"""Validation shared among ranks: each takes every n-th image, scores are computed in threads beside the network.
+
+And what is remembered of validations: the best score of each metric, and when each set was validated.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import distributed, nn
+from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from dscsr_model.read_ahead import read_ahead
+from dscsr_model.training.ranks import gathered
 from dscsr_model.training.stopping import Stopped
 
-Images = Mapping[str, np.ndarray]
-"""``img`` (the result) and, where there is one, ``img2`` (the ground truth): (H, W, 3) uint8 BGR."""
+Image = NDArray[np.uint8]
+"""(H, W, 3) BGR, or (H, W) of one channel."""
+Results = Mapping[str, Image]
+"""An image super-resolved in every way that is validated, by the label of the way."""
 Scores = Mapping[str, float | str]
 """Metric to value; to words, if it could not be computed."""
 
@@ -28,8 +34,8 @@ _WAITING = 4
 
 def validate(
     dataset: Dataset[Any],
-    super_resolve: Callable[[Mapping[str, Any]], Images],
-    finish: Callable[[Images, str], Scores],
+    super_resolve: Callable[[Mapping[str, Any]], tuple[Results, Image | None]],
+    finish: Callable[[Results, Image | None, str], Scores],
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -40,8 +46,9 @@ def validate(
 
     Args:
         dataset: With a length; items are dictionaries with ``lq`` and ``lq_path``.
-        super_resolve: Makes the images from a batch of one; runs in the calling thread.
-        finish: Scores (and saves) images, given the item's ``lq_path``; runs in other threads.
+        super_resolve: Gives results and ground truth, where there is one, of a batch of one; runs in the calling
+            thread.
+        finish: Scores (and saves) these, given the item's ``lq_path``, too; runs in other threads.
         rank: This process takes the items rank, rank + world_size, …
         world_size: Number of processes that call this together.
         progress: Show a progress bar, where there is a terminal.
@@ -54,24 +61,71 @@ def validate(
         Stopped: On every rank, after the image in work, when one of them was asked to stop.
     """
     indices = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
-    scores: dict[int, dict[str, float | str]] = {}
-    waiting: deque[tuple[int, Future[Scores]]] = deque()
-    with (
-        ThreadPoolExecutor(2) as scorers,
-        tqdm(total=len(indices), unit="image", disable=None if progress else True, leave=False) as bar,
-    ):
-        for index, batch in zip(indices, read_ahead(partial(_item, dataset), indices), strict=True):
+
+    def made() -> Iterator[tuple[Results, Image | None, str]]:
+        for batch in read_ahead(partial(_item, dataset), indices):
             if asked():
-                break
-            waiting.append((index, scorers.submit(finish, super_resolve(batch), batch["lq_path"][0])))
-            while len(waiting) > (_WAITING if index != indices[-1] else 0):
-                scored, future = waiting.popleft()
-                scores[scored] = dict(future.result())
-                bar.update()
-    everyone = _gathered((asked(), scores))
+                return
+            yield (*super_resolve(batch), batch["lq_path"][0])
+
+    finished = read_ahead(lambda images: dict(finish(*images)), made(), ahead=_WAITING, threads=2)
+    bar = tqdm(finished, total=len(indices), unit="image", disable=None if progress else True, leave=False)
+    scores = dict(zip(indices, bar, strict=False))
+    everyone = gathered((asked(), scores))
     if signal_number := max(number for number, _ in everyone):
         raise Stopped(signal_number)
-    return _mean({index: each for _, part in everyone for index, each in part.items()})
+    return _mean({index: each for _, share in everyone for index, each in share.items()})
+
+
+class BestResults:
+    """The best score of each metric on each validation set, and in which iteration each set was validated last.
+
+    Args:
+        better: Names of metrics, each with the direction that is better: ``higher`` or ``lower``.
+        deciding: The metric that decides which network is best.
+        sets: Names of the validation sets. The first that has been scored by this metric decides: one without ground
+            truth is not.
+
+    Attributes:
+        records: Set to metric to ``better``, ``val`` and ``iter``, as BasicSR keeps them; -1 for no iteration.
+        validated_at: Set to iteration.
+    """
+
+    def __init__(self, better: Mapping[str, str], deciding: str | None, sets: Sequence[str]) -> None:
+        self.records: dict[str, dict[str, dict[str, Any]]] = {}
+        self.validated_at: dict[str, int] = {}
+        self._better, self._deciding, self._sets = better, deciding, sets
+
+    def update(self, dataset: str, scores: Mapping[str, float], iteration: int) -> None:
+        """Take note of a validation. A tie is no new best."""
+        known = self.records.setdefault(dataset, {})
+        for metric, score in scores.items():
+            better, sign = self._better[metric], 1 if self._better[metric] == "higher" else -1
+            if known.get(metric, {}).get("better") != better:  # none, or that of another direction before a resume
+                known[metric] = {"better": better, "val": -sign * math.inf, "iter": -1}
+            if sign * (score - known[metric]["val"]) > 0:
+                known[metric].update(val=score, iter=iteration)
+
+    def of(self, dataset: str, iteration: int) -> dict[str, Any] | None:
+        """What to say of the network that this validation found to be the best one; None if it did not."""
+        scored = (name for name in self._sets if self._record(name)["iter"] >= 0)
+        record = self._record(dataset)
+        if dataset != next(scored, None) or record["iter"] != iteration:
+            return None
+        return {"dataset": dataset, "metric": self._deciding, **record}
+
+    def state(self) -> dict[str, Any]:
+        """What a training state holds of it."""
+        return {"best_metric_results": self.records, "validated_at": self.validated_at}
+
+    def load_state(self, state: Mapping[str, Any], best: Mapping[str, Any] | None) -> None:
+        """Go on from a `state`, and from what ``best``, the network on the disk, says of itself: it may be later."""
+        self.records, self.validated_at = state.get("best_metric_results", {}), state.get("validated_at", {})
+        if best and best["dataset"] in self._sets and self._better.get(best["metric"]) == best["better"]:
+            self.update(best["dataset"], {best["metric"]: best["val"]}, best["iter"])
+
+    def _record(self, dataset: str) -> dict[str, Any]:
+        return self.records.get(dataset, {}).get(self._deciding or "", {"iter": -1})
 
 
 @contextmanager
@@ -90,14 +144,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def _item(dataset: Dataset[Any], index: int) -> dict[str, Any]:
     batch: dict[str, Any] = default_collate([dataset[index]])
     return batch
-
-
-def _gathered(mine: Any) -> list[Any]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [mine]
-    everyone = [mine] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, mine)
-    return everyone
 
 
 def _mean(scores: dict[int, dict[str, float | str]]) -> dict[str, float | str]:
