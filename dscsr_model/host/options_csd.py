@@ -16,8 +16,10 @@ from dscsr_model.host.options_registry import Registries, check_typed, find
 from dscsr_model.host.options_structure import Run, describe
 from dscsr_model.host.options_weights import check_channels, check_scale
 from dscsr_model.losses.vgg import SMALLEST
-from dscsr_model.training import csd_losses, widths
-from dscsr_model.training.teacher_features import TeacherFeatures
+from dscsr_model.options.losses import CSDLoss
+from dscsr_model.training import widths
+from dscsr_model.training.loss_sections import check_cover, loss_sections
+from dscsr_model.training.teacher import TeacherFeatures
 
 
 def check_csd_sections(run: Run, registries: Registries) -> None:
@@ -56,13 +58,16 @@ def check_csd(run: Run, network: nn.Module | None) -> None:
         return
     found = _roles(run)
     val, teacher = run.section("val"), not run.is_train or any(role.needs_teacher for role in found.values())
-    try:
-        validated = widths.validated_widths(val.get("widths"), network.widths, teacher)
-    except DscsrError as error:
-        run.report.add_error(("val", "widths"), error)
+    known, given = (widths.TEACHER, *network.widths), val.get("widths")
+    if given is not None and not (isinstance(given, list) and given and all(width in known for width in given)):
+        words = f"a list of widths among {', '.join(map(str, sorted(known)))}"
+        run.report.add(("val", "widths"), words, describe(given), "Take these, or add to `network_g: widths`.")
     else:
+        labels = map(widths.label, widths.validated_widths(given, network.widths, teacher))
         metrics = run.section("val", "metrics")
-        _report(run, ("val", "best_metric"), partial(widths.best_metric, val.get("best_metric"), metrics, validated))
+        names = [*metrics, *(f"{metric}_{label}" for label in labels for metric in metrics)]
+        if metrics and (named := val.get("best_metric")) is not None and named not in names:
+            run.report.add(("val", "best_metric"), f"one of {', '.join(names)}", repr(named), "Take one.")
     for name, role in found.items():
         key = ("train", f"{name}_opt")
         if role.contrastive and run.section(*key).get("features") == "teacher":
@@ -74,10 +79,10 @@ def check_csd(run: Run, network: nn.Module | None) -> None:
 def _check_roles(run: Run) -> None:
     sections = {str(k): s for k, s in run.section("train").items() if str(k).endswith("_opt") and isinstance(s, dict)}
     for name, section in sections.items():
-        _report(run, ("train", name), partial(csd_losses.split, section, name))
+        _report(run, ("train", name), partial(CSDLoss.parse, section, name))
     total: Any = run.section("train").get("total_iter")
     if schema.ITERATIONS.accepts(total) and sections and not any(run.report.has("train", name) for name in sections):
-        _report(run, ("train", "total_iter"), partial(csd_losses.check_cover, _roles(run), int(total)))
+        _report(run, ("train", "total_iter"), partial(check_cover, _roles(run), int(total)))
 
 
 def _report(run: Run, key: Key, check: Callable[[], Any]) -> None:
@@ -87,22 +92,23 @@ def _report(run: Run, key: Key, check: Callable[[], Any]) -> None:
         run.report.add_error(key, error)
 
 
-def _roles(run: Run) -> dict[str, csd_losses.CSDLoss]:
+def _roles(run: Run) -> dict[str, CSDLoss]:
     """Those of the losses without a fault so far."""
     train: dict[str, Any] = {
         str(key): section
         for key, section in run.section("train").items()
         if isinstance(section, dict) and not run.report.has("train", str(key))
     }
-    return csd_losses.read_csd_losses(train) if run.is_train else {}
+    sections = loss_sections(train) if run.is_train else {}
+    return {name: CSDLoss.parse(section, f"{name}_opt") for name, section in sections.items()}
 
 
-def _check_first_layers(run: Run, key: Key, role: csd_losses.CSDLoss, network: CSSRNet) -> None:
+def _check_first_layers(run: Run, key: Key, role: CSDLoss, network: CSSRNet) -> None:
     if run.section("path").get("pretrain_network_g") is None:
         words = "a trained teacher, as its first layers compare the images (`features: teacher`)"
         remedy = f"Name its weight file, or take other `features` of {listed(['vgg19'])}."
         run.report.add(("path", "pretrain_network_g"), words, "none", remedy)
-    _report(run, (*key, "feature_layers"), partial(TeacherFeatures, network.backbone, role.feature_layers))
+    _report(run, (*key, "feature_layers"), partial(TeacherFeatures, network.backbone, role.feature_layers or ()))
 
 
 def _check_patch(run: Run) -> None:

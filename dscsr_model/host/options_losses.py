@@ -12,7 +12,7 @@ from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_structure import Run
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
-from dscsr_model.training import log
+from dscsr_model.training.loss_sections import check_names
 
 _OURS = (ContrastiveLoss, SpatialAffinityLoss)
 
@@ -24,7 +24,7 @@ def check_losses(run: Run, registries: Registries) -> None:
     if run.known_model in schema.ANY_LOSSES:
         given = [str(name).removesuffix("_opt") for name, loss in run.section("train").items() if loss]
         try:
-            log.check_names(given)
+            check_names(given)
         except DscsrError as error:
             run.report.add_error(("train",), error)
     for name, section in run.section("train").items():

@@ -13,7 +13,7 @@ import numpy as np
 from dscsr_model.host import options_schema as schema
 from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed, nearest
 from dscsr_model.host.options_kinds import Option
-from dscsr_model.training import csd_losses, loss_targets
+from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS
 
 # Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
 _NUMBER_AS_TEXT = re.compile(r"([-+]?)(\d+)(?:\.(\d*))?[eE]([-+]?)(\d+)")
@@ -82,9 +82,9 @@ class Run:
         if key == ("network_g",) and self.known_model in (None, *schema.LORA_MODELS):  # of others: `options_unread`
             own = ("lora",)
         elif key[0] == "train" and self.known_model in schema.DISTILLING:
-            own = loss_targets.KEYS
+            own = TARGET_KEYS
         elif key[0] == "train" and self.known_model in schema.CSD_MODELS:
-            own = csd_losses.KEYS
+            own = CSD_KEYS
         return {name: value for name, value in section.items() if name not in own}
 
 

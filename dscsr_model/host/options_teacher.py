@@ -17,7 +17,8 @@ from dscsr_model.host.options_faults import Key, Report, listed
 from dscsr_model.host.options_registry import Registries, find
 from dscsr_model.host.options_sizes import check_sizes, common_side
 from dscsr_model.host.options_structure import Run, check_section, describe
-from dscsr_model.training import lora, loss_targets
+from dscsr_model.options.losses import TARGET_KEYS, LossTarget
+from dscsr_model.training import lora
 from dscsr_model.training.feature_hooks import FeatureHooks, Features, check_layer
 from dscsr_model.training.teacher import AS_TEACHER, build_teachers, frozen
 from dscsr_model.training.validation import evaluating
@@ -55,14 +56,14 @@ def _check_aims(run: Run, registries: Registries) -> None:
         if run.known_model not in schema.DISTILLING:
             kind = find(registries.losses, section.get("type"))
             takes = inspect.signature(kind).parameters if kind is not None else {}
-            for name in loss_targets.KEYS:
+            for name in TARGET_KEYS:
                 if name in section and name not in takes:
                     words = f"a model type that knows `{name}` ({listed(sorted(schema.DISTILLING))})"
                     got = f"`model_type: {run.known_model}`"
                     run.report.add((*key, name), words, got, "Take one of them, or remove the key.")
             continue
         try:
-            aim, _ = loss_targets.split(section, key[-1])
+            aim = LossTarget.parse(section, key[-1])
         except DscsrError as error:
             run.report.add_error(key, error)
         else:
@@ -89,10 +90,10 @@ def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
     try:
         if section.get("layers"):
             blamed = (*key, "layers")
-            network = lora.put(network, {**section, "weights": None})
+            network = lora.inject_lora(network, {**section, "weights": None})
         if section.get("weights"):
             blamed = (*key, "weights")
-        return lora.start_from(network, section) if section.get("layers") else lora.put(network, section)
+        return lora.start_from(network, section) if section.get("layers") else lora.inject_lora(network, section)
     except DscsrError as error:
         run.report.add_error(blamed, error)
         return None
@@ -110,17 +111,15 @@ def check_learning(run: Run, registries: Registries, network: nn.Module | None) 
         return
     if run.known_model == "DSCLoRAModel":
         _check_lora_student(run, network)
-    aimed = [
-        (key, loss_targets.split(section, key[-1])[0]) for key, section in _losses(run) if not run.report.has(*key)
-    ]
+    aimed = [(key, LossTarget.parse(section, key[-1])) for key, section in _losses(run) if not run.report.has(*key)]
     teachers = _teachers(run, registries) if any(aim.needs_teacher for _, aim in aimed) else []
     for key, aim in aimed:
         for name, of in (("layers", network), ("teacher_layers", teachers[0] if teachers else None)):
             if of is not None:
                 where = (*key, name if name in run.section(*key) else "layers")
-                for layer in getattr(aim, name):
+                for layer in (pair[name == "teacher_layers"] for pair in aim.pairs):
                     _check_layer(where, layer, of, run.report)
-    if teachers and any(aim.teacher_layers for _, aim in aimed):
+    if teachers and any(aim.pairs for _, aim in aimed):
         check_sizes(teachers[0], run, ("teacher",), AS_TEACHER)
     if teachers and not run.report.has("network_g"):
         _compare(run, registries, network, teachers, aimed)
@@ -201,17 +200,17 @@ def _compare(
     registries: Registries,
     network: nn.Module | None,
     teachers: list[nn.Module],
-    aimed: list[tuple[Key, loss_targets.LossTarget]],
+    aimed: list[tuple[Key, LossTarget]],
 ) -> None:
     """Send a small image through student and teachers: do their outputs and features match in shape?"""
     report, scale = run.report, run.options.get("scale")
     channels = _input_channels(run, registries)
     side = common_side([*teachers, *([network] if network is not None else [])], _SIDE)
     x = torch.zeros(1, channels, side, side)
-    ours = _probe(network, x, [name for _, aim in aimed for name in aim.layers]) if network is not None else None
+    ours = _probe(network, x, [name for _, aim in aimed for name, _ in aim.pairs]) if network is not None else None
     theirs: list[tuple[Tensor, Features]] = []
     for number, teacher in enumerate(teachers):
-        layers = [] if number else [layer for _, aim in aimed for layer in aim.teacher_layers]
+        layers = [] if number else [layer for _, aim in aimed for _, layer in aim.pairs]
         answer = _probe(teacher, x, layers)
         kind = type(teacher).__name__
         if isinstance(answer, str):
@@ -230,7 +229,7 @@ def _compare(
             return
     if isinstance(ours, tuple):
         for key, aim in aimed:
-            for one, other in zip(aim.layers, aim.teacher_layers, strict=True):
+            for one, other in aim.pairs:
                 if one in ours[1] and other in theirs[0][1]:
                     _compare_features(key, one, ours[1][one], theirs[0][1][other], side, run, registries)
 
@@ -243,7 +242,7 @@ def _compare_features(
     loss = find(registries.losses, section.get("type"))
     if section["type"] not in schema.FEATURE_LOSSES or loss is None or ours.dim() != 4 or theirs.dim() != 4:
         return
-    arguments = {k: v for k, v in loss_targets.split(section, key[-1])[1].items() if k != "type"}
+    arguments = {k: v for k, v in section.items() if k not in ("type", *TARGET_KEYS)}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
@@ -270,8 +269,8 @@ def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor
     known = dict(network.named_modules())
     wanted = [layer for layer in layers if layer in known]
     try:
-        with torch.no_grad(), evaluating(network), FeatureHooks(network, wanted) as hooks:
-            output, features = hooks.watch(network, x.to(device))
+        with torch.no_grad(), evaluating(network):
+            output, features = FeatureHooks(network, wanted).watch(network, x.to(device))
     except Exception as error:  # a layer that no image passes, an input of other channels, an operation without meta
         return str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
     return output, features

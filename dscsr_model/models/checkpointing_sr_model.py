@@ -52,7 +52,7 @@ class CheckpointingSRModel(ValidatingSRModel):
         """The best scores of this run."""
         metrics = (self.opt.get("val") or {}).get("metrics") or {}
         directions = {name: section.get("better", "higher") for name, section in metrics.items()}
-        deciding = self.val.best_metric or next(iter(metrics), None)
+        deciding = self.val.best_metric or next(iter(metrics), "")
         if deciding in metrics:
             deciding += self.labels[0]
         return BestResults(

@@ -163,7 +163,8 @@ class CSDModel(EfficientSRModel):
         self, name: str, students: Mapping[float, Tensor], teacher: Tensor, lq: Tensor
     ) -> dict[float, Tensor]:
         """The contrastive loss of each student; features of teacher and negatives are computed once for all of them."""
-        criterion, features = self.criteria[name], self.features[name]
+        criterion: Any = self.criteria[name]
+        features = self.features[name]
         negatives, sources = criterion.draw_negatives(lq, teacher.shape[-2:])
         with torch.no_grad():
             known = features(torch.cat((teacher, negatives.to(teacher.dtype))))

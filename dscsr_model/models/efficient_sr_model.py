@@ -100,12 +100,11 @@ class EfficientSRModel(CheckpointingSRModel):
         check_names(sections)
         if not sections:
             raise DscsrError("at least one loss, such as `train: pixel_opt:`", "none", "Add a section.")
-        return {
-            name: build_loss({key: value for key, value in section.items() if key not in self.loss_keys}).to(
-                self.device
-            )
+        own = {
+            name: {key: value for key, value in section.items() if key not in self.loss_keys}
             for name, section in sections.items()
         }
+        return {name: build_loss(section).to(self.device) for name, section in own.items()}
 
     def setup_optimizers(self) -> None:
         """One optimizer for all that is trained; what is frozen is counted in one line."""

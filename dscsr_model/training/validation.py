@@ -91,7 +91,7 @@ class BestResults:
         validated_at: Set to iteration.
     """
 
-    def __init__(self, better: Mapping[str, str], deciding: str | None, sets: Sequence[str]) -> None:
+    def __init__(self, better: Mapping[str, str], deciding: str, sets: Sequence[str]) -> None:
         self.records: dict[str, dict[str, dict[str, Any]]] = {}
         self.validated_at: dict[str, int] = {}
         self._better, self._deciding, self._sets = better, deciding, sets
@@ -125,7 +125,7 @@ class BestResults:
             self.update(best["dataset"], {best["metric"]: best["val"]}, best["iter"])
 
     def _record(self, dataset: str) -> dict[str, Any]:
-        return self.records.get(dataset, {}).get(self._deciding or "", {"iter": -1})
+        return self.records.get(dataset, {}).get(self._deciding, {"iter": -1})
 
 
 @contextmanager

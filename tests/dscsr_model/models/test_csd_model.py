@@ -340,10 +340,10 @@ def test_tiles_and_orientations_at_every_width(options):
         super_resolved(**{f"val:{key}": value for key, value in changes.items()})
         for changes in ({}, {"tile": 16, "tile_overlap": 12}, {"self_ensemble": True})
     )
-    for label in ("w0.5", "w1.0"):
+    for label in ("_w0.5", "_w1.0"):
         torch.testing.assert_close(tiled[label], whole[label], rtol=0, atol=1e-5)
         assert (eight[label] - whole[label]).abs().max() > 1e-5
-    assert (whole["w0.5"] - whole["w1.0"]).abs().max() > 1e-3
+    assert (whole["_w0.5"] - whole["_w1.0"]).abs().max() > 1e-3
 
 
 # --- what is saved -------------------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, tmp_pat
         ({**contrast(), "path:pretrain_network_g": None}, DscsrError, "Expected a trained teacher in `path: pretrain"),
         (contrast(feature_layers=["body.9"]), DscsrError, "Expected a layer of EDSR, but got 'body.9'"),
         ({"train:pixel_opt:end_iter": 5, "train:total_iter": 9}, DscsrError, "but got none in iteration 6 of 9"),
-        ({"train:pixel_opt:output_of": "us"}, DscsrError, "`pixel_opt: output_of` to be one of"),
+        ({"train:pixel_opt:output_of": "us"}, DscsrError, "pixel_opt: output_of: Expected one of `student`, `teacher`"),
         ({"network_g:backbone:num_feat": 4}, WeightsError, "teacher.pth does not fit CSSRNet"),
         ({"network_g:widths": [0.3]}, ValueError, "Expected width 0.3 to leave a whole number of channels"),
     ],

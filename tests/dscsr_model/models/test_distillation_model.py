@@ -89,7 +89,7 @@ def test_the_teachers_output_is_compared_with_inside_the_border_alone(options):
 def test_one_forward_gives_output_and_features_and_validation_taps_nothing(options):
     model = build(options())
     calls = []
-    model.net_g.register_forward_hook(lambda *_: calls.append(model.taps._features is not None))
+    model.net_g.register_forward_hook(lambda *_: calls.append(model.hooks._features is not None))
     train(model, [1])
     assert calls == [True]
     del model.net_g_ema  # the network in training itself is validated then
@@ -156,7 +156,11 @@ def test_without_losses_on_it_no_teacher_is_built(options):
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"teacher": None}, DscsrError, "Expected a section `teacher:`, since `teacher_opt` compares with one"),
+        (
+            {"teacher": None},
+            DscsrError,
+            "Expected a section `teacher:`, but got none, and `teacher_opt` compares with it",
+        ),
         ({"teacher:weights": "nowhere.pth"}, WeightsError, "Expected a weight file at nowhere.pth"),
         ({"train:affinity_opt:layers": ["body.0", "body.9"]}, DscsrError, "layer of EDSR, but got 'body.9'"),
         ({"train:affinity_opt:teacher_layers": ["x", "y"]}, DscsrError, "Expected a layer of SPAN, but got 'x'"),

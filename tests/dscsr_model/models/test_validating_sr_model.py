@@ -105,8 +105,8 @@ PLAIN = {"type": "SPAN", "feature_channels": 4, "upscale": 2}
 )
 def test_the_network_runs_once_for_each_image(tmp_path, dataset, model_type, network, widths, changes, forwards):
     """Five LQ images of 23×19 pixels; CSDModel tests two students and their teacher."""
-    model, runs = build(options(tmp_path, model_type, is_train=False, network_g=network)), []
-    model.opt["val"].update(changes)
+    changes = {f"val:{name}": value for name, value in changes.items()}
+    model, runs = build(options(tmp_path, model_type, is_train=False, network_g=network, **changes)), []
     assert model.size_requirements  # found once for all images, by runs on small ones
     model.net_g.register_forward_pre_hook(lambda *_: runs.append(1))
     model.validation(dataset(), "run", None, save_img=False)

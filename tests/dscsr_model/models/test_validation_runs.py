@@ -14,7 +14,7 @@ from training_runs import dscsr, experiment, pipeline, prepare_dsclora, write_op
 from dscsr_arch import load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict
 from dscsr_model.cli.report_logs import read_logs
-from dscsr_model.models.validating_sr_model import ValidatingSRModel
+from dscsr_model.models.efficient_sr_model import EfficientSRModel
 
 # The learning rate explodes after iteration 8: what was validated there remains the best.
 BEST_AT_8 = {
@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 def run_until(folder: Path, dataset: str, iteration: int) -> None:
     """Killed as this validation begins, which is after the checkpoint of its iteration was saved."""
-    validate = ValidatingSRModel.nondist_validation
+    validate = EfficientSRModel.nondist_validation
 
     def killed(self, loader, current_iter, *arguments):
         if (loader.dataset.opt["name"], current_iter) == (dataset, iteration):
@@ -40,7 +40,7 @@ def run_until(folder: Path, dataset: str, iteration: int) -> None:
         validate(self, loader, current_iter, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ValidatingSRModel, "nondist_validation", killed)
+        patch.setattr(EfficientSRModel, "nondist_validation", killed)
         with pytest.raises(Killed):
             pipeline(folder)
 
@@ -126,7 +126,7 @@ def test_two_ranks_make_up_for_it_together(tmp_path, monkeypatch):
     for folder in (whole, killed):
         folder.mkdir()
         write_options(folder, **BEST_AT_8)
-    validate = ValidatingSRModel.nondist_validation
+    validate = EfficientSRModel.nondist_validation
 
     def dying(self, loader, current_iter, *arguments):
         if current_iter == 8:
@@ -136,7 +136,7 @@ def test_two_ranks_make_up_for_it_together(tmp_path, monkeypatch):
     command = ("train", "-opt", "opt.yml", "--launcher", "pytorch")
     assert [each.returncode for each in forks.ranks(partial(dscsr, *command), whole)] == [0, 0]
     with monkeypatch.context() as patch:
-        patch.setattr(ValidatingSRModel, "nondist_validation", dying)
+        patch.setattr(EfficientSRModel, "nondist_validation", dying)
         assert [each.returncode for each in forks.ranks(partial(dscsr, *command), killed)] == [-signal.SIGKILL] * 2
     assert (experiment(killed) / "training_states/8.state").is_file()
     done = forks.ranks(partial(dscsr, *command, "--auto_resume"), killed)

@@ -62,17 +62,6 @@ def test_none_at_all(folders, tmp_path):
     assert [line.split()[1] for line in passed_over] == ["15", "10", "5"]
 
 
-def test_pruning_keeps_the_newest_by_number_and_what_has_none(folders):
-    states, models = folders
-    checkpoints.prune(states, models, keep=2)
-    assert checkpoints.iterations(states) == [10, 15]
-    assert sorted(file.name for file in models.iterdir()) == [
-        "net_g_10.pth", "net_g_15.pth", "net_g_best.pth", "net_g_latest.pth"
-    ]  # fmt: skip
-    checkpoints.prune(states, models, keep=5)
-    assert checkpoints.iterations(states) == [10, 15]
-
-
 def draws() -> tuple:
     return random.random(), np.random.rand(3).tolist(), np.random.randn(), torch.rand(3).tolist()  # noqa: NPY002
 

@@ -1,78 +1,76 @@
-"""Steps that are not finite are skipped, counted, and in the end stop the run."""
+"""Steps that are not finite are skipped, counted, and in the end stop the run; ranks agree upon signals with them."""
+
+import signal
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.training import guards
-from dscsr_model.training.guards import RunningStatistics, StepGuard
+from dscsr_model.training.guards import StepGuard
+from dscsr_model.training.stopping import StopRequest
 
-CPU = torch.device("cpu")
-NAN = torch.tensor(torch.nan)
-
-
-def scaler(enabled: bool = False) -> torch.amp.GradScaler:
-    return torch.amp.GradScaler("cpu", enabled=enabled)
+NAN, GOOD = torch.tensor(torch.nan), torch.tensor(1.0)
 
 
-def weight_with_gradient(value: float = 1.0) -> nn.Parameter:
-    weight = nn.Parameter(torch.ones(3))
-    weight.grad = torch.full((3,), value)
-    return weight
+class Step:
+    """A guard of one weight, whose gradient is given."""
+
+    def __init__(self, lr=0.5, fp16=False, optimizer=torch.optim.SGD, network=None, **arguments):
+        self.weight = nn.Parameter(torch.ones(3))
+        self.scaler = torch.amp.GradScaler("cpu", enabled=fp16)
+        self.stop = StopRequest()
+        optimizer = optimizer([self.weight], lr=lr, **arguments)
+        network = network or nn.Identity()
+        self.guard = StepGuard(optimizer, network, self.scaler, max_bad_steps=3, stop=self.stop)
+
+    def __call__(self, loss=GOOD, gradient=1.0):
+        self.guard.begin()
+        self.weight.grad = torch.full((3,), gradient)
+        self.guard.step(loss)
 
 
 @pytest.mark.parametrize(
-    ("loss", "norm", "skipped"),
-    [(1.0, 1.0, False), (torch.nan, 1.0, True), (torch.inf, 1.0, True), (1.0, torch.nan, True), (1.0, torch.inf, True)],
+    ("loss", "gradient", "skipped"),
+    [(1.0, 1.0, 0), (torch.nan, 1.0, 1), (torch.inf, 1.0, 1), (1.0, torch.nan, 1), (1.0, torch.inf, 1)],
 )
-def test_steps_only_if_loss_and_gradients_are_finite(loss, norm, skipped):
-    guard, weight = StepGuard(9, CPU), weight_with_gradient()
-    optimizer = torch.optim.SGD([weight], lr=0.5)
-    bad = guard.step(optimizer, torch.tensor(loss), torch.tensor(norm), scaler())
-    assert bool(bad) == skipped
-    assert weight[0].item() == (1.0 if skipped else 0.5)
-    assert (guard.total, guard.in_row) == (int(skipped), int(skipped))
-
-
-def test_a_fused_optimizer_skips_by_its_own_flag():
-    guard, weight = StepGuard(9, CPU), weight_with_gradient()
-    optimizer = torch.optim.Adam([weight], lr=0.5, fused=True)
-    guard.step(optimizer, NAN, torch.tensor(1.0), scaler())
-    assert weight.tolist() == [1, 1, 1]
-    guard.step(optimizer, torch.tensor(1.0), torch.tensor(1.0), scaler())
-    assert weight.tolist() != [1, 1, 1]
-    assert (guard.total, guard.in_row) == (1, 0)
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": torch.optim.Adam, "fused": True}], ids=["plain", "fused"])
+def test_steps_only_if_loss_and_gradients_are_finite(loss, gradient, skipped, optimizer):
+    """A fused optimizer skips by its own flag, and goes on afterwards."""
+    step = Step(**optimizer)
+    step(torch.tensor(loss), gradient)
+    assert step.weight.tolist() == pytest.approx([1.0 if skipped else 0.5] * 3)
+    assert (step.guard.total, step.guard.in_row) == (skipped, skipped)
+    step()
+    assert step.weight[0].item() == pytest.approx(0.5 if skipped else 0.0, abs=1e-6)
+    assert (step.guard.total, step.guard.in_row) == (skipped, 0)
 
 
 def test_the_scaler_lowers_its_scale_after_an_overflow_and_the_step_is_skipped():
-    guard, weight, scale = StepGuard(9, CPU), weight_with_gradient(torch.inf), scaler(True)
-    optimizer = torch.optim.SGD([weight], lr=0.5)
-    scale.scale(torch.ones(()))  # what `backward` would be called on: starts the scaler
-    before = scale.get_scale()
-    scale.unscale_(optimizer)
-    guard.step(optimizer, torch.tensor(1.0), torch.tensor(torch.inf), scale)
-    assert scale.get_scale() == before / 2
-    assert weight.tolist() == [1, 1, 1]
+    step = Step(fp16=True)
+    step.scaler.scale(torch.ones(()))  # what `backward` would be called on: starts the scaler
+    before = step.scaler.get_scale()
+    step(gradient=torch.inf)
+    assert step.scaler.get_scale() == before / 2
+    assert step.weight.tolist() == [1, 1, 1]
 
 
 def test_a_good_step_starts_the_row_anew():
-    guard, weight = StepGuard(3, CPU), weight_with_gradient()
-    optimizer = torch.optim.SGD([weight], lr=0.0)
-    good = torch.tensor(1.0)
-    for loss in (NAN, NAN, good, NAN, NAN):
-        guard.step(optimizer, loss, good, scaler())
-        guard.check(1, {}, None)
-    assert (guard.total, guard.in_row) == (4, 2)
-    guard.step(optimizer, NAN, good, scaler())
+    step = Step()
+    for loss in (NAN, NAN, GOOD, NAN, NAN):
+        step(loss)
+        step.guard.check(1, {}, None)
+    assert (step.guard.total, step.guard.in_row) == (4, 2)
+    step(NAN)
     message = (
         r"Expected finite losses and gradients, but got none in the last 3 steps, up to iteration 77 "
         r"\(l_pixel nan, l_other 2\)\. The weights on disk are good; the last checkpoint is models/net_g_70\.pth\."
     )
     with pytest.raises(DscsrError, match=message):
-        guard.check(77, {"l_pixel": NAN, "l_other": torch.tensor(2.0)}, "models/net_g_70.pth")
+        step.guard.check(77, {"l_pixel": NAN, "l_other": torch.tensor(2.0)}, "models/net_g_70.pth")
     with pytest.raises(DscsrError, match="the last checkpoint is none yet"):
-        guard.check(77, {}, None)
+        step.guard.check(77, {}, None)
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.1, 1e9])
@@ -87,19 +85,17 @@ def test_clipping_is_torchs(max_norm):
     torch.testing.assert_close(nets[0].weight.grad, nets[1].weight.grad, rtol=1e-4, atol=0)  # torch adds 1e-6 below
 
 
-def test_batch_statistics_are_kept_clean_of_a_skipped_batch():
+@pytest.mark.parametrize("bad", [True, False])
+def test_batch_statistics_are_kept_clean_of_a_skipped_batch(bad):
     net = nn.BatchNorm2d(2)
-    statistics = RunningStatistics(nn.Sequential(net))
-    statistics.remember()
-    net(torch.full((2, 2, 3, 3), torch.nan))
-    assert net.running_mean.isnan().all()
-    statistics.put_back_if(torch.tensor(True))
-    assert net.running_mean.tolist() == [0, 0]
-    assert net.num_batches_tracked.item() == 0
-    statistics.remember()
-    net(torch.ones(2, 2, 3, 3))
-    statistics.put_back_if(torch.tensor(False))
+    step = Step(network=nn.Sequential(net))
+    step.guard.begin()
+    net(torch.full((2, 2, 3, 3), torch.nan if bad else 1.0))
     assert net.running_mean.tolist() != [0, 0]
+    step.weight.grad = torch.ones(3)
+    step.guard.step(NAN if bad else GOOD)
+    assert (net.running_mean.tolist() == [0, 0]) == bad
+    assert net.num_batches_tracked.item() == (not bad)
 
 
 def test_all_finite():
@@ -108,3 +104,16 @@ def test_all_finite():
     assert guards.all_finite({})
     assert not guards.all_finite(good | {"b": torch.tensor([1.0, torch.inf])})
     assert not guards.all_finite(good | {"b": torch.tensor([1.0, torch.nan])})
+
+
+def test_a_rank_stops_when_the_step_has_told_all_of_them():
+    step = Step()
+    step.stop.asked = int(signal.SIGTERM)
+    assert step.stop.agreed == signal.SIGTERM  # alone there is nobody to ask
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert step.stop.agreed == 0
+        step()
+        assert step.stop.agreed == signal.SIGTERM
+    finally:
+        distributed.destroy_process_group()

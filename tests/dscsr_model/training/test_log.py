@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from dscsr_arch.errors import DscsrError
 from dscsr_model.training import log
 
 
@@ -14,32 +13,6 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(log.time, "perf_counter", lambda: Clock.now)
     return Clock
-
-
-def test_terms_of_a_loss_are_named():
-    one, two = torch.tensor(1.0), torch.tensor(2.0)
-    assert log.named("pixel", one) == {"l_pix": one}  # SRModel's names, where it has one
-    assert log.named("pixel", one, "_0.5") == {"l_pix_0.5": one}
-    assert log.named("perceptual", (one, two)) == {"l_percep": one, "l_style": two}
-    assert log.named("perceptual", (None, two), "_0.5") == {"l_style_0.5": two}
-    assert log.named("edge", one) == {"l_edge": one}
-    assert log.named("vgg", (one, two)) == {"l_vgg": one, "l_vgg_style": two}
-
-
-@pytest.mark.parametrize(
-    ("loss", "got"),
-    [(torch.zeros(2, 3), r"something else \(\(2, 3\)\)"), (0.5, r"something else \(0.5\)"), ((None, None), "neither")],
-)
-def test_a_loss_is_a_number(loss, got):
-    with pytest.raises(DscsrError, match=f"Expected `x_opt` to give a number, .* but got {got}. Set its `red"):
-        log.named("x", loss)
-
-
-def test_no_two_losses_share_a_name():
-    log.check_names(["pixel", "perceptual", "edge"])
-    log.check_names(["pix", "style"])
-    with pytest.raises(DscsrError, match=r"`style_opt` beside `perceptual_opt`, .* as `l_style`. Rename"):
-        log.check_names(["perceptual", "style"])
 
 
 def test_losses_are_read_by_name():
@@ -72,11 +45,3 @@ def test_pauses_do_not_count(clock):
     clock.now += 1
     throughput.add(6)
     assert throughput.read() == 3.0
-
-
-def test_peak_memory_is_that_of_this_process():
-    before = log.peak_memory_gib(torch.device("cpu"))
-    block = torch.ones(2**26)  # 256 MiB
-    assert log.peak_memory_gib(torch.device("cpu")) >= min(before + 0.2, before * 1.01)
-    assert 0.1 < before < 100
-    del block

@@ -13,13 +13,6 @@ from dscsr_model.training.precision import CompiledForward, Precision
 CPU = torch.device("cpu")
 
 
-def test_an_unknown_precision():
-    with pytest.raises(
-        ValueError, match=r"Expected `precision` to be one of \('fp32', 'bf16', 'fp16'\), but got 'int8'"
-    ):
-        Precision("int8", CPU)
-
-
 @pytest.mark.parametrize(
     ("name", "dtype", "scaled"),
     [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)],

@@ -1,17 +1,20 @@
-"""A teacher answers without gradients, as its networks would themselves, on average; bad files are told apart."""
+"""A teacher answers without gradients, as its networks would, on average; its features are the network's own."""
 
 import pytest
+import small_models
 import torch
 from small_models import Windows
+from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import beside
 from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.precision import Precision
-from dscsr_model.training.teacher import Teacher, build_teachers, weight_files
+from dscsr_model.training.teacher import Teacher, TeacherFeatures, build_teachers
 
 FP32 = Precision("fp32", torch.device("cpu"))
 
@@ -122,7 +125,67 @@ def test_files_that_do_not_fit(tmp_path):
         build_teachers(section, lambda _: span())
 
 
-@pytest.mark.parametrize("weights", [None, [], 5, [None]])
-def test_no_weights(weights):
-    with pytest.raises(DscsrError, match="to be a weight file or a list of them, but got"):
-        weight_files({"weights": weights})
+# --- features that images are compared by ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edsr():
+    section = {name: value for name, value in small_models.EDSR.items() if name != "type"}
+    return find_backbone("EDSR")(**section)
+
+
+def test_features_are_the_networks_own(edsr):
+    """Also under autocast, which does not count."""
+    features = TeacherFeatures(edsr, ["body.0", "conv_first"])
+    images = torch.rand(2, 3, 9, 8, requires_grad=True)
+    first = edsr.conv_first((images - edsr.mean) * edsr.img_range)
+    wanted = [edsr.body[0](first), first]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = features(images)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    (gradient,) = torch.autograd.grad(F.mse_loss(found[0], torch.zeros_like(found[0])), images)
+    (expected,) = torch.autograd.grad(F.mse_loss(wanted[0], torch.zeros_like(wanted[0])), images)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().max() > 0
+
+
+def test_they_are_those_of_a_fused_frozen_copy_and_its_state_brings_them_back():
+    network, images = span().float(), torch.rand(1, 3, 8, 8)
+    features = TeacherFeatures(network, ["conv_1", "block_1"])
+    wanted = features(images)
+    with torch.no_grad():
+        torch._foreach_mul_(list(network.parameters()), 2.0)
+    assert all(torch.equal(one, two) for one, two in zip(wanted, features(images), strict=True))
+    assert not any(feature.requires_grad for feature in wanted)
+    assert not any(".sk." in name for name in features.state())
+    other = TeacherFeatures(network, ["conv_1", "block_1"])
+    assert not torch.equal(other(images)[0], wanted[0])
+    other.load_state(features.state())
+    assert all(torch.equal(one, two) for one, two in zip(other(images), wanted, strict=True))
+
+
+def test_by_default_the_first_three_convolutions(edsr):
+    assert TeacherFeatures(edsr).layers == ("conv_first", "body.0.conv1", "body.0.conv2")
+    with pytest.raises(DscsrError, match="Expected convolutions in Linear, but got none"):
+        TeacherFeatures(torch.nn.Linear(2, 2))
+
+
+def test_nothing_behind_the_last_layer_runs_or_is_kept(edsr):
+    ran = []
+    features = TeacherFeatures(edsr, ["body.0"])
+    features._network.conv_last.register_forward_hook(lambda *_: ran.append(True))
+    assert features.state().keys() == dict(edsr.named_parameters()).keys()
+    features(torch.rand(1, 3, 8, 8))
+    assert not ran
+    kept = features.state().keys()
+    assert {name.split(".")[0] for name in kept} == {"conv_first", "body"}
+    assert not any(name.startswith("body.1") for name in kept)
+
+
+def test_the_state_of_another_network_is_refused_and_nothing_changes(edsr):
+    features = TeacherFeatures(edsr)
+    before = features.state()
+    with pytest.raises(DscsrError, match=r"the first layers that this run began with, but got others, such as 'x'"):
+        features.load_state({"conv_first.weight": torch.zeros(8, 3, 3, 3), "x": torch.zeros(1)})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in features.state().items())

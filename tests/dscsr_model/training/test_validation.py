@@ -22,11 +22,11 @@ class Numbers(torch.utils.data.Dataset):
 
 def super_resolve(batch):
     assert batch["lq"].shape == (1, 1, 1, 1)
-    return {"img": batch["lq"].numpy()}
+    return {"": batch["lq"].numpy()}, None
 
 
-def finish(images, lq_path):
-    value = float(images["img"].item())
+def finish(images, gt, lq_path):
+    value = float(images[""].item())
     assert lq_path == f"{value:.0f}.png"
     time.sleep(0.01 * (5 - value))  # the first ones are scored last
     return {"psnr": 0.1 * value**2, "ssim": -value}
@@ -42,16 +42,16 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(monkeypatch, world_si
     """Every rank's share, gathered by hand; bit-equal to one process."""
     alone = validate(Numbers(), super_resolve, finish)
     shares = []
-    monkeypatch.setattr(validation, "_gathered", lambda mine: shares.append(mine[1]) or [mine])
+    monkeypatch.setattr(validation, "gathered", lambda mine: shares.append(mine[1]) or [mine])
     for rank in range(world_size):
         validate(Numbers(), super_resolve, finish, rank=rank, world_size=world_size)
     assert sorted(index for share in shares for index in share) == [0, 1, 2, 3, 4]
-    monkeypatch.setattr(validation, "_gathered", lambda mine: [(0, share) for share in reversed(shares)])
+    monkeypatch.setattr(validation, "gathered", lambda mine: [(0, share) for share in reversed(shares)])
     assert validate(Numbers(), super_resolve, finish) == alone
 
 
 def test_all_ranks_stop_when_one_of_them_is_asked_to(monkeypatch):
-    monkeypatch.setattr(validation, "_gathered", lambda mine: [mine, (15, {})])
+    monkeypatch.setattr(validation, "gathered", lambda mine: [mine, (15, {})])
     with pytest.raises(SystemExit) as stopped:
         validate(Numbers(), super_resolve, finish)
     assert stopped.value.code == 143
@@ -70,9 +70,9 @@ def test_images_wait_in_a_short_queue_and_are_scored_in_other_threads():
         with lock:
             waiting += 1
             most = max(most, waiting)
-        return {"img": np.zeros(1)}
+        return {"": np.zeros(1)}, None
 
-    def slow_finish(images, lq_path):
+    def slow_finish(images, gt, lq_path):
         nonlocal waiting
         time.sleep(0.01)
         with lock:
@@ -98,7 +98,7 @@ def test_the_next_image_is_read_while_the_network_works():
         assert following == 5 or started[following].wait(timeout=30)
         return super_resolve(batch)
 
-    validate(Watched(), network, lambda images, path: {})
+    validate(Watched(), network, lambda images, gt, path: {})
 
 
 def test_a_fault_of_a_image_or_of_its_scoring_stops_the_validation():
@@ -109,7 +109,7 @@ def test_a_fault_of_a_image_or_of_its_scoring_stops_the_validation():
     with pytest.raises(OSError, match=r"broken\.png"):
         validate(Broken(), super_resolve, finish)
 
-    def no_score(images, lq_path):
+    def no_score(images, gt, lq_path):
         raise ZeroDivisionError("no pixels left")
 
     with pytest.raises(ZeroDivisionError, match="no pixels left"):
