@@ -74,6 +74,9 @@ class Report:
 
     def add_error(self, key: Key, error: DscsrError) -> None:
         """Record what another room found wrong and said in the same form, "Expected …, but got …", itself."""
+        if error.got is not None:
+            self.add(key, error.expected, str(error.got), error.remedy)
+            return
         message = str(error)
         match = re.fullmatch(r"Expected (.+?), but (got )?(.+?)(?:\. ([A-Z].*))?", message, flags=re.DOTALL)
         expected, got_word, got, remedy = match.groups() if match else ("it to be usable", None, message, None)

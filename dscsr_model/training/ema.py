@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dscsr_arch.checkpoint import mismatch, read_state_dict
+from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.errors import WeightsError
+from dscsr_arch.state_dict_diff import state_dict_diff
 
 
 @torch.no_grad()
@@ -44,7 +45,7 @@ def start_average(average: nn.Module, network: nn.Module, path: str | None) -> n
     except WeightsError:
         state = {}  # the network itself was read from this file, under another key
     # Names of another dialect (a fused kernel) would be expanded another way than the network's were.
-    if state.keys() == average.state_dict().keys() and mismatch(average, state) is None:
+    if state.keys() == average.state_dict().keys() and state_dict_diff(average, state) is None:
         average.load_state_dict(state)
     else:
         update_average(average, network, 0)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.arguments import trained_otherwise
-from dscsr_arch.checkpoint import load_model, mismatch
+from dscsr_arch.checkpoint import load_model
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.sizes import padded, size_requirements
+from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.weight_files import read_weight_file
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.tiling import self_ensemble
@@ -130,7 +131,7 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
     networks = [copy.deepcopy(network) for _ in files]
     for one, file in zip(networks, files, strict=True):
         content = read_weight_file(file, options.param_key)
-        if fault := mismatch(one, content.weights):
+        if fault := state_dict_diff(one, content.weights):
             raise WeightsError(
                 f"weights of the teacher's {type(one).__name__}",
                 f"{file}, whose layers differ:\n{fault}\n",

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from dscsr_arch import load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
-from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.foreign import find_backbone
 from dscsr_arch.sizes import padded
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 

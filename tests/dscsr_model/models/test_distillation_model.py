@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
-from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import DscsrError, SizeError, WeightsError
+from dscsr_arch.foreign import find_backbone
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 
 LOSSES = {

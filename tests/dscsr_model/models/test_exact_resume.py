@@ -53,7 +53,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def write(folder: Path, model: str, **changes: Any) -> None:
     """A run that saves after every iteration."""
-    from dscsr_arch.cssr_arch import find_backbone
+    from dscsr_arch.foreign import find_backbone
 
     torch.manual_seed(2)
     edsr = find_backbone("EDSR")(**{name: value for name, value in EDSR.items() if name != "type"})
