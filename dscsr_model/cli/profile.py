@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.cli import weights
 from dscsr_model.files import atomic
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dscsr_model.profiling.profile import Plan, Profile
-    from dscsr_model.profiling.report import Given
+    from dscsr_model.profiling.profile import Profile, Settings
+    from dscsr_model.profiling.score import Given
 
 EPILOG = """\
 examples:
@@ -87,53 +87,45 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and tell; returns the exit code."""
     _check(args)
+    import torch
+
     from dscsr_model.profiling.profile import profile
 
-    _set_threads(args.threads)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     trained, described = _networks(args)
     networks = {**trained, **described}
     psnr, given = _known(args, networks)
-    draws = _drawing(args)
-    result = profile(networks, _plan(args, frozenset(described)), _show_progress)
-    _write(args, result, psnr, given, draws)
+    plot = _plot(args)
+    result = profile(networks, _settings(args, frozenset(described)), _show_progress)
+    _write(args, result, psnr, given, plot)
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     """All that can be known before anything heavy is imported."""
     if not args.weights and not args.options:
-        raise DscsrError("Expected weight files, or -opt FILE, but got neither. Name a network: dscsr profile net.pth.")
+        raise DscsrError("weight files, or -opt FILE", "neither", "Name a network: dscsr profile net.pth.")
     if misplaced := [file for file in args.weights if file.suffix.lower() in (".yml", ".yaml")]:
-        raise DscsrError(f"Expected weight files, but {misplaced[0]} is an option file. Write -opt {misplaced[0]}.")
+        raise DscsrError("weight files", f"{misplaced[0]}, an option file", f"Write -opt {misplaced[0]}.")
     if (args.base or args.param_key) and not args.weights:
-        raise DscsrError(
-            "Expected a weight file for --base and --param-key, but got option files only. Leave them out."
-        )
+        raise DscsrError("a weight file for --base and --param-key", "option files only", "Leave them out.")
     if args.threads is not None and args.threads < 1:
-        raise DscsrError(f"Expected --threads to be at least 1, but got {args.threads}.")
+        raise DscsrError("--threads to be at least 1", args.threads)
     if args.plot is not None and args.plot.suffix.lower() not in FORMATS:
-        raise DscsrError(f"Expected --plot to end in {', '.join(FORMATS)}, but got `{args.plot}`.")
+        raise DscsrError(f"--plot to end in {', '.join(FORMATS)}", f"`{args.plot}`")
     if args.plot is not None and not (args.psnr or args.data):
-        raise DscsrError("Expected PSNR for --plot, but got none. Add --data HR LR, or --psnr NAME=VALUE.")
+        raise DscsrError("PSNR for --plot", "none", "Add --data HR LR, or --psnr NAME=VALUE.")
     files = [args.plot, Path(args.json) if args.json not in (None, "-") else None]
     for file in (file for file in files if file is not None):
         if not file.parent.is_dir():
-            raise DscsrError(
-                f"Expected a folder to write {file.name} into, but `{file.parent}` is none. Make it first."
-            )
+            raise DscsrError(f"a folder to write {file.name} into", f"`{file.parent}`", "Make it first.")
         if not os.access(file.parent, os.W_OK):  # measuring may take minutes
             raise DscsrError(
-                f"Expected to be allowed to write {file.name} into `{file.parent}`, but am not. Choose another folder."
+                f"a folder to write {file.name} into", f"`{file.parent}`, which is not writable", "Choose another."
             )
         if file.exists() and not (args.force and file.is_file()):
-            raise DscsrError(f"Expected a new file, but `{file}` exists. Add --force to replace it, or choose another.")
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+            raise DscsrError("a new file", f"`{file}`, which exists", "Add --force to replace it, or choose another.")
 
 
 def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
@@ -144,25 +136,24 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
     from dscsr_model.cli.option_networks import networks_of_options
 
     ending = f" at {args.width:g}" if args.width is not None else ""
-    found: list[tuple[Path, str, nn.Module]] = []
-    for file in args.weights:
-        network = weights.load_network(argparse.Namespace(**{**vars(args), "weights": file}))
-        found.append((file, ending, network))
+    found: list[tuple[Path, str, nn.Module]] = [
+        (file, ending, weights.load_network(argparse.Namespace(**{**vars(args), "weights": file})))
+        for file in args.weights
+    ]
     for file in args.options:
-        found += [
-            (file, end, network) for end, network in networks_of_options(file, args.overrides, args.width).items()
-        ]
+        described = networks_of_options(file, args.overrides, args.width)
+        found += [(file, end, network) for end, network in described.items()]
     short = short_names(dict.fromkeys(file for file, _, _ in found))
     names = [short[file] + end for file, end, _ in found]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise DscsrError(f"Expected different networks, but got `{twice[0]}` twice. Name it once.")
+        raise DscsrError("different networks", f"`{twice[0]}` twice", "Name it once.")
     named = [(name, network) for name, (_, _, network) in zip(names, found, strict=True)]
     return dict(named[: len(args.weights)]), dict(named[len(args.weights) :])
 
 
 def short_names(files: Collection[Path]) -> dict[Path, str]:
     """Files without suffix, and with the folders that tell those of one name apart: ``A/net_g_latest``."""
-    from dscsr_model.profiling.table import shared
+    from dscsr_model.profiling.report import shared
 
     names = {}
     for file in files:
@@ -188,48 +179,45 @@ def read_figures(words: list[str], option: str, names: Iterable[str]) -> dict[st
         except ValueError:
             number = math.nan
         if not name or not (math.isfinite(number) and number > 0):
-            raise DscsrError(f"Expected {option} NAME=VALUE with a positive number, but got {word!r}. Write it so.")
+            raise DscsrError(f"{option} NAME=VALUE with a positive number", repr(word), "Write it so.")
         if name not in names:
-            raise DscsrError(f"Expected a name among {', '.join(names)} for {option}, but got {name!r}. Name one.")
+            raise DscsrError(f"a name among {', '.join(names)} for {option}", repr(name), "Name one.")
         figures[name] = number
     return figures
 
 
 def _known(args: argparse.Namespace, networks: Mapping[str, nn.Module]) -> tuple[dict[str, float], Given]:
-    from dscsr_model.profiling.report import Given
-    from dscsr_model.profiling.score import BASELINES
+    from dscsr_model.profiling.score import BASELINES, Given
 
-    years = read_figures(args.baseline_ms, "--baseline-ms", [str(year) for year in BASELINES])
-    given = Given(
-        read_figures(args.runtime, "--runtime", list(networks)), {int(year): value for year, value in years.items()}
-    )
+    years = read_figures(args.baseline_ms, "--baseline-ms", list(map(str, BASELINES)))
+    runtimes = read_figures(args.runtime, "--runtime", list(networks))
+    given = Given(runtimes, {int(year): value for year, value in years.items()})
     return read_figures(args.psnr, "--psnr", list(networks)), given
 
 
-def _drawing(args: argparse.Namespace) -> Any:
+def _plot(args: argparse.Namespace) -> Any:
     """The module that draws, if it is needed; found out before anything is measured."""
     if args.plot is None:
         return None
     try:
         from dscsr_model.profiling import plot
     except ModuleNotFoundError as error:
-        raise DscsrError(
-            f"Expected matplotlib to draw with, but {error.name} is not installed. Run `pip install 'dscsr[profile]'`."
-        ) from error
+        remedy = "Run `pip install 'dscsr[profile]'`."
+        raise UnavailableError("matplotlib to draw with", f"no {error.name}", remedy) from error
     return plot
 
 
-def _plan(args: argparse.Namespace, untrained: frozenset[str]) -> Plan:
+def _settings(args: argparse.Namespace, untrained: frozenset[str]) -> Settings:
     from dscsr_model.export.onnx import to_onnx
     from dscsr_model.inference.engines import find_device
     from dscsr_model.profiling.folders import read_images
-    from dscsr_model.profiling.profile import Plan
+    from dscsr_model.profiling.profile import Settings
     from dscsr_model.profiling.variants import check_variants
 
     usual = ["eager", "channels_last", "bf16"]
     usual += ["fp16"] if find_device(args.device).type == "cuda" else []
     height, width = args.size
-    return Plan(
+    return Settings(
         height,
         width,
         variants=check_variants(args.variants or usual),
@@ -252,8 +240,7 @@ def _show_progress(items: Iterable[Any], label: str) -> Iterable[Any]:
 
 
 def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float], given: Given, plot: Any) -> None:
-    from dscsr_model.profiling.report import as_dict
-    from dscsr_model.profiling.table import table
+    from dscsr_model.profiling.report import as_dict, table
 
     text = json.dumps(as_dict(result, psnr, given), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if args.json == "-":

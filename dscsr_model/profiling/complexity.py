@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import size_requirements
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.receptive_field import PROBE_SIDE, memory_per_pixel, try_channels
@@ -80,9 +80,7 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
 def check_size(height: int, width: int) -> None:
     """Raise `DscsrError` unless an image can have this size."""
     if min(height, width) < 1:
-        raise DscsrError(
-            f"Expected an image of at least 1×1 pixels, but got {height}×{width}. NTIRE counts at 256×256."
-        )
+        raise DscsrError("an image of at least 1×1 pixels", f"{height}×{width}", "NTIRE counts at 256×256.")
 
 
 def check_memory(bytes_per_pixel: float, height: int, width: int, device: torch.device) -> None:
@@ -90,8 +88,9 @@ def check_memory(bytes_per_pixel: float, height: int, width: int, device: torch.
     wanted, free = bytes_per_pixel * height * width, free_memory(device)
     if wanted > free:
         raise DscsrError(
-            f"Expected room for an image of {height}×{width}, about {wanted / 2**30:.1f} GiB, but {device} has "
-            f"{free / 2**30:.1f} GiB free. Choose a smaller --size."
+            f"room for an image of {height}×{width}, about {wanted / 2**30:.1f} GiB",
+            f"{free / 2**30:.1f} GiB that are free on {device}",
+            "Choose a smaller --size.",
         )
 
 
@@ -102,11 +101,8 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
             warnings.simplefilter("ignore")  # fvcore uses what PyTorch calls deprecated
             from fvcore.nn import FlopCountAnalysis
     except ModuleNotFoundError as error:
-        raise DscsrError(
-            f"Expected fvcore to count operations with, but {error.name} is not installed. "
-            "Run `pip install 'dscsr[profile]'`."
-        ) from error
-
+        remedy = "Run `pip install 'dscsr[profile]'`."
+        raise UnavailableError("fvcore to count operations with", f"no {error.name}", remedy) from error
     analysis = FlopCountAnalysis(network, torch.zeros(shape)).set_op_handle(**_HANDLES)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     try:
@@ -114,8 +110,9 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
             sums, unsupported = analysis.by_operator(), analysis.unsupported_ops()
     except Exception as error:
         raise DscsrError(
-            f"Expected a network that runs on images of {shape[2]}×{shape[3]}, but got {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}. Try a larger size, or one that its strides divide."
+            f"a network that runs on images of {shape[2]}×{shape[3]}",
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            "Try a larger size, or one that its strides divide.",
         ) from error
     return dict(sums), sorted(name for name in unsupported if any(part in name for part in _HEAVY))
 

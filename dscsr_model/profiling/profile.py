@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,13 @@ from dscsr_model.profiling.variants import ToOnnx, build, check_variants
 BASELINE = "SPAN-28 (baseline 2026)"
 """What the baseline is called that is measured beside the networks of the user."""
 
+Pair = tuple[str, str]
+"""A network and its variant, by their names."""
 Watch = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Settings:
     """What to measure, and how."""
 
     height: int = 256
@@ -61,7 +63,7 @@ class Plan:
         for folder in self.data or ():
             find_images(folder)
         if not 0 < self.seconds < 1e6:
-            raise DscsrError(f"Expected seconds above 0 for each variant, but got {self.seconds}. Give such as 2.")
+            raise DscsrError("seconds above 0 for each variant", self.seconds, "Give such as 2.")
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Run:
     memory: int | None = None
     """Bytes at the peak of one run: weights, image, features and result; None where it cannot be counted."""
     images_ms: float | None = None
-    """Mean over the images of the plan."""
+    """Mean over the images of the settings."""
     fault: str | None = None
 
     @property
@@ -100,43 +102,45 @@ class Profile:
 
     networks: dict[str, Measured]
     machine: dict[str, str | int]
-    plan: Plan
+    settings: Settings
     baseline: Run | None = None
     """Of SPAN-28, the baseline of 2026, in the first variant."""
 
 
-def profile(networks: Mapping[str, nn.Module], plan: Plan | None = None, watch: Watch = lambda x, _: x) -> Profile:
+def profile(
+    networks: Mapping[str, nn.Module], settings: Settings | None = None, watch: Watch = lambda x, _: x
+) -> Profile:
     """Measure ``networks``, fused copies of them; they stay as they are.
 
     Args:
         networks: By the names that the result shall have.
-        plan: What to measure.
+        settings: What to measure.
         watch: Wraps what is gone through, with a word on it, for progress bars.
 
     Raises:
-        DscsrError: The plan or a network cannot be measured at all. A variant that this machine cannot do is no
+        DscsrError: This, or a network, cannot be measured at all. A variant that this machine cannot do is no
             error: its `Run` says why.
     """
-    plan = plan or Plan()
-    plan.check()
-    result = Profile({}, machine.describe(find_device(plan.device)), plan)
+    settings = settings or Settings()
+    settings.check()
+    result = Profile({}, machine.describe(find_device(settings.device)), settings)
     for name in watch(list(networks), "counting"):
-        result.networks[name] = _count(networks[name], plan)
-    if plan.data is not None:
-        for name in (name for name in networks if name not in plan.untrained):
-            result.networks[name].quality = _evaluate(build(networks[name], "eager", plan.device), plan, watch)
-    pairs = [(name, variant) for name in networks for variant in plan.variants]
+        result.networks[name] = _count(networks[name], settings)
+    if settings.data is not None:
+        hr, lr = settings.data
+        for name in (name for name in networks if name not in settings.untrained):
+            engine = build(networks[name], "eager", settings.device)
+            result.networks[name].quality = evaluate_folders(engine, hr, lr, lambda pairs: watch(pairs, "PSNR"))
+    pairs = [(name, variant) for name in networks for variant in settings.variants]
     sources = dict(networks)
-    if plan.baseline:
+    if settings.baseline:
         sources[BASELINE] = SPAN(feature_channels=28).eval()
-        pairs.append((BASELINE, plan.variants[0]))
-    runs = {pair: Run() for pair in pairs}
-    built = {pair: _build(sources[pair[0]], pair[1], plan) for pair in watch(pairs, "building")}
-    engines = {pair: engine for pair, engine in built.items() if not isinstance(engine, Exception)}
-    for pair, engine in built.items():
-        runs[pair].fault = reason(engine) if isinstance(engine, Exception) else None
-    _time(engines, runs, plan, watch)
-    result.baseline = runs.pop((BASELINE, plan.variants[0]), None)
+        pairs.append((BASELINE, settings.variants[0]))
+    built = {pair: _build(sources[pair[0]], pair[1], settings) for pair in watch(pairs, "building")}
+    runs = {pair: Run(fault=engine if isinstance(engine, str) else None) for pair, engine in built.items()}
+    engines = {pair: engine for pair, engine in built.items() if not isinstance(engine, str)}
+    _time(engines, runs, settings, watch)
+    result.baseline = runs.pop((BASELINE, settings.variants[0]), None)
     for (name, variant), run in runs.items():
         result.networks[name].runs[variant] = run
     return result
@@ -151,13 +155,13 @@ def reason(error: Exception) -> str:
     return words if len(words) <= 200 else f"{words[:199]}…"
 
 
-def _count(network: nn.Module, plan: Plan) -> Measured:
-    if not plan.flops:
+def _count(network: nn.Module, settings: Settings) -> Measured:
+    if not settings.flops:
         return Measured(Complexity(parameters(network), 0, 0, 0))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        complexity = count(network, plan.height, plan.width)
-        at_256 = complexity if (plan.height, plan.width) == (256, 256) else count(network)
+        complexity = count(network, settings.height, settings.width)
+        at_256 = complexity if (settings.height, settings.width) == (256, 256) else count(network)
     return Measured(
         complexity,
         at_256.flops,
@@ -165,24 +169,24 @@ def _count(network: nn.Module, plan: Plan) -> Measured:
     )
 
 
-def _build(network: nn.Module, variant: str, plan: Plan) -> Engine | Exception:
+def _build(network: nn.Module, variant: str, settings: Settings) -> Engine | str:
+    """An engine, or why there is none: what a machine cannot do is a result, too."""
     try:
-        engine = build(network, variant, plan.device, plan.to_onnx)
-        check_memory(engine.receptive_field.bytes_per_pixel, plan.height, plan.width, find_device(plan.device))
+        engine = build(network, variant, settings.device, settings.to_onnx)
+        device = find_device(settings.device)
+        check_memory(engine.receptive_field.bytes_per_pixel, settings.height, settings.width, device)
         return engine
-    except Exception as error:  # what a machine cannot do is a result, too
-        return error
+    except Exception as error:
+        return reason(error)
 
 
-def _time(
-    engines: Mapping[tuple[str, str], Engine], runs: Mapping[tuple[str, str], Run], plan: Plan, watch: Watch
-) -> None:
+def _time(engines: Mapping[Pair, Engine], runs: Mapping[Pair, Run], settings: Settings, watch: Watch) -> None:
     """Fill ``runs`` with latency and memory. All are timed in turns."""
-    device = find_device(plan.device)
-    calls = {pair: _call(engine, plan, device) for pair, engine in engines.items()}
+    device = find_device(settings.device)
+    calls = {pair: _call(engine, settings, device) for pair, engine in engines.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        times = latency.measure(calls, device=device, seconds=plan.seconds, watch=watch)
+        times = latency.measure(calls, device=device, seconds=settings.seconds, watch=watch)
     for pair, time in times.items():
         if isinstance(time, Exception):
             runs[pair].fault = reason(time)
@@ -190,39 +194,28 @@ def _time(
         runs[pair].latency = time
         engine = engines[pair]
         if isinstance(engine, TorchEngine):
-            image = 4 * engine.channels * plan.height * plan.width
-            runs[pair].memory = peak_memory(calls[pair], device) + _bytes_of(engine.network) + image
-    first = {pair: engines[pair] for pair in engines if pair[1] == plan.variants[0] and runs[pair].latency}
-    for pair, milliseconds in _time_images(first, plan, device, watch).items():
-        runs[pair].images_ms = milliseconds
+            kept = sum(tensor.nbytes for tensor in (*engine.network.parameters(), *engine.network.buffers()))
+            image = 4 * engine.channels * settings.height * settings.width
+            runs[pair].memory = peak_memory(calls[pair], device) + kept + image
+    scored = [pair for pair in engines if pair[1] == settings.variants[0] and runs[pair].latency]
+    timed = {pair: engines[pair] for pair in scored if engines[pair].channels in (1, 3)}
+    for pair, values in _time_images(timed, settings.images, device, watch).items():
+        runs[pair].images_ms = fmean(values) if values else None
 
 
-def _call(engine: Engine, plan: Plan, device: torch.device) -> Callable[[], Tensor]:
-    x = torch.rand(1, engine.channels, plan.height, plan.width)
-    x = x.to(device) if engine.device == device else x
-    return lambda: engine(x)
+def _call(engine: Engine, settings: Settings, device: torch.device) -> Callable[[], Tensor]:
+    x = torch.rand(1, engine.channels, settings.height, settings.width)
+    return partial(engine, x.to(device) if engine.device == device else x)
 
 
 def _time_images(
-    engines: Mapping[tuple[str, str], Engine], plan: Plan, device: torch.device, watch: Watch
-) -> dict[tuple[str, str], float]:
-    """Mean milliseconds over the images of the plan, each run once after a run that does not count."""
-    if not plan.images:
-        return {}
-    times: dict[tuple[str, str], list[float]] = {pair: [] for pair in engines if engines[pair].channels in (1, 3)}
-    for image in watch(plan.images, "images"):
-        for pair in times:
-            call = partial(engines[pair], image[:, : engines[pair].channels].to(engines[pair].device))
+    engines: Mapping[Pair, Engine], images: Sequence[Tensor], device: torch.device, watch: Watch
+) -> dict[Pair, list[float]]:
+    """Milliseconds of each image, run once after a run that does not count."""
+    times: dict[Pair, list[float]] = {pair: [] for pair in engines}
+    for image in watch(images, "images") if images else ():
+        for pair, engine in engines.items():
+            call = partial(engine, image[:, : engine.channels].to(engine.device))
             call()
             times[pair].append(latency.milliseconds(call, device))
-    return {pair: fmean(values) for pair, values in times.items()}
-
-
-def _bytes_of(network: nn.Module) -> int:
-    """Of its weights and buffers."""
-    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-
-
-def _evaluate(engine: Engine, plan: Plan, watch: Watch) -> Quality:
-    hr, lr = plan.data  # type: ignore[misc]
-    return evaluate_folders(engine, hr, lr, lambda pairs: watch(pairs, "PSNR"))
+    return times

@@ -1,80 +1,58 @@
-"""A profile as figures that explain themselves: scores, and everything as JSON."""
+"""A profile for people, as tables no wider than a terminal, and for programs, as JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
 
-from dscsr_model.profiling.profile import Measured, Profile, Run
-from dscsr_model.profiling.score import BASELINES, score
+from tabulate import tabulate
 
+from dscsr_model.profiling.machine import in_words
+from dscsr_model.profiling.profile import BASELINE, Profile, Run
+from dscsr_model.profiling.score import BASELINES, Given, Scored, scores
 
-class Given(NamedTuple):
-    """Times in milliseconds that were measured elsewhere."""
-
-    runtimes: Mapping[str, float] = {}
-    """Of networks, by name, on the challenge's machine."""
-    baselines: Mapping[int, float] = {}
-    """Of the years' baselines, on this machine."""
-
-
-class Scored(NamedTuple):
-    """A score, and of which times it is made."""
-
-    score: float
-    low: float
-    high: float
-    """What the score would be with the times at their quartiles: the network's and the baseline's at opposite ones."""
-    runtime_ms: float
-    runtime_source: str
-    """``measured`` here, or ``given``."""
-    baseline_ms: float
-    baseline_source: str
-    """``measured`` here in the same run, ``given``, or ``published``: a time on the challenge's machine."""
-
-    @property
-    def comparable(self) -> bool:
-        """Whether both times can be of one machine."""
-        return (self.baseline_source == "published") == (self.runtime_source == "given")
-
-
-def scores(profile: Profile, name: str, given: Given | None = None) -> dict[int, Scored]:
-    """The NTIRE scores of a network, by year; empty where FLOPs or the time are missing."""
-    given = given or Given()
-    measured = profile.networks[name]
-    run = measured.runs.get(profile.plan.variants[0])
-    runtime = given.runtimes.get(name) or _ms(run)
-    if not (runtime and measured.flops_256):
-        return {}
-    source = "given" if name in given.runtimes else "measured"
-    result = {}
-    for year in BASELINES:
-        baseline, baseline_source = _baseline(profile, year, given, source)
-        fast, slow = _spread(run) if source == "measured" else (1.0, 1.0)
-        least, most = _spread(profile.baseline) if baseline_source == "measured" else (1.0, 1.0)
-        value, low, high = (
-            score(time, measured.flops_256, measured.complexity.parameters, year, baseline_ms=base)
-            for time, base in (
-                (runtime, baseline),
-                (runtime * fast, baseline * most),
-                (runtime * slow, baseline * least),
-            )
-        )
-        result[year] = Scored(value, low, high, runtime, source, baseline, baseline_source)
-    return result
+WIDTH = 110
+_LONGEST_NAME = 25
+_SOURCES = {
+    "measured": "measured here in the same run",
+    "given": "as given",
+    "published": "as published, on the challenge's machine",
+}
 
 
 def as_dict(profile: Profile, psnr: Mapping[str, float] | None = None, given: Given | None = None) -> dict[str, Any]:
     """Everything, ready for JSON: numbers in the units that their names say, None for what there is not."""
-    plan, baseline = profile.plan, profile.baseline
+    settings, baseline = profile.settings, profile.baseline
     return {
         "machine": profile.machine,
-        "size": [plan.height, plan.width],
-        "score_variant": plan.variants[0],
-        "baseline_2026": None if baseline is None else {"network": "SPAN-28", **_run(baseline)},
-        "networks": [_network(profile, name, psnr or {}, given) for name in profile.networks],
+        "size": [settings.height, settings.width],
+        "score_variant": settings.variants[0],
+        "baseline_2026": None if baseline is None else {"network": "SPAN-28", **_run_as_dict(baseline)},
+        "networks": [_network_as_dict(profile, name, psnr or {}, given) for name in profile.networks],
     }
+
+
+def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Given | None = None) -> str:
+    """What the networks are, then what they take, then what the figures mean.
+
+    Args:
+        profile: What was measured.
+        psnr: By name, what was not measured but is known.
+        given: Times of other machines.
+    """
+    settings = profile.settings
+    scored = {name: scores(profile, name, given) for name in profile.networks}
+    label = labels(profile.networks)
+    parts = [
+        _wrapped(f"One image of {settings.height}×{settings.width}. {in_words(profile.machine)}", "  "),
+        _networks(profile, label, psnr or {}, scored),
+        _latencies(profile, label),
+        "\n".join(_wrapped(note, "  ") for note in _notes(profile, label, scored)),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def psnr_of(profile: Profile, name: str, psnr: Mapping[str, float]) -> float | None:
@@ -83,18 +61,136 @@ def psnr_of(profile: Profile, name: str, psnr: Mapping[str, float]) -> float | N
     return psnr.get(name, quality and quality.psnr)
 
 
-def _network(profile: Profile, name: str, psnr: Mapping[str, float], given: Given | None) -> dict[str, Any]:
-    measured: Measured = profile.networks[name]
-    counted = profile.plan.flops
-    cost = {key: value for key, value in measured.complexity._asdict().items() if counted or key == "parameters"}
+def labels(names: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
+    """What stands for each name in ``longest`` characters, no two alike: the middle is left out, or what all share."""
+    half = (longest - 1) // 2
+    cut = {name: name if len(name) <= longest else f"{name[:half]}…{name[half + 1 - longest :]}" for name in names}
+    for _ in range(len(cut)):
+        groups = ([name for name, other in cut.items() if other == label] for label in cut.values())
+        alike = next((group for group in groups if len(group) > 1), [])
+        start = shared(alike)
+        for name in alike:  # longer than the label, else they would differ
+            end = name[start:]
+            cut[name] = f"…{end}" if len(end) < longest else f"…{end[: longest - 2]}…"
+    return cut
+
+
+def shared(sequences: Iterable[Sequence[object]]) -> int:
+    """How many elements all begin with."""
+    return sum(1 for _ in takewhile(lambda elements: len(set(elements)) == 1, zip(*sequences, strict=False)))
+
+
+def milliseconds(value: float) -> str:
+    """Three or more significant digits."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def _networks(
+    profile: Profile, label: Mapping[str, str], psnr: Mapping[str, float], scored: Mapping[str, Mapping[int, Scored]]
+) -> str:
+    years = [f"score {year}" for year in BASELINES]
+    rows = [["network", "params", "FLOPs", "activations", "convs", "PSNR", "PSNR-Y", *years]]
+    for name, measured in profile.networks.items():
+        cost, quality = measured.complexity, measured.quality
+        decibel = psnr_of(profile, name, psnr)
+        counted = [f"{cost.flops / 1e9:.2f} G", f"{cost.activations / 1e6:.2f} M", str(cost.convolutions)]
+        rows.append(
+            [
+                label[name],
+                f"{cost.parameters / 1e6:.3f} M",
+                *(counted if profile.settings.flops else [""] * 3),
+                "" if decibel is None else f"{decibel:.2f} dB",
+                f"{quality.psnr_y:.2f} dB" if quality else "",
+                *(_score(scored[name][year]) if year in scored[name] else "" for year in BASELINES),
+            ]
+        )
+    return _aligned(rows, 1)
+
+
+def _score(scored: Scored) -> str:
+    """Two decimals, as NTIRE has it, as long as that makes sense, with its spread; marked if of two machines."""
+    spread = (scored.high - scored.low) / 2
+    value = f"{scored.score:.2f}" + (f" ±{spread:.2f}" if spread > 0 else "") if scored.high < 1e4 else ">1e4"
+    return value if scored.comparable else f"{value}*"
+
+
+def _latencies(profile: Profile, label: Mapping[str, str]) -> str:
+    rows = [["network", "variant", "median", "quartiles", "runs", "peak memory", "per image", "speed"]]
+    faults = []
+    for name, measured in profile.networks.items():
+        first = next((run.latency.median_ms for run in measured.runs.values() if run.latency), None)
+        for number, (variant, run) in enumerate(measured.runs.items()):
+            rows.append([label[name] if number == 0 else "", variant, *_cells(run, first)])
+            faults += [f"{label[name]}, {variant}: {run.fault}"] if run.fault else []
+    if profile.baseline is not None:
+        rows.append([BASELINE, profile.settings.variants[0], *_cells(profile.baseline, None)])
+        faults += [f"{BASELINE}: {profile.baseline.fault}"] if profile.baseline.fault else []
+    lines = ["", "Not to be had here:", *(_wrapped(fault, "  ") for fault in faults)] if faults else []
+    return "\n".join([_aligned(rows, 2), *lines])
+
+
+def _cells(run: Run, first: float | None) -> list[str]:
+    if run.latency is None:
+        return ["-", "", "", "", "", ""]
+    taken = run.latency
+    return [
+        f"{milliseconds(taken.median_ms)} ms",
+        f"{milliseconds(taken.low_ms)} to {milliseconds(taken.high_ms)}",
+        str(taken.runs),
+        f"{run.memory / 2**20:.1f} MiB" if run.memory else "-",
+        f"{milliseconds(run.images_ms)} ms" if run.images_ms else "",
+        f"{first / taken.median_ms:.2f}×" if first else "",
+    ]
+
+
+def _notes(profile: Profile, label: Mapping[str, str], scored: Mapping[str, Mapping[int, Scored]]) -> list[str]:
+    notes = [f"{label[name]}: {note}" for name, measured in profile.networks.items() for note in measured.notes]
+    settings = profile.settings
+    of_years = {year: [each[year] for each in scored.values() if year in each] for year in BASELINES}
+    if any(of_years.values()):
+        time = f"the mean over {len(settings.images)} images" if settings.images else "the median above"
+        notes.append(
+            f"Scores (lower is better; the baseline has 7.39) take {time} of {settings.variants[0]}; ± is half the "
+            "range that the quartiles of the times give. They compare with:"
+        )
+    for year, found in of_years.items():
+        kinds = dict.fromkeys((each.baseline_ms, each.baseline_source) for each in found)
+        notes += [
+            f"  {year}: {BASELINES[year].name}, {milliseconds(ms)} ms, {_SOURCES[source]}" for ms, source in kinds
+        ]
+    if not all(each.comparable for found in of_years.values() for each in found):
+        notes.append(
+            "* compares times of two machines and means little: name the baseline's here, --baseline-ms 2025=MS."
+        )
+    return notes
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
+    """A header and its rows, the first ``left`` columns flush left; empty columns are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    align = ["left"] * left + ["right"] * (len(columns) - left)
+    text = tabulate(list(zip(*columns, strict=True)), tablefmt="plain", disable_numparse=True, colalign=align)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def _wrapped(text: str, indent: str) -> str:
+    lead = indent if text.startswith(" ") else ""
+    return textwrap.fill(text.strip(), WIDTH, initial_indent=lead, subsequent_indent=lead + indent)
+
+
+def _network_as_dict(profile: Profile, name: str, psnr: Mapping[str, float], given: Given | None) -> dict[str, Any]:
+    measured = profile.networks[name]
+    counts = measured.complexity._asdict()
+    if not profile.settings.flops:
+        counts |= dict.fromkeys(("flops", "activations", "convolutions"))
     quality = measured.quality
     return {
         "name": name,
-        **{key: cost.get(key) for key in ("parameters", "flops", "activations", "convolutions")},
+        **counts,
         "psnr": _finite(psnr_of(profile, name, psnr)),
         "psnr_source": "given" if name in psnr else "measured" if quality else None,
         "psnr_y": _finite(quality and quality.psnr_y),
-        "variants": {variant: _run(run) for variant, run in measured.runs.items()},
+        "variants": {variant: _run_as_dict(run) for variant, run in measured.runs.items()},
         "scores": {
             str(year): {
                 **scored._asdict(),
@@ -107,26 +203,9 @@ def _network(profile: Profile, name: str, psnr: Mapping[str, float], given: Give
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run_as_dict(run: Run) -> dict[str, Any]:
     times = run.latency._asdict() if run.latency else dict.fromkeys(("median_ms", "low_ms", "high_ms", "mean_ms"))
     return {**times, "images_mean_ms": run.images_ms, "peak_memory_bytes": run.memory, "fault": run.fault}
-
-
-def _baseline(profile: Profile, year: int, given: Given, source: str) -> tuple[float, str]:
-    if year in given.baselines:
-        return given.baselines[year], "given"
-    measured = _ms(profile.baseline) if year == 2026 and source == "measured" else None
-    return (measured, "measured") if measured else (BASELINES[year].runtime_ms, "published")
-
-
-def _spread(run: Run | None) -> tuple[float, float]:
-    """The quartiles of a run's times as parts of its median; of a mean over images there are none."""
-    taken = run.latency if run and run.images_ms is None else None
-    return (taken.low_ms / taken.median_ms, taken.high_ms / taken.median_ms) if taken else (1.0, 1.0)
-
-
-def _ms(run: Run | None) -> float | None:
-    return run.ms if run else None
 
 
 def _finite(value: float | None) -> float | None:

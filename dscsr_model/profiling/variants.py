@@ -36,7 +36,7 @@ def check_variants(names: Sequence[str]) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(VARIANTS if "all" in names else names))
     if not wanted or (unknown := [name for name in wanted if name not in VARIANTS]):
         got = ", ".join(unknown) if wanted else "none"
-        raise DscsrError(f"Expected variants among {', '.join(VARIANTS)}, all, but got {got}. Choose some of these.")
+        raise DscsrError(f"variants among {', '.join(VARIANTS)}, all", got, "Choose some of these.")
     return wanted
 
 
@@ -55,7 +55,7 @@ def build(network: nn.Module, variant: str, device: str, to_onnx: ToOnnx | None 
     if variant != "onnx":
         return torch_engine(network, device=device, **_TORCH[variant])
     if to_onnx is None:
-        raise DscsrError("Expected `to_onnx` to write the ONNX file of this network with, but got None. Give one.")
+        raise DscsrError("`to_onnx` to write the ONNX file of this network with", "None", "Give one.")
     with tempfile.TemporaryDirectory(prefix="dscsr_profile_") as folder:
         path = Path(folder, "network.onnx")
         to_onnx(network, path)

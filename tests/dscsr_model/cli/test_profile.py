@@ -143,7 +143,7 @@ def test_table_json_and_image(capsys):
     assert out.endswith("\nfigures.json\n\nfigure.png\n")
     assert json.loads(Path("figures.json").read_text(encoding="utf-8"))["networks"][0]["psnr"] == 28.5
     assert Image.open("figure.png").size == (1280, 800)
-    assert "Expected a new file, but `figure.png` exists. Add --force" in message(capsys, *arguments)
+    assert "Expected a new file, but got `figure.png`, which exists. Add --force" in message(capsys, *arguments)
     assert cli.main(["profile", *arguments, *QUICK, "--force"]) == 0
     assert sorted(entry.name for entry in Path().iterdir()) == ["figure.png", "figures.json", "span.pth"]
 
@@ -226,7 +226,7 @@ def test_option_files_that_describe_nothing(capsys, content, part):
     ("arguments", "part"),
     [
         ((), "Expected weight files, or -opt FILE, but got neither"),
-        (("a.yml",), "a.yml is an option file. Write -opt a.yml"),
+        (("a.yml",), "a.yml, an option file. Write -opt a.yml"),
         (("none.pth",), "Expected a weight file at none.pth, but got none"),
         (("span.pth", "span.pth"), "Expected different networks, but got `span` twice"),
         (("-opt", "a.yml", "--param-key", "x"), "Expected a weight file for --base and --param-key"),
@@ -237,8 +237,11 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         (("span.pth", "--images", "none"), "Expected a folder of images, but none is not a folder"),
         (("span.pth", "--plot", "a.doc"), "Expected --plot to end in .png, .pdf, .svg, but got `a.doc`"),
         (("span.pth", "--plot", "a.png"), "Expected PSNR for --plot, but got none"),
-        (("span.pth", "--json", "none/a.json"), "Expected a folder to write a.json into, but `none` is none"),
-        (("span.pth", "--json", "."), "Expected a new file, but `.` exists"),
+        (
+            ("span.pth", "--json", "none/a.json"),
+            "Expected a folder to write a.json into, but got `none`",
+        ),
+        (("span.pth", "--json", "."), "Expected a new file, but got `.`, which exists"),
         (("span.pth", "--psnr", "28"), "Expected --psnr NAME=VALUE with a positive number, but got '28'"),
         (("span.pth", "--psnr", "spam=28"), "Expected a name among span for --psnr, but got 'spam'"),
         (("span.pth", "--runtime", "span=-1"), "Expected --runtime NAME=VALUE with a positive number"),
@@ -254,9 +257,7 @@ def test_what_a_user_can_do_wrong(capsys, arguments, part):
 def test_where_nobody_may_write_is_said_before_measuring(capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     span()
-    assert "Expected to be allowed to write a.json into `.`, but am not" in message(
-        capsys, "span.pth", "--json", "a.json"
-    )
+    assert "got `.`, which is not writable" in message(capsys, "span.pth", "--json", "a.json")
 
 
 def test_figures_of_names_with_an_equals_sign():

@@ -56,14 +56,6 @@ def test_parameters_are_those_of_the_fused_network_without_fvcore(monkeypatch):
     assert parameters(DSCLoRA(feature_channels=9, upscale=2)) == span_by_hand(9, 1, 1, 2).parameters
 
 
-def test_without_fvcore_one_message_names_the_extra(monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "fvcore"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "fvcore.nn", None)
-    with pytest.raises(DscsrError, match=r"Expected fvcore .*`pip install 'dscsr\[profile\]'"):
-        count(SPAN(feature_channels=4), 8, 8)
-
-
 def test_of_a_cssrnet_what_eval_mode_runs_counts():
     network = CSSRNet({"type": "CARN", "num_feat": 16}, widths=(0.5, 0.25))
     assert count(network, 8, 8) == count(network.student(0.25), 8, 8) == count(CARN(num_feat=4), 8, 8)
@@ -136,11 +128,11 @@ def test_a_size_must_be_one(size):
         count(SPAN(feature_channels=4), *size)
 
 
-def test_a_image_that_the_network_does_not_take_costs_what_it_is_padded_to():
+def test_an_image_that_the_network_does_not_take_costs_what_it_is_padded_to():
     assert count(Unshuffled(), 5, 7) == count(Unshuffled(), 6, 8)
 
 
-def test_a_image_that_does_not_fit_into_memory_is_refused_before_it_is_made():
+def test_an_image_that_does_not_fit_into_memory_is_refused_before_it_is_made():
     with pytest.raises(DscsrError, match=r"room for an image of 9000000×9000000, about .* Choose a smaller --size"):
         count(SPAN(feature_channels=4), 9_000_000, 9_000_000)
 

@@ -5,9 +5,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_profiles import measured, profile_of, run
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.profiling.score import BASELINES, score
+from dscsr_model.profiling.score import BASELINES, Given, score, scores
 
 parts = st.floats(0.05, 5)
 
@@ -76,3 +77,36 @@ def test_figures_are_positive_numbers(name, value):
     figures = {"runtime_ms": 1.0, "flops": 1e9, "parameters": 1e5, "baseline_ms": 1.0, name: value}
     with pytest.raises(DscsrError, match=f"Expected `{name}` to be a positive number, but got"):
         score(**figures)
+
+
+def test_of_which_times_a_score_is_made():
+    result = profile_of(net=measured(8.0), other=measured(8.0))
+    ours = scores(result, "net")
+    assert ours[2026].baseline_source == "measured"
+    assert ours[2026].comparable
+    assert ours[2026].score == pytest.approx(math.e**2, rel=1e-3)  # the exact counts differ from the published ones
+    assert (ours[2025].baseline_ms, ours[2025].baseline_source) == (16.69, "published")
+    assert not ours[2025].comparable
+    here = scores(result, "net", Given(baselines={2025: 20.0, 2026: 4.0}))
+    assert [(each.baseline_ms, each.baseline_source) for each in here.values()] == [(20.0, "given"), (4.0, "given")]
+    assert here[2025].comparable
+    there = scores(result, "net", Given(runtimes={"net": 7.74}))
+    assert there[2026].low == there[2026].score == there[2026].high
+    assert [each.baseline_source for each in there.values()] == ["published", "published"]
+    assert there[2026].comparable
+    assert scores(result, "other", Given(runtimes={"net": 7.74})) == scores(result, "other")
+    assert scores(profile_of(net=measured(8.0), baseline=None), "net")[2026].baseline_source == "published"
+
+
+def test_the_spread_of_a_score_is_that_of_both_times():
+    network = measured(10.0)
+    scored = scores(profile_of(net=network), "net")[2026]
+    rest = (network.flops_256, network.complexity.parameters)
+    own, base = run(10.0).latency, run(8.0).latency
+    assert scored.low == pytest.approx(score(own.low_ms, *rest, baseline_ms=base.high_ms))
+    assert scored.high == pytest.approx(score(own.high_ms, *rest, baseline_ms=base.low_ms))
+
+
+def test_a_score_takes_the_mean_over_images_if_there_is_one():
+    scored = scores(profile_of(net=measured(10.0, images_ms=2.0)), "net")[2025]
+    assert (scored.runtime_ms, scored.low) == (2.0, scored.high)

@@ -26,12 +26,6 @@ def test_a_variant_gives_the_networks_image(network, variant):
     assert network.training, "the network stays as it is"
 
 
-def test_low_precision_is_low_precision(network):
-    x = torch.rand(1, 3, 9, 14)
-    exact = build(network, "eager", "cpu")(x)
-    assert not torch.equal(build(network, "bf16", "cpu")(x), exact)
-
-
 @pytest.mark.slow
 def test_onnx_is_written_by_whoever_can_and_leaves_no_file(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
@@ -68,9 +62,3 @@ def test_names_come_once_and_all_means_all():
 def test_unknown_names_are_told(names, got):
     with pytest.raises(DscsrError, match=f"Expected variants among eager, .*, onnx, all, but got {got}"):
         check_variants(names)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
-def test_a_device_that_is_not_there_is_told(network):
-    with pytest.raises(DscsrError, match="Expected a GPU"):
-        build(network, "eager", "cuda")

@@ -1,0 +1,85 @@
+"""Tables and JSON of known figures."""
+
+import json
+
+import pytest
+from made_up_profiles import MACHINE, measured, profile_of, run
+
+from dscsr_model.profiling.profile import BASELINE, Run, Settings
+from dscsr_model.profiling.report import WIDTH, as_dict, labels, milliseconds, table
+from dscsr_model.profiling.score import BASELINES, Given
+
+
+def test_table_of_known_figures():
+    bad = measured(9e3, bf16=Run(fault="too slow"))
+    text = table(profile_of(span_ch28=measured(8.0, psnr=29.853, bf16=run(4.0)), bad=bad), {"bad": 20.0})
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    lines = [line.split() for line in text.splitlines()]
+    assert next(line for line in lines if line[:1] == ["span_ch28"])[1:] == (
+        ["0.151", "M", "9.83", "G", "41.68", "M", "22", "29.85", "dB", "31.85", "dB", "2.76", "±0.28*", "7.39", "±3.96"]
+    )
+    assert next(line for line in lines if line[:1] == ["bad"])[-4:] == ["20.00", "dB", ">1e4*", ">1e4"]
+    assert next(line for line in lines if line[:1] == ["bf16"]) == (
+        ["bf16", "4.000", "ms", "3.600", "to", "4.800", "7", "3.0", "MiB", "2.00×"]
+    )
+    assert next(line for line in lines if line[:2] == ["bf16", "-"])
+    assert any(line[:1] == [BASELINE.split()[0]] for line in lines)
+    assert "bad, bf16: too slow" in text
+    assert "* compares times of two machines" in text
+    assert "Some CPU, 2 threads; torch 2.13.0" in text
+    assert "per image" not in text, "columns without figures are left out"
+
+
+def test_columns_stand_under_one_another():
+    lines = table(profile_of(a=measured(8.0), longer_name=measured(123.4))).splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("network"))
+    assert lines[first].startswith("network       params")
+    assert lines[first + 1].startswith("a            0.151 M")
+    assert lines[first + 2].startswith("longer_name  0.151 M")
+    assert lines == [line.rstrip() for line in lines]
+
+
+def test_the_widest_table_fits():
+    runs = {"compiled_bf16": run(12345.6, memory=99_999 * 2**20, images_ms=12345.6)}
+    wide = measured(12345.6, 99_999_999, 999_990_000_000, psnr=29.8, **runs)
+    assert max(map(len, table(profile_of(**{"x" * 80: wide})).splitlines())) <= WIDTH
+
+
+def test_what_a_table_says_of_its_scores():
+    """Against which time, of which machine."""
+    assert "*" not in table(profile_of(net=measured(8.0)), given=Given(baselines={2025: 9.0}))
+    published = table(profile_of(baseline=None, net=measured(8.0)))
+    assert "2026: SPAN-28, 7.740 ms, as published, on the challenge's machine" in published
+    images = Settings(images=(1, 2, 3))
+    assert "the mean over 3 images of eager" in table(profile_of(settings=images, net=measured(8.0, images_ms=9.0)))
+
+
+def test_without_flops_there_are_neither_counts_nor_scores():
+    profile = profile_of(settings=Settings(flops=False), net=measured(flops=0))
+    assert "FLOPs" not in table(profile)
+    (network,) = as_dict(profile)["networks"]
+    assert (network["flops"], network["scores"]) == (None, {})
+
+
+def test_json_says_where_each_score_comes_from_and_has_no_infinity():
+    data = as_dict(profile_of(net=measured(1e6), none=measured(bf16=Run(fault="too slow"))), {"net": 30.0})
+    json.dumps(data, allow_nan=False)
+    network, other = data["networks"]
+    assert network["scores"]["2026"] == {
+        "score": None, "low": None, "high": None, "runtime_ms": 1e6, "runtime_source": "measured", "baseline_ms": 8.0,
+        "baseline_source": "measured", "comparable": True,
+    }  # fmt: skip
+    assert (network["psnr"], network["psnr_source"]) == (30.0, "given")
+    assert (other["variants"]["bf16"]["median_ms"], other["variants"]["bf16"]["fault"]) == (None, "too slow")
+    assert (data["machine"], data["size"], data["score_variant"]) == (MACHINE, [256, 256], "eager")
+    assert BASELINES[2026].name == data["baseline_2026"]["network"]
+
+
+def test_names_are_cut_and_differ():
+    names = ["x" * 50, *(f"experiments/{'a' * 20}{run}{'b' * 20}" for run in "12"), "short"]
+    assert list(labels(names, 11).values()) == ["xxxxx…xxxxx", "…1bbbbbbbb…", "…2bbbbbbbb…", "short"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (12.34, "12.3"), (123.4, "123.4"), (1234.5, "1234")])
+def test_milliseconds_have_three_digits(value, text):
+    assert milliseconds(value) == text
