@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import dscsr_model
-from dscsr_model.host.options_check import Fault, OptionsError, check_options
+from dscsr_model.host.options.check import Fault, OptionsError, check_options
 
 REMOVED = object()  # as a value of `changed`: the key is taken out
 

@@ -95,7 +95,7 @@ def test_registries_are_touched_in_one_place():
     registering = [dotted(file) for file in FILES if "_REGISTRY" in file.read_text(encoding="utf-8")]
     assert set(registering) - {"dscsr_arch.foreign"} <= {
         "dscsr_model.host.registration",
-        "dscsr_model.host.options_registry",  # reads them, to suggest names
+        "dscsr_model.host.options.run",  # reads them, to suggest names
         "dscsr_model.models.scoring",  # reads it, to learn which metrics compare
         "dscsr_model.export.spandrel_form",  # spandrel's, a copy of it
         "dscsr_model.export.spandrel_support",  # spandrel's

@@ -29,7 +29,7 @@ def run(phase: str, args: argparse.Namespace) -> None:
     require_basicsr()
     _check_launcher(args.launcher)
     from dscsr_model.host import loop
-    from dscsr_model.host.options_check import check_options
+    from dscsr_model.host.options.check import check_options
     from dscsr_model.training.stopping import Stopped
 
     left_out = check_options(

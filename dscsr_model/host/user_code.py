@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host.options_faults import did_you_mean
+from dscsr_model.host.options.faults import did_you_mean
 
 _IMPORTED = "DSCSR_IMPORTED"
 """Environment variable with the modules that processes spawned from here import too."""

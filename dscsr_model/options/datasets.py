@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dscsr_model.options.section import Section, option
+from dscsr_model.options.section import CLOSED, OPEN, Section, option
 from dscsr_model.options.values import Bool, Count, Numbers, Path, Ratio, Template, Text, Workers
 
 
@@ -16,6 +16,8 @@ class BackendSection(Section):
 
 class LoopDataset(Section):
     """A section of `datasets:`, as BasicSR's data loader reads it."""
+
+    model_config = OPEN
 
     name: Text = option("name in logs and result folders", needed="always")
     type: Text = option("dataset class, for example PairedImageDataset", needed="always")
@@ -30,6 +32,8 @@ class LoopDataset(Section):
 
 
 class _Images(LoopDataset):
+    model_config = CLOSED
+
     dataroot_lq: Path = option("folder or .lmdb of the low-quality images", needed="always")
     io_backend: BackendSection = option("type: disk or lmdb", needed="always")
     meta_info_file: Path | None = option("list of the images to use")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dscsr_model.options.section import Section, option
+from dscsr_model.options.section import CLOSED, OPEN, Section, option
 from dscsr_model.options.sections import (
     CSDVal,
     DistSection,
@@ -27,6 +27,8 @@ from dscsr_model.options.values import AnySection, Bool, Code, Count, GPUs, Seed
 
 class LoopOptions(Section):
     """An option file, as BasicSR's loop reads it."""
+
+    model_config = OPEN
 
     name: Text = option("names the folder under experiments/ or results/", needed="always")
     model_type: Text = option("class that trains or tests, for example SRModel", needed="always")
@@ -50,6 +52,8 @@ class LoopOptions(Section):
 
 class SROptions(LoopOptions):
     """Options of SRModel."""
+
+    model_config = CLOSED
 
     network_g: AnySection = option("the network: `type` and its constructor's arguments", needed="always", of="Network")
     find_unused_parameters: Bool = option("for several GPUs: some parameters get no gradient", False)

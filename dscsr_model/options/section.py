@@ -37,10 +37,15 @@ class Schema(GenerateJsonSchema):
         return False
 
 
+CLOSED = ConfigDict(extra="forbid", frozen=True)
+OPEN = ConfigDict(extra="allow", frozen=True)
+"""For sections with keys that are not declared: arguments of a registered type, or what another plugin reads."""
+
+
 class Section(BaseModel):
     """A section. Values are strict: text is no number, true is no 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CLOSED
 
     @classmethod
     def parse(cls, section: Mapping[Any, Any] | None, where: str = "") -> Self:
@@ -97,6 +102,16 @@ class Section(BaseModel):
         for key, field in cls.declared().items():
             if isinstance(extra := field.json_schema_extra, dict) and extra.get("needed") in ("always", phase):
                 yield key
+
+    @classmethod
+    def is_closed(cls) -> bool:
+        """Whether keys that are not declared are faults."""
+        return cls.model_config["extra"] == "forbid"
+
+    @classmethod
+    def takes_null(cls, key: str) -> bool:
+        """Whether `~` is a value of the option."""
+        return type(None) in get_args(cls.declared()[key].annotation)
 
     @classmethod
     def about(cls, key: str) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
-
-from dscsr_model.options.section import Section, option
+from dscsr_model.options.section import CLOSED, OPEN, Section, option
 from dscsr_model.options.values import (
     AnySection,
     Bool,
@@ -29,18 +27,13 @@ from dscsr_model.options.values import (
     Warmup,
 )
 
-
-class TypedSection(Section):
-    """A registered type and its arguments: of these, only those are declared that every such type has."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
 # --- path ---
 
 
 class LoopPath(Section):
     """`path:`, as BasicSR's loop reads it."""
+
+    model_config = OPEN
 
     resume_state: Path | None = option("the .state file to continue from")
     ignore_resume_networks: Names | None = option("networks that keep their own weights when resuming")
@@ -48,6 +41,8 @@ class LoopPath(Section):
 
 class PathSection(LoopPath):
     """`path:`, as SRModel reads it."""
+
+    model_config = CLOSED
 
     pretrain_network_g: Path | None = option("weights to start from")
     param_key_g: Text | None = option(
@@ -59,8 +54,10 @@ class PathSection(LoopPath):
 # --- train ---
 
 
-class OptimSection(TypedSection):
+class OptimSection(Section):
     """`train: optim_g:`, with the arguments of the optimizer."""
+
+    model_config = OPEN
 
     type: Text = option("optimizer class", needed="always")
     lr: Ratio = option("learning rate", needed="always")
@@ -68,8 +65,10 @@ class OptimSection(TypedSection):
     betas: Numbers = option("decay of Adam's two averages")
 
 
-class SchedulerSection(TypedSection):
+class SchedulerSection(Section):
     """`train: scheduler:`, with the arguments of the schedule."""
+
+    model_config = OPEN
 
     type: Text = option("schedule class", needed="always")
     milestones: Numbers = option("iterations at which the learning rate drops")
@@ -80,8 +79,10 @@ class SchedulerSection(TypedSection):
     eta_min: Number = option("where a cosine ends")
 
 
-class LossSection(TypedSection):
+class LossSection(Section):
     """`train: <name>_opt:`, with the arguments of the loss."""
+
+    model_config = OPEN
 
     type: Text = option("loss class, for example L1Loss", needed="train")
     loss_weight: Number = option("factor of the loss")
@@ -90,12 +91,16 @@ class LossSection(TypedSection):
 class LoopTrain(Section):
     """`train:`, as BasicSR's loop reads it."""
 
+    model_config = OPEN
+
     total_iter: Iterations = option("length of the training in iterations", needed="train")
     warmup_iter: Warmup = option("the learning rate grows linearly up to here; -1: no warm-up", -1)
 
 
 class SRTrain(LoopTrain):
     """`train:` of SRModel."""
+
+    model_config = CLOSED
 
     ema_decay: Decay = option("decay of the averaged weights; 0: none", 0)
     optim_g: OptimSection = option("optimizer: type, lr and its arguments", needed="train")
@@ -119,8 +124,10 @@ class TrainSection(SRTrain):
 # --- val ---
 
 
-class MetricSection(TypedSection):
+class MetricSection(Section):
     """`val: metrics: <name>:`, with the arguments of the metric."""
+
+    model_config = OPEN
 
     type: Text = option("metric function, for example calculate_psnr", needed="always")
     better: Literal["higher", "lower"] = option("which direction is better", "higher")
@@ -132,12 +139,16 @@ class MetricSection(TypedSection):
 class LoopVal(Section):
     """`val:`, as BasicSR's loop reads it."""
 
+    model_config = OPEN
+
     val_freq: Iterations = option("iterations between validations", needed="train")
     save_img: Bool = option("write the result images", False, needed="always")
 
 
 class SRVal(LoopVal):
     """`val:` of SRModel."""
+
+    model_config = CLOSED
 
     suffix: Text | None = option("ends the names of result images; `~` takes the experiment's name")
     metrics: AnySection | None = option(

@@ -14,8 +14,8 @@ from option_files import REMOVED, changed
 
 import dscsr_model
 from dscsr_arch.errors import DscsrError
-from dscsr_model.host.options_check import Fault, OptionsError, check_options
-from dscsr_model.host.options_faults import nearest
+from dscsr_model.host.options.check import Fault, OptionsError, check_options
+from dscsr_model.host.options.faults import nearest
 
 
 @pytest.fixture(scope="module")

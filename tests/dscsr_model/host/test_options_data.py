@@ -11,7 +11,7 @@ import pytest
 import torch
 from option_files import REMOVED, changed
 
-from dscsr_model.host.options_check import Fault
+from dscsr_model.host.options.check import Fault
 
 GT, LQ = "datasets: train: dataroot_gt", "datasets: train: dataroot_lq"
 VAL_GT, VAL_LQ = "datasets: val: dataroot_gt", "datasets: val: dataroot_lq"
@@ -71,7 +71,7 @@ def test_a_folder_of_images_is_no_lmdb(check, training, data):
 @pytest.mark.parametrize("name", ["data.mdb", "meta_info.txt"])
 def test_incomplete_lmdbs(check, training, data, name):
     (data / "LQ.lmdb" / name).unlink()
-    assert_fault(check(training), LQ, f"a file {name}", "no such file")
+    assert_fault(check(training), LQ, "an LMDB with data.mdb and meta_info.txt", "has not both")
 
 
 def test_a_meta_info_that_is_none(check, training, data):

@@ -11,7 +11,7 @@ import torch
 from option_files import changed
 
 from dscsr_arch.cssr_arch import find_backbone
-from dscsr_model.host.options_check import Fault
+from dscsr_model.host.options.check import Fault
 
 KEY = "train: contrastive_opt"
 CONTRASTIVE = {"type": "ContrastiveLoss", "loss_weight": 200, "num_negatives": 2, "vgg_weights": "random"}

@@ -14,7 +14,7 @@ import dscsr_model
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.conv_lora import lora_state_dict
 from dscsr_arch.metadata import beside
-from dscsr_model.host.options_check import Fault
+from dscsr_model.host.options.check import Fault
 
 KEY = "path: pretrain_network_g"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,23 +21,18 @@ class Fault:
     Attributes:
         file: The option file, as the user named it.
         key: Where in it, as ``datasets: train: dataroot_gt``; empty when the fault is the file itself.
-        expected: What would have been right; completes "Expected …".
-        got: What stood there; completes "but got …".
-        remedy: What to do about it, a did-you-mean included.
+        said: What would have been right, what stood there, and what to do, a did-you-mean included.
         line: Line of the key (or of the section that lacks it), 1-based; None when it is not known.
     """
 
     file: str
     key: str
-    expected: str
-    got: str
-    remedy: str = ""
+    said: DscsrError
     line: int | None = None
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        sentence = f"Expected {self.expected}, but got {self.got}."
-        return f"{place}  {self.key}".rstrip() + f"\n    {sentence} {self.remedy}".rstrip()
+        return f"{place}  {self.key}".rstrip() + f"\n    {self.said}"
 
 
 class OptionsError(DscsrError):
@@ -67,24 +61,26 @@ class Report:
     found: dict[Key, Fault] = field(default_factory=dict)
     notes: list[Fault] = field(default_factory=list)
 
-    def add(self, key: Key, expected: str, got: str, remedy: str = "") -> None:
+    def add(self, key: Key, expected: str, got: object, remedy: str = "") -> None:
         """Record a fault at ``key``, unless this key or a section around it already has one."""
-        if not any(key[:n] in self.found for n in range(len(key) + 1)):
-            self.found[key] = Fault(self.file, ": ".join(key), expected, got, remedy, self._line(key))
+        self.add_error(key, DscsrError(expected, got, remedy))
 
     def add_error(self, key: Key, error: DscsrError) -> None:
-        """Record what another room found wrong and said in the same form, "Expected …, but got …", itself."""
-        if error.got is not None:
-            self.add(key, error.expected, str(error.got), error.remedy)
-            return
-        message = str(error)
-        match = re.fullmatch(r"Expected (.+?), but (got )?(.+?)(?:\. ([A-Z].*))?", message, flags=re.DOTALL)
-        expected, got_word, got, remedy = match.groups() if match else ("it to be usable", None, message, None)
-        self.add(key, expected, got.rstrip(".") if got_word else f"this: {got.rstrip('.')}", remedy or "")
+        """As `add`, with what another room found wrong."""
+        if not any(key[:n] in self.found for n in range(len(key) + 1)):
+            self.found[key] = Fault(self.file, ": ".join(key), error, self._line(key))
 
-    def add_note(self, key: Key, expected: str, got: str, remedy: str, line: int | None) -> None:
+    def add_raised(self, key: Key, expected: str, error: Exception, remedy: str = "Correct them.") -> None:
+        """As `add`, with what was raised for the user's values, perhaps by code of others."""
+        if isinstance(error, DscsrError):
+            self.add_error(key, error)
+            return
+        message = str(error).strip().rstrip(".") or type(error).__name__
+        self.add(key, expected, f"its error: {message}", remedy)
+
+    def add_note(self, key: Key, line: int, *said: str) -> None:
         """Record a fault that says nothing about the value at ``key``: the value is still checked."""
-        self.notes.append(Fault(self.file, ": ".join(key), expected, got, remedy, line))
+        self.notes.append(Fault(self.file, ": ".join(key), DscsrError(*said), line))
 
     def has(self, *prefix: str) -> bool:
         """Whether anything at or below ``prefix`` is faulty: then what depends on it need not be tried."""
@@ -92,7 +88,7 @@ class Report:
 
     def stop(self, expected: str, got: str, remedy: str) -> NoReturn:
         """Raise at once with a fault of the file as a whole: nothing else can be said about it."""
-        raise OptionsError([Fault(self.file, "", expected, got, remedy)])
+        raise OptionsError([Fault(self.file, "", DscsrError(expected, got, remedy))])
 
     def raise_if_any(self) -> None:
         """Raise `OptionsError` with everything recorded so far; do nothing when there is nothing."""
@@ -127,10 +123,3 @@ def did_you_mean(word: Any, known: Iterable[str], otherwise: str = "") -> str:
     """Ask whether the nearest known word was meant, or give ``otherwise`` when none is close."""
     close = nearest(word, known)
     return f"Did you mean `{close}`?" if close else otherwise
-
-
-def listed(names: Iterable[Any], most: int = 8, code: bool = True) -> str:
-    """``a, b, c and 5 more`` for messages."""
-    every = [f"`{name}`" if code else str(name) for name in names]
-    more = len(every) - most
-    return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")

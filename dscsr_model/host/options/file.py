@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from dscsr_model.host.options_faults import Key, Report, did_you_mean, listed
+from dscsr_model.host.options.faults import Key, Report, did_you_mean
+from dscsr_model.options.section import listed
 
 _MOST_VALUES = 100_000
 
@@ -137,7 +138,7 @@ def _note_lines(node: yaml.Node | None, key: Key, report: Report) -> None:
         line = key_node.start_mark.line + 1
         if below in lines:
             got = f"it again in line {line}, after line {lines[below]}"
-            report.add_note(below, "every key once", got, "Remove one; the last would win silently.", line)
+            report.add_note(below, line, "every key once", got, "Remove one; the last would win silently.")
             for inside in [known for known in lines if known[: len(below)] == below]:
                 del lines[inside]  # the section that wins starts anew
         lines[below] = line

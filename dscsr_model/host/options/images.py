@@ -6,15 +6,17 @@ Reads names, LMDB's ``meta_info.txt`` and image headers, never whole images (but
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from dscsr_arch.errors import DataError
 from dscsr_model.data.lmdb_reader import read_meta
 from dscsr_model.data.lmdb_store import Shape
-from dscsr_model.host.options_faults import Key, Report, listed
+from dscsr_model.host.options.faults import Key, Report
+from dscsr_model.options.section import listed
 
 Size = tuple[int, int]  # height, width
 
@@ -53,6 +55,9 @@ def existing_folder(path: str, key: Key, report: Report) -> Path | None:
     return None
 
 
+# --- LMDBs ------------------------------------------------------------------------------------------------------------
+
+
 def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str, Shape] | None:
     """Names and shapes of the images of an LMDB in BasicSR's form, or None when it cannot be used.
 
@@ -71,57 +76,52 @@ def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str
             remedy = "Remove the slash at its end: BasicSR looks at the last letters."
         report.add(key, "a folder whose name ends in .lmdb (io_backend is lmdb)", repr(path), remedy)
         return None
-    for name in ("data.mdb", "meta_info.txt"):
-        if not (folder / name).is_file():
-            report.add(key, f"a file {name} in {path}", "no such file", "Prepare it again with `dscsr prepare`.")
-            return None
     try:
         shapes = {name: shape for name, (shape, _) in read_meta(folder).items()}
+        _check_entries(folder, list(shapes), encoded)
     except DataError as error:
         report.add_error(key, error)
         return None
-    return shapes if _check_entries(folder, shapes, key, report, encoded) else None
+    return shapes
 
 
-def _check_entries(folder: Path, names: Collection[str], key: Key, report: Report, encoded: bool) -> bool:
-    """Whether the database holds every name and its first image decodes. Opened read-only, nothing is written."""
+def _check_entries(folder: Path, names: list[str], encoded: bool) -> None:
+    """Check that the database holds every name and its first image decodes. Opened read-only, nothing is written.
+
+    Raises:
+        DataError: It does not, or it is damaged.
+    """
     import lmdb
 
     how = "--format png` (BasicSR's dataset reads encoded images)" if encoded else "…`"
     remedy = f"Prepare it again with `dscsr prepare {how}."
+    file = folder / "data.mdb"
     try:
         env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
-    except lmdb.Error as exc:
-        if "already open" in str(exc):  # by the program that called us: so it can be read
-            return True
-        report.add(key, "an LMDB that opens", f"{folder}: {exc}", remedy)
-        return False
-    try:
-        size, whole = (folder / "data.mdb").stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    except lmdb.Error as error:
+        if "already open" in str(error):  # by the program that called us: so it can be read
+            return
+        raise DataError("an LMDB that opens", f"{folder}: {error}", remedy) from error
+    with env:
+        size, whole = file.stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         if size < whole:  # reading past the end of a mapped file kills the process
-            report.add(key, f"{whole} bytes in {folder / 'data.mdb'}", f"{size}: it is truncated", remedy)
-            return False
+            raise DataError(f"{whole} bytes in {file}", f"{size}: it is truncated", remedy)
         with env.begin() as transaction:
             lost = [name for name in names if transaction.get(name.encode()) is None]
-            first = transaction.get(next(iter(names)).encode()) if names and not lost else None
-    finally:
-        env.close()
-    foreign = [name for name in names if encoded and not name.isascii()]
-    if foreign:
-        remedy = "Rename the images and prepare them again."
-        report.add(key, "ASCII names (BasicSR looks up no others)", listed(foreign, most=3), remedy)
-    elif lost:
+            first = transaction.get(names[0].encode()) if names and not lost else None
+    if foreign := [name for name in names if encoded and not name.isascii()]:
+        names_remedy = "Rename the images and prepare them again."
+        raise DataError("ASCII names (BasicSR looks up no others)", listed(foreign, most=3), names_remedy)
+    if lost:
         got = f"{len(lost)} of {len(names)} that are not ({listed(lost, most=3)})"
-        report.add(key, f"every image of meta_info.txt in {folder / 'data.mdb'}", got, remedy)
-    elif encoded and first is not None and not _decodes(first):
-        got = f"`{next(iter(names))}` of {len(first)} bytes, which is none (raw pixels?)"
-        report.add(key, f"encoded images (PNG or JPEG) in {folder}", got, remedy)
-    return not report.has(*key)
+        raise DataError(f"every image of meta_info.txt in {file}", got, remedy)
+    if encoded and first is not None and not _decodes(first):
+        got = f"`{names[0]}` of {len(first)} bytes, which is none (raw pixels?)"
+        raise DataError(f"encoded images (PNG or JPEG) in {folder}", got, remedy)
 
 
 def _decodes(data: bytes) -> bool:
     import cv2
-    import numpy as np
 
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is not None
 
@@ -142,6 +142,9 @@ def pair_lmdbs(gt: Mapping[str, Shape], lq: Mapping[str, Shape], key: Key, repor
     return None
 
 
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
 def list_folder(folder: Path, key: Key, report: Report) -> list[str] | None:
     """Names of the images directly in ``folder``, as BasicSR lists them; None when other files are among them."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
@@ -159,8 +162,7 @@ def list_folder(folder: Path, key: Key, report: Report) -> list[str] | None:
     return names
 
 
-def lq_name(gt_name: str, template: str) -> str:
-    """File name of the LQ image that BasicSR looks for."""
+def _lq_name(gt_name: str, template: str) -> str:
     stem, suffix = os.path.splitext(os.path.basename(gt_name))
     return f"{template.format(stem)}{suffix}"
 
@@ -170,9 +172,8 @@ def pair_folders(gt: Path, lq: Path, template: str, keys: tuple[Key, Key], repor
     gt_names, lq_names = list_folder(gt, keys[0], report), list_folder(lq, keys[1], report)
     if gt_names is None or lq_names is None:
         return None
-    wanted = {lq_name(name, template): name for name in gt_names}
-    lost = sorted(wanted.keys() - set(lq_names))
-    if lost:
+    wanted = {_lq_name(name, template): name for name in gt_names}
+    if lost := sorted(wanted.keys() - set(lq_names)):
         got = f"no {listed(lost, most=3)} in {lq}, which holds {listed(lq_names, most=3)}"
         remedy = f"Rename the files, or set `filename_tmpl`{_template_hint(wanted[lost[0]], lq_names)}."
         report.add(keys[1], f"an LQ image for each of {len(gt_names)} GT images, under its name", got, remedy)
@@ -182,7 +183,7 @@ def pair_folders(gt: Path, lq: Path, template: str, keys: tuple[Key, Key], repor
         got = f"{len(lq_names)}, among them {listed(extra, most=3)}"
         report.add(keys[1], f"as many LQ images as GT images ({len(gt_names)})", got, "Remove what has no GT.")
         return None
-    return measure(gt, lq, {name: lq_name(name, template) for name in gt_names}, keys, report)
+    return _measure(gt, lq, {name: _lq_name(name, template) for name in gt_names}, keys, report)
 
 
 def _template_hint(gt_name: str, lq_names: Iterable[str]) -> str:
@@ -200,32 +201,31 @@ def pair_listed(gt: Path, lq: Path, meta: str, template: str, key: Key, report: 
         report.add(where, "a file that lists the images", f"{meta!r}, which does not exist", "Correct the path.")
         return None
     lines = Path(meta).read_text(encoding="utf-8", errors="replace").splitlines()
-    pairs = {name: lq_name(name, template) for name in (line.strip().split(" ")[0] for line in lines)}
+    pairs = {name: _lq_name(name, template) for name in (line.strip().split(" ")[0] for line in lines)}
     lost = [str(gt / name) for name in pairs if not (gt / name).is_file()]
     lost += [str(lq / name) for name in pairs.values() if not (lq / name).is_file()]
     if lost:
         report.add(where, f"the images that {meta} lists", f"no {listed(lost, most=3)}", "Correct the list.")
         return None
-    return measure(gt, lq, pairs, ((*key, "dataroot_gt"), (*key, "dataroot_lq")), report)
+    return _measure(gt, lq, pairs, ((*key, "dataroot_gt"), (*key, "dataroot_lq")), report)
 
 
-def measure(gt: Path, lq: Path, pairs: Mapping[str, str], keys: tuple[Key, Key], report: Report) -> Images | None:
+def _measure(gt: Path, lq: Path, pairs: Mapping[str, str], keys: tuple[Key, Key], report: Report) -> Images | None:
     """Read the sizes of at most `MOST_HEADERS` pairs, evenly spread, from the image headers."""
-    names = list(pairs)[:: -(-len(pairs) // MOST_HEADERS) or 1]
     sizes: tuple[dict[str, Size], dict[str, Size]] = ({}, {})
-    broken: Counter[int] = Counter()
-    for name in names:
-        both = read_size(gt / name), read_size(lq / pairs[name])
-        for side, size in enumerate(both):
+    broken = False
+    for name in list(pairs)[:: -(-len(pairs) // MOST_HEADERS) or 1]:
+        both = _read_size(gt / name), _read_size(lq / pairs[name])
+        for key, size in zip(keys, both, strict=True):
             if isinstance(size, str):
-                broken[side] += 1
-                report.add(keys[side], "images that open", size, "Replace or remove it.")
-        if not isinstance(both[0], str) and not isinstance(both[1], str) and both[0] and both[1]:
+                broken = True
+                report.add(key, "images that open", size, "Replace or remove it.")
+        if isinstance(both[0], tuple) and isinstance(both[1], tuple):
             sizes[0][name], sizes[1][name] = both[0], both[1]
     return None if broken else Images(len(pairs), *sizes)
 
 
-def read_size(file: Path) -> Size | str | None:
+def _read_size(file: Path) -> Size | str | None:
     """Height and width as OpenCV would give them; a message for a broken image; None where only OpenCV can tell."""
     from PIL import Image, UnidentifiedImageError
 
@@ -236,8 +236,8 @@ def read_size(file: Path) -> Size | str | None:
     except UnidentifiedImageError:
         known = file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
         return f"{file}, which is no image or a broken one" if known else None
-    except (OSError, ValueError, SyntaxError) as exc:
-        return f"{file}: {exc}"
     except Image.DecompressionBombError:
         return None
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"{file}: {error}"
     return (width, height) if turned else (height, width)

@@ -1,0 +1,1 @@
+"""The check of option files: what the declarations in `dscsr_model.options` cannot say, BasicSR's traps above all."""

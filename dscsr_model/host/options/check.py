@@ -1,0 +1,77 @@
+"""Checks an option file before anything heavy starts, and says everything that is wrong with it at once.
+
+`check_options` runs inside ``dscsr train|test``. It builds no dataset, starts no process group and writes nothing;
+networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
+
+- `file`: is it there, is it YAML, ``--force_yml``;
+- `structure`: keys and values, against the declarations of `dscsr_model.options`; options that the model does not read;
+- `registry`: types that are named, and the arguments of their constructors;
+- `learning`, first half: what losses compare, and whether they can be built;
+- `data` with `images`: GPUs, folders, LMDBs, pairs, sizes, batches;
+- `weights` with `networks`: networks, their scale, weight files, the state to resume from;
+- `learning`, second half: LoRA, teachers, widths.
+
+Only what is unreadable stops the check early. What only types of other plugins know is not rejected.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from dscsr_model.host import user_code
+from dscsr_model.host.options.data import check_datasets, check_machine, leave_out_missing
+from dscsr_model.host.options.faults import Fault, OptionsError
+from dscsr_model.host.options.file import apply_force_yml, read_options
+from dscsr_model.host.options.learning import check_learning, check_losses, check_targets
+from dscsr_model.host.options.registry import check_registered
+from dscsr_model.host.options.run import Registries, Run
+from dscsr_model.host.options.structure import check_structure
+from dscsr_model.host.options.weights import check_networks
+
+__all__ = ["Fault", "OptionsError", "check_options"]
+
+
+def check_options(
+    path: str | os.PathLike[str],
+    *,
+    is_train: bool,
+    force_yml: Sequence[str] = (),
+    launcher: str = "none",
+    auto_resume: bool = False,
+    imports: Sequence[str] = (),
+    skip_missing: bool = False,
+) -> dict[str, str]:
+    """Check an option file as BasicSR's train or test pipeline would read it.
+
+    Args:
+        path: The option file. Paths inside it are taken from the working directory, as BasicSR does.
+        is_train: Whether to train (True) or to test with it.
+        force_yml: Entries of ``--force_yml``, for example ``["train:total_iter=1000"]``; applied before checking.
+        launcher: ``none``, ``pytorch`` or ``slurm``; the number of processes is read from their environment.
+        auto_resume: Whether ``--auto_resume`` is given: weights then come from the newest checkpoint.
+        imports: Files and modules of ``--import``, beside those that the option file names.
+        skip_missing: Leave out datasets whose folders are not there, unless none is.
+
+    Returns:
+        The path that is missing of every dataset that was left out, by its key under ``datasets:``.
+
+    Raises:
+        OptionsError: Something is wrong; it lists all that is.
+        DscsrError: BasicSR itself cannot be used, or the user's own code cannot be imported.
+    """
+    options, report = read_options(os.fspath(path))
+    apply_force_yml(options, force_yml, report)
+    registries = Registries()
+    user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
+    left_out = leave_out_missing(options) if skip_missing else {}
+    run = Run(options, report, is_train, launcher, auto_resume, registries)
+    check_structure(run)
+    check_targets(run)
+    check_registered(run)
+    check_losses(run)
+    check_machine(run)
+    check_datasets(run)
+    check_learning(run, check_networks(run))
+    report.raise_if_any()
+    return left_out
