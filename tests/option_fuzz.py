@@ -148,37 +148,27 @@ def _exchange(draw: random.Random, options: Section) -> None:
     one[key], other[name] = copy.deepcopy(other[name]), copy.deepcopy(one[key])
 
 
-_LIKELY: dict[str, tuple[Any, ...]] = {
-    "BOOL": (True, False), "COUNT": (1, 2, 3, 8), "NATURAL": (0, 1, 5), "RATIO": (0.1, 1, 3.5), "DECAY": (0, 0.5, 0.9),
-    "NUMBER": (0, 1, 0.5, -1), "NUMBERS": ([1], [0.5, 0.5], [1, 2, 3], [0.25]), "TEXT": ("psnr", "x"),
-    "WARMUP": (-1, 1, 5), "ITERATIONS": (1, 2, 3), "SEED": (0, 7), "WORKERS": (0, 1), "COMPILE": (False,),
-    "TEMPLATE": ("{}",), "NAMES": ("x",),
-}  # fmt: skip
+_LIKELY: tuple[Any, ...] = (
+    True, False, 0, 1, 2, 3, 5, 8, -1, 0.1, 0.5, 0.9, 3.5, [1], [0.5, 0.5], [1, 2, 3], [0.25], "psnr", "x", "{}", None,
+)  # fmt: skip
 
 
 def _likely(draw: random.Random, options: Section) -> None:
     """Give a known option a value of its kind: what is accepted most often."""
-    from dscsr_model.host import options_kinds as kinds
-    from dscsr_model.host import options_schema as schema
+    from dscsr_model.options.datasets import DATASETS, PairedImageDataset
+    from dscsr_model.options.file import MODELS, SROptions
+    from dscsr_model.options.section import Section as Declarations
 
-    model = schema.MODEL_OPTIONS.get(str(options.get("model_type")), {})
+    kind = MODELS.get(str(options.get("model_type")), SROptions)
     data = draw.choice(list(options["datasets"]))
-    kind = schema.DATASET_OPTIONS.get(str(options["datasets"][data].get("type")), {})
-    train, val = options.get("train", {}), options["val"]
-    tables = [
-        (train, {**schema.LOOP_TRAIN, **schema.MODEL_TRAIN, **model.get("train", {})}),
-        (val, {**schema.LOOP_VAL, **schema.MODEL_VAL, **model.get("val", {})}),
-        (val, model.get("val", {})),
-        (options.get("logger", {}), {**schema.LOGGER, **model.get("logger", {})}),
-        (options["datasets"][data], {**schema.LOOP_DATASET, **kind}),
-        (train.get("optim_g", {}), schema.OPTIM),
-        (train.get("scheduler", {}), schema.SCHEDULER),
-        (options["path"], {**schema.LOOP_PATH, **schema.MODEL_PATH}),
-    ]
-    section, table = draw.choice(tables)
-    name = draw.choice(sorted(table))
-    named = next((key for key, value in vars(kinds).items() if value is table[name].kind), "")
-    values = (*_LIKELY.get(named, table[name].kind.choices), *([None] if table[name].null else []))
+    dataset = options["datasets"][data]
+    sections: list[tuple[Section, type[Declarations]]] = [(dataset, DATASETS.get(dataset["type"], PairedImageDataset))]
+    sections += [(options.get(key, {}), kind.inside(key)) for key in ("train", "val", "val", "logger", "path")]
+    train, declared = sections[1]
+    sections += [(train.get(key, {}), declared.inside(key)) for key in ("optim_g", "scheduler")]
+    section, of = draw.choice(sections)
+    name = draw.choice(sorted(key for key in of.declared() if not of.inside(key)))
+    values = [value for value in (*_LIKELY, *of.choices(name)) if not of.refused({name: value})]
     section[name] = copy.deepcopy(draw.choice(values))
 
 

@@ -189,15 +189,18 @@ def check_learning(run: Run, network: nn.Module | None) -> None:
 
 def _check_widths(run: Run, network: CSSRNet) -> None:
     val, report = run.section("val"), run.report
+    if report.has("val", "widths"):
+        return
     teacher = [widths.TEACHER] if not run.is_train or any(t.needs_teacher for t in run.targets.values()) else []
     given, known = val.get("widths"), sorted({widths.TEACHER, *network.widths})
     if given is not None and not (given and all(width in known for width in given)):
         remedy = "Take these, or add to `network_g: widths`."
         report.add(("val", "widths"), f"widths among {listed(known, code=False)}", describe(given), remedy)
+        return
     metrics = run.section("val", "metrics")
     names = [*metrics, *(f"{name}_{widths.label(w)}" for name in metrics for w in given or [*network.widths, *teacher])]
     best = val.get("best_metric")
-    if best is not None and best not in names and not report.has("val", "widths"):
+    if best is not None and best not in names:
         report.add(("val", "best_metric"), f"one of {listed(names, most=20)}", describe(best), "Take one.")
 
 

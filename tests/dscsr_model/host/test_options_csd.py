@@ -94,9 +94,10 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({WIDTHS: [0.3]}, "network_g", "width 0.3 to leave a whole number of channels, from 1, but got 2.4 of `num_feat:"),
     ({WIDTHS: [0.05]}, "network_g", "Expected width 0.05 to leave a whole number of channels, from 1, but got 0.4"),
     ({WIDTHS: [2]}, "network_g", "Expected `widths` to be different numbers between 0 and 1"),
-    ({"val:widths": [0.75]}, "val: widths", "Expected `val: widths` to be a list of widths among 0.25, 0.5, 1.0"),
+    ({"val:widths": [0.75]}, "val: widths", "Expected widths among 0.25, 0.5, 1.0, but got [0.75]"),
     ({"val:widths": "all"}, "val: widths", "Expected a list of numbers, but got the text 'all'"),
-    ({"val:best_metric": "psnr_w0.75"}, "val: best_metric", "one of psnr, psnr_w0.25, psnr_w0.5, psnr_w1.0, but got"),
+    ({"val:best_metric": "psnr_w0.75"}, "val: best_metric",
+     "one of `psnr`, `psnr_w0.25`, `psnr_w0.5`, `psnr_w1.0`, but got"),
     # the backbone
     (backbone(type="EDRS"), "network_g: backbone: type", "Expected a registered network, but got the text 'EDRS'. Did "
      "you mean `EDSR`?"),
@@ -124,9 +125,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"train:contrastive_opt:feature_layers": ["body.7"]}, "train: contrastive_opt: feature_layers",
      "Expected a layer of EDSR, but got 'body.7'"),
     ({"train:contrastive_opt:output_of": "teacher"}, "train: contrastive_opt", "to draw students to the teacher"),
-    ({f"{PIXEL}:output_of": "studnt"}, "train: pixel_opt", "one of student, teacher, but got 'studnt'"),
+    ({f"{PIXEL}:output_of": "studnt"}, "train: pixel_opt: output_of", "Did you mean `student`?"),
     ({f"{PIXEL}:outputof": "student"}, "train: pixel_opt: outputof", "Expected an argument of L1Loss"),
-    ({f"{PIXEL}:start_iter": -1}, "train: pixel_opt", "`pixel_opt: start_iter` to be a whole number of at least 1"),
+    ({f"{PIXEL}:start_iter": -1}, "train: pixel_opt: start_iter", "a whole number of at least 1"),
     ({f"{PIXEL}:start_iter": 7, "train:contrastive_opt": REMOVED}, "train: total_iter",
      "Expected a loss in every iteration, but got none in iteration 6 of 10"),
 ]  # fmt: skip
@@ -143,7 +144,7 @@ def test_faults_are_told_together(check):
     faults = check(**{
         **backbone(type="EDRS"), "val:best_metric": 3, f"{PIXEL}:target": "lq", "train:accumulate_steps": 2,
     })  # fmt: skip
-    keys = {"network_g: backbone: type", "val: best_metric", "train: pixel_opt"}
+    keys = {"network_g: backbone: type", "val: best_metric", "train: pixel_opt: target"}
     assert set(faults) == {*keys, "train: contrastive_opt: num_negatives"}
 
 

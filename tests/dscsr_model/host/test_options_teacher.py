@@ -115,11 +115,13 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_1", "body.1"]}},
      "train: affinity_opt: teacher_layers: body.1", "Expected a layer of SPAN, but got 'body.1'"),
     ({"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_1"]}}, "train: affinity_opt", "to name 2 layers"),
-    ({"train:affinity_opt": {**AFFINITY, "layers": []}}, "train: affinity_opt", "a list of layer names"),
+    ({"train:affinity_opt": {**AFFINITY, "layers": []}}, "train: affinity_opt: layers",
+     "Expected a list of layer names"),
     ({"train:affinity_opt": {**AFFINITY, "target": "gt"}}, "train: affinity_opt", "to be the teacher"),
     ({"train:affinity_opt": {"type": "SpatialAffinityLoss", "teacher_layers": ["block_1"]}}, "train: affinity_opt",
-     "`layers` beside `teacher_layers`"),
-    ({"train:teacher_opt": {"type": "L1Loss", "target": "techer"}}, "train: teacher_opt", "one of `gt`, `teacher`"),
+     "Expected `layers` beside `teacher_layers`"),
+    ({"train:teacher_opt": {"type": "L1Loss", "target": "techer"}}, "train: teacher_opt: target",
+     "Did you mean `teacher`?"),
     ({"train:affinity_opt": {"type": "L1Loss", "layers": ["block_1"]}}, "train: affinity_opt: layers: block_1",
      "Expected features that L1Loss can compare, for an image of 16×16, but got 8 channels of 16×16 beside the "
      "teacher's 6 channels of 16×16. Take layers that match"),
@@ -132,7 +134,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"model_type": "EfficientSRModel", "train:affinity_opt": REMOVED}, "teacher",
      "Expected a model type that knows `teacher:` (`DSCLoRAModel`, `DistillationModel`), but got"),
     ({"model_type": "EfficientSRModel", "train:affinity_opt": REMOVED}, "train: teacher_opt: target",
-     "Expected a model type that knows `target`"),
+     "Expected a model type that knows `target:`"),
     ({"model_type": "DSCLoRAModel", "path:pretrain_network_g": "@base.pth"}, "network_g",
      "Expected a network with LoRA, but got SPAN without"),
     ({"model_type": "DSCLoRAModel", "network_g": {**BASE, "type": "DSCLoRA"}}, "path: pretrain_network_g",
@@ -205,7 +207,7 @@ def test_faults_are_told_together(check):
         teacher={"weights": "@x2.pth"},
         **{"train:affinity_opt": {**AFFINITY, "layers": ["blok_1", "blok_2"]}, "train:teacher_opt:target": "me"},
     )
-    keys = {"teacher", "train: teacher_opt", *(f"train: affinity_opt: layers: blok_{n}" for n in (1, 2))}
+    keys = {"teacher", "train: teacher_opt: target", *(f"train: affinity_opt: layers: blok_{n}" for n in (1, 2))}
     assert set(faults) == keys
 
 
