@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import SIDE, check_sizes, common_side, quietly_built
 from dscsr_model.host.options.registry import check_typed
@@ -256,7 +256,7 @@ def _teachers(run: Run) -> Iterator[nn.Module | None]:
         try:
             with quietly_built():
                 yield frozen(build_teachers({**section, "weights": file}, build)[0])
-        except DscsrError as error:
+        except (LoRAError, WeightsError) as error:
             run.report.add_error(key, error)
         except Exception as error:  # whatever a constructor raises
             run.report.add_raised(("teacher", "network"), "arguments that the network takes", error)
