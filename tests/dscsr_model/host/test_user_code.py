@@ -177,7 +177,5 @@ def test_keys_of_ours_that_nothing_reads(folder):
     words = "`teacher:` (`DSCLoRAModel`, `DistillationModel`), but got `model_type: TheirModel`, whose code does not"
     assert words in faults["teacher"]
     assert set(found("TheirEfficientModel")) == {"teacher"}
-    words = (
-        "that knows `precision:` (`CSDModel`, `DSCLoRAModel`, `DistillationModel`, `EfficientSRModel`), but got"
-    )
+    words = "that knows `precision:` (`CSDModel`, `DSCLoRAModel`, `DistillationModel`, `EfficientSRModel`), but got"
     assert words in found("SRModel")["train: precision"]
