@@ -4,12 +4,13 @@
 networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
 
 - `file`: is it there, is it YAML, ``--force_yml``;
-- `structure`: keys and values, against the declarations of `dscsr_model.options`; options that the model does not read;
+- `structure`: keys and values, against the declarations of `dscsr_model.options`; `unread`: options of ours
+  that another plugin's model ignores;
 - `registry`: types that are named, and the arguments of their constructors;
-- `learning`, first half: what losses compare, and whether they can be built;
+- `losses`: what they compare, and whether they can be built;
 - `data` with `images`: GPUs, folders, LMDBs, pairs, sizes, batches;
 - `weights` with `networks`: networks, their scale, weight files, the state to resume from;
-- `learning`, second half: LoRA, teachers, widths.
+- `teachers`: LoRA, what students learn from.
 
 Only what is unreadable stops the check early. What only types of other plugins know is not rejected.
 """
@@ -23,10 +24,12 @@ from dscsr_model.host import user_code
 from dscsr_model.host.options.data import check_datasets, check_machine, leave_out_missing
 from dscsr_model.host.options.faults import Fault, OptionsError
 from dscsr_model.host.options.file import apply_force_yml, read_options
-from dscsr_model.host.options.learning import check_learning, check_losses, check_targets
+from dscsr_model.host.options.losses import check_csd, check_losses, check_targets
 from dscsr_model.host.options.registry import check_registered
 from dscsr_model.host.options.run import Registries, Run
 from dscsr_model.host.options.structure import check_structure
+from dscsr_model.host.options.teachers import check_teachers
+from dscsr_model.host.options.unread import check_unread
 from dscsr_model.host.options.weights import check_networks
 
 __all__ = ["Fault", "OptionsError", "check_options"]
@@ -66,12 +69,15 @@ def check_options(
     user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
     left_out = leave_out_missing(options) if skip_missing else {}
     run = Run(options, report, is_train, launcher, auto_resume, registries)
+    check_unread(run)
     check_structure(run)
     check_targets(run)
     check_registered(run)
     check_losses(run)
     check_machine(run)
     check_datasets(run)
-    check_learning(run, check_networks(run))
+    network = check_networks(run)
+    check_teachers(run, network)
+    check_csd(run, network)
     report.raise_if_any()
     return left_out

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import numpy as np
 from dscsr_model.host.options.faults import Key, Report, did_you_mean, nearest
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.datasets import PairedImageDataset
-from dscsr_model.options.file import MODELS, EfficientOptions, models_knowing
+from dscsr_model.options.file import EfficientOptions, models_knowing
 from dscsr_model.options.losses import TARGET_KEYS
 from dscsr_model.options.section import Section, describe, listed
 from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, TrainSection
@@ -31,7 +29,7 @@ _PLACES: dict[str, type[Section]] = {
 }
 _ELSEWHERE = {key: place for place, kind in _PLACES.items() for key in kind.declared() if key not in ("name", "type")}
 _ELSEWHERE["lora"] = "`network_g:`"
-_LORA_MODELS = ["DSCLoRAModel", "DistillationModel", "EfficientSRModel"]
+LORA_MODELS = ["DSCLoRAModel", "DistillationModel", "EfficientSRModel"]
 # BasicSR's datasets of something else than LQ and GT images, which models like SRModel take.
 _FILMS = ("REDSDataset", "REDSRecurrentDataset", "Vimeo90KDataset", "Vimeo90KRecurrentDataset", "VideoTestDataset",
           "VideoTestVimeo90KDataset", "VideoTestDUFDataset", "VideoRecurrentTestDataset")  # fmt: skip
@@ -47,9 +45,7 @@ def check_structure(run: Run) -> None:
     options, report = run.options, run.report
     unread = () if run.is_train else ("train", "logger")  # BasicSR's test.py does not read them
     _find_text_numbers({key: value for key, value in options.items() if key not in unread}, (), report)
-    if run.known_model is None:
-        _check_unread(run)
-    elif "network_t" in options:
+    if run.known_model is not None and "network_t" in options:
         remedy = (
             "Take a model type that distils and a top-level `teacher:` section (`network:`, `weights:`, `param_key:`); "
             "BasicSR replaces every `network_*` by the run's own weights when it resumes."
@@ -113,15 +109,16 @@ def check_section(
 def _unknown(run: Run, key: Key, kind: type[Section], meant: str | None) -> None:
     name = key[-1]
     if models := models_knowing(":".join(key[:-1]), name):
-        if run.known_model is not None:  # else `_check_unread` has looked
-            _of_other_models(run, key, models)
+        if run.known_model is not None:  # else `check_unread` looks
+            of_other_models(run, key, models)
         return
     remedy = f"Did you mean `{meant}`?" if meant else f"Known here: {listed(sorted(kind.declared()), most=30)}."
     remedy = f"It belongs under {_ELSEWHERE[name]}." if name in _ELSEWHERE else remedy
     run.report.add(key, "a known option", f"`{name}`", remedy)
 
 
-def _of_other_models(run: Run, key: Key, models: Iterable[str], why: str = "which does not know it") -> None:
+def of_other_models(run: Run, key: Key, models: Iterable[str], why: str = "which does not know it") -> None:
+    """Report a key that only other model types read."""
     got = f"`model_type: {run.options['model_type']}`, {why}"
     run.report.add(key, f"a model type that knows `{key[-1]}:` ({listed(models)})", got, "Take one, or remove the key.")
 
@@ -165,8 +162,8 @@ def _check_lora(run: Run) -> None:
     key, given = ("network_g", "lora"), run.section("network_g").get("lora")
     if given is None:
         return
-    if run.known_model not in _LORA_MODELS:
-        _of_other_models(run, key, _LORA_MODELS)
+    if run.known_model not in LORA_MODELS:
+        of_other_models(run, key, LORA_MODELS)
     elif isinstance(given, dict):
         check_section(run, key, given, LoRASection, run.phase)
     else:
@@ -183,7 +180,7 @@ def _check_losses(run: Run) -> None:
         takes = inspect.signature(kind).parameters if kind is not None else {}
         for name in TARGET_KEYS:
             if name in section and name not in takes:
-                _of_other_models(run, (*key, name), models_knowing("", "teacher"))
+                of_other_models(run, (*key, name), models_knowing("", "teacher"))
 
 
 def _check_val(run: Run) -> None:
@@ -258,46 +255,3 @@ def _check_dataset(run: Run, key: Key, dataset: Mapping[Any, Any]) -> None:
     if (dataset.get("mean") is None) != (dataset.get("std") is None):
         lacking = "mean" if dataset.get("mean") is None else "std"
         report.add((*key, lacking), "`mean` and `std` together", "only one of them", "Give both or neither.")
-
-
-# --- models of others -------------------------------------------------------------------------------------------------
-
-
-def _check_unread(run: Run) -> None:
-    """Report options that only our models read, under a model of others whose source never mentions them."""
-    model = find(run.registries.models, run.options.get("model_type"))
-    if not inspect.isclass(model):
-        return
-    ours = {cls.__name__ for cls in model.__mro__} & set(MODELS)  # it is one of ours, and more
-    source: str | None = None
-    for key, models in _of_ours(run):
-        if ours & set(models):
-            continue
-        source = _source(model) if source is None else source
-        if not re.search(rf"""["']{key[-1]}["']""", source):
-            _of_other_models(run, key, models, "whose code does not mention it")
-
-
-def _of_ours(run: Run) -> Iterator[tuple[Key, list[str]]]:
-    """The keys of ours in the file, each with the model types that know it."""
-    if "lora" in run.section("network_g"):
-        yield ("network_g", "lora"), _LORA_MODELS
-    for section in ("", "train", "val", "logger") if run.is_train else ("", "val"):
-        key = (section,) if section else ()
-        for name in run.section(*key):
-            if models := models_knowing(section, name):
-                yield (*key, str(name)), models
-
-
-def _source(model: type) -> str:
-    """All that is loaded of the packages that the model and its parents come from, but ours."""
-    packages = {cls.__module__.partition(".")[0] for cls in model.__mro__} - {"builtins", "dscsr_model"}
-    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
-    return "\n".join(filter(None, map(_text, loaded)))
-
-
-def _text(module: ModuleType) -> str | None:
-    try:
-        return inspect.getsource(module)
-    except (OSError, TypeError):  # no Python source, or an empty file
-        return None

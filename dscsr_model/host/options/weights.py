@@ -14,9 +14,9 @@ from dscsr_arch.metadata import described
 from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.weight_files import WeightFile, read_pickle, read_weight_file
 from dscsr_model.host.options.faults import Key
-from dscsr_model.host.options.learning import put_lora
 from dscsr_model.host.options.networks import IMAGE_NETWORKS, build_network, check_against_data, check_sizes
 from dscsr_model.host.options.run import Run, find
+from dscsr_model.host.options.teachers import put_lora
 from dscsr_model.options.section import listed
 from dscsr_model.training.checkpoints import iterations, newest_whole
 

@@ -1,0 +1,184 @@
+"""What students learn from: teachers, the layers that are compared, and LoRA."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dscsr_arch.conv_lora import lora_layers
+from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
+from dscsr_model.host.options.faults import Key
+from dscsr_model.host.options.networks import SIDE, check_sizes, common_side, quietly_built
+from dscsr_model.host.options.run import Run, find
+from dscsr_model.options.section import describe
+from dscsr_model.training import lora
+from dscsr_model.training.feature_hooks import FeatureHooks, Features, check_layer
+from dscsr_model.training.teacher import AS_TEACHER, build_teachers, frozen
+from dscsr_model.training.validation import evaluating
+
+# Losses that may compare features and cost nothing to build.
+_FEATURE_LOSSES = frozenset({"SpatialAffinityLoss", "L1Loss", "MSELoss", "CharbonnierLoss"})
+
+
+def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
+    """``network`` with the LoRA of its section; None where that is faulty."""
+    section, key = run.section("network_g").get("lora"), ("network_g", "lora")
+    if not run.ours or run.is_csd or section is None:
+        return network
+    if run.is_train:
+        _check_base(run)
+    for name in ("rank", "dropout") if not section.get("layers") else ():
+        if section.get(name):
+            words = f"`{name}` beside `layers`, as `weights` alone tell their ranks and train as they are"
+            run.report.add((*key, name), words, describe(section[name]), "Remove it, or add `layers`.")
+    if run.report.has(*key):
+        return None
+    blamed: Key = key
+    try:
+        if section.get("layers"):
+            blamed = (*key, "layers")
+            network = lora.put(network, {**section, "weights": None})
+        if section.get("weights"):
+            blamed = (*key, "weights")
+        return lora.start_from(network, section) if section.get("layers") else lora.put(network, section)
+    except DscsrError as error:
+        run.report.add_error(blamed, error)
+        return None
+
+
+def _check_base(run: Run) -> None:
+    if run.section("path").get("pretrain_network_g") is None:
+        remedy = "LoRA trains on a frozen network: name the weight file of a trained one."
+        run.report.add(("path", "pretrain_network_g"), "the base of the LoRA", "none", remedy)
+
+
+def check_teachers(run: Run, network: nn.Module | None) -> None:
+    """Report layers that are not there, and a teacher that cannot be had or does not match the student.
+
+    Args:
+        run: What is checked.
+        network: ``network_g``; None where it could not be built.
+    """
+    if not run.is_train or not run.distils:
+        return
+    if run.known_model == "DSCLoRAModel":
+        if network is not None and not lora_layers(network):
+            remedy = "Take `type: DSCLoRA`, add `lora:`, or take `model_type: DistillationModel` to train everything."
+            run.report.add(("network_g",), "a network with LoRA", f"{type(network).__name__} without", remedy)
+        if run.section("network_g").get("lora") is None:  # else `put_lora` has looked
+            _check_base(run)
+        needed = any(target.needs_teacher for target in run.targets.values())
+    teachers = [teacher for teacher in _teachers(run) if teacher is not None] if needed else []
+    for key, target in run.targets.items():
+        for name, of in (("layers", network), ("teacher_layers", teachers[0] if teachers else None)):
+            where = (*key, name if name in run.section(*key) else "layers")
+            for layer in getattr(target, name) or target.layers or ():
+                if of is not None:
+                    _check_layer(run, (*where, layer), layer, of)
+    if teachers and any(target.layers for target in run.targets.values()):
+        check_sizes(teachers[0], run, ("teacher",), AS_TEACHER)
+    if teachers and not run.report.has("network_g"):
+        _compare(run, network, teachers)
+
+
+def _check_layer(run: Run, key: Key, layer: str, network: nn.Module) -> None:
+    try:
+        check_layer(layer, dict(network.named_modules()), type(network).__name__)
+    except DscsrError as error:
+        run.report.add_error(key, error)
+
+
+def _teachers(run: Run) -> Iterator[nn.Module | None]:
+    """The teachers, fused; each file that is none is reported."""
+    section = run.section("teacher")
+    if not section or run.report.has("teacher"):
+        return
+
+    def build(network: Mapping[str, Any]) -> Any:
+        return run.registries.networks.get(network["type"])(**{k: v for k, v in network.items() if k != "type"})
+
+    named = section["weights"]
+    for file in named if isinstance(named, list) else [named]:
+        key = ("teacher", "weights", *([str(file)] if isinstance(named, list) else []))
+        try:
+            with quietly_built():
+                yield frozen(build_teachers({**section, "weights": file}, build)[0])
+        except (LoRAError, WeightsError) as error:
+            run.report.add_error(key, error)
+        except Exception as error:  # whatever a constructor raises
+            run.report.add_raised(("teacher", "network"), "arguments that the network takes", error)
+
+
+def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> None:
+    """Send a small image through student and teachers: do their outputs and features match in shape?"""
+    report, scale, channels = run.report, run.whole("scale"), _input_channels(run)
+    side = common_side([*teachers, *([network] if network is not None else [])], SIDE)
+    x = torch.zeros(1, channels, side, side)
+    pairs = [(key, *pair) for key, target in run.targets.items() for pair in target.pairs]
+    ours = _probe(network, x, [layer for _, layer, _ in pairs]) if network is not None else ""
+    features: Features = {}
+    for number, teacher in enumerate(teachers):
+        answer = _probe(teacher, x, [] if number else [layer for _, _, layer in pairs])
+        kind, expected, got = type(teacher).__name__, "", ""
+        if isinstance(answer, str):
+            expected, got = (
+                f"a teacher for images of {channels} channels, which `network_g` takes",
+                f"that says: {answer}",
+            )
+        elif scale is not None and answer[0].shape[-1] != side * scale:
+            expected = f"a teacher of scale {scale}, as `scale: {scale}` says"
+            got = f"of scale {answer[0].shape[-1] / side:g}"
+        elif not isinstance(ours, str) and answer[0].shape[1] != ours[0].shape[1]:
+            expected = f"a teacher whose images have {ours[0].shape[1]} channels, as those of `network_g`"
+            got = f"with {answer[0].shape[1]}"
+        if expected or isinstance(answer, str):
+            report.add(("teacher",), expected, f"a {kind} {got}", "Take another one.")
+            return
+        features = features or dict(answer[1])
+    own_features = {} if isinstance(ours, str) else ours[1]
+    for key, one, other in pairs:
+        if one in own_features and other in features:
+            _compare_features(run, key, one, own_features[one], features[other], side)
+
+
+def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int) -> None:
+    """Whether the loss takes features of these shapes; losses that are costly to build are not asked."""
+    kind = run.section(*key)["type"]
+    loss = find(run.registries.losses, kind)
+    if kind not in _FEATURE_LOSSES or loss is None or ours.dim() != 4 or theirs.dim() != 4:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
+            loss(**run.arguments(key))(torch.rand(ours.shape), torch.rand(theirs.shape))
+    except Exception:  # whatever a loss raises
+        shapes = (f"{feature.shape[1]} channels of {feature.shape[2]}×{feature.shape[3]}" for feature in (ours, theirs))
+        words = f"features that {kind} can compare, for an image of {side}×{side}"
+        remedy = "Take layers that match, a teacher of this width, or SpatialAffinityLoss, which compares any channels."
+        run.report.add((*key, "layers", layer), words, "{} beside the teacher's {}".format(*shapes), remedy)
+
+
+def _input_channels(run: Run) -> int:
+    section = run.section("network_g")
+    network = find(run.registries.networks, section.get("type"))
+    parameter = inspect.signature(network).parameters.get("num_in_ch") if network is not None else None
+    default = 3 if parameter is None or not isinstance(parameter.default, int) else parameter.default
+    return run.whole("network_g", "num_in_ch", default=default) or default
+
+
+def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor, Features] | str:
+    """Output and features of the image ``x``; or, in words, what went wrong."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    known = dict(network.named_modules())
+    wanted = [layer for layer in layers if layer in known]
+    try:
+        with torch.no_grad(), evaluating(network), FeatureHooks(network, wanted) as hooks:
+            output, features = hooks.watch(network, x.to(device))
+    except Exception as error:  # a layer that no image passes, an input of other channels, an operation without meta
+        return str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
+    return output, features
