@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import model_validator
@@ -106,17 +105,3 @@ class CSDLoss(Section):
 
 TARGET_KEYS = tuple(LossTarget.declared())
 CSD_KEYS = tuple(key for key in CSDLoss.declared() if key not in ("type", "features"))
-
-
-def check_cover(losses: Iterable[CSDLoss], total_iter: int) -> None:
-    """Check that there is something to train in every iteration.
-
-    Raises:
-        DscsrError: Somewhere no loss counts.
-    """
-    losses = list(losses)
-    begins = [1, *(loss.end_iter + 1 for loss in losses if loss.end_iter is not None)]
-    for iteration in sorted(begins):
-        if iteration <= total_iter and not any(loss.covers(iteration) for loss in losses):
-            got = f"none in iteration {iteration} of {total_iter}"
-            raise DscsrError("a loss in every iteration", got, "Correct `start_iter` and `end_iter`, or `total_iter`.")

@@ -15,17 +15,17 @@ from dscsr_model.host.options.structure import check_section
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 from dscsr_model.losses.vgg import SMALLEST
-from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS, CSDLoss, LossTarget, check_cover
+from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS, CSDLoss, LossTarget
 from dscsr_model.options.section import describe, listed
-from dscsr_model.training import log, widths
-from dscsr_model.training.teacher_features import TeacherFeatures
+from dscsr_model.training import widths
+from dscsr_model.training.loss_sections import check_cover, check_names, loss_sections
+from dscsr_model.training.teacher import TeacherFeatures
 
 
 def check_losses(run: Run) -> None:
     """Report values that our losses do not take, weights that are not there, and batches that are too small."""
     if run.is_train and run.ours:
-        names = [str(name).removesuffix("_opt") for name, loss in run.section("train").items() if loss]
-        _try(run, ("train",), lambda: log.check_names(names))
+        _try(run, ("train",), lambda: check_names(loss_sections(run.section("train"))))
     for key, section in run.losses():
         if run.report.has(*key):
             continue
@@ -93,7 +93,11 @@ def check_targets(run: Run) -> None:
     total: Any = run.section("train").get("total_iter")
     known = len(run.targets) == len(run.losses()) and not run.report.has("train", "total_iter")
     if run.is_csd and run.targets and known:
-        _try(run, ("train", "total_iter"), lambda: check_cover(run.targets.values(), int(total)))
+        _try(
+            run,
+            ("train", "total_iter"),
+            lambda: check_cover({key[-1]: target for key, target in run.targets.items()}, int(total)),
+        )
     border, side = run.whole("teacher", "border"), run.whole("datasets", "train", "gt_size")
     scale = run.whole("scale")
     if border and side and scale and 2 * border >= side // scale:

@@ -189,7 +189,7 @@ def _check_scheduler(run: Run) -> None:
         report.add((*key, "type"), f"a schedule of {run.known_model}", describe(kind), remedy)
         return
     theirs = _SCHEDULERS.get(kind)
-    schedule: Any = getattr(lr_scheduler, theirs) if theirs else optimizers.scheduler_class(kind)
+    schedule: Any = getattr(lr_scheduler, theirs) if theirs else getattr(torch.optim.lr_scheduler, kind)
     check_arguments(key, arguments, schedule, report, given=("optimizer", "last_epoch"))
     if report.has(*key):
         return

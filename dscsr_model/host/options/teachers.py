@@ -42,10 +42,10 @@ def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
     try:
         if section.get("layers"):
             blamed = (*key, "layers")
-            network = lora.put(network, {**section, "weights": None})
+            network = lora.inject_lora(network, {**section, "weights": None})
         if section.get("weights"):
             blamed = (*key, "weights")
-        return lora.start_from(network, section) if section.get("layers") else lora.put(network, section)
+        return lora.start_from(network, section) if section.get("layers") else lora.inject_lora(network, section)
     except DscsrError as error:
         run.report.add_error(blamed, error)
         return None
@@ -72,7 +72,7 @@ def check_teachers(run: Run, network: nn.Module | None) -> None:
             run.report.add(("network_g",), "a network with LoRA", f"{type(network).__name__} without", remedy)
         if run.section("network_g").get("lora") is None:  # else `put_lora` has looked
             _check_base(run)
-        needed = any(target.needs_teacher for target in run.targets.values())
+    needed = any(target.needs_teacher for target in run.targets.values())
     teachers = [teacher for teacher in _teachers(run) if teacher is not None] if needed else []
     for key, target in run.targets.items():
         for name, of in (("layers", network), ("teacher_layers", teachers[0] if teachers else None)):
@@ -177,8 +177,8 @@ def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor
     known = dict(network.named_modules())
     wanted = [layer for layer in layers if layer in known]
     try:
-        with torch.no_grad(), evaluating(network), FeatureHooks(network, wanted) as hooks:
-            output, features = hooks.watch(network, x.to(device))
+        with torch.no_grad(), evaluating(network):
+            output, features = FeatureHooks(network, wanted).watch(network, x.to(device))
     except Exception as error:  # a layer that no image passes, an input of other channels, an operation without meta
         return str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
     return output, features
