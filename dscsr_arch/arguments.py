@@ -23,7 +23,7 @@ from dscsr_arch.metadata import (
 )
 from dscsr_arch.weight_files import WeightFile
 
-Path = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 
 class AssumedWarning(DscsrWarning):
@@ -42,10 +42,10 @@ class Said(NamedTuple):
     """What a file says of its network."""
 
     metadata: Metadata
-    path: Path
+    path: FilePath
 
 
-def metadata_in(file: WeightFile, path: Path) -> Said | None:
+def metadata_in(file: WeightFile, path: FilePath) -> Said | None:
     """What a file that was read from ``path`` says of its network; None if nothing.
 
     Raises:
@@ -55,7 +55,7 @@ def metadata_in(file: WeightFile, path: Path) -> Said | None:
     return None if metadata is None else Said(metadata, path)
 
 
-def contradiction(file: WeightFile, path: Path, network: Metadata) -> str:
+def contradiction(file: WeightFile, path: FilePath, network: Metadata) -> str:
     """What a file says of its network where that is not ``network``, e.g. ``img_range: 1, not 255``; else empty.
 
     Raises:
@@ -67,7 +67,7 @@ def contradiction(file: WeightFile, path: Path, network: Metadata) -> str:
 
 
 def trained_otherwise(
-    file: WeightFile, path: Path, network: nn.Module, section: Mapping[str, Any] | None = None
+    file: WeightFile, path: FilePath, network: nn.Module, section: Mapping[str, Any] | None = None
 ) -> str:
     """As `contradiction`, of a network that is built.
 
@@ -85,7 +85,7 @@ def trained_otherwise(
 
 
 def arguments_of(
-    architecture: Architecture, state_dict: StateDict, given: Given, said: Said | None, path: Path
+    architecture: Architecture, state_dict: StateDict, given: Given, said: Said | None, path: FilePath
 ) -> tuple[dict[str, Any], list[DscsrWarning]]:
     """Arguments of the network of ``state_dict`` at ``path``: as given, else as said, else as its shapes tell.
 
@@ -133,7 +133,7 @@ def arguments_of(
     return arguments, notes
 
 
-def _check_shapes(sections: list[Metadata], arguments: Mapping[str, Any], given: Given, path: Path) -> None:
+def _check_shapes(sections: list[Metadata], arguments: Mapping[str, Any], given: Given, path: FilePath) -> None:
     """Raise `WeightsError` unless one of the networks of an option file has what the shapes of the weights tell."""
     faults = []
     for metadata in sections:

@@ -10,7 +10,6 @@ attributes hold, and concatenated channels are sliced as prefixes of the concate
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
+
+from dscsr_arch.errors import ArgumentError
 
 
 def prefix(tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -32,22 +33,19 @@ def scaled_arguments(arguments: Mapping[str, Any], names: Sequence[str], width: 
     """Constructor arguments of the student: those under ``names`` times ``width``.
 
     Raises:
-        ValueError: A name is not among ``arguments`` or no whole number, or the width leaves no whole channel of it.
+        ArgumentError: A name is not among ``arguments`` or no whole number, or the width leaves no whole channel of it.
     """
     scaled = dict(arguments)
     for name in names:
         value = arguments.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(
-                f"Expected `{name}` to be a whole number in the backbone, since it is its width, but got {value!r}. "
-                f"Give it there, or name other `width_args`."
-            )
+            words = f"`{name}` to be a whole number in the backbone, since it is its width"
+            raise ArgumentError(words, repr(value), "Give it there, or name other `width_args`.")
         channels = round(value * width)
         if channels < 1 or not math.isclose(channels, value * width, rel_tol=1e-6):
-            raise ValueError(
-                f"Expected width {width:g} to leave a whole number of channels, from 1, but got {value * width:g} of "
-                f"`{name}: {value}`. Choose a multiple of 1/{value} such as {max(1, channels) / value:g}."
-            )
+            words = f"width {width:g} to leave a whole number of channels, from 1"
+            remedy = f"Choose a multiple of 1/{value} such as {max(1, channels) / value:g}."
+            raise ArgumentError(words, f"{value * width:g} of `{name}: {value}`", remedy)
         scaled[name] = channels
     return scaled
 
@@ -56,38 +54,31 @@ def check_split(teacher: nn.Module, student: nn.Module, width: float) -> None:
     """Check that every tensor of ``student`` is a prefix of the one that ``teacher`` has under its name.
 
     Raises:
-        ValueError: Names differ, a shape does not fit, a layer of the student has no channel left, or a batch
+        ArgumentError: Names differ, a shape does not fit, a layer of the student has no channel left, or a batch
             normalisation keeps statistics, which teacher and student would overwrite in turn.
     """
     for name, module in teacher.named_modules():
         if isinstance(module, _NormBase) and module.track_running_stats:
-            raise ValueError(
-                f"Expected a backbone without running statistics, but got {type(module).__name__} at {name!r}: "
-                "teacher and student would overwrite each other's. Use a backbone with another normalisation."
-            )
+            got = f"{type(module).__name__} at {name!r}: teacher and student would overwrite each other's"
+            remedy = "Use a backbone with another normalisation."
+            raise ArgumentError("a backbone without running statistics", got, remedy)
     wide, narrow = tensors(teacher), tensors(student)
+    remedy = "This network cannot be split by these `width_args`."
     if differing := sorted(wide.keys() ^ narrow.keys()):
-        raise ValueError(
-            f"Expected the same layers at width {width:g} as at width 1, but got a difference in "
-            f"{', '.join(differing[:4])}. This network cannot be split by these `width_args`."
-        )
+        got = f"a difference in {', '.join(differing[:4])}"
+        raise ArgumentError(f"the same layers at width {width:g} as at width 1", got, remedy)
     for name, tensor in narrow.items():
         large, small = tuple(wide[name].shape), tuple(tensor.shape)
         if len(large) != len(small) or any(s > t for s, t in zip(small, large, strict=True)):
-            raise ValueError(
-                f"Expected {name} at width {width:g} to be a part of its shape {large} at width 1, but got {small}. "
-                "This network cannot be split by these `width_args`."
+            raise ArgumentError(
+                f"{name} at width {width:g} to be a part of its shape {large} at width 1", small, remedy
             )
         if 0 in small and 0 not in large:
-            raise ValueError(
-                f"Expected width {width:g} to leave at least one channel in every layer, but got {small} for {name} "
-                f"of {large}. Choose a larger width, or a wider backbone."
-            )
+            words = f"width {width:g} to leave at least one channel in every layer"
+            raise ArgumentError(words, f"{small} for {name} of {large}", "Choose a larger width, or a wider backbone.")
     if all(tensor.shape == wide[name].shape for name, tensor in narrow.items()):
-        raise ValueError(
-            f"Expected width {width:g} to make layers narrower, but got the same shapes as at width 1. Name the "
-            "arguments that set the channels of the network as `width_args`."
-        )
+        remedy = "Name the arguments that set the channels of the network as `width_args`."
+        raise ArgumentError(f"width {width:g} to make layers narrower", "the same shapes as at width 1", remedy)
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -98,19 +89,6 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def skeleton(network: nn.Module) -> nn.Module:
-    """``network`` without its weights: a copy whose parameters and buffers are shapes on the meta device only."""
-    bare = copy.deepcopy(network)
-    for module in bare.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.to("meta")
-    return bare
-
-
 def split_tensors(teacher: nn.Module, student: nn.Module) -> dict[str, Tensor]:
     """The student's tensors as views of the teacher's, through which gradients flow back to the teacher's."""
     wide = tensors(teacher)
@@ -119,5 +97,5 @@ def split_tensors(teacher: nn.Module, student: nn.Module) -> dict[str, Tensor]:
 
 
 def split_forward(teacher: nn.Module, student: nn.Module, x: Tensor) -> Any:
-    """Run ``student`` (a `skeleton` will do) on the first channels of ``teacher``."""
+    """Run ``student`` (shapes on the meta device will do) on the first channels of ``teacher``."""
     return functional_call(student, split_tensors(teacher, student), (x,))

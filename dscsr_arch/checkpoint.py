@@ -5,7 +5,6 @@ Files are opened by `weight_files`, which see for what is refused there.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +14,12 @@ from torch import nn
 
 from dscsr_arch import conv_lora, lora_base
 from dscsr_arch.architecture import Architecture, StateDict, recognise
-from dscsr_arch.arguments import Given, Said, arguments_of, metadata_in
+from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, metadata_in
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import fused
-from dscsr_arch.errors import DscsrError, DscsrWarning, LoRAError, WeightsError
+from dscsr_arch.errors import ArgumentError, DscsrError, DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
 from dscsr_arch.metadata import describe, described, differences, shown
 from dscsr_arch.state_dict_diff import state_dict_diff
@@ -51,10 +50,10 @@ _STUDENTS = "students."
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     param_key: str | None = None,
-    base: str | os.PathLike[str] | None = None,
+    base: FilePath | None = None,
     width: float | None = None,
     network: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -87,9 +86,9 @@ def load_model(
             with other metadata, and no override decides, or the adapters on other weights, and no ``param_key`` does.
     """
     given = Given(network, overrides)
+    if base is not None and width is not None:
+        raise WeightsError("either a base of LoRA adapters or a width", "both", "Leave one out.")
     if base is not None:
-        if width is not None:
-            raise WeightsError("Expected either a base of LoRA adapters or a width, but got both. Leave one out.")
         loaded, notes = _load_adapters(path, base, param_key, given)
     else:
         loaded, notes = _load(path, param_key, width, given)
@@ -99,50 +98,47 @@ def load_model(
 
 
 def _load(
-    path: str | os.PathLike[str],
-    param_key: str | None,
-    width: float | None,
-    given: Given,
-    adapters: Said | None = None,
+    path: FilePath, param_key: str | None, width: float | None, given: Given, adapters: Said | None = None
 ) -> tuple[nn.Module, list[DscsrWarning]]:
     """As `load_model`, of a whole network, with warnings; what ``adapters`` say counts where the file says nothing."""
     if width is not None and not (isinstance(width, int | float) and 0 < width <= 1):
-        raise WeightsError(f"Expected `width` to be a part of the backbone's, in (0, 1], but got {width!r}.")
+        raise WeightsError("`width` to be a part of the backbone's, in (0, 1]", repr(width), "Choose such as 0.25.")
     file = read_weight_file(path, param_key)
     if is_adapters(file.weights):
-        raise WeightsError(
-            f"Expected a whole network in {path}, but got LoRA adapters alone: their base is missing. Take the whole "
-            "network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: load_model(…, base=…)."
+        remedy = (
+            "Take the whole network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: "
+            "load_model(…, base=…)."
         )
+        raise WeightsError("a whole network", "LoRA adapters alone: their base is missing", remedy, path)
     state_dict, width = _of_width(file.weights, width, path)
     said, architecture = metadata_in(file, path), recognise(state_dict)
     if architecture is None:
         network, notes = unknown_network(state_dict, given, said, path)
-        network = _finite(network, path).eval()
     else:
         arguments, notes = arguments_of(architecture, state_dict, given, said or adapters, path)
         network = _build(architecture, arguments, state_dict, path)
-    if width is not None:
-        network = _student(network, given, width, path)
-    return network, notes
+    network = _finite(network, path).eval()
+    return (network if width is None else _student(network, given, width, path)), notes
 
 
 def _build(
-    architecture: Architecture, arguments: Mapping[str, Any], state_dict: StateDict, path: str | os.PathLike[str]
+    architecture: Architecture, arguments: Mapping[str, Any], state_dict: StateDict, path: FilePath
 ) -> nn.Module:
-    """The network with its weights, in eval mode. Memory is taken only when all shapes are known to fit the file."""
+    """The network with its weights. Memory is taken only when all shapes are known to fit the file."""
     try:
         with torch.device("meta"):
             shapes = _bare_network(architecture, arguments, state_dict)
     except DscsrError as error:
         raise WeightsError(error.expected, error.got, error.remedy, path) from error
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise WeightsError(f"Cannot build {architecture.name}: {error}", where=path) from error
+        words = f"arguments that {architecture.name} can be built from"
+        raise WeightsError(words, f"others: {error}", "Correct them.", path) from error
     if fault := state_dict_diff(shapes, state_dict):
-        raise WeightsError(f"{path} does not fit {architecture.name}({_call(arguments)}):\n{fault}")
+        call = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise WeightsError(f"{path} does not fit {architecture.name}({call}):\n{fault}")
     network = _bare_network(architecture, arguments, state_dict)
     network.load_state_dict(state_dict)
-    return _finite(network, path).eval()
+    return network
 
 
 def _bare_network(architecture: Architecture, arguments: Mapping[str, Any], state_dict: StateDict) -> nn.Module:
@@ -153,20 +149,17 @@ def _bare_network(architecture: Architecture, arguments: Mapping[str, Any], stat
     return network
 
 
-def _finite(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def _finite(network: nn.Module, path: FilePath) -> nn.Module:
     """``network``, unless it has weights that make every image black."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not tensor.isfinite().all():
-            raise WeightsError(
-                f"Expected finite weights in {path}, but {name} has {int((~tensor.isfinite()).sum())} of "
-                f"{tensor.numel()} that are infinite or no number: a training diverged. Take an earlier checkpoint."
-            )
+            odd = int((~tensor.isfinite()).sum())
+            got = f"{odd} of {tensor.numel()} in {name} that are infinite or no number: a training diverged"
+            raise WeightsError("finite weights", got, "Take an earlier checkpoint.", path)
     return network
 
 
-def _of_width(
-    state_dict: StateDict, width: float | None, path: str | os.PathLike[str]
-) -> tuple[StateDict, float | None]:
+def _of_width(state_dict: StateDict, width: float | None, path: FilePath) -> tuple[StateDict, float | None]:
     """The weights to build from, and the width that is still to be cut out of them.
 
     A fused CSSR-Net keeps its students beside its backbone, since they are no slices of it.
@@ -180,11 +173,11 @@ def _of_width(
     chosen = {name.removeprefix(start): state_dict[name] for name in students if name.startswith(start)}
     if not chosen:
         there = sorted({name.split(".")[1].replace("_", ".") for name in students})
-        raise WeightsError(f"Expected a width among {', '.join(there)} in {path}, but got {width:g}. Choose one.")
+        raise WeightsError(f"a width among {', '.join(there)}", f"{width:g}", "Choose one.", path)
     return chosen, None
 
 
-def _student(network: nn.Module, given: Given, width: float, path: str | os.PathLike[str]) -> nn.Module:
+def _student(network: nn.Module, given: Given, width: float, path: FilePath) -> nn.Module:
     """The student of ``width`` in the weights of the backbone ``network``."""
     if any(isinstance(layer, Conv3XC) and layer.fused for layer in network.modules()):
         raise WeightsError(
@@ -196,42 +189,39 @@ def _student(network: nn.Module, given: Given, width: float, path: str | os.Path
     name, arguments = describe(network)
     try:
         shared = CSSRNet({"type": name, **arguments}, (width,), (given.section or {}).get("width_args"))
-        shared.load_state_dict(network.state_dict())
-    except (ValueError, RuntimeError) as error:
-        raise WeightsError(f"weights of a CSSR-Net with width {width}", f"an error: {error}", where=path) from error
+    except ArgumentError as error:
+        raise WeightsError(error.expected, error.got, error.remedy, path) from error
+    shared.load_state_dict(network.state_dict())
     student = shared.student(width).eval()
     student.described_as = described(shared.section(width))[0]  # type: ignore[assignment]
     return student
 
 
 def _load_adapters(
-    path: str | os.PathLike[str], base: str | os.PathLike[str], param_key: str | None, given: Given
+    path: FilePath, base: FilePath, param_key: str | None, given: Given
 ) -> tuple[nn.Module, list[DscsrWarning]]:
     """The fused network of ``base`` with the adapters of ``path``, which know of their base what that may not say."""
     file = read_weight_file(path)
     if not is_adapters(file.weights):
-        raise WeightsError(
-            f"Expected LoRA adapters alone in {path}, since a base is given, but got a whole network. Leave `base` out."
-        )
+        raise WeightsError("LoRA adapters alone, since a base is given", "a whole network", "Leave `base` out.", path)
     said, trained_on = metadata_in(file, path), lora_base.from_metadata(file.metadata)
-    network, notes, unlike_base = _base(base, param_key, given, said, trained_on)
+    network, notes, distance = _base(base, param_key, given, said, trained_on)
     unlike = {} if said is None or given.section is not None else differences(describe(network), said.metadata)
     for name, (its, trained) in unlike.items():
         if name not in given.overrides:
-            raise WeightsError(
-                f"Expected a base with {name} {shown(trained)}, as the adapters of {path} were trained on, but got "
-                f"{shown(its)} in {base}. Name their base, or say which holds (--set {name}=…)."
-            )
+            words = f"a base with {name} {shown(trained)}, as the adapters of {path} were trained on"
+            remedy = f"Name their base, or say which holds (--set {name}=…)."
+            raise WeightsError(words, shown(its), remedy, base)
     try:
         network = _finite(conv_lora.load_lora_state_dict(network, file.weights), path).eval()
     except LoRAError as error:
-        raise WeightsError(f"The adapters of {path} do not fit the network of {base}: {error}") from error
-    if unlike_base > lora_base.TOLERANCE:
+        words = f"adapters that fit the network of {base}"
+        raise WeightsError(words, f"others: {error}", "Name their base.", path) from error
+    if distance > lora_base.TOLERANCE:
         if param_key is None:
-            raise WeightsError(
-                f"Expected the base that the adapters of {path} were trained on, but got {base}, which has other "
-                "weights. Name the file that was `pretrain_network_g` of their training."
-            )
+            words = f"the base that the adapters of {path} were trained on"
+            remedy = "Name the file that was `pretrain_network_g` of their training."
+            raise WeightsError(words, "other weights", remedy, base)
         of = f"`{param_key}` of {base} are not the weights that the adapters of {path} were trained on"
         notes.append(DscsrWarning(f"{of}; taken, as given."))
     elif trained_on is None and param_key is None and len(sets := weight_sets(base)) > 1:
@@ -241,29 +231,19 @@ def _load_adapters(
 
 
 def _base(
-    path: str | os.PathLike[str],
-    param_key: str | None,
-    given: Given,
-    adapters: Said | None,
-    trained_on: Sequence[float] | None,
+    path: FilePath, param_key: str | None, given: Given, adapters: Said | None, trained_on: Sequence[float] | None
 ) -> tuple[nn.Module, list[DscsrWarning], float]:
     """The base of adapters, fused, without LoRA; of several weights in its file, those that they were ``trained_on``.
 
     Returns:
         The network, what is to be warned of, and how far it is from what they were trained on; 0 if that is not known.
     """
-    keys: list[str | None] = [param_key]
-    if trained_on is not None and param_key is None:
-        keys = [*weight_sets(path)] or keys
+    sets = weight_sets(path) if trained_on is not None and param_key is None else []
     found = []
-    for key in keys:
+    for key in sets or (param_key,):
         network, notes = _load(path, key, None, given, adapters)
         for layer in lora_layers(network).values():
             nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
         network = fused(network)
         found.append((network, notes, 0.0 if trained_on is None else lora_base.difference(trained_on, network)))
     return min(found, key=lambda one: one[2])
-
-
-def _call(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())

@@ -21,12 +21,12 @@ from dscsr_arch import conv_lora
 from dscsr_arch.architecture import architectures
 from dscsr_arch.channel_split import (
     check_split,
-    prefix,
     scaled_arguments,
-    skeleton,
     split_forward,
+    split_tensors,
     tensors,
 )
+from dscsr_arch.errors import ArgumentError
 from dscsr_arch.foreign import WIDTH_ARGUMENTS, arguments_of_section, find_backbone
 
 _PREFIX = "backbone."
@@ -49,7 +49,7 @@ class CSSRNet(nn.Module):
             are known, their `Architecture.width_arguments`.
 
     Raises:
-        ValueError: The backbone does not exist or does not take its arguments; its width arguments are not known; it
+        ArgumentError: The backbone does not exist or does not take its arguments; its width arguments are not known; it
             cannot be split; a width is out of range, or leaves no channel or a fraction of one.
     """
 
@@ -76,7 +76,7 @@ class CSSRNet(nn.Module):
             for width in self.widths:
                 student = _build(network, self._arguments[width])
                 check_split(self.backbone, student, width)
-                self._skeletons[width] = skeleton(student)
+                self._skeletons[width] = student.to("meta")
 
     @property
     def size_multiple(self) -> int | None:
@@ -87,7 +87,7 @@ class CSSRNet(nn.Module):
         """Super-resolve ``x`` at ``width``; at several, give a dictionary; without one, see the class.
 
         Raises:
-            ValueError: This network has no student of that width.
+            ArgumentError: This network has no student of that width.
         """
         if isinstance(width, Sequence):
             return {each: self._run(x, self._checked(each)) for each in width}
@@ -101,7 +101,7 @@ class CSSRNet(nn.Module):
         """A plain backbone of ``width`` with a copy of its weights, on their device, in eval mode if this one is.
 
         Raises:
-            ValueError: This network has no student of that width.
+            ArgumentError: This network has no student of that width.
         """
         width = self._checked(width)
         if width == 1.0:
@@ -112,10 +112,10 @@ class CSSRNet(nn.Module):
             student = _build(self._network, self._arguments[width])
         example = next(self.backbone.parameters())
         student = student.to(example.device, example.dtype).train(self.training)
-        wide = {**dict(self.backbone.named_parameters()), **dict(self.backbone.named_buffers())}
+        own = tensors(student)
         with torch.no_grad():
-            for name, tensor in (*student.named_parameters(), *student.named_buffers()):
-                tensor.copy_(prefix(wide[name], tensor.shape))
+            for name, tensor in split_tensors(self.backbone, student).items():
+                own[name].copy_(tensor)
         return student
 
     def section(self, width: float) -> dict[str, Any]:
@@ -129,16 +129,14 @@ class CSSRNet(nn.Module):
         A slice of a wide network starts smaller than a plain network of its width, whose layers have fewer inputs.
 
         Raises:
-            ValueError: This network has no student of that width, or is fused.
+            ArgumentError: This network has no student of that width, or is fused.
         """
         if self.students or width not in self.widths:
-            raise ValueError(
-                f"Expected a width among {self.widths} of a network that is not fused, but got {width!r}. Redraw "
-                "before `fuse()`, and build the network anew for the teacher."
-            )
-        wide = tensors(self.backbone)
-        for name, tensor in tensors(_build(self._network, self._arguments[width])).items():
-            prefix(wide[name], tensor.shape).copy_(tensor)
+            words = f"a width among {self.widths} of a network that is not fused"
+            raise ArgumentError(words, width, "Redraw before `fuse()`.")
+        own = tensors(drawn := _build(self._network, self._arguments[width]))
+        for name, tensor in split_tensors(self.backbone, drawn).items():
+            tensor.copy_(own[name])
 
     def fuse(self) -> CSSRNet:
         """Leave plain convolutions only, in place. Cannot be undone; a second call does nothing.
@@ -191,9 +189,8 @@ class CSSRNet(nn.Module):
 
     def _checked(self, width: float) -> float:
         if width not in (1.0, *self.widths):
-            raise ValueError(
-                f"Expected a width among {(1.0, *self.widths)}, but got {width!r}. Add it to `widths` of this network."
-            )
+            remedy = "Add it to `widths` of this network."
+            raise ArgumentError(f"a width among {(1.0, *self.widths)}", repr(width), remedy)
         return float(width)
 
 
@@ -204,10 +201,8 @@ def _key(width: float) -> str:
 def _read_backbone(backbone: object) -> tuple[str, type[nn.Module], dict[str, Any]]:
     """Name, class and all arguments, defaults too, of an option file's network section."""
     if not isinstance(backbone, Mapping) or not isinstance(backbone.get("type"), str):
-        raise ValueError(
-            f"Expected `backbone` to be a network section such as {{type: EDSR, num_feat: 256}}, but got {backbone!r}. "
-            "Write one."
-        )
+        words = "`backbone` to be a network section such as {type: EDSR, num_feat: 256}"
+        raise ArgumentError(words, repr(backbone), "Write one.")
     network = find_backbone(backbone["type"])
     return backbone["type"].removesuffix("_dscsr"), network, arguments_of_section(backbone, network)
 
@@ -216,14 +211,11 @@ def _build(network: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
     try:
         built = network(**arguments)
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
-        raise ValueError(
-            f"Expected arguments that {network.__name__} takes as a backbone, but got an error of it: {error}"
-        ) from error
+        words = f"arguments that {network.__name__} takes as a backbone"
+        raise ArgumentError(words, f"an error of it: {error}", "Correct `backbone`.") from error
     if conv_lora.lora_layers(built):
-        raise ValueError(
-            f"Expected a backbone without ConvLoRA, but got {network.__name__}: slices of low-rank factors are not the "
-            "factors of a slice. Split its base network."
-        )
+        got = f"{network.__name__}: slices of low-rank factors are not the factors of a slice"
+        raise ArgumentError("a backbone without ConvLoRA", got, "Split its base network.")
     return built
 
 
@@ -231,23 +223,20 @@ def _check_widths(widths: object) -> tuple[float, ...]:
     values = [widths] if isinstance(widths, int | float) else list(widths) if isinstance(widths, Sequence) else []
     numbers = all(isinstance(width, int | float) and 0 < width < 1 for width in values)
     if not values or not numbers or isinstance(widths, str) or len(set(values)) < len(values):
-        raise ValueError(
-            f"Expected `widths` to be different numbers between 0 and 1, at least one, but got {widths!r}. "
-            "Write such as [0.25]; the teacher's 1.0 is always there."
-        )
+        words = "`widths` to be different numbers between 0 and 1, at least one"
+        raise ArgumentError(words, repr(widths), "Write such as [0.25]; the teacher's 1.0 is always there.")
     return tuple(float(width) for width in values)
 
 
 def _width_arguments(kind: str, arguments: Mapping[str, Any], given: str | Sequence[str] | None) -> tuple[str, ...]:
-    ours = architectures().get(kind)
-    names = ours.width_arguments if ours is not None else WIDTH_ARGUMENTS.get(kind, ())
     if given is not None:
-        names = (given,) if isinstance(given, str) else tuple(given)
+        return (given,) if isinstance(given, str) else tuple(given)
+    ours = architectures().get(kind)
+    names = WIDTH_ARGUMENTS.get(kind, ()) if ours is None else ours.width_arguments
     if not names:
-        raise ValueError(
-            f"Expected `width_args` for {kind}, since its width arguments are not known here, but got {given!r}. Name "
-            f"those of its arguments that are its channels; it has: {', '.join(map(str, arguments))}."
-        )
+        words = f"`width_args` for {kind}, since its width arguments are not known here"
+        remedy = f"Name those of its arguments that are its channels; it has: {', '.join(map(str, arguments))}."
+        raise ArgumentError(words, "none", remedy)
     return names
 
 
@@ -257,7 +246,6 @@ def _check_heads(arguments: Mapping[str, Any], names: Sequence[str]) -> None:
     counts = [heads] if isinstance(heads, int) else list(heads) if isinstance(heads, Sequence) else []
     for name in names:
         if odd := [count for count in counts if arguments[name] % count]:
-            raise ValueError(
-                f"Expected the student's `{name}` to be divisible by each of `num_heads`, but got {arguments[name]} "
-                f"and {odd[0]}: attention heads need equal shares. Choose another width or other `num_heads`."
-            )
+            words = f"the student's `{name}` to be divisible by each of `num_heads`"
+            got = f"{arguments[name]} and {odd[0]}: attention heads need equal shares"
+            raise ArgumentError(words, got, "Choose another width or other `num_heads`.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,18 +9,16 @@ from torch import nn
 
 from dscsr_arch import conv_lora
 from dscsr_arch.architecture import StateDict, architectures
-from dscsr_arch.arguments import Given, Said
+from dscsr_arch.arguments import FilePath, Given, Said
 from dscsr_arch.errors import DscsrError, DscsrWarning, UnavailableError, WeightsError
 from dscsr_arch.foreign import find_backbone, from_spandrel
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
 from dscsr_arch.state_dict_diff import state_dict_diff
 
-Path = str | os.PathLike[str]
-
 
 def unknown_network(
-    state_dict: StateDict, given: Given, said: Said | None, path: Path
+    state_dict: StateDict, given: Given, said: Said | None, path: FilePath
 ) -> tuple[nn.Module, list[DscsrWarning]]:
     """The network of weights that no `Architecture` recognises.
 
@@ -69,7 +66,7 @@ def unknown_network(
 
 
 def _of_section(
-    section: Mapping[str, Any], state_dict: StateDict, overrides: Mapping[str, Any], path: Path
+    section: Mapping[str, Any], state_dict: StateDict, overrides: Mapping[str, Any], path: FilePath
 ) -> nn.Module:
     """The network of a section; of a CSSRNet its backbone or the student that fits."""
     faults = []
