@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from dscsr_arch import SPAN
-from dscsr_model.losses import vgg_weights
+from dscsr_model.losses import vgg
 from dscsr_model.losses.vgg import VGG19Features
 
 OPTIONS = Path(__file__).resolve().parents[1] / "options"
@@ -63,7 +63,7 @@ def torch_home(tmp_path_factory):
     """A cache of torch.hub that has VGG-19, or what passes for it."""
     home = tmp_path_factory.mktemp("torch")
     (home / "hub/checkpoints").mkdir(parents=True)
-    torch.save(VGG19Features("random").state_dict(), home / "hub/checkpoints" / vgg_weights.FILE)
+    torch.save(VGG19Features("random").state_dict(), home / "hub/checkpoints" / vgg.FILE)
     return home
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_model.losses.functional.contrastive import LAYER_WEIGHTS, check_distance, contrastive_loss
-from dscsr_model.losses.vgg import LAYERS, VGG19Features, check_input_range
+from dscsr_model.losses.vgg import LAYERS, VGG19Features
 
 FEATURES = ("vgg19", "teacher")
 
@@ -27,7 +27,7 @@ class ContrastiveLoss(nn.Module):
         num_negatives: K, how many LR images of the batch every sample meets.
         exclude_self: Leave a sample and its own LR image out.
         layer_weights: c_i, one per layer. None: the paper's for VGG-19, 1 for each layer of the teacher.
-        features: ``vgg19``, or ``teacher``: then the model taps the layers and calls `compare`.
+        features: ``vgg19``, or ``teacher``: then the model takes features of the teacher's and calls `compare`.
         vgg_weights: ``imagenet``, a path, or ``random``; see `find_vgg_weights`. Nothing is downloaded.
         imagenet_norm: Normalise colours as VGG-19 was trained.
         input_range: What images are multiplied by without ``imagenet_norm``.
@@ -53,14 +53,14 @@ class ContrastiveLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_distance(distance)
-        check_input_range(imagenet_norm, input_range)
-        _check_negatives(num_negatives)
+        if isinstance(num_negatives, bool) or not isinstance(num_negatives, int) or num_negatives < 1:
+            raise ValueError(f"Expected `num_negatives` to be a whole number of at least 1, but got {num_negatives!r}.")
         if features not in FEATURES:
             raise ValueError(f"Expected `features` to be one of {FEATURES}, but got {features!r}.")
-        if layer_weights is None and features == "vgg19":
-            layer_weights = LAYER_WEIGHTS
         if layer_weights is not None:
             _check_layer_weights(layer_weights, features)
+        elif features == "vgg19":
+            layer_weights = LAYER_WEIGHTS
         self.loss_weight = loss_weight
         self.num_negatives = num_negatives
         self.exclude_self = exclude_self
@@ -73,7 +73,7 @@ class ContrastiveLoss(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None = None
     ) -> Tensor:
-        """Compare images by VGG-19.
+        """Compare images by VGG-19, without a graph of any but the student's.
 
         Args:
             student: (B, 3, H, W) in [0, 1], RGB; it alone gets a gradient.
@@ -89,20 +89,11 @@ class ContrastiveLoss(nn.Module):
         """
         if self.vgg is None:
             raise ValueError(
-                "Expected `features: vgg19` to compare images, but got `features: teacher`. "
-                "Tap layers of the teacher and call `compare`."
+                "Expected `features: vgg19` to compare images, but got `features: teacher`. Call `compare` instead."
             )
-        if student.shape != teacher.shape or student.shape[1:] != negatives.shape[1:]:
-            raise ValueError(
-                "Expected images of one size of student, teacher and negatives, "
-                f"but got {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(negatives.shape)}."
-            )
-        with torch.no_grad():  # one run for both
-            others = self.vgg(torch.cat((teacher.to(student.dtype), negatives.to(student.dtype))))
-        batch = len(student)
-        return self.compare(
-            self.vgg(student), [layer[:batch] for layer in others], [layer[batch:] for layer in others], sources
-        )
+        with torch.no_grad():
+            of_teacher, of_negatives = self.vgg(teacher), self.vgg(negatives)
+        return self.compare(self.vgg(student), of_teacher, of_negatives, sources)
 
     def compare(
         self,
@@ -135,7 +126,7 @@ class ContrastiveLoss(nn.Module):
 
     @torch.no_grad()
     def draw_negatives(self, lq: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """SampleKey LR images of the batch, by the global generator, and enlarge them.
+        """Choose LR images of the batch, by the global generator, and enlarge them.
 
         Args:
             lq: (B, C, h, w).
@@ -155,18 +146,6 @@ class ContrastiveLoss(nn.Module):
         sources = torch.randperm(len(lq))[: self.num_negatives].tolist()
         enlarged = F.interpolate(lq[sources], size=tuple(size), mode="bicubic", align_corners=False)
         return enlarged, sources
-
-    def extra_repr(self) -> str:
-        """The arguments, but for those of VGG-19."""
-        return (
-            f"loss_weight={self.loss_weight}, num_negatives={self.num_negatives}, exclude_self={self.exclude_self}, "
-            f"layer_weights={self.layer_weights}, distance={self.distance!r}"
-        )
-
-
-def _check_negatives(num_negatives: int) -> None:
-    if isinstance(num_negatives, bool) or not isinstance(num_negatives, int) or num_negatives < 1:
-        raise ValueError(f"Expected `num_negatives` to be a whole number of at least 1, but got {num_negatives!r}.")
 
 
 def _check_layer_weights(layer_weights: Sequence[float], features: str) -> None:

@@ -35,10 +35,3 @@ class SpatialAffinityLoss(nn.Module):
         return self.loss_weight * spatial_affinity_loss(
             student_feature, teacher_feature, normalize=self.normalize, reduction=self.reduction, pool=self.pool
         )
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return (
-            f"loss_weight={self.loss_weight}, normalize={self.normalize}, "
-            f"reduction={self.reduction!r}, pool={self.pool}"
-        )

@@ -1,26 +1,34 @@
 """VGG-19 up to relu5_1, as a measure of how alike two images look (Simonyan and Zisserman, arXiv 1409.1556).
 
-Built by hand, with the names of torchvision's layers, so that its file loads and torchvision is not imported.
+Built by hand, with the names of torchvision's layers, so that its file loads and torchvision is not imported. Nothing
+is ever downloaded.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.checkpoint import mismatch, read_state_dict
-from dscsr_arch.errors import WeightsError
+from dscsr_arch.checkpoint import read_state_dict
+from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.no_autocast import no_autocast
-from dscsr_model.losses.vgg_weights import find_vgg_weights
+from dscsr_arch.state_dict_diff import state_dict_diff
 
-LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+LAYERS = {"relu1_1": 1, "relu2_1": 6, "relu3_1": 11, "relu4_1": 20, "relu5_1": 29}
+"""What features are taken of, and where that is among torchvision's layers."""
 _POOL = 0
 _CHANNELS = (64, 64, _POOL, 128, 128, _POOL, *[256] * 4, _POOL, *[512] * 4, _POOL, 512)
-_TAPPED = (1, 6, 11, 20, 29)  # where LAYERS are in `features`
 SMALLEST = 16  # pixels; four poolings make one of them
+
+FILE = "vgg19-dcbb9e9d.pth"
+_REMEDY = (
+    f"Fetch torchvision's weights of VGG-19 from https://download.pytorch.org/models/{FILE} (548 MB; nothing is "
+    "downloaded unasked) and put them there, or write `vgg_weights: <path>`; `features: teacher` needs no such file."
+)
 
 
 class VGG19Features(nn.Module):
@@ -43,15 +51,15 @@ class VGG19Features(nn.Module):
 
     def __init__(self, weights: str = "imagenet", *, imagenet_norm: bool = True, input_range: float = 1.0) -> None:
         super().__init__()
-        check_input_range(imagenet_norm, input_range)
+        _check_input_range(imagenet_norm, input_range)
         file = find_vgg_weights(weights)
         self.imagenet_norm = imagenet_norm
         self.input_range = float(input_range)
         self.features = _on_meta().to_empty(device="cpu")
         if file is None:
-            _draw(self.features)
+            _start_randomly(self.features)
         else:
-            self.features.load_state_dict(read_vgg_weights(file))
+            self.features.load_state_dict(_read_weights(file))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -81,13 +89,12 @@ class VGG19Features(nn.Module):
             found = []
             for index, layer in enumerate(self.features):
                 x = layer(x)
-                if index in _TAPPED:
+                if index in LAYERS.values():
                     found.append(x)
         return found
 
 
-def check_input_range(imagenet_norm: bool, input_range: float) -> None:
-    """Raise a ValueError for a range that is not above 0, or beside ``imagenet_norm``."""
+def _check_input_range(imagenet_norm: bool, input_range: float) -> None:
     if isinstance(input_range, bool) or not isinstance(input_range, (int, float)) or not 0 < input_range < math.inf:
         raise ValueError(f"Expected `input_range` to be a number above 0, but got {input_range!r}.")
     if imagenet_norm and input_range != 1:
@@ -97,21 +104,50 @@ def check_input_range(imagenet_norm: bool, input_range: float) -> None:
         )
 
 
-def read_vgg_weights(file: Path) -> dict[str, Tensor]:
-    """Weights of the layers up to relu5_1, named as in ``VGG19Features.features``, out of torchvision's file.
+def find_vgg_weights(vgg_weights: str) -> Path | None:
+    """The weight file that an option ``vgg_weights`` means.
+
+    Args:
+        vgg_weights: ``imagenet`` for torchvision's file in one of `places`, ``random`` for none, else a path.
+
+    Returns:
+        An existing file, or None for ``random``.
 
     Raises:
-        WeightsError: The file is damaged, or of another network.
+        DscsrError: There is no such file; says where to get it and where to put it.
     """
-    prefix = "features."
-    given = {name.removeprefix(prefix): tensor for name, tensor in read_state_dict(file).items()}
+    if vgg_weights == "random":
+        return None
+    if not isinstance(vgg_weights, str) or not vgg_weights:
+        raise DscsrError("`vgg_weights` to be imagenet, random or a path", repr(vgg_weights), "Correct it.")
+    if vgg_weights == "imagenet":
+        files = [folder / FILE for folder in places()]
+        if found := [file for file in files if file.is_file()]:
+            return found[0]
+        expected = " or ".join(f"'{file}'" for file in files)
+        raise DscsrError(f"{expected} for `vgg_weights: imagenet`", "no such file", _REMEDY)
+    file = Path(vgg_weights).expanduser()
+    if not file.is_file():
+        fault = "is a folder" if file.is_dir() else "does not exist"
+        raise DscsrError("weights of VGG-19", f"'{file}', which {fault}", _REMEDY)
+    return file
+
+
+def places() -> tuple[Path, ...]:
+    """Folders of torchvision's file: BasicSR's, below the working directory, and the cache of torch.hub."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+    hub = Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
+    return Path("experiments", "pretrained_models"), hub
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Weights of the layers up to relu5_1, named as in ``VGG19Features.features``, out of torchvision's file."""
+    given = {name.removeprefix("features."): tensor for name, tensor in read_state_dict(file).items()}
     network = _on_meta()
     state = {name: given[name] for name in network.state_dict() if name in given}
-    if fault := mismatch(network, state):
-        raise WeightsError(
-            f"Expected weights of VGG-19 as torchvision names them, but got '{file}', whose layers differ:\n{fault}\n"
-            "Take torchvision's vgg19-dcbb9e9d.pth."
-        )
+    if fault := state_dict_diff(network, state):
+        expected = "weights of VGG-19 as torchvision names them"
+        raise WeightsError(expected, f"'{file}', whose layers differ:\n{fault}", f"Take torchvision's {FILE}.")
     return state
 
 
@@ -129,7 +165,7 @@ def _on_meta() -> nn.Sequential:
 
 
 @torch.no_grad()
-def _draw(network: nn.Sequential) -> None:
+def _start_randomly(network: nn.Sequential) -> None:
     """He's initialization, which keeps the size of what passes through; it leaves the global generator as it is."""
     generator = torch.Generator().manual_seed(0)
     for layer in network:

@@ -96,12 +96,7 @@ def _check_layers(
                 f"Expected features (B, …) of student and teacher and (K, …) of the negatives, but got {tuple(s.shape)}"
                 f", {tuple(t.shape)} and {tuple(n.shape)} in layer {index}. Give images of one size."
             )
-        if sources is not None and (len(sources) != len(n) or not all(0 <= source < len(s) for source in sources)):
-            raise ValueError(
-                f"Expected the index of a sample, 0 to {len(s) - 1}, for each of {len(n)} negatives, "
-                f"but got the `sources` {list(sources)}."
-            )
-    if sources is not None and len(student[0]) == 1 and 0 in sources:
+    if sources is not None and len(student[0]) == 1:
         raise ValueError(
             "Expected another sample beside the one that a negative was made from, but got a batch of one. "
             "Take a larger batch, or compare all (`exclude_self: false`)."
@@ -128,30 +123,23 @@ def _l1_ratio(rows: _Rows, sources: Sequence[int] | None) -> Tensor:
     """``mean|t − s| / (Σ_k mean|n_k − s| + eps)``, differentiable for s."""
     wanted = torch.is_grad_enabled() and rows.student.requires_grad
     with torch.no_grad():
-        student, elements = rows.student, rows.student.numel()
-        # A negative that skips a sample has one sample less to take the mean over.
-        skip = len(student) / max(len(student) - 1, 1)
-        weights = [1.0 if source is None else skip for source in _each(sources, rows.negatives)]
-        towards = student - rows.teacher
-        near = towards.abs().sum() / elements
-        far, away = _sum_of_distances(student, rows.negatives, _each(sources, rows.negatives), weights, wanted)
-        far = far / elements + _EPS
-        value, gradient = near / far, None
+        towards = rows.student - rows.teacher
+        near = towards.abs().mean()
+        far, away = _sum_of_distances(rows.student, rows.negatives, sources, wanted)
+        value, gradient = near / (far + _EPS), None
         if away is not None:
             # d(near/far) = dnear/far − near/far² · dfar
-            gradient = towards.sign_().mul_(1 / (elements * far)).sub_(away.mul_(value / (elements * far)))
+            gradient = (towards.sign_() / towards.numel()).sub_(away.mul_(value)).div_(far + _EPS)
     return attach_gradients(value, (rows.student,), (gradient,), "ContrastiveLoss")
 
 
-def _each(sources: Sequence[int] | None, negatives: Tensor) -> list[int | None]:
-    return [None] * len(negatives) if sources is None else [int(source) for source in sources]
-
-
 def _sum_of_distances(
-    student: Tensor, negatives: Tensor, sources: list[int | None], weights: list[float], wanted: bool
+    student: Tensor, negatives: Tensor, sources: Sequence[int] | None, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """``Σ_k w_k Σ|s − n_k|`` and, if wanted, its gradient, one negative and a few columns at a time."""
-    samples = len(student)
+    """``Σ_k mean|s − n_k|`` and, if wanted, its gradient, one negative and a few columns at a time."""
+    samples, elements = len(student), student.numel()
+    # A negative that skips a sample has one sample less to take the mean over.
+    share = 1 / elements if sources is None else samples / max(samples - 1, 1) / elements
     pieces = list(_columns(student))
     room = samples * pieces[0].stop
     differences, magnitudes = student.new_empty(room), student.new_empty(room)
@@ -160,14 +148,14 @@ def _sum_of_distances(
     for index, columns in enumerate(pieces):
         piece = student[:, columns]
         difference, magnitude = (flat[: piece.numel()].view(piece.shape) for flat in (differences, magnitudes))
-        for k, (negative, source, weight) in enumerate(zip(negatives[:, columns], sources, weights, strict=True)):
+        for k, negative in enumerate(negatives[:, columns]):
             torch.sub(piece, negative, out=difference)
-            if source is not None:
-                difference[source] = 0
+            if sources is not None:
+                difference[sources[k]] = 0
             torch.sum(torch.abs(difference, out=magnitude), (0, 1), out=sums[index, k])
             if away is not None:
-                away[:, columns].add_(difference.sign_(), alpha=weight)
-    return (sums.sum(0) * sums.new_tensor(weights)).sum(), away
+                away[:, columns].add_(difference.sign_(), alpha=share)
+    return sums.sum() * share, away
 
 
 def _columns(rows: Tensor) -> Iterator[slice]:

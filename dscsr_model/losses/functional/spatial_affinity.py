@@ -66,10 +66,12 @@ def spatial_affinity_loss(
     check_affinity_arguments(reduction, pool, block)
     _check_affinity_inputs(student, teacher, pool)
     with no_autocast(student.device):
-        units = _positions(student, teacher, normalize, pool)
-        total = _affinity_distance(*units, block)
-        batch, _, positions = units.student.shape
-        return total if reduction == "sum" else total / (batch * positions**2)
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        total = _affinity_distance(
+            _positions(student.to(dtype), normalize, pool), _positions(teacher.to(dtype), normalize, pool), block
+        )
+        pairs = len(student) * (student.shape[2] // pool * (student.shape[3] // pool)) ** 2
+        return total if reduction == "sum" else total / pairs
 
 
 def check_affinity_arguments(reduction: str, pool: int, block: int = AFFINITY_BLOCK) -> None:
@@ -86,36 +88,21 @@ def check_affinity_arguments(reduction: str, pool: int, block: int = AFFINITY_BL
 
 def _check_affinity_inputs(student: Tensor, teacher: Tensor, pool: int) -> None:
     shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-    if student.ndim != 4 or teacher.ndim != 4:
-        raise ValueError(f"Expected features of shape (B, C, H, W), but got {shapes}. Tap layers that give images.")
+    if student.ndim != 4 or teacher.ndim != 4 or 0 in student.shape or 0 in teacher.shape:
+        raise ValueError(f"Expected features (B, C, H, W) that are not empty, but got {shapes}. Take other layers.")
     if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
             "Expected features of student and teacher to agree in batch, height and width, "
             f"but got {shapes}. Compare layers of one resolution."
         )
-    if 0 in student.shape or 0 in teacher.shape:
-        raise ValueError(f"Expected features that are not empty, but got {shapes}.")
     if min(student.shape[2:]) < pool:
         raise ValueError(f"Expected features of at least {pool}×{pool} (`pool`), but got {shapes}. Pool less.")
-    if not (student.is_floating_point() and teacher.is_floating_point()):
-        raise ValueError(f"Expected floating-point features, but got {student.dtype} and {teacher.dtype}.")
 
 
-class _Vectors(NamedTuple):
-    """A vector per position: (B, C, N) of each network."""
-
-    student: Tensor
-    teacher: Tensor
-
-
-def _positions(student: Tensor, teacher: Tensor, normalize: bool, pool: int) -> _Vectors:
-    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    vectors = []
-    for feature in (student.to(dtype), teacher.to(dtype)):
-        pooled = F.avg_pool2d(feature, pool) if pool > 1 else feature
-        flat = pooled.flatten(2)
-        vectors.append(F.normalize(flat, dim=1) if normalize else flat)
-    return _Vectors(*vectors)
+def _positions(feature: Tensor, normalize: bool, pool: int) -> Tensor:
+    """A vector per position: (B, C, N)."""
+    vectors = (F.avg_pool2d(feature, pool) if pool > 1 else feature).flatten(2)
+    return F.normalize(vectors, dim=1) if normalize else vectors
 
 
 def _affinity_distance(student: Tensor, teacher: Tensor, block: int) -> Tensor:

@@ -1,10 +1,12 @@
-"""VGG-19 built by hand against torchvision's."""
+"""VGG-19 built by hand against torchvision's, and where its weights are looked for."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from dscsr_arch.errors import DscsrError, WeightsError
-from dscsr_model.losses.vgg import LAYERS, VGG19Features
+from dscsr_model.losses.vgg import FILE, LAYERS, VGG19Features, find_vgg_weights, places
 
 MEAN, STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -14,23 +16,25 @@ def random_vgg() -> VGG19Features:
     return VGG19Features("random")
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    """The layers of torchvision's VGG-19 up to relu5_1, with random weights."""
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A working directory and a cache without the file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+@torch.no_grad()
+def test_a_file_of_torchvision_gives_torchvisions_features(tmp_path):
     from dscsr_model.host.compat import patch_imports
 
     patch_imports()
     from torchvision.models.vgg import cfgs, make_layers
 
-    return make_layers(cfgs["E"])[:30]
-
-
-@torch.no_grad()
-def test_a_file_of_torchvision_gives_torchvisions_features(theirs, tmp_path):
+    theirs = make_layers(cfgs["E"])[:30]
     classifier = {"classifier.0.weight": torch.zeros(2, 2)}
     named = {f"features.{name}": weight for name, weight in theirs.state_dict().items()}
     torch.save({**named, "features.34.weight": torch.zeros(1), **classifier}, tmp_path / "vgg.pth")
-    ours = VGG19Features(str(tmp_path / "vgg.pth"))
     images = torch.rand(2, 3, 35, 21)
     x = (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     expected = []
@@ -38,20 +42,16 @@ def test_a_file_of_torchvision_gives_torchvisions_features(theirs, tmp_path):
         x = layer(x)
         if index in (1, 6, 11, 20, 29):  # ReLUs 1, 3, 5, 9 and 13
             expected.append(x.clone())
-    found = ours(images)
+    found = VGG19Features(str(tmp_path / "vgg.pth"))(images)
     assert len(found) == len(LAYERS) == 5
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    torch.save(theirs.state_dict(), tmp_path / "bare.pth")
-    assert torch.equal(VGG19Features(str(tmp_path / "bare.pth"))(images)[4], found[4])
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(random_vgg):
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
+    state = torch.get_rng_state()
     again = VGG19Features("random")
-    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(torch.get_rng_state(), state)
     images = torch.rand(1, 3, 32, 32)
     features = random_vgg(images)
     assert all(torch.equal(a, b) for a, b in zip(again(images), features, strict=True))
@@ -74,43 +74,64 @@ def test_the_official_range(random_vgg):
     assert (random_vgg(images)[0] - first).abs().max() > 1
 
 
-def test_autocast_changes_nothing(random_vgg):
-    images = torch.rand(1, 3, 16, 16)
-    expected = random_vgg(images)[4]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(random_vgg(images)[4], expected)
-
-
-def test_gray_is_three_equal_channels(random_vgg):
+def test_gray_is_three_equal_channels_and_autocast_changes_nothing(random_vgg):
     gray = torch.rand(1, 1, 16, 16)
-    assert torch.equal(random_vgg(gray)[4], random_vgg(gray.repeat(1, 3, 1, 1))[4])
+    expected = random_vgg(gray.repeat(1, 3, 1, 1))[4]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(random_vgg(gray)[4], expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 15, 16), (1, 2, 16, 16), (3, 16, 16)])
 def test_images_it_cannot_take(random_vgg, shape):
-    with pytest.raises(
-        ValueError, match=r"Expected RGB or gray images \(B, 3 or 1, H, W\) of at least 16×16 pixels, but got"
-    ):
+    with pytest.raises(ValueError, match=r"Expected RGB or gray images .* of at least 16×16 pixels, but got"):
         random_vgg(torch.rand(shape))
 
 
-@pytest.mark.parametrize("value", [0, -1.0, float("inf"), "1", True])
-def test_a_wrong_range(value):
-    with pytest.raises(ValueError, match="Expected `input_range` to be a number above 0, but got"):
-        VGG19Features("random", imagenet_norm=False, input_range=value)
+def test_files_of_another_network(tmp_path):
+    torch.save({"features.0.weight": torch.rand(8, 3, 3, 3)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as error:
+        VGG19Features(str(tmp_path / "w.pth"))
+    assert "Expected weights of VGG-19 as torchvision names them, but got" in str(error.value)
+    assert "0.weight: expected (64, 3, 3, 3), but the file has (8, 3, 3, 3)" in str(error.value)
 
 
-def test_a_range_beside_the_norm():
-    with pytest.raises(ValueError, match="Expected `input_range` to be 1 beside `imagenet_norm: true`, but got 255"):
-        VGG19Features("random", input_range=255)
+@pytest.mark.parametrize("number", [0, 1])
+def test_imagenet_is_torchvisions_file_in_either_place(nowhere, number):
+    file = places()[number] / FILE
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find_vgg_weights("imagenet") == file
 
 
-def test_files_that_are_not_there_or_of_another_network(tmp_path):
-    with pytest.raises(DscsrError, match="which does not exist"):
-        VGG19Features(str(tmp_path / "no.pth"))
-    torch.save({"features.0.weight": torch.rand(64, 3, 3, 3), "features.1.weight": torch.rand(64)}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"(?s)Expected weights of VGG-19 .*x\.pth', whose layers.*2\.weight"):
-        VGG19Features(str(tmp_path / "x.pth"))
-    torch.save({"features.0.weight": torch.rand(8, 3, 3, 3)}, tmp_path / "y.pth")
-    with pytest.raises(WeightsError, match=r"(?s)0\.weight: expected \(64, 3, 3, 3\), but the file has \(8, 3, 3, 3\)"):
-        VGG19Features(str(tmp_path / "y.pth"))
+def test_the_second_place_is_the_cache_of_torch_hub(nowhere, monkeypatch):
+    assert places()[1] == Path(torch.hub.get_dir(), "checkpoints")
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert places()[1] == Path(torch.hub.get_dir(), "checkpoints")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere))
+    assert places()[1] == Path(torch.hub.get_dir(), "checkpoints")
+
+
+def test_a_missing_file_is_named_with_its_source_and_its_places(nowhere):
+    with pytest.raises(DscsrError) as error:
+        find_vgg_weights("imagenet")
+    message = str(error.value)
+    assert message.startswith("Expected 'experiments/pretrained_models/vgg19-dcbb9e9d.pth' or ")
+    assert str(nowhere / "torch" / "hub" / "checkpoints" / FILE) in message
+    assert "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in message
+    assert "`vgg_weights: <path>`" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no.pth", r"but got 'no\.pth', which does not exist\. Fetch .*dcbb9e9d\.pth"),
+        (".", "which is a folder"),
+        (None, "Expected `vgg_weights` to be imagenet, random or a path, but got None"),
+        ("", "random or a path, but got ''"),
+        (3, "random or a path, but got 3"),
+    ],
+)
+def test_what_is_no_file(nowhere, value, message):
+    with pytest.raises(DscsrError, match=message):
+        find_vgg_weights(value)
