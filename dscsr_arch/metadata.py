@@ -150,6 +150,15 @@ def shown(value: Any) -> str:
     return f"{value:g}" if NUMBER.accepts(value) else _short(value)
 
 
+def in_words(metadata: Metadata) -> str:
+    """A network for people: ``SPAN, 48 channels, x4``; of one that is not ours, what is known of it."""
+    known = architectures().get(metadata.network)
+    widths = [metadata.arguments[name] for name in known.width_arguments] if known else []
+    channels = [f"{width} channels" for width in widths[:1]]
+    scale = [f"x{metadata.arguments['upscale']}"] if "upscale" in metadata.arguments else []
+    return ", ".join([metadata.network, *channels, *scale])
+
+
 def to_metadata(metadata: Metadata) -> dict[str, str]:
     """The metadata as text. ``network`` and ``arguments`` say all; the others are there for people and other programs.
 

@@ -28,6 +28,7 @@ from dscsr_arch.architecture import Architecture, SpandrelForm, StateDict
 from dscsr_arch.constructor import COUNT, FLAG, IMAGE, IMG_RANGE, RGB_MEAN, constructor, input_mean, one_of
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.errors import ArgumentError, DscsrWarning, LoRAError
+from dscsr_arch.span_plain import PlainSPAB, PlainSPAN
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -249,5 +250,6 @@ ARCHITECTURE = Architecture(
     not_in_shapes=("img_range", "rgb_mean", "norm"),
     width_arguments=("feature_channels",),
     prepare=_prepare,
+    single_file=(PlainSPAB, PlainSPAN),
     spandrel=SpandrelForm(required={"rgb_mean": RGB_MEAN, "bias": True}, work_in=_work_in, known=True),
 )

@@ -16,6 +16,7 @@ from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.deployable import deployable
 from dscsr_arch.metadata import describe
 from dscsr_model.cli import main
+from dscsr_model.export.ntire import kit as kits
 from dscsr_model.host import registration
 from dscsr_model.host.patches import installed
 
@@ -107,8 +108,5 @@ def test_it_is_registered_trained_loaded_narrowed_exported_and_submitted(toy, tm
 
     assert main(["export", str(weights), "-o", f"{tmp_path}/toy.onnx"]) == 0
     assert "Toy, " in capsys.readouterr().out
-    if not architectures()["SPAN"].single_file:
-        return  # TODO(EXPORT): the submission's file is made of `single_file`
-    submit = ["submit", str(weights), "--team", "7", "--name", "Mine", "-o", f"{tmp_path}/kit", "--seconds", "0"]
-    assert main(submit) == 0
+    kits.make(kits.plan(loaded, kits.Kit(7, "Mine", tmp_path / "kit", seconds=0)), lambda items, *_: items)
     assert "class Mine(nn.Module)" in (tmp_path / "kit/models/team07_Mine.py").read_text()

@@ -133,7 +133,7 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
 
     CSSR-Nets of option files come as all their widths, unless one is asked for.
     """
-    from dscsr_model.cli.option_networks import networks_of_options
+    from dscsr_model.cli.weights import networks_of_options
 
     ending = f" at {args.width:g}" if args.width is not None else ""
     found: list[tuple[Path, str, nn.Module]] = [

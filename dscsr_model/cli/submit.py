@@ -30,14 +30,13 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="any weight file of SPAN, DSCLoRA, CARN or EDSR")
-    parser.add_argument("--team", required=True, metavar="NN", help="your team's number, such as 07")
-    parser.add_argument("--name", required=True, metavar="NAME", help="of the network: letters, digits and _")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
-    parser.add_argument(
-        "--data", nargs=2, type=Path, metavar=("HR", "LR"), help="folders of images for the challenge's PSNR"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("weights", type=Path, metavar="WEIGHTS", help="any weight file of SPAN, DSCLoRA, CARN or EDSR")
+    add("--team", required=True, metavar="NN", help="your team's number, such as 07")
+    add("--name", required=True, metavar="NAME", help="of the network: letters, digits and _")
+    add("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    add("--data", nargs=2, type=Path, metavar=("HR", "LR"), help="folders of images for the challenge's PSNR")
+    add(
         "--fold",
         nargs="?",
         const="all",
@@ -45,14 +44,16 @@ def add_parser(subparsers: Any) -> None:
         help="of SPAN: make one convolution of two that follow each other. exact: conv_2 and conv_cat, which changes "
         "nothing; all (the default of --fold): conv_1 and block_1 too, which changes the border of the image",
     )
-    parser.add_argument("--python", metavar="FILE", help="interpreter of the check (default: this one)")
-    parser.add_argument("--force", action="store_true", help="replace a kit that is there")
+    add("--python", metavar="FILE", help="interpreter of the check (default: this one)")
+    add("--force", action="store_true", help="replace a kit that is there")
     weights.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the kit and print its figures; returns the exit code."""
+    from tabulate import tabulate
+
     from dscsr_model.cli.prepare import show_progress
     from dscsr_model.cli.weights import load_network
     from dscsr_model.export.ntire import kit as kits
@@ -60,14 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
     data = None if args.data is None else tuple(args.data)
     kit = kits.Kit(kits.read_team(args.team), args.name, args.out, args.fold, data, args.force, args.python)
-    kits.check_name(kit.name)
-    kits.check_place(kit.out, kit.force)
+    kit.check()
     planned = kits.plan(load_network(args), kit)
     print("Writing the file and checking it alone, which takes some seconds …", file=sys.stderr, flush=True)
     made = kits.make(planned, show_progress)
-    rows = texts.table(*made)
-    longest = max(len(what) for what, _ in rows)
-    print("\n".join(f"{what:{longest}}  {value}" for what, value in rows))
-    print(f"{'Checked alone':{longest}}  {texts.checked(made.form, made.figures)}")
+    rows = [*texts.table(*made), ("Checked alone", texts.checked(made.form, made.figures))]
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     print(f"\n{kit.out}: models/{kit.stem}.py, model_zoo/{kit.stem}.pth, test_demo_branch.txt; README.md says the rest")
     return 0

@@ -1,11 +1,11 @@
-"""The arguments that name a network by its weight file, the same for every command that takes one."""
+"""The arguments that name a network by its weight file, and networks that option files describe, for every command."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,12 @@ from dscsr_arch.errors import DscsrError, DscsrWarning
 if TYPE_CHECKING:
     from torch import nn
 
-
 _OWN = {
-    "path": "Leave it out",
-    "base": "Write --base FILE",
-    "network": "Write -opt FILE",
-    "width": "Write --width W",
-    "param_key": "Write --param-key KEY",
+    "path": "Leave it out.",
+    "base": "Write --base FILE.",
+    "network": "Write -opt FILE.",
+    "width": "Write --width W.",
+    "param_key": "Write --param-key KEY.",
 }
 """What `load_model` takes beside arguments of networks."""
 
@@ -61,11 +60,118 @@ def load_network(args: argparse.Namespace) -> nn.Module:
 
     given = read_overrides(args.overrides)
     if file := getattr(args, "opt", None):
-        from dscsr_model.cli.option_networks import read_network_section
-
-        given["network"] = read_network_section(file)
+        given["network"] = _network_section(file)
     with _one_line_each("--set NAME=VALUE" + (", or -opt FILE of its training" if "opt" in args else "")):
         return load_model(args.weights, param_key=args.param_key, base=args.base, width=args.width, **given)
+
+
+def networks_of_options(file: Path, overrides: list[str], width: float | None = None) -> dict[str, nn.Module]:
+    """Networks with random weights, as ``network_g`` of an option file says, by what their width adds to a name.
+
+    Args:
+        file: The option file.
+        overrides: Arguments in place of those in the file, as `read_overrides` takes them.
+        width: One student instead of a CSSR-Net at all its widths, or in place of any other network.
+
+    Raises:
+        DscsrError: The file cannot be read, has no such section, what it says to import cannot be imported, or the
+            network cannot be built.
+    """
+    from dscsr_arch import CSSRNet
+    from dscsr_arch.foreign import find_backbone
+
+    section = {**_network_section(file), **read_overrides(overrides)}
+    section.pop("lora", None)  # adapters that training injects: what is measured is fused
+    kind = section.pop("type").removesuffix("_dscsr")
+    try:
+        if width is not None:
+            section = section if kind == "CSSRNet" else {"backbone": {"type": kind, **section}}
+            return {f" at {width:g}": CSSRNet(**{**section, "widths": (width,)}).student(width).eval()}
+        if kind == "CSSRNet":
+            shared = CSSRNet(**section).eval()
+            return {f" at {each:g}": shared.student(each).eval() for each in (1.0, *shared.widths)}
+        network_class = find_backbone(kind)
+        _check_memory(network_class, section)
+        return {"": network_class(**section).eval()}
+    except DscsrError as error:
+        raise DscsrError(error.expected, error.got, error.remedy, f"network_g of {file}") from error
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
+        raise DscsrError(f"network_g of {file} to describe a network", f"this: {error}") from error
+    except (MemoryError, RuntimeError) as error:  # torch's, of memory and of sizes beyond what it can count
+        reason = " ".join(str(error).split())[:200]
+        raise DscsrError(f"network_g of {file} to fit into memory", f"this: {reason}", "Make it smaller.") from error
+
+
+def read_overrides(words: list[str]) -> dict[str, Any]:
+    """``["norm=false", "img_range=1"]`` as arguments; the values are YAML, as in an option file.
+
+    Raises:
+        DscsrError: A word is not ``NAME=VALUE``.
+    """
+    import yaml
+
+    overrides = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name.isidentifier() and equals):
+            raise DscsrError("--set NAME=VALUE, such as norm=false", repr(word), "Write it without spaces.")
+        if name in _OWN:
+            raise DscsrError("an argument of the network in --set", repr(word), _OWN[name])
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            what = f"a value as in an option file in --set {word!r}"
+            raise DscsrError(what, " ".join(str(error).split())) from error
+    return overrides
+
+
+def _network_section(file: Path) -> dict[str, Any]:
+    """``network_g`` of an option file; a network of the user's own code is registered then.
+
+    Raises:
+        DscsrError: The file cannot be read, has no such section with a type, or its code cannot be imported.
+    """
+    import yaml
+
+    from dscsr_arch.architecture import architectures
+    from dscsr_model.host import user_code
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DscsrError(
+            f"an option file (YAML) at {file}",
+            f"one that cannot be read: {' '.join(str(error).split())[:200]}",
+            "Check the path; weight files are given without -opt.",
+        ) from error
+    section = content.get("network_g") if isinstance(content, dict) else None
+    if not (isinstance(section, dict) and isinstance(section.get("type"), str)):
+        raise DscsrError(
+            f"a section `network_g` with a `type` in {file}",
+            "one without" if isinstance(section, dict) else "none",
+            "Give a training or test option file.",
+        )
+    if section["type"].removesuffix("_dscsr") not in architectures():
+        user_code.import_user_code(user_code.names(content.get("import")), file)
+    return {str(name): value for name, value in section.items()}
+
+
+def _check_memory(network_class: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Raise `MemoryError` before a mistyped width takes all there is: shapes alone cost nothing."""
+    import torch
+
+    from dscsr_model.data.memory import free_memory
+
+    try:
+        with torch.device("meta"):
+            weights = [*network_class(**arguments).parameters()]
+    except RuntimeError as error:
+        if "meta tensors" in str(error):
+            return  # a constructor that reads values, such as SwinIR's: it must be built to see
+        raise
+    needs, free = sum(weight.numel() * weight.element_size() for weight in weights), free_memory(torch.device("cpu"))
+    if needs > free:
+        raise MemoryError(f"its weights take {needs / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
 @contextmanager
@@ -84,28 +190,3 @@ def _one_line_each(remedy: str) -> Iterator[None]:
         others, warnings.showwarning = warnings.showwarning, show
         warnings.simplefilter("always", DscsrWarning)
         yield
-
-
-def read_overrides(words: list[str]) -> dict[str, Any]:
-    """``["norm=false", "img_range=1"]`` as arguments; the values are YAML, as in an option file.
-
-    Raises:
-        DscsrError: A word is not ``NAME=VALUE``.
-    """
-    import yaml
-
-    overrides = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name.isidentifier() and equals):
-            raise DscsrError(
-                f"Expected --set NAME=VALUE, such as norm=false, but got {word!r}. Write it without spaces."
-            )
-        if name in _OWN:
-            raise DscsrError(f"Expected an argument of the network in --set, but got {word!r}. {_OWN[name]}.")
-        try:
-            overrides[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise DscsrError(f"Expected a value as in an option file in --set {word!r}, but: {reason}.") from error
-    return overrides

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import describe
 from dscsr_arch.sizes import padded, size_requirements
+from dscsr_model.inference.receptive_field import PROBE_SIDE, try_channels
 
 TOLERANCE = 1e-4
 """Of outputs in [0, 1], in float32: a fortieth of one 8-bit step. Two orders of summing the same float32 numbers differ
@@ -24,6 +26,12 @@ _SIZES = ((1, 24, 40), (2, 17, 23), (1, 1, 1), (1, 2, 5), (1, 33, 1))
 """(batch, height, width): the traced size, an odd one, images smaller than a kernel and than a network's view."""
 
 
+def input_channels(network: nn.Module) -> int:
+    """Of the images of ``network``, as its arguments say, or else as it runs."""
+    known: int | None = describe(network).arguments.get("num_in_ch")
+    return known or try_channels(network, size_requirements(network).fit(PROBE_SIDE))[0]
+
+
 def images(channels: int) -> Iterator[Tensor]:
     """Images (B, channels, H, W) in [0, 1], always the same: soft shapes with some noise, as photographs have."""
     draw = torch.Generator().manual_seed(0)
@@ -35,16 +43,15 @@ def images(channels: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def difference(
-    source: nn.Module, candidate: Callable[[Tensor], Tensor], channels: int, *, half: bool = False, what: str = "it"
+    source: nn.Module, candidate: Callable[[Tensor], Tensor], *, half: bool = False, by: str = "it"
 ) -> float:
     """The largest difference of what ``source`` and ``candidate`` make of `images`, `padded` as ``source`` requires.
 
     Args:
         source: The network, in float32.
         candidate: What was exported, loaded again.
-        channels: Of the images.
         half: The candidate computes, or keeps its weights, in float16.
-        what: What messages call the candidate.
+        by: What has read the candidate, for messages.
 
     Returns:
         It, as a part of the output's range: of 1, or of the largest output where that is more (an untrained network).
@@ -52,30 +59,25 @@ def difference(
     Raises:
         DscsrError: The difference is beyond the tolerance, the output has another size, or is not finite.
     """
-    worst, sizes = 0.0, size_requirements(source)
-    for image in images(channels):
+    worst, sizes, what = 0.0, size_requirements(source), f"the file, read by {by},"
+    report = "Nothing is kept; please report this with the versions of torch and of the format's packages."
+    for image in images(input_channels(source)):
         wanted, got = padded(source, image, sizes), padded(candidate, image, sizes)
         size = " × ".join(map(str, image.shape))
         if wanted.shape != got.shape:
-            raise DscsrError(
-                f"Expected {what} to make {tuple(wanted.shape)} of an image {size}, but got {tuple(got.shape)}. "
-                "Nothing is kept; please report this with the versions of torch and of the format's packages."
-            )
+            raise DscsrError(f"{what} to make {tuple(wanted.shape)} of an image {size}", tuple(got.shape), report)
         if not got.isfinite().all():
             raise DscsrError(
-                f"Expected {what} to give finite numbers for an image {size}, but got {_odd(got)}. "
-                + ("Some are too large for float16: export without --fp16." if half else "Nothing is kept.")
+                f"{what} to give finite numbers for an image {size}",
+                f"{int((~got.isfinite()).sum())} of {got.numel()} that are infinite or no number",
+                "Some are too large for float16: export without --fp16." if half else "Nothing is kept.",
             )
         worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
     tolerance = HALF_TOLERANCE if half else TOLERANCE
     if worst > tolerance:
         raise DscsrError(
-            f"Expected {what} to do what the network does, up to {tolerance:.1e}, but the largest difference is "
-            f"{worst:.1e}. "
-            + ("Export without --fp16." if half else "Nothing is kept; please report this with the version of torch.")
+            f"{what} to do what the network does, up to {tolerance:.1e}",
+            f"a largest difference of {worst:.1e}",
+            "Export without --fp16." if half else report,
         )
     return worst
-
-
-def _odd(values: Tensor) -> str:
-    return f"{int((~values.isfinite()).sum())} of {values.numel()} that are infinite or no number"

@@ -2,45 +2,139 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch import load_model
+from dscsr_arch.architecture import recognise
+from dscsr_arch.checkpoint import read_state_dict, save_state_dict
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import describe, to_metadata
+from dscsr_arch.weight_files import METADATA
+from dscsr_model.export.onnx import run_onnx, to_onnx
+from dscsr_model.export.programs import run_torch_export, run_torchscript, to_torch_export, to_torchscript
+from dscsr_model.export.spandrel_support import run_spandrel, to_spandrel_form
 
 Run = Callable[[Tensor], Tensor]
 
 
-class Check(NamedTuple):
-    """A reading of the file, as its users will read it."""
-
-    by: str
-    run: Run | None
-    why_not: str = ""
-    """Why it cannot be asked here, if it is not."""
-
-
 class Format(NamedTuple):
-    """One format."""
+    """One format. A new one is one more of these."""
 
     name: str
     suffixes: tuple[str, ...]
     """Of its files, the usual one first."""
     label: str
     """What the name of a file says when it is made from its source's."""
-    write: Callable[[nn.Module, Path, bool], None]
-    """Write (network, path, half)."""
-    checks: Callable[[Path, str], Sequence[Check]]
-    """How to read the file at a path, of the network of a name."""
+    write: Callable[..., None]
+    """Write (network, path, half=…)."""
+    readers: Mapping[str, Callable[[Path, nn.Module], Run]]
+    """By name: what reads the file of a network, in float32, as its users do. One that is not here raises
+    `UnavailableError`."""
     says: str
     """What the format is, for people."""
 
 
+def to_weights(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write the weights of ``network``, as it is, with its metadata.
+
+    Args:
+        network: Any that `load_model` gives.
+        path: ``*.safetensors``, or any other name for a file of torch.save, ``{params: …, metadata: …}``, which
+            BasicSR, spandrel and `load_model` read. An existing file is replaced.
+        half: Round the weights to float16. Readers compute in the precision that they choose.
+    """
+    path, metadata = Path(path), to_metadata(describe(network))
+    dtype = torch.float16 if half else torch.float32
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import save
+
+        path.write_bytes(save(weights, metadata))  # its save_file would let nobody else read the file
+    else:
+        save_state_dict({"params": weights, METADATA: metadata}, path)
+
+
+def _read_weights(path: Path, network: nn.Module) -> Run:
+    weights = read_state_dict(path)
+    if recognise(weights) is not None:
+        return load_model(path)
+    read = copy.deepcopy(network)  # by whatever else knows it: the option file of its training, spandrel
+    read.load_state_dict(weights)
+    return read
+
+
+def _of_path(run: Callable[[Any], Run]) -> Callable[[Path, nn.Module], Run]:
+    return lambda path, _: run(path)
+
+
+_DSCSR = {"dscsr's load_model": _read_weights}
+
+
+def _fused(network: nn.Module, path: Path, *, half: bool) -> None:
+    to_weights(deployable(network), path, half=half)
+
+
+def _for_spandrel(network: nn.Module, path: Path, *, half: bool) -> None:
+    to_weights(to_spandrel_form(network), path, half=half)
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("pth", (".pth",), "_fused", _fused, _DSCSR, "fused weights of torch.save"),
+        Format("safetensors", (".safetensors",), "_fused", _fused, _DSCSR, "fused weights, safetensors"),
+        Format(
+            "spandrel",
+            (".pth", ".safetensors"),
+            "_spandrel",
+            _for_spandrel,
+            {**_DSCSR, "spandrel": _of_path(run_spandrel)},
+            "weights under the names that spandrel and chaiNNer read",
+        ),
+        Format(
+            "onnx",
+            (".onnx",),
+            "",
+            to_onnx,
+            {"ONNX Runtime": _of_path(run_onnx)},
+            "ONNX, any batch, height and width",
+        ),
+        Format(
+            "torch-export",
+            (".pt2",),
+            "",
+            to_torch_export,
+            {"torch.export.load": _of_path(run_torch_export)},
+            "torch.export, any batch, height and width",
+        ),
+        Format(
+            "torchscript",
+            (".pt",),
+            "",
+            to_torchscript,
+            {"torch.jit.load": _of_path(run_torchscript)},
+            "TorchScript, any batch, height and width",
+        ),
+    )
+}
+"""By name. Of two with one suffix, the first is what the suffix alone means."""
+
+
 def choose(
-    out: str | os.PathLike[str], wanted: str | None, source: str | os.PathLike[str], half: bool
+    out: str | os.PathLike[str],
+    wanted: str | None,
+    source: str | os.PathLike[str],
+    half: bool,
+    opset: int | None = None,
 ) -> tuple[Path, Format]:
     """Find format and path of the output.
 
@@ -50,152 +144,35 @@ def choose(
         wanted: Name of a format; None takes that of the suffix of ``out``.
         source: The weight file.
         half: float16, which the name made from the source's tells.
+        opset: Of ONNX, see `onnx.to_onnx`.
 
     Raises:
         DscsrError: The format is unknown, or the suffix is none of its.
     """
     path = Path(out)
-    if wanted is not None and wanted not in FORMATS:
-        raise DscsrError(f"Expected a format among {', '.join(FORMATS)}, but got {wanted!r}. Choose one.")
-    if path.is_dir() or os.fspath(out).endswith(("/", os.sep)):
-        if wanted is None:
-            raise DscsrError(
-                f"Expected a file or a format, but got the folder {path} alone. Add --format {'|'.join(FORMATS)}."
-            )
-        form = FORMATS[wanted]
+    suffix = path.suffix.lower()
+    is_folder = path.is_dir() or os.fspath(out).endswith(("/", os.sep))
+    if wanted is None and is_folder:
+        raise DscsrError("a file or a format", f"the folder {path} alone", f"Add --format {'|'.join(FORMATS)}.")
+    name = wanted or next((form.name for form in FORMATS.values() if suffix in form.suffixes), None)
+    if name is None:
+        known = ", ".join(dict.fromkeys(suffix for form in FORMATS.values() for suffix in form.suffixes))
+        raise DscsrError(f"the output to end in one of {known}, or --format", repr(path.name), "Name it so.")
+    if name not in FORMATS:
+        raise DscsrError(f"a format among {', '.join(FORMATS)}", repr(name), "Choose one.")
+    form = FORMATS[name]
+    if opset is not None:
+        if form.name != "onnx":
+            raise DscsrError("the format onnx for --opset", form.name, "Leave --opset out.")
+        form = form._replace(write=partial(to_onnx, opset=opset))
+    if is_folder:
         stem = Path(source).stem
         ends = [end for end in (form.label, "_fp16" if half else "") if end and not stem.endswith(end)]
         return path / f"{stem}{''.join(ends)}{form.suffixes[0]}", form
-    suffix = path.suffix.lower()
-    if wanted is None:
-        form = next((form for form in FORMATS.values() if suffix in form.suffixes), None)  # type: ignore[assignment]
-        if form is None:
-            known = ", ".join(dict.fromkeys(suffix for form in FORMATS.values() for suffix in form.suffixes))
-            raise DscsrError(
-                f"Expected the output to end in one of {known}, or --format, but got {path.name!r}. Name it so."
-            )
-        return path, form
-    if suffix not in FORMATS[wanted].suffixes:
+    if suffix not in form.suffixes:
         raise DscsrError(
-            f"Expected a file of the format {wanted} to end in {' or '.join(FORMATS[wanted].suffixes)}, but got "
-            f"{path.name!r}. Change one of the two."
+            f"a file of the format {name} to end in {' or '.join(form.suffixes)}",
+            repr(path.name),
+            "Change one of the two.",
         )
-    return path, FORMATS[wanted]
-
-
-def with_opset(form: Format, opset: int) -> Format:
-    """``form`` of ONNX, with operators of this version; see `onnx.to_onnx`.
-
-    Raises:
-        DscsrError: ``form`` is another.
-    """
-    if form.name != "onnx":
-        raise DscsrError(f"Expected the format onnx for --opset, but got {form.name}. Leave --opset out.")
-
-    def write(network: nn.Module, path: Path, half: bool) -> None:
-        from dscsr_model.export.onnx import to_onnx
-
-        to_onnx(network, path, half=half, opset=opset)
-
-    return form._replace(write=write)
-
-
-def _write_weights(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_arch.deployable import deployable
-    from dscsr_model.export.weights import to_weights
-
-    to_weights(deployable(network), path, half=half)
-
-
-def _write_spandrel(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_model.export.spandrel_form import to_spandrel_form
-    from dscsr_model.export.weights import to_weights
-
-    to_weights(to_spandrel_form(network), path, half=half)
-
-
-def _write_onnx(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_model.export.onnx import to_onnx
-
-    to_onnx(network, path, half=half)
-
-
-def _write_torch_export(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_model.export.programs import to_torch_export
-
-    to_torch_export(network, path, half=half)
-
-
-def _write_torchscript(network: nn.Module, path: Path, half: bool) -> None:
-    from dscsr_model.export.programs import to_torchscript
-
-    to_torchscript(network, path, half=half)
-
-
-def _load_weights(path: Path, _: str) -> list[Check]:
-    from dscsr_arch import load_model
-
-    return [Check("dscsr's load_model", load_model(path))]
-
-
-def _load_spandrel(path: Path, name: str) -> list[Check]:
-    from dscsr_model.export.spandrel_form import run_spandrel
-
-    try:
-        check = Check("spandrel", run_spandrel(path, name))
-    except UnavailableError as error:
-        check = Check("spandrel", None, str(error))
-    return [*_load_weights(path, name), check]
-
-
-def _load_onnx(path: Path, _: str) -> list[Check]:
-    from dscsr_model.export.onnx import runner
-
-    return [Check("ONNX Runtime", runner(path))]
-
-
-def _load_torch_export(path: Path, _: str) -> list[Check]:
-    from dscsr_model.export.programs import run_torch_export
-
-    return [Check("torch.export.load", run_torch_export(path))]
-
-
-def _load_torchscript(path: Path, _: str) -> list[Check]:
-    from dscsr_model.export.programs import run_torchscript
-
-    return [Check("torch.jit.load", run_torchscript(path))]
-
-
-FORMATS = {
-    form.name: form
-    for form in (
-        Format("pth", (".pth",), "_fused", _write_weights, _load_weights, "fused weights of torch.save"),
-        Format("safetensors", (".safetensors",), "_fused", _write_weights, _load_weights, "fused weights, safetensors"),
-        Format(
-            "spandrel",
-            (".pth", ".safetensors"),
-            "_spandrel",
-            _write_spandrel,
-            _load_spandrel,
-            "weights under the names that spandrel and chaiNNer read",
-        ),
-        Format("onnx", (".onnx",), "", _write_onnx, _load_onnx, "ONNX, any batch, height and width"),
-        Format(
-            "torch-export",
-            (".pt2",),
-            "",
-            _write_torch_export,
-            _load_torch_export,
-            "torch.export, any batch, height and width",
-        ),
-        Format(
-            "torchscript",
-            (".pt",),
-            "",
-            _write_torchscript,
-            _load_torchscript,
-            "TorchScript, any batch, height and width",
-        ),
-    )
-}
-"""By name. Of two with one suffix, the first is what the suffix alone means."""
+    return path, form

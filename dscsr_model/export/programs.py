@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +19,68 @@ from torch import Tensor, nn
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import describe, to_metadata
-from dscsr_model.export.half import HalfInside
-from dscsr_model.export.onnx import quiet
+from dscsr_arch.sizes import size_requirements
+from dscsr_model.export.compare import input_channels
 
-FACTS = "dscsr.json"
+METADATA_FILE = "dscsr.json"
 """Name of the metadata among a program's extra files."""
+
+
+class HalfInside(nn.Module):
+    """``network`` computing in float16 between a float32 image and a float32 result.
+
+    Programs that feed a model without asking what it takes feed float32; so one file serves all of them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) as the network does."""
+        out: Tensor = self.network(x.to(torch.float16))
+        return out.to(torch.float32)
+
+
+class Prepared(NamedTuple):
+    """A network that is to be translated."""
+
+    network: nn.Module
+    """Plain convolutions, from float32 to float32."""
+    example: Tensor
+    """An image to trace it with."""
+    metadata: dict[str, str]
+    """As text, with the multiple that the sides of images must be of."""
+
+
+def prepared(network: nn.Module, half: bool) -> Prepared:
+    """``network``, which stays as it is, to be translated into a program; with ``half`` it computes in float16."""
+    shipped = deployable(network)
+    sizes = size_requirements(shipped)
+    height = sizes.fit(24)
+    example = torch.rand(2, input_channels(shipped), height, sizes.fit(height + 16))
+    metadata = to_metadata(describe(shipped)) | {"size_multiple": str(sizes.multiple_of)}
+    return Prepared(HalfInside(shipped).eval() if half else shipped, example, metadata)
+
+
+@contextmanager
+def translating(what: str) -> Iterator[None]:
+    """Keep what torch's exporters print, log and warn of from the user, and tell in one message what they raise.
+
+    Raises:
+        DscsrError: For anything that the block raises: the exporters have many classes of their own.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise DscsrError(f"{what} to translate the network", f"this from it: {first}") from error
+    finally:
+        logging.disable(before)
 
 
 def to_torch_export(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
@@ -27,58 +89,36 @@ def to_torch_export(network: nn.Module, path: str | os.PathLike[str], *, half: b
     Raises:
         DscsrError: torch cannot translate the network.
     """
-    shipped, example, metadata = _prepared(network, half)
-    buffer = io.BytesIO()
-    sizes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
-    try:
-        with quiet():
-            program = torch.export.export(shipped, (example,), dynamic_shapes=(sizes,))
-            torch.export.save(program, buffer, extra_files={FACTS: metadata})
-    except Exception as error:  # anything in torch's exporter, which has many classes of its own
-        raise DscsrError(f"Expected torch.export to translate the network, but it says: {_first(error)}") from error
+    made, buffer = prepared(network, half), io.BytesIO()
+    axes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
+    with translating("torch.export"):
+        program = torch.export.export(made.network, (made.example,), dynamic_shapes=(axes,))
+        torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(made.metadata)})
     Path(path).write_bytes(buffer.getbuffer())
 
 
 def to_torchscript(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
-    """Write ``network`` for ``torch.jit.load(path)``, for any batch, height and width; see `to_onnx`.
-
-    Traced, since nothing in the networks here depends on the size of an image.
+    """Write ``network``, traced and frozen, for ``torch.jit.load(path)``, for any batch, height and width.
 
     Raises:
         DscsrError: torch cannot translate the network.
     """
-    shipped, example, metadata = _prepared(network, half)
-    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process
-    try:
-        with quiet(), torch.no_grad():
-            program = torch.jit.freeze(torch.jit.trace(shipped, example, check_trace=False))
-            torch.jit.save(program, buffer, _extra_files={FACTS: metadata})
-    except Exception as error:
-        raise DscsrError(f"Expected TorchScript to trace the network, but it says: {_first(error)}") from error
+    made, buffer = prepared(network, half), io.BytesIO()  # on a full disk torch's own writer ends the process
+    with translating("TorchScript"), torch.no_grad():
+        program = torch.jit.freeze(torch.jit.trace(made.network, made.example, check_trace=False))
+        torch.jit.save(program, buffer, _extra_files={METADATA_FILE: json.dumps(made.metadata)})
     Path(path).write_bytes(buffer.getbuffer())
 
 
 def run_torch_export(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     """The program at ``path`` as a function of images."""
-    with quiet():
+    with translating("torch.export"):
         program: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return program
 
 
 def run_torchscript(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     """The program at ``path`` as a function of images."""
-    with quiet():
+    with translating("TorchScript"):
         program: Callable[[Tensor], Tensor] = torch.jit.load(os.fspath(path), map_location="cpu")
     return program
-
-
-def _prepared(network: nn.Module, half: bool) -> tuple[nn.Module, Tensor, str]:
-    """What is translated, an image to trace it with, and the metadata as JSON."""
-    shipped = deployable(network)
-    metadata = describe(shipped)
-    example = torch.rand(2, metadata.arguments["num_in_ch"], 24, 40)
-    return HalfInside(shipped).eval() if half else shipped, example, json.dumps(to_metadata(metadata))
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -10,9 +10,8 @@ from typing import NamedTuple
 from torch import nn
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.metadata import Metadata, describe
-from dscsr_arch.sizes import likely_channels
 from dscsr_model.export.compare import difference
 from dscsr_model.export.formats import Format
 from dscsr_model.files import atomic_folder, disk_errors
@@ -43,8 +42,6 @@ def ship(
 ) -> Shipped:
     """Write ``network`` to ``path``, checked; see `compare.difference` for what that means.
 
-    Until everything is right the file has another name in the same folder, and when anything is wrong it is removed.
-
     Args:
         network: A network as `load_model` gives it; it stays as it is.
         path: The file. Its folder is made if it is missing.
@@ -54,33 +51,22 @@ def ship(
         sources: Files that are never overwritten, ``force`` or not.
 
     Raises:
-        DscsrError: ``path`` is taken, cannot be written, or what was written is not what it should be.
+        DscsrError: ``path`` is taken, cannot be written, or what was written is not what it should be. Nothing of it
+            is kept.
     """
-    metadata = describe(shipped := deployable(network))
-    _check_free(path, force, sources)
-    with disk_errors(path), atomic_folder(path.parent, [path.name], force) as folder:
-        temporary = folder / path.name
-        form.write(network, temporary, half)
-        channels = metadata.arguments.get("num_in_ch", likely_channels(network)[0])
-        found, not_asked = {}, {}
-        for by, run, why_not in form.checks(temporary, metadata.network):
-            if run is None:
-                not_asked[by] = why_not
-            else:
-                found[by] = difference(network, run, channels, half=half, what=f"the file, read by {by},")
-        size = temporary.stat().st_size
-        _check_free(path, force, sources)  # somebody may have come while we wrote
-    return Shipped(path, metadata, sum(p.numel() for p in shipped.parameters()), size, found, not_asked)
-
-
-def _check_free(path: Path, force: bool, sources: Sequence[str | os.PathLike[str]]) -> None:
     if path.is_dir():
-        raise DscsrError(f"Expected a file name, but {path} is a folder. Choose another name.")
+        raise DscsrError("a file name", f"{path}, which is a folder", "Choose another name.")
     if any(path.exists() and os.path.exists(source) and path.samefile(source) for source in sources):
-        raise DscsrError(
-            f"Expected an output beside the source, but got the source itself: {path}. Choose another name."
-        )
-    if (path.exists() or path.is_symlink()) and not force:
-        raise DscsrError(
-            f"Expected to write something new, but {path} exists. Pass --force to replace it, or choose another name."
-        )
+        raise DscsrError("an output beside the source", f"the source itself: {path}", "Choose another name.")
+    shipped = deployable(network)
+    metadata, differences, not_asked = describe(shipped), {}, {}
+    with disk_errors(path), atomic_folder(path.parent, [path.name], replace=force) as folder:
+        file = folder / path.name
+        form.write(network, file, half=half)
+        for by, read in form.readers.items():
+            try:
+                differences[by] = difference(network, read(file, shipped), half=half, by=by)
+            except UnavailableError as error:  # noqa: PERF203 - of two readers
+                not_asked[by] = str(error)
+        size = file.stat().st_size
+    return Shipped(path, metadata, sum(p.numel() for p in shipped.parameters()), size, differences, not_asked)

@@ -1,67 +1,129 @@
-"""CARN and EDSR for spandrel, which has neither (checked in 0.4.2): one call makes it load their files.
+"""Networks in the form in which spandrel (and so chaiNNer) knows them, and ours made known to it.
+
+spandrel takes from shapes what they tell, and the networks' defaults for the rest. So what differs from the defaults
+is worked into the weights where that is exact, and refused where it is not. It has neither CARN nor EDSR (checked in
+0.4.2); one call makes it load their files, those that `dscsr export --format spandrel` wrote:
 
     from dscsr_model.export.spandrel_support import register
     register()
-
-Files that `dscsr export --format spandrel` wrote then load by ``spandrel.ModelLoader()``, like those of any other
-network. Importing this module needs spandrel.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
-from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, ImageModelDescriptor
-from spandrel.util import KeyCondition
+import torch
+from torch import Tensor, nn
 
-from dscsr_arch.architecture import architectures
-from dscsr_arch.carn_arch import CARN
-from dscsr_model.export.ntire.networks.edsr import EDSR
-
-
-def register(registry: ArchRegistry = MAIN_REGISTRY) -> None:
-    """Make CARN and EDSR known to ``registry``. Those that it has already, by whomever, stay: a repeat does nothing."""
-    registry.add(*(ArchSupport.from_architecture(each) for each in (_CARN(), _EDSR()) if each.id not in registry))
+from dscsr_arch import SPAN, conv_lora
+from dscsr_arch.architecture import Architecture, architectures
+from dscsr_arch.deployable import deployable
+from dscsr_arch.errors import DscsrError
+from dscsr_arch.foreign import import_spandrel
+from dscsr_arch.metadata import describe, shown
 
 
-class _CARN(Architecture):
-    """CARN as in `dscsr_arch.carn_arch`, with the default range and mean."""
+def to_spandrel_form(network: nn.Module) -> nn.Module:
+    """Copy ``network`` so that spandrel, given its state dict, builds one that does the same.
 
-    def __init__(self) -> None:
-        names = ("entry.weight", "exit.weight", "b1.b1.conv1.weight", "c3.conv.weight", "upsample.blocks.0.weight")
-        super().__init__(id="CARN", detect=KeyCondition.has_all(*names))
+    A SPAN gets its branches: those it has, or, if it is fused or has LoRA, new ones that merge to its kernels.
 
-    def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor:
-        """Build it from the shapes of ``state_dict``."""
-        arguments = architectures()["CARN"].arguments(state_dict, {})
-        return _descriptor(self, CARN(**arguments), state_dict, arguments)
+    Args:
+        network: One whose `Architecture` has a form for spandrel, with or without LoRA; it stays as it is.
+
+    Returns:
+        A network of the same kind with the default range, in eval mode, in float32, on the CPU.
+
+    Raises:
+        DscsrError: spandrel cannot do what this network does.
+    """
+    name, arguments = describe(deployable(network))
+    known = {each.name: each.spandrel for each in architectures().values() if each.spandrel}
+    if name not in known:
+        raise DscsrError(
+            f"{', '.join(known)} for spandrel",
+            f"{name}, whose layers have other names there",
+            "Export it to another format.",
+        )
+    skipped = ("rgb_mean",) if arguments.get("norm") is False else ()
+    for argument, value in known[name].required.items():
+        if argument not in skipped and shown(arguments[argument]) != shown(value):
+            raise DscsrError(
+                f"{argument} {shown(value)} for spandrel, which cannot be told another",
+                shown(arguments[argument]),
+                "Export to another format (a mean cannot be worked into the weights, because of the borders), or train "
+                "with `norm: false`."
+                if argument == "rgb_mean"
+                else "Export it to another format.",
+            )
+    form = _expanded(network) if isinstance(network, SPAN) else deployable(network)
+    known[name].work_in(form)
+    return form
 
 
-class _EDSR(Architecture):
-    """EDSR with BasicSR's names, with the default range and mean, and no scale on its residuals."""
+def run_spandrel(path: Any) -> Callable[[Tensor], Tensor]:
+    """The file at ``path`` as spandrel loads it, as a function of images. Our networks are known for this call alone.
 
-    def __init__(self) -> None:
-        names = ("conv_first.weight", "body.0.conv1.weight", "conv_after_body.weight", "conv_last.weight")
-        super().__init__(id="EDSR", detect=KeyCondition.has_all(*names, "upsample.0.weight"))
+    Raises:
+        UnavailableError: spandrel cannot be imported.
+        DscsrError: spandrel does not load it.
+    """
+    spandrel = import_spandrel()
+    registry = spandrel.MAIN_REGISTRY.copy()
+    register(registry)
+    try:
+        model = spandrel.ModelLoader(device="cpu", registry=registry).load_from_file(path).model
+    except Exception as error:  # it raises anything for a file that it does not know
+        raise DscsrError("spandrel to load the file", f"this from it: {error}") from error
+    run: Callable[[Tensor], Tensor] = model.float().eval()
+    return run
 
-    def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor:
-        """Build it from the shapes of ``state_dict``."""
-        arguments = {**architectures()["EDSR"].arguments(state_dict, {}), "res_scale": 1.0}
-        return _descriptor(self, EDSR(**arguments), state_dict, arguments)
+
+def register(registry: Any = None) -> None:
+    """Make those of our networks that spandrel lacks known to its ``registry``, by default the main one.
+
+    Those that it has already, by whomever, stay: a repeat does nothing.
+    """
+    spandrel = import_spandrel()
+    registry = spandrel.MAIN_REGISTRY if registry is None else registry
+    for ours in architectures().values():
+        if ours.spandrel and not ours.spandrel.known and ours.name not in registry:
+            registry.add(spandrel.ArchSupport.from_architecture(_support(spandrel, ours)))
 
 
-def _descriptor(
-    architecture: Architecture, network: Any, state_dict: dict[str, Any], arguments: dict[str, Any]
-) -> ImageModelDescriptor:
-    return ImageModelDescriptor(
-        network,
-        state_dict,
-        architecture=architecture,
-        purpose="SR",
-        tags=[f"{arguments['num_feat']}nf"],
-        supports_half=True,
-        supports_bfloat16=True,
-        scale=arguments["upscale"],
-        input_channels=arguments["num_in_ch"],
-        output_channels=arguments["num_out_ch"],
-    )
+def _support(spandrel: Any, ours: Architecture) -> Any:
+    """An architecture of spandrel's: ``ours`` with its default range and mean, and no scale on its residuals."""
+
+    class Support(spandrel.Architecture):
+        def load(self, state_dict: dict[str, Any]) -> Any:
+            told = ours.arguments(state_dict, {})
+            arguments = {name: value for name, value in told.items() if name not in ours.not_in_shapes}
+            return spandrel.ImageModelDescriptor(
+                ours.network(**arguments),
+                state_dict,
+                architecture=self,
+                purpose="SR",
+                tags=[f"{arguments[name]}{name}" for name in ours.width_arguments],
+                supports_half=True,
+                supports_bfloat16=True,
+                scale=arguments["upscale"],
+                input_channels=arguments["num_in_ch"],
+                output_channels=arguments["num_out_ch"],
+            )
+
+    return Support(id=ours.name, detect=ours.recognise)
+
+
+@torch.no_grad()
+def _expanded(network: SPAN) -> nn.Module:
+    """A SPAN with branches, its own where it has them. Drawn from a fixed seed: one source gives one file."""
+    if any(name.endswith(".sk.weight") for name in network.state_dict()):
+        return conv_lora.fuse(copy.deepcopy(network).cpu().float()).eval().requires_grad_(False)
+    metadata = describe(fused := deployable(network))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        form = SPAN(**metadata.arguments).double()
+        form.load_state_dict(fused.double().state_dict())
+    return form.float().eval().requires_grad_(False)

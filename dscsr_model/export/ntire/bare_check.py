@@ -42,7 +42,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     network = load(job["file"], job["class_name"], job["weights"])
     answer: dict[str, Any] = {"hidden": hidden, "python": platform.python_version(), "torch": torch.__version__}
     with torch.no_grad():
-        answer.update(compare(network, torch.load(job["examples"], weights_only=True), job["border"]))
+        examples = torch.load(job["examples"], weights_only=True)["examples"]
+        answer.update(compare(network, examples, job["border"]))
         answer.update(count(network, job["size"]))
         if job["seconds"] > 0:
             answer.update(take_time(network, load(job["baseline"], "Baseline"), job["size"], job["seconds"]))

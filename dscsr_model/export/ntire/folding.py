@@ -20,17 +20,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FOLDS = ("exact", "all")
+"""``exact``: what changes nothing; ``all``: also what changes the border of the image."""
+
 BORDER = 20
-"""Pixels of the input, from each side, where folding ``conv_1`` may change the image: 1 + the 3x3 layers behind."""
+"""Pixels of the input, from each side, where ``all`` may change the image: 1 + the 3x3 layers behind ``conv_1``."""
 
 
 @torch.no_grad()
-def fold_span(state: Mapping[str, Tensor], *, fold_conv_1: bool) -> dict[str, Tensor]:
-    """Weights of `networks.span_folded` from those of `networks.span`.
+def fold_span(state: Mapping[str, Tensor], fold: str) -> dict[str, Tensor]:
+    """Weights of a folded `dscsr_arch.span_plain.PlainSPAN` from those of an unfolded one.
 
     Args:
         state: Floating point weights by name.
-        fold_conv_1: Fold ``conv_1`` into ``block_1`` too; see the module for what that changes.
+        fold: One of `FOLDS`.
 
     Returns:
         Weights of the same type, composed in float64.
@@ -38,11 +41,9 @@ def fold_span(state: Mapping[str, Tensor], *, fold_conv_1: bool) -> dict[str, Te
     folded = {name: tensor for name, tensor in state.items() if not name.startswith("conv_2.")}
     weight, bias = _double(state, "conv_cat")
     shallow, deep, first, activation = weight.chunk(4, dim=1)
-    kernel, added = compose(*_double(state, "conv_2"), deep, bias)
     folded["conv_cat.weight"] = torch.cat([shallow, first, activation], dim=1)
-    folded["conv_cat.bias"] = added
-    folded["conv_deep.weight"] = kernel
-    if fold_conv_1:
+    folded["conv_deep.weight"], folded["conv_cat.bias"] = compose(*_double(state, "conv_2"), deep, bias)
+    if fold == "all":
         kernel, added = compose(*_double(state, "conv_1"), *_double(state, "block_1.c1_r"))
         folded["block_1.c1_r.weight"] = kernel
         if "block_1.c1_r.bias" in state:

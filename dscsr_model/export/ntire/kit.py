@@ -1,8 +1,4 @@
-"""Make a kit: a folder with everything that a submission is, checked before it has its name.
-
-It is built in a hidden folder beside the place where it goes. Whatever ends the work before the last rename leaves
-nothing under the final name; what a kill leaves in the hidden folder, the next run removes.
-"""
+"""Make a kit: a folder with everything that a submission is, checked before it has its name."""
 
 from __future__ import annotations
 
@@ -20,9 +16,8 @@ from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire import bare_check, texts
 from dscsr_model.export.ntire.psnr import SCALE, Pair, Progress, find_pairs, mean_psnr
-from dscsr_model.export.ntire.self_check import SIZE, Alone, Figures, self_check
-from dscsr_model.export.ntire.source import check_free, rewrite
-from dscsr_model.export.ntire.standalone import Standalone, standalone
+from dscsr_model.export.ntire.self_check import SIZE, Figures, self_check
+from dscsr_model.export.ntire.single_file import SingleFile, single_file
 from dscsr_model.files import atomic_folder, disk_errors
 from dscsr_model.profiling.complexity import count
 
@@ -51,20 +46,31 @@ class Kit(NamedTuple):
         """Name of its files."""
         return f"team{self.team:02}_{self.name}"
 
+    def check(self) -> None:
+        """Raise `DscsrError` unless the name can be part of file names and that of a class, and the place is free."""
+        if not re.fullmatch(rf"[A-Za-z][A-Za-z0-9_]{{0,{_LONGEST_NAME - 1}}}", self.name):
+            raise DscsrError(
+                f"a name of letters, digits and _ that begins with a letter, at most {_LONGEST_NAME} characters",
+                repr(self.name),
+                "It names a file and a Python class: choose such as --name FastSPAN.",
+            )
+        check_place(self.out, self.force)
+
 
 class Plan(NamedTuple):
     """A kit that can be made."""
 
     network: nn.Module
     kit: Kit
-    form: Standalone
+    form: SingleFile
+    text: str
     pairs: list[Pair] | None
 
 
 class Made(NamedTuple):
     """A kit that is done."""
 
-    form: Standalone
+    form: SingleFile
     figures: Figures
     quality: texts.Quality | None
 
@@ -78,19 +84,11 @@ def read_team(text: str) -> int:
     match = re.fullmatch(r"(?:team)?([0-9]{1,2})", text.strip(), re.IGNORECASE)
     if match is None or int(match[1]) == 0:
         raise DscsrError(
-            f"Expected the number of a team, 01 to 99 (00 is the challenge's baseline), but got {text!r}. "
-            "Give the one that you got when you registered, such as --team 07."
+            "the number of a team, 01 to 99 (00 is the challenge's baseline)",
+            repr(text),
+            "Give the one that you got when you registered, such as --team 07.",
         )
     return int(match[1])
-
-
-def check_name(name: str) -> None:
-    """Raise `DscsrError` unless ``name`` can be part of file names and the name of a Python class."""
-    if not re.fullmatch(rf"[A-Za-z][A-Za-z0-9_]{{0,{_LONGEST_NAME - 1}}}", name):
-        raise DscsrError(
-            f"Expected a name of letters, digits and _ that begins with a letter, at most {_LONGEST_NAME} characters, "
-            f"but got {name!r}. It names a file and a Python class: choose such as --name FastSPAN."
-        )
 
 
 def plan(network: nn.Module, kit: Kit) -> Plan:
@@ -103,13 +101,18 @@ def plan(network: nn.Module, kit: Kit) -> Plan:
     Raises:
         DscsrError: Something cannot be.
     """
-    check_name(kit.name)
-    check_place(kit.out, kit.force)
-    form = standalone(network, kit.fold)
-    _check_challenge(form)
-    check_free(form.source, form.class_name, kit.name)
-    pairs = None if kit.data is None else find_pairs(*kit.data)
-    return Plan(network, kit, form, pairs)
+    kit.check()
+    form = single_file(network, kit.fold)
+    scale, channels = form.arguments.get("upscale"), form.arguments.get("num_in_ch", 3)
+    channels_out = form.arguments.get("num_out_ch", channels)
+    if (scale, channels, channels_out) != (SCALE, 3, 3):
+        raise DscsrError(
+            f"a network of scale {SCALE} for RGB images, which the challenge is about",
+            f"scale {scale} with {channels} channels in and {channels_out} out",
+            "Give weights of such a network.",
+        )
+    text = form.text(kit.name, texts.docstring(kit.team, kit.name, form))
+    return Plan(network, kit, form, text, None if kit.data is None else find_pairs(*kit.data))
 
 
 def make(planned: Plan, progress: Progress) -> Made:
@@ -123,18 +126,23 @@ def make(planned: Plan, progress: Progress) -> Made:
         DscsrError: The file failed its check, or cannot be written. Nothing is left under the final name, and what was
             there is untouched.
     """
-    network, kit, form, pairs = planned
+    network, kit, form, text, pairs = planned
     out = Path(os.path.abspath(kit.out))
-    with atomic_folder(out.parent, [out.name], replace=True) as folder:
-        building, scratch = folder / out.name, folder / "check of the kit"  # gone in the end
-        building.mkdir()
+    with disk_errors(kit.out), atomic_folder(out.parent, [out.name], replace=True) as folder:
+        building, scratch = folder / out.name, folder / "check"
         scratch.mkdir()
-        _write(building, kit, form)
-        file, weights = _files(building, kit)
-        alone = Alone(file, weights, kit.name, form)
-        figures = self_check(alone, network, scratch, python=kit.python, seconds=kit.seconds)
-        _compare_counts(form, figures)
-        quality = None if pairs is None else _quality(file, weights, kit, pairs, progress)
+        file, weights = building / "models" / f"{kit.stem}.py", building / "model_zoo" / f"{kit.stem}.pth"
+        file.parent.mkdir(parents=True)
+        weights.parent.mkdir()
+        file.write_text(text, encoding="utf-8")
+        save_state_dict(form.state, weights)
+        figures = self_check(file, weights, kit.name, form, network, scratch, python=kit.python, seconds=kit.seconds)
+        alone = bare_check.load(str(file), kit.name, str(weights))
+        shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
+        _compare_counts(alone, figures)
+        quality = None
+        if kit.data is not None and pairs is not None:
+            quality = texts.Quality(mean_psnr(alone, pairs, progress), len(pairs), kit.data[0].name)
         made = Made(form, figures, quality)
         _tell(building, kit, made)
         check_place(kit.out, kit.force)
@@ -143,32 +151,35 @@ def make(planned: Plan, progress: Progress) -> Made:
 
 def check_place(out: Path, force: bool) -> None:
     """Raise `DscsrError` unless a kit can be put there without harm to anything but, with ``force``, an older kit."""
+    new = "a new folder for the kit"
     if not os.path.lexists(out):
         return
     if out.is_symlink() or os.path.samefile(out, os.curdir):
         what = "a link" if out.is_symlink() else "the folder that you are in"
-        raise DscsrError(f"Expected a new folder for the kit, but {out} is {what}. Name a folder that is neither.")
+        raise DscsrError(new, f"{out}, which is {what}", "Name a folder that is neither.")
     with disk_errors(out):
         if out.is_dir() and not any(out.iterdir()):
             return
         is_clone = (out / "test_demo.py").exists()
     if is_clone:
         raise DscsrError(
-            f"Expected a new folder for the kit, but {out} looks like the challenge's repository. Make the kit "
-            "elsewhere and copy its two files into models/ and model_zoo/."
+            new,
+            f"{out}, which looks like the challenge's repository",
+            "Make the kit elsewhere and copy its two files into models/ and model_zoo/.",
         )
     own = _listed_files(out)
     if own is None:
-        raise DscsrError(f"Expected a new folder for the kit, but {out} is there and is no kit. Choose another -o.")
+        raise DscsrError(new, f"{out}, which is there and is no kit", "Choose another -o.")
     found = [path.relative_to(out) for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
     strangers = sorted(str(path) for path in found if str(path) not in own and "__pycache__" not in path.parts)
     if strangers:
         raise DscsrError(
-            f"Expected a folder with nothing but a kit, but {out} also holds {', '.join(strangers[:5])}. "
-            "Move that away, or choose another -o."
+            "a folder with nothing but a kit",
+            f"{out}, which also holds {', '.join(strangers[:5])}",
+            "Move that away, or choose another -o.",
         )
     if not force:
-        raise DscsrError(f"Expected a new folder for the kit, but {out} is an older kit. Add --force to replace it.")
+        raise DscsrError(new, f"{out}, which is an older kit", "Add --force to replace it.")
 
 
 def _listed_files(out: Path) -> set[str] | None:
@@ -180,68 +191,31 @@ def _listed_files(out: Path) -> set[str] | None:
         return None
 
 
-def _check_challenge(form: Standalone) -> None:
-    given = tuple(form.arguments[name] for name in ("upscale", "num_in_ch", "num_out_ch"))
-    if given != (SCALE, 3, 3):
-        raise DscsrError(
-            f"Expected a network of scale {SCALE} for RGB images, which the challenge is about, but got scale "
-            f"{given[0]} with {given[1]} channels in and {given[2]} out. Give weights of such a network."
-        )
-
-
-def _files(folder: Path, kit: Kit) -> tuple[Path, Path]:
-    return folder / "models" / f"{kit.stem}.py", folder / "model_zoo" / f"{kit.stem}.pth"
-
-
-def _write(building: Path, kit: Kit, form: Standalone) -> None:
-    file, weights = _files(building, kit)
-    docstring = texts.docstring(kit.team, kit.name, form)
-    text = rewrite(form.source, form.class_name, kit.name, form.arguments, docstring)
-    with disk_errors(kit.out):
-        file.parent.mkdir()
-        weights.parent.mkdir()
-        file.write_text(text, encoding="utf-8")
-        save_state_dict(form.state, weights)
-
-
-def _compare_counts(form: Standalone, figures: Figures) -> None:
+def _compare_counts(network: nn.Module, figures: Figures) -> None:
     """Let fvcore, which the challenge uses, confirm what the bare process counted, if it is installed."""
     part = 4  # of each side: these networks do the same at every pixel, and a large one takes long to trace
     if find_spec("fvcore") is None:
         return
-    counted = count(form.build(), *(side // part for side in SIZE))
+    counted = count(network, *(side // part for side in SIZE))
     expected = (figures.parameters, figures.flops // part**2, figures.activations // part**2, figures.convolutions)
     if counted != expected:
         raise DscsrError(
-            f"Expected fvcore to count {expected} (parameters, FLOPs, activations, convolutions), but it counted "
-            f"{tuple(counted)}. Nothing was kept. Please report this."
+            f"fvcore to count {expected} (parameters, FLOPs, activations, convolutions)",
+            tuple(counted),
+            "Nothing was kept. Please report this.",
         )
-
-
-def _quality(file: Path, weights: Path, kit: Kit, pairs: list[Pair], progress: Progress) -> texts.Quality:
-    """PSNR of the file itself with the weights beside it."""
-    network = bare_check.load(str(file), kit.name, str(weights))
-    shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
-    folder = pairs[0].hr.parent if kit.data is None else kit.data[0]
-    return texts.Quality(mean_psnr(network, pairs, progress), len(pairs), folder.name)
 
 
 def _tell(building: Path, kit: Kit, made: Made) -> None:
     """README, branch, and the list of files, which also says that this folder is a kit."""
-    contents = {
-        "README.md": texts.readme(kit.team, kit.name, *made),
-        "test_demo_branch.txt": texts.branch(kit.team, kit.name),
+    (building / "README.md").write_text(texts.readme(kit.team, kit.name, *made), encoding="utf-8")
+    (building / "test_demo_branch.txt").write_text(texts.branch(kit.team, kit.name), encoding="utf-8")
+    mark = {
+        "dscsr": texts.dscsr_version(),
+        "team": kit.team,
+        "name": kit.name,
+        "files": sorted(str(path.relative_to(building)) for path in building.rglob("*") if path.is_file()),
+        **made.figures._asdict(),
+        "psnr": None if made.quality is None else made.quality.psnr,
     }
-    with disk_errors(kit.out):
-        for name, text in contents.items():
-            (building / name).write_text(text, encoding="utf-8")
-        files = sorted(str(path.relative_to(building)) for path in building.rglob("*") if path.is_file())
-        mark = {
-            "dscsr": texts.dscsr_version(),
-            "team": kit.team,
-            "name": kit.name,
-            "files": files,
-            **made.figures._asdict(),
-            "psnr": None if made.quality is None else made.quality.psnr,
-        }
-        (building / _MARK).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
+    (building / _MARK).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from torch import nn
 
 from dscsr_arch.errors import DscsrError, ImageError
 from dscsr_model.data.image_io import read_header, read_rgb
-from dscsr_model.data.pairing import find_images, listed
+from dscsr_model.data.pairing import find_images, listed, pair
 from dscsr_model.evaluation.protocol import Image, evaluate
 
 SCALE = 4
@@ -30,28 +30,20 @@ class Pair(NamedTuple):
 
 
 def find_pairs(hr_folder: Path, lr_folder: Path) -> list[Pair]:
-    """Pair the images of two folders as the challenge does: ``0001.png`` with ``0001x4.png``, or ``0001.png``.
+    """Pair the images of two folders: ``0001.png`` with ``0001x4.png``, as the challenge names them, or ``0001.png``.
 
     Only the files' heads are read; whatever does not fit is told at once.
 
     Raises:
-        DscsrError: A folder is none, or empty; an HR image has no LR image of a quarter of its size.
+        DscsrError: A folder is none, or empty; an HR image has no LR image, or none of a quarter of its size.
     """
-    lr_names = {str(Path(name).with_suffix("")): lr_folder / name for name in find_images(lr_folder)}
-    pairs, faults = [], []
-    for name in find_images(hr_folder):
-        stem, hr = str(Path(name).with_suffix("")), hr_folder / name
-        lr = lr_names.get(f"{stem}x{SCALE}", lr_names.get(stem))
-        if lr is None:
-            faults.append(f"{name}: no {stem}x{SCALE} or {stem} among the LR images")
-        elif fault := _size_fault(hr, lr):
-            faults.append(fault)
-        else:
-            pairs.append(Pair(hr, lr))
-    if faults:
+    names = pair(find_images(hr_folder), find_images(lr_folder), SCALE)
+    pairs = [Pair(hr_folder / hr, lr_folder / lr) for hr, lr in names.items()]
+    if faults := [fault for each in pairs if (fault := _size_fault(each))]:
         raise DscsrError(
-            f"Expected an LR image of a quarter of the size for every image in {hr_folder}, but got: "
-            f"{listed(faults, 'fault')}. Give --data HR LR, such as DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR."
+            f"an LR image of a quarter of the size for every image in {hr_folder}",
+            listed(faults, "fault"),
+            "Give --data HR LR, such as DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR.",
         )
     return pairs
 
@@ -64,7 +56,7 @@ def mean_psnr(network: nn.Module, pairs: list[Pair], progress: Progress) -> floa
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
-    images = ((read_rgb(pair.lr), _cut(read_rgb(pair.hr))) for pair in progress(pairs, "PSNR", len(pairs)))
+    images = ((read_rgb(each.lr), _cut(read_rgb(each.hr))) for each in progress(pairs, "PSNR", len(pairs)))
     with torch.inference_mode():
         return evaluate(lambda x: network(x.to(device)), images, BORDER).psnr
 
@@ -74,12 +66,13 @@ def _cut(image: Image) -> Image:
     return image[: image.shape[0] // SCALE * SCALE, : image.shape[1] // SCALE * SCALE]
 
 
-def _size_fault(hr: Path, lr: Path) -> str | None:
+def _size_fault(files: Pair) -> str | None:
     try:
-        large, small = read_header(hr), read_header(lr)
+        large, small = read_header(files.hr), read_header(files.lr)
     except ImageError as error:
         return str(error)
     expected = large.height // SCALE, large.width // SCALE
     if (small.height, small.width) != expected or min(expected) * SCALE <= 2 * BORDER:
-        return f"{lr.name}: {small.height}x{small.width} to {hr.name} of {large.height}x{large.width}"
+        names = f"{files.lr.name}: {small.height}x{small.width} to {files.hr.name}"
+        return f"{names} of {large.height}x{large.width}"
     return None

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire import bare_check
-from dscsr_model.export.ntire.source import rewrite
-from dscsr_model.export.ntire.standalone import Standalone, standalone
+from dscsr_model.export.ntire.single_file import SingleFile, single_file
 
 SIZE = (256, 256)
 """Of the input for which the challenge counts operations."""
@@ -27,16 +27,6 @@ SIZE = (256, 256)
 TOLERANCE = 1e-4
 """Largest difference from the trained network, both in float64, as part of the largest value (at least 1): weights that
 were merged from training branches, or folded, are rounded to float32 once. A step of 8 bits is 40 times as much."""
-
-
-class Alone(NamedTuple):
-    """A network on its own two files."""
-
-    file: Path
-    weights: Path
-    class_name: str
-    form: Standalone
-    """What the files were made of."""
 
 
 class Figures(NamedTuple):
@@ -61,12 +51,23 @@ class Figures(NamedTuple):
 
 
 def self_check(
-    alone: Alone, network: nn.Module, folder: Path, *, python: str | None = None, seconds: float = 2.0
+    file: Path,
+    weights: Path,
+    name: str,
+    form: SingleFile,
+    network: nn.Module,
+    folder: Path,
+    *,
+    python: str | None = None,
+    seconds: float = 2.0,
 ) -> Figures:
     """Check a submission's file and weights against the trained network.
 
     Args:
-        alone: What is checked.
+        file: The submission's.
+        weights: The submission's.
+        name: Of its class.
+        form: What both were made of.
         network: As it was trained.
         folder: An empty one for what the two processes tell each other.
         python: Interpreter of the bare process, as a path or as on the PATH; None: this one.
@@ -75,18 +76,17 @@ def self_check(
     Raises:
         DscsrError: The file does not do what the trained network does, or not alone.
     """
-    form = alone.form
     interpreter = sys.executable if python is None else _found(python)
-    border = form.border * form.arguments["upscale"]
-    save_state_dict(_examples(network, form.border), folder / "examples.pth")  # type: ignore[arg-type]
-    (folder / "baseline.py").write_text(_baseline(), encoding="utf-8")
+    save_state_dict({"examples": _examples(network, form.border)}, folder / "examples.pth")
+    baseline = single_file(SPAN(feature_channels=28).fuse())  # its weights do not matter for its time
+    (folder / "baseline.py").write_text(baseline.text("Baseline", "The baseline of 2026."), encoding="utf-8")
     job = {
-        "file": str(alone.file),
-        "weights": str(alone.weights),
-        "class_name": alone.class_name,
+        "file": str(file),
+        "weights": str(weights),
+        "class_name": name,
         "examples": str(folder / "examples.pth"),
         "baseline": str(folder / "baseline.py"),
-        "border": border,
+        "border": form.border * form.arguments["upscale"],
         "size": SIZE,
         "seconds": seconds,
         "packages": _packages(None if python is None else interpreter),
@@ -99,25 +99,31 @@ def self_check(
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         raise DscsrError(
-            f"Expected the file to run alone in a bare process, but got: {last} (from {' '.join(command[:3])} …). "
-            "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this."
+            "the file to run alone in a bare process",
+            f"{last} (from {' '.join(command[:3])} …)",
+            "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this.",
         )
-    return _judge(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    return judge(json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
 
-def _judge(answer: dict[str, Any]) -> Figures:
-    seen = sorted(set(bare_check.FORBIDDEN) - set(answer.pop("hidden")))
-    if seen:
+def judge(answer: dict[str, Any]) -> Figures:
+    """The figures in the answer of `bare_check`.
+
+    Raises:
+        DscsrError: The process was not bare, or the images differ by more than `TOLERANCE`, or are NaN.
+    """
+    if seen := sorted(set(bare_check.FORBIDDEN) - set(answer.pop("hidden"))):
         raise DscsrError(
-            f"Expected a bare process that has no {', '.join(seen)}, but it could import them, so that the check says "
-            "nothing. Please report this."
+            f"a bare process that has no {', '.join(seen)}",
+            "one that could import them, so that the check says nothing",
+            "Please report this.",
         )
     largest, inside = answer.pop("largest"), answer["inside"]
     if not inside <= TOLERANCE * max(1.0, largest):  # NaN is no pass
         raise DscsrError(
-            f"Expected the file to give the trained network's images up to {TOLERANCE:g}, but they differ by "
-            f"{inside:.2e} (of at most {largest:.2e}). Nothing was kept. Weights that are broken (NaN) do this; if "
-            "yours are not, please report it."
+            f"the file to give the trained network's images up to {TOLERANCE:g}",
+            f"images that differ by {inside:.2e} (of at most {largest:.2e})",
+            "Nothing was kept. Weights that are broken (NaN) do this; if yours are not, please report it.",
         )
     return Figures(**answer)
 
@@ -139,19 +145,11 @@ def _image(size: list[int], draw: torch.Generator) -> Tensor:
     return 0.9 * smooth + 0.1 * torch.rand(1, 3, *size, generator=draw).double()
 
 
-def _baseline() -> str:
-    """The file of SPAN with 28 channels; its weights do not matter for its time."""
-    from dscsr_arch import SPAN
-
-    form = standalone(SPAN(feature_channels=28).fuse())
-    return rewrite(form.source, form.class_name, "Baseline", form.arguments, "The baseline of 2026.")
-
-
 def _found(python: str) -> str:
     """The interpreter as a whole path, symbolic links as they are: a virtual environment is known by its link."""
     found = shutil.which(python)
     if found is None:
-        raise DscsrError(f"Expected a Python interpreter at {python}, but there is none. Name one that has torch.")
+        raise DscsrError(f"a Python interpreter at {python}", "none", "Name one that has torch.")
     return os.path.abspath(found)
 
 
@@ -165,7 +163,5 @@ def _packages(python: str | None) -> list[str]:
         folders: list[str] = json.loads(ended.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1].rstrip(".")
-        raise DscsrError(
-            f"Expected a Python interpreter at {python}, but got: {said}. Name one that has torch."
-        ) from error
+        raise DscsrError(f"a Python interpreter at {python}", said, "Name one that has torch.") from error
     return folders

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from dscsr_arch.metadata import Metadata, in_words
 from dscsr_model.export.ntire.psnr import THRESHOLD
 from dscsr_model.export.ntire.self_check import TOLERANCE, Figures
-from dscsr_model.export.ntire.standalone import Standalone
+from dscsr_model.export.ntire.single_file import SingleFile
 from dscsr_model.profiling.score import BASELINES, score
 
 _VALIDATION = "DIV2K_LSDIR_valid"
@@ -24,11 +24,11 @@ class Quality(NamedTuple):
     folder: str
 
 
-def docstring(team: int, name: str, form: Standalone) -> str:
+def docstring(team: int, name: str, form: SingleFile) -> str:
     """The first lines of the submission's file."""
-    described = ast.get_docstring(ast.parse(form.source)) or ""
     return (
-        f"{name}, the network of team {team:02} for the NTIRE efficient super-resolution challenge.\n\n{described}\n\n"
+        f"{name}, the network of team {team:02} for the NTIRE efficient super-resolution challenge.\n\n"
+        f"{form.describes}\n\n"
         f"``{name}()`` fits model_zoo/team{team:02}_{name}.pth and takes RGB in [0, 1] (data_range 1.0).\n"
         f"Written by dscsr {dscsr_version()}.\n"
     )
@@ -48,7 +48,7 @@ def branch(team: int, name: str) -> str:
     return "".join(f"    {line}\n" for line in lines)
 
 
-def table(form: Standalone, figures: Figures, quality: Quality | None) -> list[tuple[str, str]]:
+def table(form: SingleFile, figures: Figures, quality: Quality | None) -> list[tuple[str, str]]:
     """The figures of a kit, as rows of what and how much."""
     rows = [
         ("Network", describe(form)),
@@ -74,17 +74,16 @@ def table(form: Standalone, figures: Figures, quality: Quality | None) -> list[t
     return rows
 
 
-def describe(form: Standalone) -> str:
+def describe(form: SingleFile) -> str:
     """The network in a few words."""
-    arguments = form.arguments
-    width = arguments.get("feature_channels", arguments.get("num_feat"))
-    blocks = f", {arguments['num_block']} blocks" if "num_block" in arguments else ""
-    folds = {"span_folded": ", conv_2 folded into conv_cat"}.get(form.module, "")
-    folds += ", conv_1 folded into block_1" if arguments.get("fold_conv_1") else ""
-    return f"{form.class_name}, {width} channels{blocks}, x{arguments['upscale']}{folds}"
+    blocks = f", {form.arguments['num_block']} blocks" if "num_block" in form.arguments else ""
+    fold = form.arguments.get("fold")
+    folds = ", conv_2 folded into conv_cat" if fold else ""
+    folds += ", conv_1 folded into block_1" if fold == "all" else ""
+    return f"{in_words(Metadata(form.network, form.arguments))}{blocks}{folds}"
 
 
-def readme(team: int, name: str, form: Standalone, figures: Figures, quality: Quality | None) -> str:
+def readme(team: int, name: str, form: SingleFile, figures: Figures, quality: Quality | None) -> str:
     """The kit's README.md."""
     stem = f"team{team:02}_{name}"
     rows = "\n".join(f"| {what} | {value} |" for what, value in table(form, figures, quality))
@@ -107,7 +106,7 @@ def readme(team: int, name: str, form: Standalone, figures: Figures, quality: Qu
     )
 
 
-def checked(form: Standalone, figures: Figures) -> str:
+def checked(form: SingleFile, figures: Figures) -> str:
     """One line about the self-check."""
     where = f" ({figures.at_border:.1e} at the border)" if form.border else ""
     return (

@@ -16,8 +16,8 @@ from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.metadata import beside
 from dscsr_model import cli
-from dscsr_model.cli.option_networks import networks_of_options
 from dscsr_model.cli.profile import read_figures, short_names
+from dscsr_model.cli.weights import networks_of_options
 
 QUICK = ("--size", "8", "12", "--seconds", "1e-6", "--device", "cpu", "--variants", "eager", "--no-flops")
 COUNTED = (*QUICK[:-1], "--no-baseline")
@@ -177,7 +177,7 @@ def test_networks_of_basicsr_need_it(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "basicsr.archs", None)
     options("edsr.yml", "network_g: {type: MSRResNet, num_in_ch: 3, num_out_ch: 3}")
     line = message(capsys, "-opt", "edsr.yml", *QUICK)
-    assert "Expected network_g of edsr.yml to describe a network, but: Expected a network of dscsr" in line
+    assert "network_g of edsr.yml: Expected a network of dscsr" in line
     assert "pip install --no-build-isolation basicsr==1.4.2" in line
 
 
@@ -203,14 +203,20 @@ def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (None, "Expected an option file (YAML) at net.yml, but it cannot be read"),
-        ("a: [1", "Expected an option file (YAML) at net.yml, but it cannot be read"),
+        (None, "Expected an option file (YAML) at net.yml, but got one that cannot be read"),
+        ("a: [1", "Expected an option file (YAML) at net.yml, but got one that cannot be read"),
         ("name: x", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("- 1", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("network_g: {feature_channels: 4}", "but got one without"),
-        ("network_g: {type: SPAN, feature_channels: 999999999}", "net.yml to fit into memory, but: Storage size"),
-        ("network_g: {type: SPAN, feature_channels: 9999999}", "net.yml to fit into memory, but: its weights take"),
-        ("network_g: {type: SPAM}", "net.yml to describe a network, but: Expected the type of a registered network"),
+        (
+            "network_g: {type: SPAN, feature_channels: 999999999}",
+            "fit into memory, but got this: Storage size",
+        ),
+        (
+            "network_g: {type: SPAN, feature_channels: 9999999}",
+            "fit into memory, but got this: its weights take",
+        ),
+        ("network_g: {type: SPAM}", "network_g of net.yml: Expected the type of a registered network, but got 'SPAM'"),
         ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a whole number from 1"),
         ("network_g: {type: SPAN, features: 4}", "unexpected keyword argument 'features'"),
         ("network_g: {type: CSSRNet, backbone: {type: CARN, num_feat: 16}, widths: [3]}", "Expected `widths`"),

@@ -25,9 +25,6 @@ def test_values_are_those_of_option_files():
         ("2x=1", "Expected --set NAME=VALUE"),
         ("norm={a", "Expected a value as in an option file in --set 'norm={a'"),
         ("base=a.pth", r"Expected an argument of the network in --set, but got 'base=a.pth'. Write --base FILE"),
-        ("width=0.5", "Write --width W"),
-        ("param_key=params", "Write --param-key KEY"),
-        ("network=SPAN", "Write -opt FILE"),
         ("path=a.pth", "Leave it out"),
     ],
 )

@@ -13,7 +13,6 @@ from dscsr_model.export.formats import FORMATS, choose
         ("x.onnx", None, True, "x.onnx", "onnx"),
         ("x.pt2", None, False, "x.pt2", "torch-export"),
         ("x.pt", None, False, "x.pt", "torchscript"),
-        ("x.pth", "spandrel", False, "x.pth", "spandrel"),
         ("x.safetensors", "spandrel", False, "x.safetensors", "spandrel"),
         ("new/", "onnx", True, "new/net_g_fp16.onnx", "onnx"),
         ("there", "pth", False, "there/net_g_fused.pth", "pth"),
@@ -28,26 +27,24 @@ def test_format_and_name(tmp_path, monkeypatch, out, wanted, half, name, form):
 
 
 def test_a_name_says_nothing_twice(tmp_path):
-    path, _ = choose(tmp_path, "pth", "x4_fused.pth", False)
-    assert path.name == "x4_fused.pth"
-    path, _ = choose(tmp_path, "onnx", "x4_fp16.safetensors", True)
-    assert path.name == "x4_fp16.onnx"
+    assert choose(tmp_path, "pth", "x4_fused.pth", False)[0].name == "x4_fused.pth"
+    assert choose(tmp_path, "onnx", "x4_fp16.safetensors", True)[0].name == "x4_fp16.onnx"
 
 
 @pytest.mark.parametrize(
-    ("out", "wanted", "message"),
+    ("out", "wanted", "opset", "message"),
     [
-        ("x.onnx", "pth", r"a file of the format pth to end in \.pth, but got 'x.onnx'. Change one of the two"),
-        ("x.pt", "spandrel", r"spandrel to end in \.pth or \.safetensors, but got 'x.pt'"),
-        ("x", "onnx", "onnx to end in .onnx, but got 'x'"),
-        ("x.bin", None, r"to end in one of \.pth, \.safetensors, \.onnx, \.pt2, \.pt, or --format, but got 'x.bin'"),
-        ("x/", None, r"a file or a format, but got the folder x alone. Add --format pth\|"),
-        ("x.pth", "ncnn", "Expected a format among pth, .*, but got 'ncnn'"),
+        ("x.onnx", "pth", None, r"a file of the format pth to end in \.pth, but got 'x.onnx'. Change one of the two"),
+        ("x.pt", "spandrel", None, r"spandrel to end in \.pth or \.safetensors, but got 'x.pt'"),
+        ("x.bin", None, None, r"in one of \.pth, \.safetensors, \.onnx, \.pt2, \.pt, or --format, but got 'x.bin'"),
+        ("x/", None, None, r"a file or a format, but got the folder x alone. Add --format pth\|"),
+        ("x.pth", "ncnn", None, "Expected a format among pth, .*, but got 'ncnn'"),
+        ("x.pt", None, 18, "Expected the format onnx for --opset, but got torchscript. Leave --opset out"),
     ],
 )
-def test_contradictions_get_one_message(out, wanted, message):
+def test_contradictions_get_one_message(out, wanted, opset, message):
     with pytest.raises(DscsrError, match=message):
-        choose(out, wanted, "net_g.pth", False)
+        choose(out, wanted, "net_g.pth", False, opset)
 
 
 def test_the_command_line_offers_every_format():
