@@ -2,7 +2,6 @@
 
 import copy
 import datetime
-import os
 import random
 import threading
 import time
@@ -14,8 +13,7 @@ import pytest
 import torch
 from small_models import SPAN, build, distance, options, train, weights
 
-from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
-from dscsr_arch.errors import DiskError
+from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_model.data.keyed_dataset import KeyedDataset
 from dscsr_model.data.sample_keys import SampleKey
 
@@ -57,8 +55,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("stopped_at", [3, 7])
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("run", "stopped_at"), [*zip(RUNS, [3, 7] * 3, strict=True)])
 def test_stopping_and_resuming_is_as_if_never_stopped(tmp_path, run, stopped_at):
     """Bit for bit, optimizer, schedule and warm-up (up to step 5) included."""
     optimizer, schedule, more = RUNS[run]
@@ -91,18 +88,9 @@ CHANGES = {
          "train:optim_g:weight_decay: not given before this resume, 0.1 from here on",
          "train:ema_decay: 0.9 before this resume, 0.5 from here on"],
     ),
-    "loss": (
-        {"train:pixel_opt:loss_weight": 3.0},
-        ["train:pixel_opt:loss_weight: 1.0 before this resume, 3.0 from here on"],
-    ),
     "optimizer": (
         {"train:optim_g:type": "Adamax"},
         ["train:optim_g:type: Adam before this resume, Adamax from here on",
-         "The optimizer remembers other things than it did before: it starts anew."],
-    ),
-    "amsgrad": (
-        {"train:optim_g:amsgrad": True},
-        ["train:optim_g:amsgrad: not given before this resume, True from here on",
          "The optimizer remembers other things than it did before: it starts anew."],
     ),
     "precision": ({"train:precision": "fp16"}, ["train:precision: not given before this resume, fp16 from here on"]),
@@ -207,26 +195,6 @@ def test_files_are_basicsrs(tmp_path):
     assert distance(weights(stock), weights(model)) == 0
 
 
-def test_a_checkpoint_is_never_touched_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    """A failure while writing (a full disk) leaves the old file and nothing else."""
-    model = train(build(options(tmp_path)), [1])
-    model.save(0, 5)
-    good = read_state_dict(tmp_path / "models/net_g_5.pth", "params")
-    train(model, [2])
-
-    def full_disk(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(DiskError, match=r"Expected room on the disk for .*models/net_g_5\.pth, but got .*No space"):
-        model.save(0, 5)
-    monkeypatch.undo()
-    assert all(
-        torch.equal(read_state_dict(tmp_path / "models/net_g_5.pth", "params")[name], good[name]) for name in good
-    )
-    assert [file.name for file in (tmp_path / "models").iterdir()] == ["net_g_5.pth"]
-
-
 def test_a_state_opens_whatever_an_option_file_holds(tmp_path):
     """YAML makes dates; a state with one in it would not load."""
     foreign = {"since": datetime.date(2026, 1, 2), "steps": [{"lr": 1}, (2, None)]}
@@ -238,8 +206,7 @@ def test_a_state_opens_whatever_an_option_file_holds(tmp_path):
     assert saved["datasets:train:mine:steps"] == ["{'lr': 1}", [2, None]]
 
 
-@pytest.mark.parametrize("of_the_average", [False, True])
-@pytest.mark.parametrize("iteration", [10, -1])
+@pytest.mark.parametrize(("of_the_average", "iteration"), [(False, -1), (True, 10)])
 def test_weights_that_are_not_finite_are_never_written(tmp_path, logged, of_the_average, iteration):
     model = train(build(options(tmp_path)), [1])
     model.save(0, 5)

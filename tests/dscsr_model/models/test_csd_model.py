@@ -8,14 +8,13 @@ import option_files
 import pytest
 import small_models
 import torch
-from small_models import EDSR, SPAN, SWINIR, batch, build, distance, train, weights
+from small_models import EDSR, batch, build, distance, train, weights
 from torch.nn import functional as F
 
 from dscsr_arch import load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.foreign import find_backbone
-from dscsr_arch.sizes import padded
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 
 TEACHER = {"type": "L1Loss", "loss_weight": 0.5, "output_of": "teacher"}
@@ -206,23 +205,11 @@ def test_where_a_training_starts(options, logged, tmp_path):
     assert torch.equal(two.net_g.backbone.conv_after_body.weight, joint.net_g.backbone.conv_after_body.weight)
 
 
-def test_a_fused_teacher_is_a_warm_start(options, tmp_path):
-    span = find_backbone("SPAN")(feature_channels=8, upscale=2).fuse()
-    save_state_dict(span.state_dict(), tmp_path / "fused.pth")
-    network = {"type": "CSSRNet", "backbone": dict(SPAN), "widths": [0.5]}
-    model = build(options(network_g=network, **{"path:pretrain_network_g": str(tmp_path / "fused.pth")}))
-    x = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(model.net_g(x, width=1.0), span(x), rtol=1e-3, atol=1e-3)
-    train(model, [1])
-
-
 @pytest.mark.parametrize(
     "changes",
     [
-        {"train:precision": "bf16"},
-        {"train:channels_last": True},
-        {"train:accumulate_steps": 2},
-        {"train:grad_clip_norm": 0.1},
+        {"train:precision": "bf16", "train:channels_last": True},
+        {"train:accumulate_steps": 2, "train:grad_clip_norm": 0.1},
         pytest.param({"train:compile": True}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: next(iter(changes)),
@@ -243,8 +230,8 @@ def test_ways_of_training(options, logged, changes):
 
 @pytest.fixture
 def loader(tmp_path):
-    """Three pairs of images behind BasicSR's own dataset."""
-    names = [f"image{number}.png" for number in range(3)]
+    """Two pairs of images behind BasicSR's own dataset."""
+    names = ["image0.png", "image1.png"]
     section = {
         "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
         "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (38, 42))),
@@ -267,51 +254,30 @@ def scores_of(network, loader, tmp_path):
 
 
 def test_every_width_is_validated_as_the_plain_network_would_be(options, loader, tmp_path, logged):
-    model = train(build(options(0.5, 0.25, **BOTH, **{"val:metrics": METRICS})), range(1, 4))
+    model = train(build(options(**BOTH, **{"val:metrics": METRICS})), range(1, 4))
     model.validation(loader, 3, None, save_img=True)
-    assert list(model.metric_results) == [f"{m}_w{w}" for m in METRICS for w in (0.25, 0.5, 1.0)]
-    for width in (0.25, 0.5, 1.0):
+    assert list(model.metric_results) == [f"{m}_w{w}" for m in METRICS for w in (0.5, 1.0)]
+    for width in (0.5, 1.0):
         scores, image = scores_of(model.net_g_ema.student(width), loader, tmp_path / str(width))
         found = {name: model.metric_results[f"{name}_w{width}"] for name in METRICS}
         assert found == pytest.approx(scores, rel=1e-5)
         file = tmp_path / f"visualization/image0/image0_w{width}_3.png"
         assert abs(cv2.imread(str(file)).astype(int) - image).max() <= 1  # summed up in another order
-    assert len(list((tmp_path / "visualization").rglob("*.png"))) == 9
-    assert any("psnr_w0.25: " in line for line in logged())
-    assert any("Best psnr_w0.25 on Set so far: saved as net_g_best.pth" in line for line in logged())
+    assert len(list((tmp_path / "visualization").rglob("*.png"))) == 2 * len(loader.dataset)
+    assert any("psnr_w0.5: " in line for line in logged())
+    assert any("Best psnr_w0.5 on Set so far: saved as net_g_best.pth" in line for line in logged())
     assert model.net_g.training
-
-
-def test_windowed_backbones_are_validated_on_images_of_any_size(options, loader, tmp_path):
-    """Trained on 16×16, validated on 19×21; the windows are of 8."""
-    network = {"type": "CSSRNet", "backbone": SWINIR, "widths": [0.5]}
-    section = {name: value for name, value in SWINIR.items() if name != "type"}
-    save_state_dict({"params": find_backbone("SwinIR")(**section).state_dict()}, tmp_path / "swinir.pth")
-    changes = {"network_g": network, "path:pretrain_network_g": str(tmp_path / "swinir.pth"), **BOTH}
-    model = build(options(**changes))
-    model.feed_data({"lq": torch.rand(3, 3, 16, 16), "gt": torch.rand(3, 3, 32, 32)})
-    model.optimize_parameters(1)
-    model.validation(loader, 1, None, save_img=False)
-    assert list(model.metric_results) == ["psnr_w0.5", "psnr_w1.0"]
-    lq = next(iter(loader))["lq"]
-    model.feed_data({"lq": lq})
-    for width in (0.5, 1.0):
-        plain = model.net_g_ema.student(width).eval()
-        expected = padded(plain, lq, model.size_requirements).detach()
-        torch.testing.assert_close(model.super_resolve(width=width), expected)
 
 
 @pytest.mark.parametrize(
     ("changes", "validated", "best"),
     [
-        (BOTH, ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], "psnr_w0.25"),
         ({}, ["psnr_w0.25", "psnr_w0.5"], "psnr_w0.25"),
-        (contrast(), ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], "psnr_w0.25"),
         ({"val:widths": [0.5]}, ["psnr_w0.5"], "psnr_w0.5"),
         ({**BOTH, "val:best_metric": "psnr_w1.0"}, ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], "psnr_w1.0"),
         ({"is_train": False, "val:suffix": None}, ["psnr_w0.25", "psnr_w0.5", "psnr_w1.0"], None),
     ],
-    ids=["CSD", "students alone", "contrast", "widths", "best_metric", "test"],
+    ids=["students alone", "widths", "best_metric", "test"],
 )
 def test_which_widths_are_validated_and_which_decides(options, loader, tmp_path, changes, validated, best):
     model = build(options(0.25, 0.5, **changes))
@@ -321,39 +287,13 @@ def test_which_widths_are_validated_and_which_decides(options, loader, tmp_path,
     assert (read_pickle(file)["best"]["metric"] if file.exists() else None) == best
 
 
-def test_without_metrics_only_images_are_written(options, loader, tmp_path):
-    opt = options(is_train=False, **{"val:suffix": "x", "val:metrics": None})
-    build(opt).validation(loader, "run", None, save_img=True)
-    names = {file.name for file in (tmp_path / "visualization/Set").iterdir()}
-    assert names == {f"image{number}_w{width}_x.png" for number in range(3) for width in (0.5, 1.0)}
-
-
-def test_tiles_and_orientations_at_every_width(options):
-    x = torch.rand(1, 3, 31, 27)
-
-    def super_resolved(**changes):
-        model = build(options(is_train=False, **changes))
-        model.feed_data({"lq": x})
-        return model.results()
-
-    whole, tiled, eight = (
-        super_resolved(**{f"val:{key}": value for key, value in changes.items()})
-        for changes in ({}, {"tile": 16, "tile_overlap": 12}, {"self_ensemble": True})
-    )
-    for label in ("_w0.5", "_w1.0"):
-        torch.testing.assert_close(tiled[label], whole[label], rtol=0, atol=1e-5)
-        assert (eight[label] - whole[label]).abs().max() > 1e-5
-    assert (whole["_w0.5"] - whole["_w1.0"]).abs().max() > 1e-3
-
-
 # --- what is saved -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ema_decay", [0, 0.5])
-def test_students_are_saved_as_plain_networks(options, tmp_path, ema_decay):
-    model = train(build(options(0.25, 0.5, **BOTH, **{"train:ema_decay": ema_decay})), range(1, 4))
+def test_students_are_saved_as_plain_networks(options, tmp_path):
+    model = train(build(options(0.25, 0.5, **BOTH)), range(1, 4))
     model.save(0, 3)
-    source, x = model.net_g_ema if ema_decay else model.net_g, torch.rand(1, 3, 9, 8)
+    source, x = model.net_g_ema, torch.rand(1, 3, 9, 8)
     for width, channels in ((0.25, 2), (0.5, 4)):
         file = tmp_path / f"models/student_w{width}_3.pth"
         plain = build(
@@ -424,22 +364,12 @@ def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"network_g": EDSR}, DscsrError, "Expected a network with students for CSDModel, but got EDSR"),
-        ({"network_g:lora": {"layers": {"*": [1, 1]}}}, DscsrError, "Expected `network_g` without `lora:`"),
         ({**contrast(), "path:pretrain_network_g": None}, DscsrError, "Expected a trained teacher in `path: pretrain"),
-        (contrast(feature_layers=["body.9"]), DscsrError, "Expected a layer of EDSR, but got 'body.9'"),
         ({"train:pixel_opt:end_iter": 5, "train:total_iter": 9}, DscsrError, "but got none in iteration 6 of 9"),
         ({"train:pixel_opt:output_of": "us"}, DscsrError, "pixel_opt: output_of: Expected one of `student`, `teacher`"),
         ({"network_g:backbone:num_feat": 4}, WeightsError, "teacher.pth does not fit CSSRNet"),
-        ({"network_g:widths": [0.3]}, ValueError, "Expected width 0.3 to leave a whole number of channels"),
     ],
 )
 def test_without_the_option_check_faults_are_as_clear(options, changes, error, text):
     with pytest.raises(error, match=re.escape(text)):
         build(options(**changes))
-
-
-def test_a_batch_smaller_than_its_negatives(options):
-    model = build(options(**contrast(num_negatives=5)))
-    with pytest.raises(ValueError, match=r"Expected a batch of at least 5 \(`num_negatives`\), but got 4"):
-        train(model, [1])

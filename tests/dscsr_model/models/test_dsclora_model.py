@@ -114,21 +114,13 @@ def test_what_is_saved_fits_together(options, name, tmp_path):
     assert all(".lora_" in key for key in read_state_dict(files["lora"]))
 
 
-def test_parts_are_pruned_with_their_checkpoint(options, tmp_path):
+def test_its_files_go_with_their_checkpoint(options, tmp_path):
     model = build(options(**{"logger:keep_checkpoints": 1}))
     for step in (1, 2):
         train(model, [step])
         model.save(0, step)
     names = {file.name for file in (tmp_path / "models").iterdir()}
     assert names == {"net_g_2.pth", "lora_g_2.pth", "fused_g_2.pth"}
-
-
-def test_the_best_network_has_its_parts(options, tmp_path):
-    model = train(build(options()), [1])
-    model.save_networks(model.finite_networks() | {"best": {}}, "best")
-    fused, ema = load_model(tmp_path / "models/fused_g_best.pth"), model.net_g_ema
-    torch.testing.assert_close(fused(batch(1)["lq"]), ema(batch(1)["lq"]))
-    assert not torch.equal(fused(batch(1)["lq"]), model.net_g(batch(1)["lq"]))
 
 
 def test_training_starts_from_adapters_but_resumes_from_its_own(options, tmp_path):

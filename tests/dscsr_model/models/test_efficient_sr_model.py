@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import small_models
 import torch
 from small_models import EDSR, SPAN, batch, build, distance, options, train, weights
 
@@ -32,19 +31,16 @@ def test_in_fp32_it_takes_the_steps_of_srmodel(tmp_path, network):
 DISTANCES = {
     "bf16": ({"train:precision": "bf16"}, 0.02),
     "fp16": ({"train:precision": "fp16"}, 0.01),
-    "channels_last": ({"train:channels_last": True}, 1e-4),
-    "accumulate 2": ({"train:accumulate_steps": 2}, 1e-4),
+    "channels_last": ({"train:channels_last": True, "train:grad_clip_norm": 1e9}, 1e-4),
     "accumulate 3": ({"train:accumulate_steps": 3}, 1e-4),
     "accumulate 9": ({"train:accumulate_steps": 9}, 1e-4),
-    "clip": ({"train:grad_clip_norm": 1e9}, 1e-4),
 }
 # A smooth loss: the sign in the gradient of L1 makes a leap of the smallest difference.
-SMOOTH = {"train:optim_g": {"type": "SGD", "lr": 1e-3}, "train:pixel_opt": {"type": "MSELoss", "loss_weight": 1.0}}
-# EDSR's gradients are a thousandth of SPAN's, whose images go from -116 to 144.
-SMOOTH_EDSR = {**SMOOTH, "train:pixel_opt": {"type": "MSELoss", "loss_weight": 100.0}}
-smooth = pytest.mark.parametrize(
-    "common", [{"network_g": SPAN, **SMOOTH}, {"network_g": EDSR, **SMOOTH_EDSR}], ids=["SPAN", "EDSR"]
-)
+SMOOTH = {
+    "network_g": SPAN,
+    "train:optim_g": {"type": "SGD", "lr": 1e-3},
+    "train:pixel_opt": {"type": "MSELoss", "loss_weight": 1.0},
+}
 
 
 def loss_of(model):
@@ -53,10 +49,9 @@ def loss_of(model):
 
 
 @pytest.mark.parametrize("way", DISTANCES)
-@smooth
-def test_every_way_of_computing_stays_near_fp32_and_trains(tmp_path, way, common):
+def test_every_way_of_computing_stays_near_fp32_and_trains(tmp_path, way):
     changes, share = DISTANCES[way]
-    plain, model = (build(options(tmp_path, **common, **more)) for more in ({}, changes))
+    plain, model = (build(options(tmp_path, **SMOOTH, **more)) for more in ({}, changes))
     if way == "fp16":  # 65536 overflows in the first steps, as it should: they are skipped, and the way is shorter
         model.guard.scaler = model.precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     start, first = weights(plain), [loss_of(plain), loss_of(model)]
@@ -70,7 +65,7 @@ def test_every_way_of_computing_stays_near_fp32_and_trains(tmp_path, way, common
 
 
 def test_fp16_finds_its_scale_by_skipping_steps(tmp_path):
-    model = train(build(options(tmp_path, network_g=SPAN, **SMOOTH, **{"train:precision": "fp16"})), STEPS)
+    model = train(build(options(tmp_path, **SMOOTH, **{"train:precision": "fp16"})), STEPS)
     assert 0 < model.guard.total < 20
     assert model.guard.in_row == 0
     assert model.precision.scaler.get_scale() < 65536
@@ -84,36 +79,20 @@ def test_accumulated_parts_are_as_many_as_asked_for(tmp_path, monkeypatch):
 
 
 def test_bf16_is_not_fp32_after_all(tmp_path):
-    """The distances above could not fail otherwise."""
+    """The distances above could not fail otherwise. Losses are computed in fp32."""
     models = [build(options(tmp_path, **{"train:precision": name})) for name in ("fp32", "bf16")]
     assert distance(*(weights(train(model, [1, 2])) for model in models)) > 0
+    assert {loss.dtype for loss in (models[1].output, *models[1].loss_terms.values())} == {torch.float32}
 
 
 @pytest.mark.slow
-@smooth
-def test_compiled_it_stays_near_fp32(tmp_path, common, logged):
-    plain, compiled = (build(options(tmp_path, **common, **{"train:compile": c})) for c in (False, True))
+def test_compiled_it_stays_near_fp32(tmp_path, logged):
+    plain, compiled = (build(options(tmp_path, **SMOOTH, **{"train:compile": c})) for c in (False, True))
     start = weights(plain)
     train(plain, STEPS)
     train(compiled, STEPS)
     assert not [line for line in logged() if "torch.compile" in line]
     assert 0 < distance(weights(plain), weights(compiled)) <= 1e-3 * distance(weights(plain), start)
-
-
-def test_channels_last_reaches_the_convolutions(tmp_path):
-    model, seen = build(options(tmp_path, **{"train:channels_last": True})), []
-    model.net_g.conv_after_body.register_forward_hook(
-        lambda layer, inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last))
-    )
-    train(model, [1])
-    assert seen == [True]
-
-
-def test_losses_are_computed_in_fp32(tmp_path):
-    model = build(options(tmp_path, **{"train:precision": "bf16"}))
-    train(model, [1])
-    assert model.output.dtype == torch.float32
-    assert {loss.dtype for loss in model.loss_terms.values()} == {torch.float32}
 
 
 def test_any_number_of_named_losses(tmp_path):
@@ -130,18 +109,14 @@ def test_any_number_of_named_losses(tmp_path):
     assert figures["l_square"] == pytest.approx(3 * float(error.square().mean()), rel=1e-5)
 
 
-def test_no_loss_at_all(tmp_path):
-    with pytest.raises(DscsrError, match="Expected at least one loss, such as `train: pixel_opt:`, but got none"):
-        build(options(tmp_path, **{"train:pixel_opt": None}))
-
-
 def test_uint8_batches_are_made_float_and_turned_on_the_device(tmp_path):
     from dscsr_model.training.images import turned
 
     whole = {name: (255 * tensor).round().to(torch.uint8) for name, tensor in batch(1).items()}
-    model = build(options(tmp_path))
+    model = build(options(tmp_path, **{"train:channels_last": True}))
     model.feed_data(whole)
     assert torch.equal(model.lq, whole["lq"].float() / 255)
+    assert model.lq.is_contiguous(memory_format=torch.channels_last)
     orientation = torch.tensor([0, 3, 5, 7])
     model.feed_data({**whole, "orientation": orientation, "lq_path": ["a"]})
     assert torch.equal(model.gt, turned(whole["gt"], orientation).float() / 255)
@@ -175,8 +150,7 @@ def test_the_average_warms_up(tmp_path, changes, decays):
     assert distance(wanted, model.net_g.state_dict()) > 1e-4
 
 
-@pytest.mark.parametrize("planted", ["lq", "gt"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("planted", "precision"), [("lq", "fp32"), ("gt", "bf16"), ("lq", "fp16")])
 def test_a_nan_batch_is_skipped_and_counted_and_training_goes_on(tmp_path, planted, precision):
     model = build(options(tmp_path, **{"train:precision": precision}))
     train_with(model, {}, [1, 2], planted)
@@ -210,10 +184,6 @@ def test_permanent_nan_stops_after_max_bad_steps(tmp_path):
         train_with(model, {5}, [5], "lq")
 
 
-def test_a_hundred_is_the_default(tmp_path):
-    assert build(options(tmp_path)).guard.max_bad_steps == 100
-
-
 # --- weights to start from ------------------------------------------------------------------------------------------
 
 
@@ -236,7 +206,7 @@ def test_network_and_average_start_from_the_file(tmp_path, span_file):
     assert all(torch.equal(loaded[f"ema.{name}"], tensor) for name, tensor in average.state_dict().items())
 
 
-@pytest.mark.parametrize("key", ["params", "params_ema", None])
+@pytest.mark.parametrize("key", ["params", None])
 def test_a_fused_file_is_expanded_once_for_both(tmp_path, key, logged):
     """Branches are random: those of network and average must be the same for a mean of both to have a meaning."""
     fused = dscsr_arch.SPAN(feature_channels=8, upscale=2).fuse()
@@ -255,12 +225,6 @@ def test_a_file_of_another_network_names_the_layers_before_anything_changes(tmp_
         start_from(tmp_path, span_file[0], **{"network_g:feature_channels": 6})
     with pytest.raises(WeightsError, match="missing in the file: conv_first"):
         build(options(tmp_path, network_g=EDSR, **{"path:pretrain_network_g": str(span_file[0])}))
-
-
-def test_a_damaged_file(tmp_path, span_file):
-    span_file[0].write_bytes(span_file[0].read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="cannot be read"):
-        start_from(tmp_path, span_file[0])
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------
@@ -284,7 +248,3 @@ def test_images_per_second_and_memory_are_told(tmp_path):
     assert list(figures) == ["l_pix", "images_per_s", "peak_memory_gib"]
     assert figures["images_per_s"] > 1
     assert 0.05 < figures["peak_memory_gib"] < 100
-
-
-def test_the_helper_of_these_tests_trains_on_other_batches_each_step():
-    assert not torch.equal(small_models.batch(1)["lq"], small_models.batch(2)["lq"])

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
-import numpy as np
 import option_files
 import pytest
 import torch
@@ -24,8 +23,8 @@ METRICS = {
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Five pairs of images behind BasicSR's own dataset, and a loader as BasicSR makes it."""
-    names = [f"image{number}.png" for number in range(5)]
+    """Three pairs of images behind BasicSR's own dataset, and a loader as BasicSR makes it."""
+    names = [f"image{number}.png" for number in range(3)]
     section = {
         "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
         "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (46, 38))),
@@ -55,24 +54,21 @@ class Writer:
         pass
 
 
-# One call for the average rounds otherwise than two for each parameter, on some processors: a level in an image.
-@pytest.mark.parametrize(("ema_decay", "levels"), [(0, 0), (0.9, 1)])
-def test_scores_images_and_log_are_srmodels(tmp_path, dataset, logged, ema_decay, levels):
+def test_scores_images_and_log_are_srmodels(tmp_path, dataset, logged):
     said, written, scores = [], [], []
     for model_type in ("SRModel", "EfficientSRModel"):
-        averaging = {"train:ema_decay": ema_decay, "train:ema_warmup": False}
-        model = train(span(tmp_path / model_type, model_type, **averaging), range(1, 4))
+        model = train(span(tmp_path / model_type, model_type, **{"train:ema_decay": 0}), range(1, 4))
         writer, before = Writer(), len(logged())
         model.validation(dataset(), 3, writer, save_img=True)
         said.append([line for line in logged()[before:] if "Validation" in line])
         folder = tmp_path / model_type / "visualization"
         written.append({str(f.relative_to(folder)): cv2.imread(str(f)).astype(int) for f in folder.rglob("*.png")})
         scores.append((model.metric_results, writer.points))
-    assert len(written[0]) == 5
+    assert len(written[0]) == 3
     assert written[0].keys() == written[1].keys()
-    assert max(abs(written[0][name] - written[1][name]).max() for name in written[0]) <= levels
-    assert levels or said[0] == said[1]
-    assert scores[1][0] == pytest.approx(scores[0][0], rel=1e-12, abs=1e-4 * levels)
+    assert all((written[0][name] == written[1][name]).all() for name in written[0])
+    assert said[0] == said[1]
+    assert scores[1][0] == pytest.approx(scores[0][0], rel=1e-12)
     assert scores[1][1].keys() == scores[0][1].keys() == {f"metrics/Set/{name}" for name in METRICS}
 
 
@@ -93,24 +89,22 @@ def test_results_of_a_test_are_named_as_basicsr_names_them(tmp_path, dataset, su
 PLAIN = {"type": "SPAN", "feature_channels": 4, "upscale": 2}
 
 
-@pytest.mark.parametrize(("changes", "forwards"), [({}, 1), ({"self_ensemble": True}, 8), ({"tile": 12}, 4)])
 @pytest.mark.parametrize(
-    ("model_type", "network", "widths"),
+    ("model_type", "network", "widths", "changes", "forwards"),
     [
-        ("EfficientSRModel", PLAIN, 1),
-        ("DistillationModel", PLAIN, 1),
-        ("DSCLoRAModel", {**PLAIN, "type": "DSCLoRA"}, 1),
-        ("CSDModel", {"type": "CSSRNet", "backbone": PLAIN, "widths": [0.5, 0.75]}, 3),
+        ("EfficientSRModel", PLAIN, 1, {"self_ensemble": True}, 8),
+        ("DSCLoRAModel", {**PLAIN, "type": "DSCLoRA"}, 1, {}, 1),
+        ("CSDModel", {"type": "CSSRNet", "backbone": PLAIN, "widths": [0.5, 0.75]}, 3, {"tile": 12}, 4),
     ],
 )
 def test_the_network_runs_once_for_each_image(tmp_path, dataset, model_type, network, widths, changes, forwards):
-    """Five LQ images of 23×19 pixels; CSDModel tests two students and their teacher."""
+    """Three LQ images of 23×19 pixels; CSDModel tests two students and their teacher."""
     changes = {f"val:{name}": value for name, value in changes.items()}
     model, runs = build(options(tmp_path, model_type, is_train=False, network_g=network, **changes)), []
     assert model.size_requirements  # found once for all images, by runs on small ones
     model.net_g.register_forward_pre_hook(lambda *_: runs.append(1))
     model.validation(dataset(), "run", None, save_img=False)
-    assert len(runs) == 5 * widths * forwards
+    assert len(runs) == 3 * widths * forwards
 
 
 def test_uint8_images_are_scored_as_float_ones(tmp_path, dataset):
@@ -157,13 +151,6 @@ def test_tiles_and_orientations_by_option(tmp_path):
     assert (eight - result).abs().max() > 1e-3 * largest
     both = super_resolved(span(tmp_path, **{"val:tile": 24, "val:self_ensemble": True}), x)
     assert (both - eight).abs().max() <= 1e-5 * largest
-
-
-def test_memory_is_bounded_by_the_tile(tmp_path):
-    model, seen = span(tmp_path, **{"val:tile": 16, "val:tile_overlap": 4}), []
-    model.net_g_ema.register_forward_pre_hook(lambda net, inputs: seen.append(max(inputs[0].shape[-2:])))
-    super_resolved(model, torch.rand(1, 3, 64, 53))
-    assert max(seen) == 24
 
 
 @pytest.mark.parametrize("is_train", [True, False])
@@ -216,20 +203,11 @@ def test_patches_that_a_windowed_network_does_not_take_are_refused(tmp_path):
         build(options(tmp_path, network_g={**SWINIR, "ape": True}))  # positions of one size
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_networks_are_validated_in_fp32(tmp_path, precision):
+def test_networks_are_validated_in_fp32_and_stay_in_training(tmp_path):
     x = torch.rand(1, 3, 9, 8)
-    low, full = (super_resolved(span(tmp_path, **{"train:precision": name}), x) for name in (precision, "fp32"))
-    assert torch.equal(low, full)
-
-
-def test_the_network_in_training_stays_in_training(tmp_path):
-    model = span(tmp_path, **{"train:ema_decay": 0})
-    super_resolved(model, torch.rand(1, 3, 9, 8))
-    assert model.net_g.training
-    model = span(tmp_path)
-    super_resolved(model, torch.rand(1, 3, 9, 8))
-    assert not model.net_g_ema.training
+    low, full = (span(tmp_path, **{"train:precision": name, "train:ema_decay": 0}) for name in ("bf16", "fp32"))
+    assert torch.equal(super_resolved(low, x), super_resolved(full, x))
+    assert low.net_g.training
 
 
 # --- the best network -----------------------------------------------------------------------------------------------
@@ -284,14 +262,12 @@ def test_the_first_validation_set_decides(tmp_path, validate):
     assert best(tmp_path) == 5
 
 
-@pytest.mark.parametrize("model_type", ["EfficientSRModel", "CSDModel"])
-def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, dataset, logged, model_type):
+def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, dataset, logged):
     images = option_files.write_images(tmp_path / "large", ["a.png"], (98, 98))
     single = {"name": "Lone", "type": "SingleImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
     lone = dataset({**single, "dataroot_lq": str(images)})
-    network = SPAN if model_type == "EfficientSRModel" else {"type": "CSSRNet", "backbone": SPAN, "widths": [0.5]}
-    changes = {"network_g": network, "datasets:val": {"name": "Lone"}, "datasets:val_2": {"name": "Set"}}
-    model = build(options(tmp_path, model_type, **changes))
+    changes = {"network_g": SPAN, "datasets:val": {"name": "Lone"}, "datasets:val_2": {"name": "Set"}}
+    model = build(options(tmp_path, **changes))
     before = len(logged())
     model.validation(lone, 6, None, save_img=True)
     assert not any("Validation" in line for line in logged()[before:])
@@ -301,9 +277,14 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, da
     assert read_pickle(tmp_path / "models/net_g_best.pth")["best"]["dataset"] == "Set"
 
     niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs none, but an image of some size
-    model = build(options(tmp_path, model_type, **changes, **{"val:metrics": {**METRICS, "niqe": niqe}}))
+    model = build(options(tmp_path, **changes, **{"val:metrics": {**METRICS, "niqe": niqe}}))
     model.validation(lone, 6, None, save_img=False)
-    assert [name.partition("_")[0] for name in model.metric_results] == ["niqe"]
+    assert list(model.metric_results) == ["niqe"]
+
+    model = build(options(tmp_path / "none", network_g=SPAN, **{"val:metrics": None}))
+    model.validation(lone, 6, None, save_img=True)
+    assert len(list((tmp_path / "none").rglob("*.png"))) == 1
+    assert not list((tmp_path / "none/models").iterdir())
 
 
 def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, dataset, logged):
@@ -369,13 +350,3 @@ def test_a_broken_best_network_is_replaced(tmp_path, validate):
     model.resume_training(read_pickle(tmp_path / "training_states/5.state"))
     validate(model, 10, psnr=1.0, ssim=0.9, rgb=29.0)
     assert best(tmp_path) == 10
-
-
-def test_without_metrics_images_are_written_and_nothing_is_scored(tmp_path, dataset):
-    model = build(options(tmp_path, network_g=SPAN, **{"val:metrics": None}))
-    model.validation(dataset(), 5, None, save_img=True)
-    assert len(list((tmp_path / "visualization").rglob("*.png"))) == 5
-    assert not list((tmp_path / "models").iterdir())
-    image = cv2.imread(str(tmp_path / "visualization/image0/image0_5.png"))
-    assert image.shape == (46, 38, 3)
-    assert np.ptp(image) > 0
