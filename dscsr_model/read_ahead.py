@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 def read_ahead(
     load: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1, threads: int = 1
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """``load(item)`` for each of ``items``, in order; threads load so many beyond the one that was asked for.
 
     What ``load`` raises is raised where its result would come. However the iteration ends, what is not begun by then is

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             )
         if args.precision == "fp16" and engine.device.type == "cpu" and backend_of(args) == "torch":
             report.note("fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today")
-        outcome = pipeline.run(plan.jobs, upscaler, args.quality, report, replace=args.force)
+        outcome = pipeline.run(plan.jobs, upscaler, report, quality=args.quality, replace=args.force)
     print(describe(plan, outcome, engine.scale, args.output))
     return 1 if outcome.failed else 0
 

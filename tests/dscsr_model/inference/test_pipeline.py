@@ -13,7 +13,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import Header
 from dscsr_model.inference import pipeline
 from dscsr_model.inference.jobs import Job
-from dscsr_model.inference.pipeline import Line, Stopped, memory_needed, run
+from dscsr_model.inference.pipeline import Budget, Stopped, memory_needed, run
 from dscsr_model.inference.receptive_field import ReceptiveField
 from dscsr_model.inference.tiles import Tiling, Upscaler
 
@@ -58,7 +58,7 @@ def make_jobs(tmp_path):
 
 def test_all_are_made(make_jobs, tmp_path):
     jobs, report = make_jobs(7), Report()
-    outcome = run(jobs, upscaler(), 95, report)
+    outcome = run(jobs, upscaler(), report)
     assert (outcome.made, outcome.failed) == (7, 0)
     assert outcome.input_pixels == report.total == sum((6 + index) * 5 for index in range(7))
     for index, job in enumerate(jobs):
@@ -96,7 +96,7 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
     monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(pipeline, "write_image", saving)
     enlarge.engine = Meeting()
-    outcome = run(make_jobs(4), enlarge, 95, Report())
+    outcome = run(make_jobs(4), enlarge, Report())
     assert sorted(met) == ["network on 1", "reading 2", "writing 0"]
     assert outcome.made == 4
 
@@ -114,7 +114,7 @@ def test_broken_images_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
                 raise DscsrError("cannot")
             return super().__call__(x)
 
-    outcome = run(jobs, upscaler(Failing()), 95, report)
+    outcome = run(jobs, upscaler(Failing()), report)
     assert (outcome.made, outcome.failed) == (2, 4)
     assert report.faults.keys() == {"1.png", "2.png", "3.png", "4.png"}
     assert "no image, or a broken one" in report.faults["1.png"]
@@ -129,7 +129,7 @@ def test_what_a_format_cannot_hold_is_told_before_the_work(make_jobs, monkeypatc
     jobs, report = make_jobs(2, "webp"), Report()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(20000, 5, False, False))
     monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
-    assert run(jobs, upscaler(), 95, report).failed == 2
+    assert run(jobs, upscaler(), report).failed == 2
     assert "a result of at most 16383 pixels a side, for WebP, but got 10x40000" in report.faults["0.png"]
 
 
@@ -137,7 +137,7 @@ def test_too_large_for_the_memory(make_jobs, monkeypatch):
     jobs, report = make_jobs(1), Report()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(10**6, 10**6, False, False))
     monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
-    assert run(jobs, upscaler(), 95, report).failed == 1
+    assert run(jobs, upscaler(), report).failed == 1
     assert "of free memory for 1000000x1000000 pixels times 2, but" in report.faults["0.png"]
     assert "GiB. Cut the image, or use another machine" in report.faults["0.png"]
 
@@ -158,15 +158,14 @@ def test_what_is_no_images_fault_ends_all(make_jobs, tmp_path, monkeypatch, stag
     enlarge = upscaler()
     if stage == "network":
         enlarge.engine = type("Failing", (Engine,), {"__call__": fail})()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(error, match="bug"):
-        run(make_jobs(12), enlarge, 95, Report())
+        run(make_jobs(12), enlarge, Report())
     assert len(count) <= pipeline.WRITERS
     assert not (tmp_path / "out").exists()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.daemon:
-            thread.join(WAIT)
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 def test_memory_is_waited_for(make_jobs, monkeypatch):
@@ -187,11 +186,11 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
     monkeypatch.setattr(pipeline, "write_image", saving)
     monkeypatch.setattr(pipeline, "check_memory", lambda *_: None)
     monkeypatch.setattr(pipeline, "free_ram", lambda: int(1.5 * weight / pipeline._SHARE))
-    run(make_jobs(4), upscaler(), 95, Report())
+    run(make_jobs(4), upscaler(), Report())
     assert events == ["read", "written"] * 4
 
 
-def test_nothing_holds_a_image_that_is_done(make_jobs, monkeypatch):
+def test_nothing_holds_an_image_that_is_done(make_jobs, monkeypatch):
     """The first one is gone when the network meets the second, though nothing else has come to replace it."""
     images, alive, written = [], [], threading.Event()
     read, save = pipeline.read_image, pipeline.write_image
@@ -212,38 +211,33 @@ def test_nothing_holds_a_image_that_is_done(make_jobs, monkeypatch):
 
     monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(pipeline, "write_image", saving)
-    assert run(make_jobs(2), upscaler(), 95, Report()).made == 2
+    assert run(make_jobs(2), upscaler(), Report()).made == 2
     assert alive == [[]]
 
 
-def test_one_that_is_too_large_goes_alone():
-    line = Line(10)
-    line.acquire(50)
-    waiting = threading.Thread(target=lambda: line.acquire(1), daemon=True)
-    waiting.start()
-    waiting.join(0.05)
-    assert waiting.is_alive()
-    line.release(50)
-    waiting.join(WAIT)
-    assert not waiting.is_alive()
-
-
-def test_stopping_wakes_everybody():
-    line = Line(10)
-    line.acquire(10)
-    raised = []
+def test_memory_for_one_that_is_too_large_and_for_nobody_in_the_end():
+    """It goes alone; whoever waits when all is to end, is told so."""
+    budget, events = Budget(10), []
+    budget.acquire(50)
 
     def wait():
+        budget.acquire(1)
+        events.append("acquired")
         try:
-            line.acquire(5)
+            budget.acquire(10)
         except Stopped:
-            raised.append(1)
+            events.append("stopped")
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    line.stop()
+    waiting.join(0.05)
+    assert events == []
+    budget.release(50)
+    waiting.join(0.05)
+    assert events == ["acquired"]
+    budget.stop(KeyboardInterrupt())
     waiting.join(WAIT)
-    assert raised == [1]
+    assert events == ["acquired", "stopped"]
 
 
 def test_notes(make_jobs):
@@ -255,12 +249,12 @@ def test_notes(make_jobs):
     class Attending(Engine):
         receptive_field = ReceptiveField(2, False, 1.0)
 
-    run(jobs, upscaler(Attending(), tile=3), 95, report)
+    run(jobs, upscaler(Attending(), tile=3), report)
     assert len(report.notes) == 2
     assert sum("this network looks at the whole image" in note and "--tile 0" in note for note in report.notes) == 1
     assert sum("1.tiff: the first of 3 images in this file is taken" in note for note in report.notes) == 1
     report.notes.clear()
-    run(jobs[:1], upscaler(Attending(), tile=0), 95, report, replace=True)
+    run(jobs[:1], upscaler(Attending(), tile=0), report, replace=True)
     assert report.notes == []
 
 
@@ -269,18 +263,18 @@ def test_results_are_replaced_only_if_asked(make_jobs):
     job.target.parent.mkdir()
     job.target.write_text("mine")
     report = Report()
-    assert run([job], upscaler(), 95, report).failed == 1
+    assert run([job], upscaler(), report).failed == 1
     assert "0_x2.png, which exists" in report.faults["0.png"]
     assert job.target.read_text() == "mine"
-    assert run([job], upscaler(), 95, report, replace=True).made == 1
+    assert run([job], upscaler(), report, replace=True).made == 1
     assert job.target.read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_to_do():
-    assert run([], upscaler(), 95, Report())[:2] == (0, 0)
+    assert run([], upscaler(), Report())[:2] == (0, 0)
 
 
-def test_memory_needed_is_what_a_image_takes():
+def test_memory_needed_is_what_an_image_takes():
     base = memory_needed(Header(100, 100, False, False), 4, "png")
     assert memory_needed(Header(1000, 1000, False, False), 4, "png") - base > 990_000 * 3 * 17
     for larger in ((True, False, "png"), (False, True, "png"), (False, False, "jpg"), (False, False, "webp")):
