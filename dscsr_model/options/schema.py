@@ -1,0 +1,186 @@
+"""All declarations as one JSON schema, by which editors complete and check option files, and as a page of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from dscsr_model.options.datasets import DATASETS, BackendSection, LoopDataset
+from dscsr_model.options.file import (
+    MODELS,
+    CSDOptions,
+    DistillationOptions,
+    EfficientOptions,
+    LoopOptions,
+    SROptions,
+    section_class,
+)
+from dscsr_model.options.losses import CSDLoss, LossTarget
+from dscsr_model.options.section import Schema, Section
+from dscsr_model.options.sections import (
+    DistSection,
+    LoRASection,
+    LossSection,
+    MetricSection,
+    OptimSection,
+    SchedulerSection,
+    TeacherSection,
+    WandbSection,
+)
+from dscsr_model.options.signatures import section_of
+
+Constructors = Mapping[str, Callable[..., Any]]
+
+
+def json_schema(networks: Constructors, losses: Constructors) -> dict[str, Any]:
+    """The JSON schema of option files, draft 7.
+
+    Args:
+        networks: Of ours, by the name under which they are registered: their sections are known, others' may hold
+            anything.
+        losses: The same.
+    """
+    ours = {name: section_of(constructor, name) for name, constructor in {**networks, **losses}.items()}
+    kinds = [LoopOptions, *MODELS.values(), LoopDataset, *DATASETS.values(), MetricSection, LossSection, LoRASection]
+    pairs = [(kind, "validation") for kind in dict.fromkeys([*kinds, *ours.values()])]
+    schema = models_json_schema(pairs, schema_generator=Schema, ref_template="#/$defs/{model}")[1]  # type: ignore[arg-type]
+    definitions: dict[str, Any] = schema["$defs"]
+    for definition in definitions.values():
+        _finish(definition)
+    lora = {"lora": _or_null(_ref("LoRASection"))}
+    for name in networks:
+        definitions[name]["properties"].update(lora)
+    if "CSSRNet" in definitions:
+        definitions["CSSRNet"]["properties"]["backbone"] = _ref("Network")
+    loss = definitions["LossSection"]
+    for kind in (LossTarget, CSDLoss):
+        loss["properties"] = {**kind.properties(), **loss["properties"]}
+    for name in losses:
+        definitions[name].pop("additionalProperties")
+    loss.update(_by_type("type", {name: name for name in losses}, None))
+    definitions["TrainSection"]["patternProperties"] = {"_opt$": _or_null(_ref("LossSection"))}
+    definitions["Network"] = _by_type("type", {name: name for name in networks}, None)
+    definitions["Dataset"] = _by_type("type", {name: name for name in DATASETS}, "LoopDataset")
+    models = _by_type("model_type", {name: kind.__name__ for name, kind in MODELS.items()}, "LoopOptions")
+    top = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Option file of dscsr and BasicSR"}
+    return {**top, "type": "object", **models, "$defs": definitions}
+
+
+def _finish(definition: dict[str, Any]) -> None:
+    """What `option` marked becomes what JSON schema has for it."""
+    for name, value in definition["properties"].items():
+        if value.get("default", ...) is None:
+            del value["default"]
+        if value.pop("needed", "") == "always":
+            definition["required"] = [*definition.get("required", []), name]
+        kind = value["anyOf"][0] if "anyOf" in value and "title" not in value else value
+        if of := value.pop("of", None):
+            kind.pop("additionalProperties", None)
+            kind["allOf"] = [_ref(of)]
+        if each := value.pop("each", None):
+            kind["additionalProperties"] = _ref(each)
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _by_type(key: str, kinds: Mapping[str, str], otherwise: str | None) -> dict[str, Any]:
+    """The schema of a section that ``key`` says what it is: one of ``kinds``, or something that nobody knows."""
+    known = {"properties": {key: {"enum": list(kinds)}}, "required": [key]}
+    cases = [
+        {"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": _ref(kind)}
+        for name, kind in kinds.items()
+    ]
+    other = [{"if": known, "else": _ref(otherwise)}] if otherwise else []
+    return {"required": [key], "allOf": [*cases, *other]}
+
+
+# --- as a page --------------------------------------------------------------------------------------------------------
+
+_READERS: tuple[tuple[str, type[LoopOptions]], ...] = (
+    ("any model", LoopOptions),
+    ("SRModel", SROptions),
+    ("models of dscsr", EfficientOptions),
+    ("DistillationModel, DSCLoRAModel", DistillationOptions),
+    ("CSDModel", CSDOptions),
+)
+_Kinds = list[tuple[str, type[Section]]]
+_Rows = Iterator[tuple[str, str, str, str]]
+
+
+def markdown(networks: Constructors, losses: Constructors) -> str:
+    """All options as tables."""
+    parts = [
+        "# Options",
+        "Every option that the check knows, made from the declarations in `dscsr_model/options` by "
+        "`dscsr schema --markdown`. Models, datasets, networks and losses of others may read more. `~` is YAML's null.",
+    ]
+    for title, key in (("The file", ""), *((f"`{key}:`", key) for key in ("path", "train", "val", "logger"))):
+        kinds = [(reader, kind) for reader, options in _READERS if (kind := section_class(options, key))]
+        parts += [f"## {title}", _table(_rows(kinds))]
+    datasets: _Kinds = [("any", LoopDataset), *DATASETS.items()]
+    losses_keys: _Kinds = [("any", LossSection), ("DistillationModel, DSCLoRAModel", LossTarget), ("CSDModel", CSDLoss)]
+    others: list[tuple[str, _Kinds]] = [
+        ("`datasets: <name>:`", datasets),
+        ("`datasets: <name>: io_backend:`", [("", BackendSection)]),
+        ("`train: optim_g:`", [("", OptimSection)]),
+        ("`train: scheduler:`", [("", SchedulerSection)]),
+        ("`train: <name>_opt:`", losses_keys),
+        ("`val: metrics: <name>:`", [("", MetricSection)]),
+        ("`teacher:`", [("", TeacherSection)]),
+        ("`network_g: lora:`", [("", LoRASection)]),
+        ("`logger: wandb:`", [("", WandbSection)]),
+        ("`dist_params:`", [("", DistSection)]),
+    ]
+    for what, constructors in (("Network", networks), ("Loss", losses)):
+        others += [(f"{what} `{name}`", [("", section_of(kind, name))]) for name, kind in constructors.items()]
+    for title, kinds in others:
+        parts += [f"## {title}", _table(_rows(kinds))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(kinds: _Kinds) -> _Rows:
+    """Option, value, default and meaning of each key, once; of whom, if it is not read by all."""
+    seen: dict[str, str] = {}
+    for reader, kind in kinds:
+        for key, field in kind.declared().items():
+            if seen.setdefault(key, reader) != reader or (key == "type" and field.is_required()):
+                continue
+            needed = [phase for phase in ("train", "test") if key in kind.needed(phase)]
+            default = _yaml(field.default)
+            if needed or field.is_required():
+                default = "needed" if len(needed) != 1 else f"needed to {needed[0]}"
+            meaning = kind.about(key).rstrip(".").replace("``", "`")
+            meaning += f" ({reader})" if reader not in ("", "any", "any model") else ""
+            yield f"`{key}`", _value(kind, key), default, meaning
+
+
+def _yaml(default: Any) -> str:
+    if default is None:
+        return ""
+    shown = str(list(default) if isinstance(default, tuple) else default)
+    return f"`{shown.lower() if isinstance(default, bool) else shown}`"
+
+
+_WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text",
+          "array": "a list", "object": "a section", "null": "`~`"}  # fmt: skip
+
+
+def _value(kind: type[Section], key: str) -> str:
+    value = kind.properties()[key]
+    if kind.inside(key) is None and ("title" in str(value) or "enum" in str(value)):
+        return kind.words(key).partition(" (")[0] + (" or `~`" if kind.takes_null(key) else "")
+    kinds = [_WORDS.get(one.get("type", "object"), "") for one in value.get("anyOf", [value])]
+    return " or ".join(dict.fromkeys(kinds))
+
+
+def _table(rows: _Rows) -> str:
+    lines = [("option", "value", "default", "meaning"), ("---",) * 4, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
