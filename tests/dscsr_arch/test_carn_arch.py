@@ -51,13 +51,6 @@ def test_forward_is_the_network_written_out(upscale, final_relu):
     )
 
 
-def test_the_final_relu_matters():
-    x = torch.rand(1, 3, 5, 7)
-    net, other = CARN(num_feat=8), CARN(num_feat=8, final_relu=True)
-    other.load_state_dict(net.state_dict())
-    assert (net(x) - other(x)).abs().max() > 1e-4
-
-
 def test_size_and_names():
     net = CARN()
     block = 6 * (64 * 64 * 9 + 64) + sum(64 * 64 * n + 64 for n in (2, 3, 4))
@@ -66,12 +59,6 @@ def test_size_and_names():
     assert sum(p.numel() for p in net.parameters()) == 3 * block + ends + cascade + 2 * (64 * 256 * 9 + 256)
     names = {name.rpartition(".")[0] for name in net.state_dict()}
     assert {"entry", "b1.b1.conv1", "b3.c3.conv", "c3.conv", "upsample.blocks.1", "exit"} <= names
-
-
-def test_every_parameter_gets_a_gradient():
-    net = CARN(num_feat=8, upscale=3)
-    net(torch.rand(1, 3, 6, 5)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
 def test_fuse_leaves_plain_convolutions():

@@ -108,8 +108,7 @@ KINDS = pytest.mark.parametrize("kind", ["EDSR", "RCAN", "CARN"])
 
 
 @KINDS
-@pytest.mark.parametrize("upscale", [2, 3, 4])
-@pytest.mark.parametrize("rgb_range", [255.0, 1.0])
+@pytest.mark.parametrize(("upscale", "rgb_range"), [(2, 255.0), (3, 1.0), (4, 255.0)])
 def test_load_model_builds_the_official_network_from_its_file(kind, upscale, rgb_range, tmp_path):
     state = official(kind, upscale, rgb_range)
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
@@ -123,59 +122,41 @@ def test_load_model_builds_the_official_network_from_its_file(kind, upscale, rgb
 
 
 @KINDS
-@pytest.mark.parametrize("width", [0.25, 0.5])
-def test_students_are_those_of_the_official_code(kind, width):
+def test_students_are_those_of_the_official_code(kind):
     state = official(kind)
-    sections = {
-        "EDSR": {"num_in_ch": 3, "num_out_ch": 3, "num_block": BLOCKS, "res_scale": 0.5},
-        "RCAN": {"num_in_ch": 3, "num_out_ch": 3, "num_group": GROUPS, "num_block": BLOCKS, "squeeze_factor": 2},
+    arguments = {
+        "EDSR": {"num_block": BLOCKS, "res_scale": 0.5},
+        "RCAN": {"num_group": GROUPS, "num_block": BLOCKS, "squeeze_factor": 2},
         "CARN": {},
-    }
-    net = CSSRNet({"type": kind, "num_feat": FEATURES, "upscale": 2, **sections[kind]}, (width,))
+    }[kind]
+    net = CSSRNet({"type": kind, "num_feat": FEATURES, "upscale": 2, **arguments}, (0.25,))
     net.load_state_dict(from_csd(state), strict=True)
     x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
-    res_scale = 0.5 if kind == "EDSR" else 1
-    wanted = official_forward(kind, state, x, width=width, res_scale=res_scale)
+    wanted = official_forward(kind, state, x, width=0.25, res_scale=arguments.get("res_scale", 1))
     # the mean is rounded to float32
-    torch.testing.assert_close(net.double()(x, width=width), wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
-
-
-def test_other_weights_stay_as_they_are():
-    state = {"conv.weight": torch.ones(1), "body.0.conv1.weight": torch.ones(1)}
-    assert from_csd(state) == state
+    torch.testing.assert_close(net.double()(x, width=0.25), wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
 
 
 @KINDS
-def test_a_translated_file_is_no_longer_one_of_csd(kind):
+def test_what_is_not_of_csd_stays_as_it_is(kind):
     state = official(kind)
     once = from_csd(state)
-    assert once.keys() != state.keys()
     assert not any("mean" in name or "upsampler" in name for name in once)
-    assert from_csd(once).keys() == once.keys()
+    assert all(torch.equal(tensor, once[name]) for name, tensor in from_csd(once).items())
+    if kind != "CARN":  # without the frozen mean, by which CARN is known, the range is the usual one
+        bare = {name: tensor for name, tensor in state.items() if "mean" not in name}
+        assert all(torch.equal(tensor, once[name]) for name, tensor in from_csd(bare).items())
 
 
-def test_without_the_frozen_mean_the_range_is_the_usual_one():
-    state = official("EDSR")
-    bare = {name: tensor for name, tensor in state.items() if "mean" not in name}
-    assert all(torch.equal(tensor, from_csd(state)[name]) for name, tensor in from_csd(bare).items())
+ODD = [torch.ones(shape) for shape in [(), (0,), (3, 3), (7,)]] + [torch.tensor([-114.0, -222.0, -103.0])]
 
 
-@pytest.mark.parametrize("broken", ["sub_mean.bias", "add_mean.bias", "sub_mean.weight"])
-def test_another_mean_is_refused(broken, tmp_path):
-    state = official("EDSR")
-    state[broken] = state[broken] * torch.tensor([1.0, 2.0, 1.0]).view(-1, *[1] * (state[broken].dim() - 1))
-    with pytest.raises(WeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
-        from_csd(state)
-    torch.save({"model_state_dict": state}, tmp_path / "csd.pth")
-    with pytest.raises(WeightsError, match=r"csd\.pth: Expected weights of the CSD code"):
-        read_state_dict(tmp_path / "csd.pth")
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (3, 3), (7,)])
 @pytest.mark.parametrize("name", ["sub_mean.bias", "add_mean.bias", "sub_mean.weight"])
-def test_a_mean_of_another_shape_is_refused(name, shape):
-    with pytest.raises(WeightsError, match="Expected weights of the CSD code to subtract and add its mean"):
-        from_csd({**official("EDSR"), name: torch.ones(shape)})
+@pytest.mark.parametrize("value", ODD, ids=lambda value: f"{tuple(value.shape)}")
+def test_another_mean_is_refused(name, value, tmp_path):
+    torch.save({"model_state_dict": {**official("EDSR"), name: value}}, tmp_path / "csd.pth")
+    with pytest.raises(WeightsError, match=r"csd\.pth.* weights of the CSD code to subtract and add its mean"):
+        read_state_dict(tmp_path / "csd.pth")
 
 
 def test_half_a_mean_is_refused():

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA
+from dscsr_arch import CARN, EDSR, SPAN, CSSRNet, DSCLoRA
 from dscsr_arch.conv_lora import inject, lora_layers
-from dscsr_arch.cssr_arch import find_backbone
-from dscsr_arch.deployable import deployable, fused
+from dscsr_arch.deployable import deployable
 
 
 def networks():
@@ -15,8 +14,8 @@ def networks():
     yield DSCLoRA(feature_channels=6, upscale=2)
     yield CARN(num_feat=4, upscale=3)
     yield inject(CARN(num_feat=4, upscale=2), {"*": (1, 2)})
-    yield find_backbone("EDSR")(3, 3, 4, 1, 2)
-    yield inject(find_backbone("EDSR")(3, 3, 4, 1, 2), {"body": (1, 2)})
+    yield EDSR(3, 3, 4, 1, 2)
+    yield inject(EDSR(3, 3, 4, 1, 2), {"body": (1, 2)})
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -35,18 +34,6 @@ def test_plain_convolutions_that_do_the_same(index):
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     x = torch.rand(1, 3, 7, 5)
     torch.testing.assert_close(shipped(x), network.eval()(x), rtol=1e-5, atol=1e-5)  # float32, outputs of up to 10
-
-
-@torch.no_grad()
-def test_fused_in_place_with_its_lora():
-    network = inject(SPAN(feature_channels=6, upscale=2).double().eval().fuse(), {"*": (1, 2)})
-    for layer in lora_layers(network).values():
-        nn.init.normal_(layer.lora_B, std=0.1)
-    x = torch.rand(1, 3, 7, 5, dtype=torch.float64)
-    expected = network(x)
-    assert fused(network) is network
-    assert not lora_layers(network)
-    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_kernels_are_fused_in_double_precision():

@@ -1,6 +1,5 @@
 import copy
 import io
-import pickle
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.checkpoint import mismatch, read_state_dict
-from dscsr_arch.conv_lora import ConvLoRA, load_lora_state_dict, lora_layers, lora_state_dict
+from dscsr_arch.conv_lora import ConvLoRA, lora_layers
 from dscsr_arch.dsclora_arch import SConvLB
 from dscsr_arch.errors import LoRAError
 
@@ -84,17 +83,6 @@ def test_fused_it_is_a_plain_fused_span_with_the_official_names(net):
     torch.testing.assert_close(net.unfuse()(x), out, rtol=0, atol=1e-8)
 
 
-def test_merging_changes_neither_output_nor_files(net):
-    x = image()
-    out, state = net(x), copy.deepcopy(net.state_dict())
-    for _ in range(10):
-        torch.testing.assert_close(net.merge().merge()(x), out, rtol=0, atol=1e-10)
-        assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
-        net.train().eval()
-        assert all(layer.merged for layer in lora_layers(net).values())
-        assert torch.equal(net.unmerge().unmerge()(x), out)
-
-
 def test_the_update_matters(net):
     x = image()
     out = net(x)
@@ -103,41 +91,6 @@ def test_the_update_matters(net):
         nn.init.zeros_(layer.lora_B)
     assert largest(base(x), out) > 1e-3
     assert largest(net.merge()(x), base(x)) > 1e-3
-
-
-def test_only_lora_is_trained_and_every_part_of_it(net):
-    trainable = {name for name, p in net.named_parameters() if p.requires_grad}
-    assert trainable == {f"{layer}.lora_{factor}" for layer in lora_layers(net) for factor in "AB"}
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-2)
-    net.train()(image()).square().mean().backward()
-    optimizer.step()
-    for name, tensor in net.state_dict().items():
-        assert torch.equal(tensor, before[name]) == (name not in trainable), name
-    assert len(optimizer.state) == len(trainable) == 40
-
-
-def test_adapters_alone_make_the_student_of_a_plain_span(net):
-    base = SPAN(**SMALL).double().fuse().eval()
-    base.load_state_dict(
-        {name: tensor for name, tensor in net.state_dict().items() if name.rpartition(".")[2] in ("weight", "bias")}
-    )
-    x = image()
-    load_lora_state_dict(base, lora_state_dict(net))
-    torch.testing.assert_close(base(x), net(x), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("merged", [False, True])
-def test_it_is_copied_pickled_compiled_and_moved(net, merged):
-    if merged:
-        net.merge()
-    x = image()
-    out = net(x)
-    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(other(x), out)
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), out, rtol=0, atol=1e-10)
-    assert copy.deepcopy(net).to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_a_block_is_a_spab_with_updated_convolutions():

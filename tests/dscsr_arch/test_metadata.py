@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
-from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch import CARN, EDSR, RCAN, SPAN, DSCLoRA, load_model
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import Metadata, describe, described, differences, from_metadata, to_metadata
 
@@ -21,8 +20,8 @@ def networks():
         "rgb_mean": [0.7], "norm": False,
     }  # fmt: skip
     yield CARN, {**arguments, "final_relu": True}
-    yield find_backbone("EDSR"), {**arguments, "num_block": 2, "res_scale": 0.25}
-    yield find_backbone("RCAN"), {**arguments, "num_group": 2, "num_block": 3, "squeeze_factor": 2, "res_scale": 0.5}
+    yield EDSR, {**arguments, "num_block": 2, "res_scale": 0.25}
+    yield RCAN, {**arguments, "num_group": 2, "num_block": 3, "squeeze_factor": 2, "res_scale": 0.5}
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
@@ -68,9 +67,7 @@ def test_metadata_of_other_programs_mean_nothing():
 
 FAULTS = [
     ({"dscsr": "2"}, "Expected format 1 of dscsr's metadata, but got '2'. Update dscsr"),
-    ({"dscsr": torch.ones(2)}, "Expected format 1 of dscsr"),
     ({"arguments": None}, "to be short texts, but got 'SPAN' and None"),
-    ({"network": 5}, "to be short texts, but got 5"),
     ({"arguments": "x" * 20_000}, "to be short texts"),
     ({"arguments": "[" * 9_000}, "Expected names and values as JSON in `arguments` of dscsr's metadata, but got '"),
     ({"arguments": '{"upscale": ' + "9" * 5000 + "}"}, "Expected names and values as JSON in"),
@@ -78,7 +75,6 @@ FAULTS = [
     ({"network": "CARN"}, "Expected metadata of SPAN, since the layers are its, but got 'CARN'"),
     ({"arguments": '{"img_range": 1e999}'}, "Expected `img_range` to be a positive number.* inf"),
     ({"arguments": '{"img_range": 1' + "0" * 400 + "}"}, "a positive number, such as 255 or 1, but got 1000"),
-    ({"arguments": '{"img_range": 1e300}'}, r"a positive number, such as 255 or 1, but got 1e\+300"),
     ({"arguments": '{"img_range": "a"}'}, "but got 'a'. Give it yourself, as an override"),
     ({"arguments": '{"rgb_mean": [NaN, 1, 1]}'}, "Expected `rgb_mean` to be a list of numbers"),
     ({"arguments": '{"norm": 1}'}, "Expected `norm` to be true or false"),

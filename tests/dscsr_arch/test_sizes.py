@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CSSRNet, DSCLoRA
-from dscsr_arch.cssr_arch import find_backbone
 from dscsr_arch.errors import SizeError
+from dscsr_arch.foreign import find_backbone
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 
 

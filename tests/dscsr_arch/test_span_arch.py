@@ -67,13 +67,6 @@ def test_state_dict_has_the_official_expanded_names():
     assert names == {f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")}
 
 
-def test_every_parameter_is_trained():
-    net = SPAN(feature_channels=4)
-    assert all(parameter.requires_grad for parameter in net.parameters())
-    net(torch.rand(1, 3, 4, 4)).mean().backward()
-    assert all(parameter.grad is not None for parameter in net.parameters())
-
-
 def test_spandrel_makes_the_same_image_from_a_training_checkpoint(spandrel):
     net = SPAN(feature_channels=28).eval()
     file = io.BytesIO()
