@@ -12,7 +12,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,9 @@ def _become(run: Callable[[], Any], folder: Path, env: dict[str, str | None], st
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may be reading
+                stream.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 

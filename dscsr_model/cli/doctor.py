@@ -60,28 +60,14 @@ def examine() -> Iterator[Finding]:
     """Every finding, in the order in which one would mend them."""
     install_help.look_into_working_directory()
     yield _python()
-    yield from _packages()
+    yield from map(_package, PACKAGES)
     yield _pair()
     yield Finding("dscsr", installed_version())
-    yield from _extras()
+    yield from (_extra(*each) for each in EXTRAS.items())
     yield _autoload()
     yield from _basicsr()
     yield from _passed_over()
     yield _gpu()
-
-
-def _python() -> Finding:
-    says = f"{platform.python_version()} ({sys.executable})"
-    if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        return Finding("python", says)
-    remedy = "Use Python 3.10, 3.11 or 3.12 in a new environment."
-    if sys.version_info[:2] > PYTHONS[1]:
-        remedy = (
-            "BasicSR 1.4.2 cannot be installed on Python 3.13 and later: its setup.py runs version.py with exec() and\n"
-            "then asks locals() for the result, which 3.13 no longer shares with exec(). pip then ends with\n"
-            f"KeyError: '__version__'. {remedy}"
-        )
-    return Finding("python", says, remedy)
 
 
 def installed_version() -> str:
@@ -96,24 +82,35 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
-        installed = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
-        version = next(filter(None, map(_version, installed)), None)
-        remedy = f"pip install {name}"
-        if name in ("torch", "torchvision"):  # one without the other would bring whichever release is the newest
-            remedy = f"pip install torch torchvision    (together, and before BasicSR: its build needs {name})"
-        yield Finding(name, version) if version else Finding(name, "not installed", remedy)
+def _python() -> Finding:
+    fits = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    remedy = "" if fits else "Use Python 3.10, 3.11 or 3.12 in a new environment."
+    if sys.version_info[:2] > PYTHONS[1]:
+        remedy = (
+            "BasicSR 1.4.2 cannot be installed on Python 3.13 and later: its setup.py runs version.py with exec() and\n"
+            "then asks locals() for the result, which 3.13 no longer shares with exec(). pip then ends with\n"
+            f"KeyError: '__version__'. {remedy}"
+        )
+    return Finding("python", f"{platform.python_version()} ({sys.executable})", remedy)
 
 
-def _extras() -> Iterator[Finding]:
+def _package(name: str) -> Finding:
+    installed = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
+    if version := next(filter(None, map(_version, installed)), None):
+        return Finding(name, version)
+    if name in ("torch", "torchvision"):  # one without the other would bring whichever release is the newest
+        remedy = f"pip install torch torchvision    (together, and before BasicSR: its build needs {name})"
+        return Finding(name, "not installed", remedy)
+    return Finding(name, "not installed", f"pip install {name}")
+
+
+def _extra(extra: str, names: tuple[str, ...]) -> Finding:
     """What nobody needs who only trains; missing, it is no fault."""
-    for extra, names in EXTRAS.items():
-        found = {name: _version(name) for name in names}
-        there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-        missing = ", ".join(name for name, version in found.items() if version is None)
-        hint = f"{missing} not installed (optional): pip install 'dscsr[{extra}]'" if missing else ""
-        yield Finding(f"[{extra}]", "; ".join(filter(None, (there, hint))))
+    found = {name: _version(name) for name in names}
+    there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    missing = ", ".join(name for name, version in found.items() if version is None)
+    hint = f"{missing} not installed (optional): pip install 'dscsr[{extra}]'" if missing else ""
+    return Finding(f"[{extra}]", "; ".join(filter(None, (there, hint))))
 
 
 def _pair() -> Finding:
@@ -122,7 +119,8 @@ def _pair() -> Finding:
         return Finding("torch pair", "cannot be judged: torch or torchvision is missing")
     # torchvision names the one torch it was built for, as `torch==2.13.0`.
     wanted = next((r.partition("==")[2] for r in metadata.requires("torchvision") or () if r.startswith("torch==")), "")
-    if wanted and torch.partition("+")[0] != wanted:
+    release, _, build = torch.partition("+")
+    if wanted and release != wanted:
         remedy = f"torchvision {torchvision} was built for torch {wanted}: pip install torch=={wanted}"
         return Finding("torch pair", f"torch {torch} beside torchvision {torchvision}", remedy)
     from dscsr_model.host import compat
@@ -132,15 +130,14 @@ def _pair() -> Finding:
         fault = "only with dscsr's mend" if any(patch.name == "torchvision" for patch in compat.applied()) else ""
     except Exception as error:
         fault = f"not at all ({type(error).__name__}: {error})"
-    if fault:
-        build = torch.partition("+")[2]
-        index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
-        remedy = (
-            "They are of two indexes: other programs cannot import torchvision. Take it from where torch comes from:\n"
-            f"pip install --force-reinstall --no-deps torchvision=={torchvision.partition('+')[0]}{index}"
-        )
-        return Finding("torch pair", f"torchvision {torchvision} can be imported beside torch {torch} {fault}", remedy)
-    return Finding("torch pair", "torch and torchvision belong together")
+    if not fault:
+        return Finding("torch pair", "torch and torchvision belong together")
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    remedy = (
+        "They are of two indexes: other programs cannot import torchvision. Take it from where torch comes from:\n"
+        f"pip install --force-reinstall --no-deps torchvision=={torchvision.partition('+')[0]}{index}"
+    )
+    return Finding("torch pair", f"torchvision {torchvision} can be imported beside torch {torch} {fault}", remedy)
 
 
 def _autoload() -> Finding:
@@ -155,18 +152,17 @@ def _autoload() -> Finding:
 def _basicsr() -> Iterator[Finding]:
     try:
         install_help.require_basicsr()
+        from dscsr_model.host import compat, registration
+
+        registration.register()
     except UnavailableError as error:
         yield Finding("basicsr", "not usable", str(error))
         return
-    from dscsr_model.host import compat, registration
-
-    folder = install_help.find_basicsr()
-    try:
-        registration.register()
     except DscsrError as error:
         where = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
         yield Finding("basicsr", "not usable", f"{error}\nThe error comes from {where.filename}, line {where.lineno}.")
         return
+    folder = install_help.find_basicsr()
     yield Finding("basicsr", f"{install_help.version_of(folder)} ({folder})")
     for patch in compat.applied():
         yield Finding("  mended", f"{patch.name}: {patch.why}")
@@ -187,31 +183,26 @@ def _passed_over() -> Iterator[Finding]:
 
 
 def _gpu() -> Finding:
+    on_cpu = "everything runs on the CPU"
     try:
         import torch
     except Exception as error:
         return Finding("gpu", f"cannot be judged: torch cannot be imported ({type(error).__name__}: {error})")
-    present = shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.cuda.init()
             torch.ones(1, device="cuda").add_(1).cpu()
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return Finding("gpu", "usable: " + ", ".join(f"{d.name} ({d.total_memory / 2**30:.0f} GiB)" for d in devices))
     except Exception as error:
-        return _no_gpu(str(error).partition("\n")[0], present, hidden, torch.version.cuda)
-    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return Finding("gpu", "usable: " + ", ".join(f"{d.name} ({d.total_memory / 2**30:.0f} GiB)" for d in devices))
-
-
-def _no_gpu(reason: str, present: bool, hidden: bool, built_for: str | None) -> Finding:
-    on_cpu = "everything runs on the CPU"
-    if hidden:
+        reason = str(error).partition("\n")[0]
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return Finding("gpu", f"hidden by CUDA_VISIBLE_DEVICES: {on_cpu}")
-    if not present:
+    if shutil.which("nvidia-smi") is None and not Path("/dev/nvidia0").exists():
         return Finding("gpu", f"none on this machine: {on_cpu}")
-    if built_for is None:
+    if (cuda := torch.version.cuda) is None:
         remedy = "Install a CUDA build of torch and torchvision (pytorch.org, Get Started) to use it."
         return Finding("gpu", f"there is one, but this torch is a CPU build: {on_cpu}", remedy)
-    remedy = f"torch is built for CUDA {built_for}: check the driver with nvidia-smi, or install a torch that fits it."
+    remedy = f"torch is built for CUDA {cuda}: check the driver with nvidia-smi, or install a torch that fits it."
     return Finding("gpu", f"there is one, but torch cannot use it ({reason}): {on_cpu}", remedy)

@@ -48,10 +48,8 @@ def require_basicsr() -> None:
     if find_basicsr() is not None:
         return
     spec = importlib.util.find_spec("basicsr")
-    if spec is not None and spec.submodule_search_locations:
-        folder = Path(next(iter(spec.submodule_search_locations)))
-        raise UnavailableError(
-            f"Expected BasicSR 1.3.4.8 or later, but got {folder}, version {version_of(folder)}, which has no "
-            f"`__init__.py` and no registries to put networks into. {HOW_TO_INSTALL}"
-        )
-    raise UnavailableError(f"Expected BasicSR to be installed, but got no module named `basicsr`. {HOW_TO_INSTALL}")
+    if spec is None or not spec.submodule_search_locations:
+        raise UnavailableError("BasicSR to be installed", "no module named `basicsr`", HOW_TO_INSTALL)
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    met = f"{folder}, version {version_of(folder)}, which has no `__init__.py` and no registries to put networks into"
+    raise UnavailableError("BasicSR 1.3.4.8 or later", met, HOW_TO_INSTALL)

@@ -35,15 +35,13 @@ def explained(error: Exception) -> DscsrError | None:
     if isinstance(error, OSError) and error.errno in REFUSED:
         return None  # the command line tells it
     if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
-        return DscsrError(
-            f"Expected the run to fit into memory, but got: {_said(error)}. Take smaller batches, patches or networks, "
-            "`accumulate_steps`, or `val: tile`."
-        )
+        remedy = "Take smaller batches, patches or networks, `accumulate_steps`, or `val: tile`."
+        return DscsrError("the run to fit into memory", _said(error), remedy)
     if re.search(r"DataLoader worker \(pid.*(is killed|exited unexpectedly)", str(error)):
-        return DscsrError(
-            f"Expected the reading processes to live as long as the run, but got: {_said(error)}. Memory may have "
-            "been short (see `dmesg`): take a smaller `num_worker_per_gpu`. `--auto_resume` goes on."
+        remedy = (
+            "Memory may have been short (see `dmesg`): take a smaller `num_worker_per_gpu`. `--auto_resume` goes on."
         )
+        return DscsrError("the reading processes to live as long as the run", _said(error), remedy)
     inside: TracebackType | None = error.__traceback__
     last: TracebackType | None = None
     whose = ""
@@ -59,10 +57,11 @@ def explained(error: Exception) -> DscsrError | None:
     if whose == "theirs":
         shown = "".join(traceback.format_exception(type(error), error, last, chain=False)).rstrip()
         return DscsrError(f"Expected your own code to run, but it raises an error:\n{shown}")
-    place = Path(last.tb_frame.f_code.co_filename)
+    place = f"{Path(last.tb_frame.f_code.co_filename).name}, line {last.tb_lineno}"
     return DscsrError(
-        f"Expected options that BasicSR can use, but its {place.name}, line {last.tb_lineno}, got: {_said(error)}. "
-        "Compare with option files of the types that you name; DSCSR_TRACEBACK=1 shows the whole way there."
+        f"options that BasicSR's {place}, can use",
+        _said(error),
+        "Compare with option files of the types that you name; DSCSR_TRACEBACK=1 shows the whole way there.",
     )
 
 

@@ -63,15 +63,15 @@ def _imported() -> list[str]:
 
 def _module_of(name: str, folder: Path) -> str:
     """The name under which a file can be imported, from here on."""
-    places = dict.fromkeys(place / Path(name).expanduser() for place in (folder, Path()))
-    file = next((place.absolute() for place in places if place.is_file()), None)
+    looked = dict.fromkeys(place / Path(name).expanduser() for place in (folder, Path()))
+    file = next((path.absolute() for path in looked if path.is_file()), None)
     if file is None:
-        looked = " or ".join(f"'{place}'" for place in places)
-        near = [other.name for place in places for other in place.parent.glob("*.py")]
+        near = [other.name for path in looked for other in path.parent.glob("*.py")]
         remedy = did_you_mean(Path(name).name, near, "Correct the path.")
-        raise DscsrError(f"Expected a file of yours, but got {looked}, which does not exist. {remedy}")
+        got = " or ".join(f"'{path}'" for path in looked)
+        raise DscsrError("a file of yours", f"{got}, which does not exist", remedy)
     if "." in file.stem:
-        raise DscsrError(f"Expected a file that can be imported by its name, but got '{file.name}'. Rename it.")
+        raise DscsrError("a file that can be imported by its name", f"'{file.name}'", "Rename it.")
     root, parts = file.parent, [file.stem]
     while (root / "__init__.py").is_file():  # a file of a package belongs to it, or its relative imports fail
         parts.insert(0, root.name)
@@ -81,7 +81,7 @@ def _module_of(name: str, folder: Path) -> str:
     origin = spec.origin if spec is not None and spec.origin else "a folder of that name"
     if Path(origin).resolve() != (file if len(parts) == 1 else root / parts[0] / "__init__.py").resolve():
         got = f"'{file.name}', while `{parts[0]}` is {origin}"
-        raise DscsrError(f"Expected a file whose name no other module has, but got {got}. Rename it.")
+        raise DscsrError("a file whose name no other module has", got, "Rename it.")
     return ".".join(parts).removesuffix(".__init__")
 
 
@@ -94,26 +94,26 @@ def _look_in(folder: Path) -> None:
 def _import(name: str, module: str, folder: Path) -> None:
     try:
         importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or not f"{module}.".startswith(f"{missing}."):
             raise _failed(name, error) from error
         remedy = "Start where it lies, or install it; a file is named with its `.py`."
         if (folder / f"{module}.py").is_file():
             remedy = f"Did you mean the file `{module}.py`?"
-        raise DscsrError(
-            f"Expected a module of yours in {Path.cwd()} or among what is installed, but got `{name}`, and there is no "
-            f"`{error.name}`. {remedy}"
-        ) from error
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise _failed(name, error) from error
+        expected = f"a module of yours in {Path.cwd()} or among what is installed"
+        raise DscsrError(expected, f"`{name}`, and there is no `{missing}`", remedy) from error
 
 
 def _failed(name: str, error: BaseException) -> DscsrError:
+    importing = (
+        __file__,
+        importlib.__file__,
+        "<frozen importlib._bootstrap>",
+        "<frozen importlib._bootstrap_external>",
+    )
     inside: TracebackType | None = error.__traceback__
-    while inside is not None and inside.tb_frame.f_code.co_filename in (__file__, importlib.__file__, *_FROZEN):
+    while inside is not None and inside.tb_frame.f_code.co_filename in importing:
         inside = inside.tb_next
     shown = "".join(traceback.format_exception(type(error), error.with_traceback(inside), inside, chain=False)).rstrip()
     return DscsrError(f"Expected `{name}` to be imported, but it raises an error of its own:\n{shown}")
-
-
-_FROZEN = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")

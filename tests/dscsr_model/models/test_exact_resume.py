@@ -13,21 +13,21 @@ import forks
 import option_files
 import pytest
 import torch
-import yaml
 from small_models import distance
+from torch.utils._pytree import tree_flatten
 from training_runs import dscsr, experiment, pipeline, weights_on_disk, write_options
 
 import dscsr_model
-from dscsr_arch import SPAN
+from dscsr_arch import EDSR, SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_model.training import checkpoints
 
 EPOCH = 3  # iterations: six samples in batches of two
 LAST = 3 * EPOCH
 
-EDSR = {**option_files.edsr(), "num_feat": 4}
+BASE = {**option_files.edsr(), "num_feat": 4}
 LORA = {
-    "network_g": {**EDSR, "lora": {"layers": {"body.*": [1, 2]}, "dropout": 0.5}},
+    "network_g": {**BASE, "lora": {"layers": {"body.*": [1, 2]}, "dropout": 0.5}},
     "path:pretrain_network_g": "EDSR.pth",
 }
 ADAPTED = {"type": "SPAN", "feature_channels": 4, "upscale": 4, "lora": {"layers": {"block_*": [1, 2]}, "dropout": 0.5}}
@@ -41,7 +41,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "DistillationModel": {"network_g": ADAPTED, **TEACHER},
     "DSCLoRAModel": {"network_g": ADAPTED, **TEACHER},
     "CSDModel": {
-        "network_g": {"type": "CSSRNet", "backbone": EDSR, "widths": [0.5]},
+        "network_g": {"type": "CSSRNet", "backbone": BASE, "widths": [0.5]},
         "path:pretrain_network_g": "EDSR.pth",
         "train:contrastive_opt": {
             "type": "ContrastiveLoss", "loss_weight": 0.1, "num_negatives": 1, "features": "teacher",
@@ -53,10 +53,9 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def write(folder: Path, model: str, **changes: Any) -> None:
     """A run that saves after every iteration."""
-    from dscsr_arch.foreign import find_backbone
-
     torch.manual_seed(2)
-    edsr = find_backbone("EDSR")(**{name: value for name, value in EDSR.items() if name != "type"})
+    folder.mkdir(exist_ok=True)
+    edsr = EDSR(**{name: value for name, value in BASE.items() if name != "type"})
     save_state_dict({"params": SPAN(feature_channels=4).state_dict()}, folder / "SPAN.pth")
     save_state_dict({"params": edsr.state_dict()}, folder / "EDSR.pth")
     write_options(
@@ -77,26 +76,14 @@ def write(folder: Path, model: str, **changes: Any) -> None:
     )
 
 
-def states(folder: Path, iteration: int) -> dict[str, Any]:
-    """All that belongs to the checkpoint of an iteration."""
+def saved(folder: Path) -> list[int]:
+    return checkpoints.iterations(experiment(folder) / "training_states")
+
+
+def checkpoint(folder: Path, iteration: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network and the training state of an iteration."""
     root = experiment(folder)
-    return {
-        "network": read_pickle(root / f"models/net_g_{iteration}.pth"),
-        "state": read_pickle(root / f"training_states/{iteration}.state"),
-    }
-
-
-def assert_same(one: Any, two: Any, where: str = "") -> None:
-    if isinstance(one, dict):
-        assert one.keys() == two.keys(), where
-        for key in one:
-            assert_same(one[key], two[key], f"{where}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(two), where
-        for number, (ours, theirs) in enumerate(zip(one, two, strict=True)):
-            assert_same(ours, theirs, f"{where}/{number}")
-    else:
-        assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two, where
+    return read_pickle(root / f"models/net_g_{iteration}.pth"), read_pickle(root / f"training_states/{iteration}.state")
 
 
 def resume_from(whole: Path, folder: Path, iteration: int) -> None:
@@ -108,25 +95,35 @@ def resume_from(whole: Path, folder: Path, iteration: int) -> None:
             file.unlink()
     pipeline(folder, "--auto_resume")
     for later in range(iteration + 1, LAST + 1):
-        assert_same(states(folder, later), states(whole, later), f"resumed from {iteration}, at {later}")
+        (ours, names), (theirs, same) = tree_flatten(checkpoint(folder, later)), tree_flatten(checkpoint(whole, later))
+        assert names == same
+        for one, two in zip(ours, theirs, strict=True):
+            equal = torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+            assert equal, f"resumed from {iteration}, at {later}: {one}, {two}"
 
 
-def run(tmp_path: Path, model: str, iterations, workers: int) -> None:
-    dscsr_model.register()
+EVERYWHERE = tuple(range(1, LAST))
+
+
+@pytest.mark.parametrize(
+    ("model", "iterations", "workers"),
+    [
+        ("DSCLoRAModel", (EPOCH - 1, EPOCH), 0),
+        ("CSDModel", (EPOCH - 1, EPOCH), 0),
+        *(pytest.param(model, EVERYWHERE, workers, marks=pytest.mark.slow) for model in RUNS for workers in (0, 1)),
+    ],
+)
+def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, workers):
+    """LoRA's dropout and CSD's negatives are drawn from torch's generator."""
     whole = tmp_path / "whole"
-    whole.mkdir()
     write(whole, model, **{"datasets:train:num_worker_per_gpu": workers})
     pipeline(whole)
-    weights = [states(whole, iteration)["network"]["params"] for iteration in (LAST - 1, LAST)]
-    assert any(not torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    before, after = (checkpoint(whole, iteration)[0]["params"] for iteration in (LAST - 1, LAST))
+    assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+    if model == "CSDModel":
+        (whole / "EDSR.pth").unlink()  # its teacher goes on from the checkpoint
     for iteration in iterations:
         resume_from(whole, tmp_path / str(iteration), iteration)
-
-
-@pytest.mark.parametrize("model", ["DSCLoRAModel", "CSDModel"])
-def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model):
-    """LoRA's dropout and CSD's negatives are drawn from torch's generator."""
-    run(tmp_path, model, (EPOCH - 1, EPOCH), workers=0)
 
 
 def test_longer_epochs_do_not_end_a_run(tmp_path):
@@ -135,7 +132,7 @@ def test_longer_epochs_do_not_end_a_run(tmp_path):
     pipeline(tmp_path)
     write(tmp_path, "EfficientSRModel", **{"datasets:train:dataset_enlarge_ratio": 12})
     pipeline(tmp_path, "--auto_resume")
-    assert states(tmp_path, LAST)["state"]["epoch"] == 0
+    assert checkpoint(tmp_path, LAST)[1]["epoch"] == 0
     log = max(experiment(tmp_path).glob("*.log"), key=lambda file: file.stat().st_mtime).read_text()
     assert "datasets:train:dataset_enlarge_ratio: 2 before this resume, 12 from here on" in log
     assert "iteration 8, which was in epoch 2, is in epoch 0, after 8 of 18 batches." in log
@@ -144,42 +141,50 @@ def test_longer_epochs_do_not_end_a_run(tmp_path):
 # --- stopped by a signal ------------------------------------------------------------------------------------------
 
 
+def write_seldom(folder: Path, **changes: Any) -> None:
+    """A run that saves in iterations 4 and 8 and validates in 6."""
+    write(folder, "EfficientSRModel", **{"logger:save_checkpoint_freq": 4, "val:val_freq": 6, **changes})
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run that saves in iterations 4 and 8 and validates in 6."""
-    dscsr_model.register()
     folder = tmp_path_factory.mktemp("uninterrupted")
     write_seldom(folder)
     pipeline(folder)
     return folder
 
 
-def write_seldom(folder: Path) -> None:
-    write(folder, "EfficientSRModel", **{"logger:save_checkpoint_freq": 4, "val:val_freq": 6})
+@pytest.fixture
+def signalled(monkeypatch):
+    """Let a method of EfficientSRModel do something as it begins for the n-th time."""
+    dscsr_model.register()
+    from dscsr_model.models.efficient_sr_model import EfficientSRModel
+
+    def arrange(name: str, call: int, act: Any) -> None:
+        method, calls = getattr(EfficientSRModel, name), []
+
+        @functools.wraps(method)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) == call:
+                act()
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(EfficientSRModel, name, wrapper)
+
+    return arrange
 
 
-def run_with_signal(folder: Path, monkeypatch, where: tuple[type, str], call: int, number: int) -> int:
-    """The exit code of a run that gets a signal in the n-th call of a method."""
-    (owner, name), calls = where, []
-    method = getattr(owner, name)
-
-    @functools.wraps(method)
-    def signalled(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        if len(calls) == call:
-            os.kill(os.getpid(), number)
-        return method(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, signalled)
-        with pytest.raises(SystemExit) as stopped:
-            pipeline(folder)
+def stopped(folder: Path) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        pipeline(folder)
     return int(stopped.value.code)
 
 
 @pytest.mark.parametrize(
-    ("method", "call", "number", "code", "saved"),
+    ("method", "call", "number", "code", "last"),
     [
+        ("update_learning_rate", 1, signal.SIGTERM, 143, None),
         ("optimize_parameters", 3, signal.SIGTERM, 143, 3),
         ("optimize_parameters", LAST, signal.SIGINT, 130, LAST),
         ("training_state", 1, signal.SIGTERM, 143, 4),  # while saving
@@ -188,22 +193,55 @@ def run_with_signal(folder: Path, monkeypatch, where: tuple[type, str], call: in
     ],
 )
 def test_a_signal_lets_the_step_end_saves_and_exits(
-    uninterrupted, tmp_path, monkeypatch, capfd, method, call, number, code, saved
+    uninterrupted, tmp_path, signalled, capfd, method, call, number, code, last
 ):
-    from dscsr_model.models.efficient_sr_model import EfficientSRModel
-
     write_seldom(tmp_path)
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    assert run_with_signal(tmp_path, monkeypatch, (EfficientSRModel, method), call, number) == code
+    signalled(method, call, lambda: os.kill(os.getpid(), number))
+    assert stopped(tmp_path) == code
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
-    assert max(checkpoints.iterations(experiment(tmp_path) / "training_states")) == saved
     said = capfd.readouterr().err
     assert f"dscsr: {number.name}: stopping after this step; again stops at once\n" in said
-    assert f"Stopped by {number.name} after iteration {saved}. The last checkpoint is " in said
-    assert f"models/net_g_{saved}.pth: the same command with `--auto_resume` goes on from it." in said
+    if last is None:
+        assert "Stopped by SIGTERM. No iteration was trained, and nothing is saved." in said
+        return
+    assert max(saved(tmp_path)) == last
+    assert f"Stopped by {number.name} after iteration {last}. The last checkpoint is " in said
+    assert f"models/net_g_{last}.pth: the same command with `--auto_resume` goes on from it." in said
     pipeline(tmp_path, "--auto_resume")
     for name in ("latest", "best"):
         assert distance(weights_on_disk(tmp_path, name), weights_on_disk(uninterrupted, name)) == 0
+
+
+def test_a_signal_is_heard_where_nobody_reads_any_more(tmp_path, signalled):
+    """Ctrl-C ends all of `dscsr train … 2>&1 | tee log`."""
+    write_seldom(tmp_path)
+    signalled("optimize_parameters", 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(os.devnull, "w") as nowhere, os.fdopen(writing, "w") as said:
+        run = functools.partial(dscsr, "train", "-opt", "opt.yml")
+        assert forks.Fork(run, tmp_path, {}, nowhere.fileno(), said.fileno()).wait() == 130
+    assert saved(tmp_path) == [2]
+
+
+def test_a_worker_leaves_signals_to_the_training(uninterrupted, tmp_path, signalled, capfd):
+    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run."""
+    write_seldom(tmp_path, **{"datasets:train:num_worker_per_gpu": 1})
+    workers = set()
+
+    def to_workers() -> None:
+        for worker in multiprocessing.active_children():
+            workers.add(worker.pid)
+            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)
+
+    for call in range(1, LAST + 1):
+        signalled("optimize_parameters", call, to_workers)
+    pipeline(tmp_path)
+    assert workers
+    assert "Traceback" not in capfd.readouterr().err
+    assert distance(weights_on_disk(tmp_path), weights_on_disk(uninterrupted)) == 0
 
 
 @pytest.mark.parametrize(("pause", "echo", "ended"), [(0.1, 0.05, -signal.SIGTERM), (0, 5, 0)], ids=["second", "echo"])
@@ -222,98 +260,12 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path, pause, echo, ended):
     assert forks.finished(run, tmp_path).returncode == ended
 
 
-def test_a_signal_before_the_first_step(tmp_path, monkeypatch, capfd):
-    from dscsr_model.models.efficient_sr_model import EfficientSRModel
-
-    write_seldom(tmp_path)
-    where = (EfficientSRModel, "update_learning_rate")
-    assert run_with_signal(tmp_path, monkeypatch, where, 1, signal.SIGTERM) == 143
-    assert "Stopped by SIGTERM. No iteration was trained, and nothing is saved." in capfd.readouterr().err
-
-
-def test_a_signal_is_heard_where_nobody_reads_any_more(tmp_path, monkeypatch):
-    """Ctrl-C ends all of `dscsr train … 2>&1 | tee log`."""
-    from dscsr_model.models.efficient_sr_model import EfficientSRModel
-
-    write_seldom(tmp_path)
-    reading, writing = os.pipe()
-    os.close(reading)
-    stderr = os.dup(2)
-    os.dup2(writing, 2)
-    try:
-        code = run_with_signal(tmp_path, monkeypatch, (EfficientSRModel, "optimize_parameters"), 2, signal.SIGINT)
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(writing)
-    assert code == 130
-    assert checkpoints.iterations(experiment(tmp_path) / "training_states") == [2]
-
-
-def test_a_worker_leaves_signals_to_the_training(uninterrupted, tmp_path, monkeypatch, capfd):
-    """A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run."""
-    from dscsr_model.models.efficient_sr_model import EfficientSRModel
-
-    write(tmp_path, "EfficientSRModel", **{"datasets:train:num_worker_per_gpu": 1, "logger:save_checkpoint_freq": LAST})
-    step, workers = EfficientSRModel.optimize_parameters, set()
-
-    def signalled(self: Any, current_iter: int) -> None:
-        step(self, current_iter)
-        for worker in multiprocessing.active_children():
-            workers.add(worker.pid)
-            os.kill(worker.pid, signal.SIGINT)
-            os.kill(worker.pid, signal.SIGTERM)
-
-    monkeypatch.setattr(EfficientSRModel, "optimize_parameters", signalled)
-    pipeline(tmp_path)
-    assert workers
-    assert "Traceback" not in capfd.readouterr().err
-    assert distance(weights_on_disk(tmp_path), weights_on_disk(uninterrupted)) == 0
-
-
-def test_other_models_are_stopped_as_ever(tmp_path, monkeypatch):
-    from basicsr.models.sr_model import SRModel
-
-    seen = []
-
-    def look(self: Any, current_iter: int) -> None:
-        seen.append(signal.getsignal(signal.SIGTERM))
-
-    monkeypatch.setattr(SRModel, "optimize_parameters", look)
-    monkeypatch.setattr(SRModel, "get_current_log", lambda self: {})
-    write(tmp_path, "EfficientSRModel", **{"model_type": "SRModel", "network_g": EDSR, "train:total_iter": 1})
-    options = option_files.changed(
-        yaml.safe_load((tmp_path / "opt.yml").read_text()),
-        {"train:scheduler": {"type": "MultiStepLR", "milestones": [5]}},
-    )
-    option_files.write_options(tmp_path / "opt.yml", options)
-    pipeline(tmp_path)
-    assert seen == [signal.SIG_DFL]
-
-
-def test_two_ranks_stop_together_where_one_was_asked(tmp_path, monkeypatch):
-    from dscsr_model.models.efficient_sr_model import EfficientSRModel
-
-    write(tmp_path, "EfficientSRModel", **{"logger:save_checkpoint_freq": 1000})
-    step = EfficientSRModel.optimize_parameters
-
-    def signalled(self: Any, current_iter: int) -> None:
-        step(self, current_iter)
-        if (os.environ["RANK"], current_iter) == ("1", 4):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(EfficientSRModel, "optimize_parameters", signalled)
-    run = functools.partial(dscsr, "train", "-opt", "opt.yml", "--launcher", "pytorch")
-    done = forks.ranks(run, tmp_path)
+def test_two_ranks_stop_together_where_one_was_asked(tmp_path, signalled):
+    write_seldom(tmp_path, **{"logger:save_checkpoint_freq": 1000})
+    signalled("optimize_parameters", 4, lambda: os.environ["RANK"] == "1" and os.kill(os.getpid(), signal.SIGTERM))
+    done = forks.ranks(functools.partial(dscsr, "train", "-opt", "opt.yml", "--launcher", "pytorch"), tmp_path)
     assert [each.returncode for each in done] == [143, 143], done[0].stderr
-    (saved,) = checkpoints.iterations(experiment(tmp_path) / "training_states")
-    assert saved == 5  # which both had begun when it was known
-    assert len(states(tmp_path, saved)["state"]["random_states"]) == 2
-    assert [each.stderr.count(f"Stopped by SIGTERM after iteration {saved}.") for each in done] == [1, 0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("model", RUNS)
-def test_resumed_from_every_iteration(tmp_path, model, workers):
-    run(tmp_path, model, range(1, LAST), workers)
+    (last,) = saved(tmp_path)
+    assert last == 4
+    assert len(checkpoint(tmp_path, last)[1]["random_states"]) == 2
+    assert [each.stderr.count(f"Stopped by SIGTERM after iteration {last}.") for each in done] == [1, 0]

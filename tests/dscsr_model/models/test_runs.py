@@ -97,33 +97,6 @@ def test_killed_twice_and_resumed_it_ends_where_it_would_have(uninterrupted, tmp
     same_end(tmp_path, uninterrupted[0])
 
 
-@pytest.mark.parametrize(
-    ("prepare", "kinds"), [(prepare_dsclora, ("net_g", "lora_g", "fused_g")), (prepare_csd, ("net_g", "student_w0.5"))]
-)
-def test_killed_and_resumed_with_its_teacher(tmp_path, prepare, kinds):
-    """A teacher of its own is read again; CSD's teacher, in the same weights, goes on from the checkpoint."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    shorter = {"train:total_iter": 16, "val:val_freq": 8, "train:scheduler:T_max": 16, "logger:keep_checkpoints": 2}
-    for folder in (whole, killed):
-        write_options(folder, **prepare(folder, 4), **shorter)
-    pipeline(whole)
-    assert train_until_killed(killed, "iter:      10", 0.01)
-    if prepare is prepare_csd:
-        (killed / "teacher.pth").unlink()
-    done = train(killed, "--auto_resume")
-    assert done.returncode == 0, done.stderr
-    same_end(killed, whole)
-    names = {f"{kind}_{label}.pth" for kind in kinds for label in ("12", "16", "best", "latest")}
-    assert {file.name for file in (experiment(killed) / "models").iterdir()} == names
-    if prepare is prepare_csd:
-        steps = [line for line in done.stderr.splitlines() if "[tiny..][epoch:" in line]
-        assert ["l_teacher: " in line for line in steps[-3:]] == [True, False, False]  # until its `end_iter`
-        assert "psnr_w0.5: " in done.stderr
-        assert "psnr_w1.0: " in done.stderr
-    else:
-        assert "Teacher: SPAN of" in done.stderr
-
-
 def test_every_width_is_tested(tmp_path, monkeypatch, capfd):
     write_options(tmp_path, **prepare_csd(tmp_path, 4))
     options = yaml.safe_load((tmp_path / "opt.yml").read_text())
