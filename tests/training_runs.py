@@ -18,9 +18,8 @@ import option_files
 import pytest
 import torch
 
-from dscsr_arch import SPAN
+from dscsr_arch import EDSR, SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
-from dscsr_arch.cssr_arch import find_backbone
 from dscsr_model.cli import main
 
 
@@ -73,7 +72,7 @@ def prepare_csd(folder: Path, upscale: int) -> dict[str, Any]:
     backbone = {**option_files.edsr(), "num_feat": 4, "upscale": upscale}
     arguments = {name: value for name, value in backbone.items() if name != "type"}
     torch.manual_seed(2)
-    save_state_dict({"params": find_backbone("EDSR")(**arguments).state_dict()}, folder / "teacher.pth")
+    save_state_dict({"params": EDSR(**arguments).state_dict()}, folder / "teacher.pth")
     return {
         "model_type": "CSDModel",
         "network_g": {"type": "CSSRNet", "backbone": backbone, "widths": [0.5]},
