@@ -108,5 +108,5 @@ def test_it_is_registered_trained_loaded_narrowed_exported_and_submitted(toy, tm
 
     assert main(["export", str(weights), "-o", f"{tmp_path}/toy.onnx"]) == 0
     assert "Toy, " in capsys.readouterr().out
-    kits.make(kits.plan(loaded, kits.Kit(7, "Mine", tmp_path / "kit", seconds=0)), lambda items, *_: items)
-    assert "class Mine(nn.Module)" in (tmp_path / "kit/models/team07_Mine.py").read_text()
+    kits.make(loaded, kits.Kit(7, "Mine", tmp_path / "kit", seconds=0), lambda items, *_: items)
+    assert "class Mine(Toy)" in (tmp_path / "kit/models/team07_Mine.py").read_text()

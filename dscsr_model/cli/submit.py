@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     data = None if args.data is None else tuple(args.data)
     kit = kits.Kit(kits.read_team(args.team), args.name, args.out, args.fold, data, args.force, args.python)
     kit.check()
-    planned = kits.plan(load_network(args), kit)
-    print("Writing the file and checking it alone, which takes some seconds …", file=sys.stderr, flush=True)
-    made = kits.make(planned, show_progress)
-    rows = [*texts.table(*made), ("Checked alone", texts.checked(made.form, made.figures))]
+    says = "Writing the file and checking it alone, which takes some seconds …"
+    begins = partial(print, says, file=sys.stderr, flush=True)
+    made = kits.make(load_network(args), kit, show_progress, begins)
+    rows = [*texts.table(made), ("Checked alone", texts.checked(made))]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     print(f"\n{kit.out}: models/{kit.stem}.py, model_zoo/{kit.stem}.pth, test_demo_branch.txt; README.md says the rest")
     return 0

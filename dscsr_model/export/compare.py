@@ -33,12 +33,18 @@ def input_channels(network: nn.Module) -> int:
 
 
 def images(channels: int) -> Iterator[Tensor]:
-    """Images (B, channels, H, W) in [0, 1], always the same: soft shapes with some noise, as photographs have."""
+    """Images (B, channels, H, W) of awkward sizes, always the same."""
     draw = torch.Generator().manual_seed(0)
     for batch, height, width in _SIZES:
-        coarse = torch.rand(batch, channels, max(1, height // 6), max(1, width // 6), generator=draw)
-        soft = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-        yield (soft + 0.05 * torch.randn(batch, channels, height, width, generator=draw)).clamp(0, 1)
+        yield soft_image((batch, channels, height, width), draw)
+
+
+def soft_image(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    """Random (B, C, H, W) in [0, 1]: soft shapes with some noise, as photographs have."""
+    *_, height, width = shape
+    coarse = torch.rand(*shape[:2], max(1, height // 6), max(1, width // 6), generator=draw)
+    soft = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
+    return (soft + 0.05 * torch.randn(shape, generator=draw)).clamp(0, 1)
 
 
 @torch.no_grad()

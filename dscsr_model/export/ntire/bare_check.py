@@ -77,26 +77,19 @@ def compare(network: Any, examples: list[Any], border: int) -> dict[str, Any]:
 
     In float64, where equal networks are equal: rounding does not hide a difference, nor make one.
     """
+    import torch
+
     network = copy.deepcopy(network).double()
-    inside, at_border, largest = [0.0], [0.0], [0.0]
+    inside, at_border, largest = [], [], []
     for x, expected in examples:
         difference = (network(x) - expected).abs()
         height, width = difference.shape[-2:]
-        inside.append(difference[..., border : height - border, border : width - border].max().item())
-        at_border.append(difference.max().item())
-        largest.append(expected.abs().max().item())
-    return {
-        "inside": max_or_nan(inside),
-        "at_border": max_or_nan(at_border),
-        "largest": max_or_nan(largest),
-        "sizes": [list(x.shape[-2:]) for x, _ in examples],
-    }
-
-
-def max_or_nan(values: list[float]) -> float:
-    """The largest; NaN if one is NaN, which ``max`` may miss."""
-    broken = [value for value in values if value != value]
-    return broken[0] if broken else max(values)
+        inside.append(difference[..., border : height - border, border : width - border].max())
+        at_border.append(difference.max())
+        largest.append(expected.abs().max())
+    found = {"inside": inside, "at_border": at_border, "largest": largest}
+    answer: dict[str, Any] = {name: torch.stack(values).max().item() for name, values in found.items()}  # NaN stays
+    return {**answer, "sizes": [list(x.shape[-2:]) for x, _ in examples]}
 
 
 def count(network: Any, size: list[int]) -> dict[str, int]:
@@ -136,20 +129,9 @@ def take_time(network: Any, baseline: Any, size: list[int], seconds: float) -> d
             if end:  # the first round warms up
                 own.append(1000 * (time.perf_counter() - start))
         end = end or time.perf_counter() + seconds
-    name = torch.cuda.get_device_name() if device == "cuda" else processor(torch.get_num_threads())
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} thread(s)"
     runtime, baseline_runtime = map(statistics.median, times)
     return {"runtime_ms": runtime, "baseline_ms": baseline_runtime, "runs": len(times[0]), "machine": name}
-
-
-def processor(threads: int) -> str:
-    """The name of the processor, as far as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    name = names[0] if names else platform.processor() or platform.machine()
-    return "{}, {} thread{}".format(name, threads, "" if threads == 1 else "s")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,10 @@ from torch import nn
 
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
+from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.export.ntire import bare_check, texts
-from dscsr_model.export.ntire.psnr import SCALE, Pair, Progress, find_pairs, mean_psnr
-from dscsr_model.export.ntire.self_check import SIZE, Figures, self_check
+from dscsr_model.export.ntire.psnr import SCALE, Progress, find_pairs, quality_of
+from dscsr_model.export.ntire.self_check import SIZE, Figures, Job, self_check
 from dscsr_model.export.ntire.single_file import SingleFile, single_file
 from dscsr_model.files import atomic_folder, disk_errors
 from dscsr_model.profiling.complexity import count
@@ -57,22 +59,13 @@ class Kit(NamedTuple):
         check_place(self.out, self.force)
 
 
-class Plan(NamedTuple):
-    """A kit that can be made."""
-
-    network: nn.Module
-    kit: Kit
-    form: SingleFile
-    text: str
-    pairs: list[Pair] | None
-
-
 class Made(NamedTuple):
     """A kit that is done."""
 
+    kit: Kit
     form: SingleFile
     figures: Figures
-    quality: texts.Quality | None
+    quality: Quality | None
 
 
 def read_team(text: str) -> int:
@@ -91,18 +84,45 @@ def read_team(text: str) -> int:
     return int(match[1])
 
 
-def plan(network: nn.Module, kit: Kit) -> Plan:
-    """Check all that can be wrong about a kit before anything is written.
+def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], object] = lambda: None) -> Made:
+    """Make a kit.
 
     Args:
         network: As it was trained; it stays as it is.
         kit: What to make of it.
+        progress: Hands items on behind a bar, as `dscsr_model.cli.prepare.show_progress` does.
+        begins: Called when all that can be known beforehand is checked.
 
     Raises:
-        DscsrError: Something cannot be.
+        DscsrError: Something cannot be, the file failed its check, or cannot be written. Nothing is left under the
+            final name, and what was there is untouched.
     """
     kit.check()
     form = single_file(network, kit.fold)
+    _check_challenge(form)
+    text = form.text(kit.name, texts.docstring(kit, form))
+    pairs = None if kit.data is None else find_pairs(*kit.data)
+    begins()
+    out = Path(os.path.abspath(kit.out))
+    with disk_errors(kit.out), atomic_folder(out.parent, [out.name], replace=True) as folder:
+        building, scratch = folder / out.name, folder / "check of the kit"
+        file, weights = building / "models" / f"{kit.stem}.py", building / "model_zoo" / f"{kit.stem}.pth"
+        for each in (scratch, file.parent, weights.parent):
+            each.mkdir(parents=True)
+        file.write_text(text, encoding="utf-8")
+        save_state_dict(form.state, weights)
+        job = Job(str(file), kit.name, str(weights), form.border * SCALE, kit.seconds)
+        figures = self_check(job, network, scratch, kit.python)
+        alone = bare_check.load(*job[:3])
+        shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
+        _compare_counts(alone, figures)
+        made = Made(kit, form, figures, None if pairs is None else quality_of(alone, pairs, progress))
+        _tell(building, made)
+        check_place(kit.out, kit.force)
+    return made
+
+
+def _check_challenge(form: SingleFile) -> None:
     scale, channels = form.arguments.get("upscale"), form.arguments.get("num_in_ch", 3)
     channels_out = form.arguments.get("num_out_ch", channels)
     if (scale, channels, channels_out) != (SCALE, 3, 3):
@@ -111,42 +131,6 @@ def plan(network: nn.Module, kit: Kit) -> Plan:
             f"scale {scale} with {channels} channels in and {channels_out} out",
             "Give weights of such a network.",
         )
-    text = form.text(kit.name, texts.docstring(kit.team, kit.name, form))
-    return Plan(network, kit, form, text, None if kit.data is None else find_pairs(*kit.data))
-
-
-def make(planned: Plan, progress: Progress) -> Made:
-    """Make a kit.
-
-    Args:
-        planned: As `plan` gives it.
-        progress: Hands items on behind a bar, as `dscsr_model.cli.prepare.show_progress` does.
-
-    Raises:
-        DscsrError: The file failed its check, or cannot be written. Nothing is left under the final name, and what was
-            there is untouched.
-    """
-    network, kit, form, text, pairs = planned
-    out = Path(os.path.abspath(kit.out))
-    with disk_errors(kit.out), atomic_folder(out.parent, [out.name], replace=True) as folder:
-        building, scratch = folder / out.name, folder / "check"
-        scratch.mkdir()
-        file, weights = building / "models" / f"{kit.stem}.py", building / "model_zoo" / f"{kit.stem}.pth"
-        file.parent.mkdir(parents=True)
-        weights.parent.mkdir()
-        file.write_text(text, encoding="utf-8")
-        save_state_dict(form.state, weights)
-        figures = self_check(file, weights, kit.name, form, network, scratch, python=kit.python, seconds=kit.seconds)
-        alone = bare_check.load(str(file), kit.name, str(weights))
-        shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
-        _compare_counts(alone, figures)
-        quality = None
-        if kit.data is not None and pairs is not None:
-            quality = texts.Quality(mean_psnr(alone, pairs, progress), len(pairs), kit.data[0].name)
-        made = Made(form, figures, quality)
-        _tell(building, kit, made)
-        check_place(kit.out, kit.force)
-    return made
 
 
 def check_place(out: Path, force: bool) -> None:
@@ -206,14 +190,14 @@ def _compare_counts(network: nn.Module, figures: Figures) -> None:
         )
 
 
-def _tell(building: Path, kit: Kit, made: Made) -> None:
+def _tell(building: Path, made: Made) -> None:
     """README, branch, and the list of files, which also says that this folder is a kit."""
-    (building / "README.md").write_text(texts.readme(kit.team, kit.name, *made), encoding="utf-8")
-    (building / "test_demo_branch.txt").write_text(texts.branch(kit.team, kit.name), encoding="utf-8")
+    (building / "README.md").write_text(texts.readme(made), encoding="utf-8")
+    (building / "test_demo_branch.txt").write_text(texts.branch(made.kit), encoding="utf-8")
     mark = {
         "dscsr": texts.dscsr_version(),
-        "team": kit.team,
-        "name": kit.name,
+        "team": made.kit.team,
+        "name": made.kit.name,
         "files": sorted(str(path.relative_to(building)) for path in building.rglob("*") if path.is_file()),
         **made.figures._asdict(),
         "psnr": None if made.quality is None else made.quality.psnr,

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
+from dscsr_model.export.compare import soft_image
 from dscsr_model.export.ntire import bare_check
-from dscsr_model.export.ntire.single_file import SingleFile, single_file
+from dscsr_model.export.ntire.single_file import single_file
+from dscsr_model.profiling.machine import processor
 
 SIZE = (256, 256)
 """Of the input for which the challenge counts operations."""
@@ -27,6 +28,18 @@ SIZE = (256, 256)
 TOLERANCE = 1e-4
 """Largest difference from the trained network, both in float64, as part of the largest value (at least 1): weights that
 were merged from training branches, or folded, are rounded to float32 once. A step of 8 bits is 40 times as much."""
+
+
+class Job(NamedTuple):
+    """What is checked."""
+
+    file: str
+    class_name: str
+    weights: str
+    border: int
+    """Pixels of the output, from each side, in which it may differ from the trained network's."""
+    seconds: float
+    """How long to take the time; 0: not at all."""
 
 
 class Figures(NamedTuple):
@@ -50,49 +63,27 @@ class Figures(NamedTuple):
     machine: str = ""
 
 
-def self_check(
-    file: Path,
-    weights: Path,
-    name: str,
-    form: SingleFile,
-    network: nn.Module,
-    folder: Path,
-    *,
-    python: str | None = None,
-    seconds: float = 2.0,
-) -> Figures:
+def self_check(job: Job, network: nn.Module, folder: Path, python: str | None = None) -> Figures:
     """Check a submission's file and weights against the trained network.
 
     Args:
-        file: The submission's.
-        weights: The submission's.
-        name: Of its class.
-        form: What both were made of.
+        job: The submission.
         network: As it was trained.
         folder: An empty one for what the two processes tell each other.
         python: Interpreter of the bare process, as a path or as on the PATH; None: this one.
-        seconds: How long to take the time; 0: not at all.
 
     Raises:
         DscsrError: The file does not do what the trained network does, or not alone.
     """
     interpreter = sys.executable if python is None else _found(python)
-    save_state_dict({"examples": _examples(network, form.border)}, folder / "examples.pth")
-    baseline = single_file(SPAN(feature_channels=28).fuse())  # its weights do not matter for its time
-    (folder / "baseline.py").write_text(baseline.text("Baseline", "The baseline of 2026."), encoding="utf-8")
-    job = {
-        "file": str(file),
-        "weights": str(weights),
-        "class_name": name,
-        "examples": str(folder / "examples.pth"),
-        "baseline": str(folder / "baseline.py"),
-        "border": form.border * form.arguments["upscale"],
-        "size": SIZE,
-        "seconds": seconds,
-        "packages": _packages(None if python is None else interpreter),
-        "result": str(folder / "result.json"),
-    }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    examples, baseline, result = (folder / name for name in ("examples.pth", "baseline.py", "result.json"))
+    save_state_dict({"examples": examples_of(network, job.border)}, examples)
+    text = single_file(SPAN(feature_channels=28).fuse()).text("Baseline", "The baseline of 2026.")
+    baseline.write_text(text, encoding="utf-8")  # its weights do not matter for its time
+    files = {"examples": str(examples), "baseline": str(baseline), "result": str(result)}
+    packages = _packages(None if python is None else interpreter)
+    told = json.dumps({**job._asdict(), **files, "size": SIZE, "packages": packages})
+    (folder / "job.json").write_text(told, encoding="utf-8")
     bare = ("-I", "-S", "-B", "-W", "ignore")  # no environment, no site, no __pycache__ in the kit
     command = [interpreter, *bare, os.path.abspath(bare_check.__file__), str(folder / "job.json")]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -103,7 +94,8 @@ def self_check(
             f"{last} (from {' '.join(command[:3])} …)",
             "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this.",
         )
-    return judge(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    figures = judge(json.loads(result.read_text(encoding="utf-8")))
+    return figures if torch.cuda.is_available() else figures._replace(machine=f"{processor()}, {figures.machine}")
 
 
 def judge(answer: dict[str, Any]) -> Figures:
@@ -129,20 +121,13 @@ def judge(answer: dict[str, Any]) -> Figures:
 
 
 @torch.no_grad()
-def _examples(network: nn.Module, border: int) -> list[tuple[Tensor, Tensor]]:
+def examples_of(network: nn.Module, border: int) -> list[tuple[Tensor, Tensor]]:
     """Images of random sizes, larger than two borders, and what the trained network makes of them, in float64."""
     trained = copy.deepcopy(network).cpu().double().eval()
     draw = torch.Generator().manual_seed(0)
-    sizes = torch.randint(2 * border + 16, 2 * border + 48, (3, 2), generator=draw).tolist()
-    images = [_image(size, draw) for size in sizes]
+    sizes = torch.randint(border // 2 + 16, border // 2 + 48, (3, 2), generator=draw).tolist()
+    images = [soft_image((1, 3, *size), draw).double() for size in sizes]
     return [(image, trained(image)) for image in images]
-
-
-def _image(size: list[int], draw: torch.Generator) -> Tensor:
-    """A random image (1, 3, H, W) in [0, 1], smooth with some noise, as photographs are; float64."""
-    coarse = torch.rand(1, 3, *(side // 6 + 2 for side in size), generator=draw).double()
-    smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
-    return 0.9 * smooth + 0.1 * torch.rand(1, 3, *size, generator=draw).double()
 
 
 def _found(python: str) -> str:

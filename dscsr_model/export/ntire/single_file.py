@@ -10,7 +10,7 @@ import re
 import sys
 import tokenize
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -24,16 +24,20 @@ from dscsr_model.export.ntire.folding import BORDER, FOLDS, fold_span
 PYTHON = (3, 9)
 """The version that the challenge runs."""
 
-_WARM_UP = """
+_SUBMITTED = '''class {name}({network}):
+    """``{network}`` with the arguments that fit its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(
+{arguments}
+        )
         # The challenge's script times the first image too: let a GPU load its kernels before that.
         if torch.cuda.is_available():
             with torch.no_grad():
                 self.cuda()(torch.zeros(1, 3, 256, 256).cuda())
-            self.cpu()"""
-"""The end of the constructor."""
-
-Edit = tuple[int, int, str]
-"""From where to where, in bytes, stands what instead."""
+            self.cpu()
+'''
+"""The class that is handed in."""
 
 
 class SingleFile(NamedTuple):
@@ -60,11 +64,16 @@ class SingleFile(NamedTuple):
             DscsrError: The name is taken in the file, or an argument is no plain value.
         """
         pieces = [_needed(inspect.getsource(source)) for source in self.sources]
-        body = "\n\n\n".join(pieces)
-        _check_free(body, self.sources[-1].__name__, name)
-        pieces[-1] = _as_submitted(pieces[-1], name, self.arguments)
-        head = f'"""{docstring}"""\n\nfrom __future__ import annotations\n\n{_imports(self.sources, body)}'
-        text = "\n\n\n".join([head, *pieces]) + "\n"
+        body, network = "\n\n\n".join(pieces), self.sources[-1].__name__
+        taken = (_names(body) | {"torch", "annotations"}) - {network}
+        if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name) or name in taken:
+            got = f"{name!r}, which " + ("is in use in the network's file" if name in taken else "is none")
+            remedy = "Choose another --name: letters, digits and _, such as FastSPAN."
+            raise DscsrError("the name of a Python class", got, remedy)
+        arguments = "\n".join(f"            {key}={_literal(key, value)}," for key, value in self.arguments.items())
+        submitted = _SUBMITTED.format(name=name, network=network, arguments=arguments)
+        head = f'"""{docstring}"""\n\nfrom __future__ import annotations\n\n{_head(self.sources, body)}'
+        text = "\n\n\n".join([head, body, submitted])
         ast.parse(text, feature_version=PYTHON)
         return text
 
@@ -109,21 +118,23 @@ def _needed(source: str) -> str:
     """``source`` of a function or class without what only training needs.
 
     Of a class, ``__init__`` and ``forward`` stay, and what they use. Checks of arguments go: calls of functions that
-    are named so, the decorator `constructor`, and what docstrings say of them.
+    are named so, decorators that are calls (`constructor`), and what docstrings say of them.
     """
     (node,) = ast.parse(source).body
     statements = [each for each in ast.walk(node) if isinstance(each, ast.Expr)]
-    drop: list[Any] = [each for each in statements if _called(each.value).lstrip("_").startswith("check")]
+    drop: list[ast.stmt | ast.expr] = [
+        each for each in statements if _called(each.value).lstrip("_").startswith("check")
+    ]
     if isinstance(node, ast.ClassDef):
-        for each in node.body:
-            drop += [to for to in getattr(each, "decorator_list", ()) if _called(to) == "constructor"]
-        named = {name: each for each in node.body if (name := _name_in_class(each))}
+        methods = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
+        values = {ast.unparse(each.targets[0]): each for each in node.body if isinstance(each, ast.Assign)}
         used = ["__init__", "forward"]
-        for name in used:  # grows, by what those use that are in it
-            uses = {each.attr for each in ast.walk(named.get(name, ast.Pass())) if isinstance(each, ast.Attribute)}
-            used += uses - set(used)
-        drop += [each for name, each in named.items() if name not in used]
-    gone = {number for each in drop for number in range(_first_line(each), (each.end_lineno or 0) + 1)}
+        for name in used:  # grows, by what those use
+            attributes = [each for each in ast.walk(methods.get(name, ast.Pass())) if isinstance(each, ast.Attribute)]
+            used += {each.attr for each in attributes} - set(used)
+        drop += [each for name, each in {**methods, **values}.items() if name not in used]
+        drop += [each for method in methods.values() for each in method.decorator_list if _called(each)]
+    gone = {number for each in drop for number in range(each.lineno, (each.end_lineno or 0) + 1)}
     kept = "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in gone)
     kept = re.sub(r"\n\n +Raises:\n(?: +\S.*\n)+(?= *\"\"\")", "\n", kept)
     return re.sub(r"\n{3,}", "\n\n", kept).strip()
@@ -135,75 +146,26 @@ def _called(value: ast.expr) -> str:
     return called.id if isinstance(called, ast.Name) else ""
 
 
-def _name_in_class(node: ast.stmt) -> str | None:
-    if isinstance(node, ast.FunctionDef):
-        return node.name
-    return ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else None
-
-
-def _first_line(node: Any) -> int:
-    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
-
-
-def _imports(sources: tuple[Callable[..., Any], ...], body: str) -> str:
-    """What ``body`` needs to import: what the modules that it comes from do, but for their own package's."""
-    used, found = _names(body), defaultdict[str, set[str]](set)
-    for module in {source.__module__ for source in sources}:
-        for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+def _head(sources: tuple[Callable[..., Any], ...], body: str) -> str:
+    """What ``body`` takes from the modules that it comes from: imports, but of their own package, and constants."""
+    used, found, constants = _names(body), defaultdict[str, set[str]](set, {"import ": {"torch"}}), []
+    for module in {sys.modules[source.__module__] for source in sources}:
+        for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                names = {ast.unparse(each) for each in node.names if (each.asname or each.name) in used}
                 origin = f"from {node.module} import " if isinstance(node, ast.ImportFrom) else "import "
-                found[origin] |= names
+                found[origin] |= {ast.unparse(each) for each in node.names if (each.asname or each.name) in used}
+        values = {name: value for name, value in vars(module).items() if isinstance(value, int | float | tuple)}
+        constants += [f"{name} = {value!r}" for name, value in values.items() if name in used]
     lines = [origin + ", ".join(sorted(names)) for origin, names in found.items() if names and "dscsr_" not in origin]
     lines.sort(key=lambda line: (line.startswith("from "), line))
     groups = [[line for line in lines if ("torch" in line) == of_torch] for of_torch in (False, True)]
+    groups.append(list(dict.fromkeys(constants)))
     return "\n\n".join("\n".join(group) for group in groups if group)
 
 
 def _names(source: str) -> set[str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {token.string for token in tokens if token.type == tokenize.NAME}
-
-
-def _check_free(source: str, own: str, name: str) -> None:
-    """Raise `DscsrError` if the class ``own`` of ``source`` cannot be called ``name``."""
-    taken = (_names(source) | {"torch", "annotations"}) - {own}
-    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name) or name in taken:
-        why = "is in use in the network's file" if name in taken else "is none"
-        raise DscsrError(
-            "the name of a Python class",
-            f"{name!r}, which {why}",
-            "Choose another --name: letters, digits and _, such as FastSPAN.",
-        )
-
-
-def _as_submitted(source: str, name: str, arguments: Mapping[str, Any]) -> str:
-    """The class in ``source`` with another name, all arguments as defaults, and a warm-up in its constructor."""
-    (node,) = ast.parse(source).body
-    assert isinstance(node, ast.ClassDef)
-    init = next(each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
-    data = source.encode()
-    starts = [0]
-    for line in data.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-
-    def span(where: Any) -> tuple[int, int]:
-        return starts[where.lineno - 1] + where.col_offset, starts[where.end_lineno - 1] + where.end_col_offset
-
-    head = span(node)[0] + len("class ")
-    edits: list[Edit] = [(head, head + len(node.name), name)]
-    edits += [(*span(each), name) for each in ast.walk(node) if isinstance(each, ast.Name) and each.id == node.name]
-    edits += [(span(init.body[-1])[1], span(init.body[-1])[1], _WARM_UP)]
-    given = init.args.args[1:]
-    defaults = [None] * (len(given) - len(init.args.defaults)) + list(init.args.defaults)
-    for argument, default in zip(given, defaults, strict=True):
-        if argument.arg in arguments:
-            literal = _literal(argument.arg, arguments[argument.arg])
-            end = span(argument)[1]
-            edits.append((end, end, f" = {literal}") if default is None else (*span(default), literal))
-    for start, end, text in sorted(edits, reverse=True):
-        data = data[:start] + text.encode() + data[end:]
-    return data.decode()
 
 
 def _literal(name: str, value: Any) -> str:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.export.ntire.psnr import find_pairs, mean_psnr
+from dscsr_model.export.ntire.psnr import find_pairs, quality_of
 
 
 def image(height, width):
@@ -34,15 +34,15 @@ def test_follows_the_protocol(folders):
     """Against scikit-image, on images that were cut and rounded by hand."""
     metrics = pytest.importorskip("skimage.metrics", reason="an independent PSNR")
     pairs = find_pairs(*folders)
-    assert [(pair.hr.name, pair.lr.name) for pair in pairs] == [("0801.png", "0801x4.png"), ("0802.png", "0802.png")]
+    assert [(hr.name, lr.name) for hr, lr in pairs] == [("0801.png", "0801x4.png"), ("0802.png", "0802.png")]
     expected = []
-    for pair in pairs:
-        hr, lr = (np.asarray(Image.open(path)) for path in pair)
+    for files in pairs:
+        hr, lr = (np.asarray(Image.open(path)) for path in files)
         hr = hr[: len(hr) // 4 * 4, : hr.shape[1] // 4 * 4]
         sr = np.kron(lr / 255, np.ones((4, 4, 1))) * 1.5 - 0.1
         sr = np.round(np.clip(sr.astype(np.float32), 0, 1) * np.float32(255)).astype(np.uint8)
         expected.append(metrics.peak_signal_noise_ratio(hr[4:-4, 4:-4], sr[4:-4, 4:-4], data_range=255))
-    assert mean_psnr(Enlarge(), pairs, lambda items, *_: items) == pytest.approx(np.mean(expected), abs=1e-3)
+    assert quality_of(Enlarge(), pairs, lambda items, *_: items).psnr == pytest.approx(np.mean(expected), abs=1e-3)
 
 
 def test_all_faults_are_told_before_any_work(folders):

@@ -122,9 +122,9 @@ def test_reads_as_a_file_of_the_challenge():
     assert text.startswith(
         '"""Words."""\n\nfrom __future__ import annotations\n\nfrom collections.abc import Sequence\n'
     )
-    assert "class Mine(nn.Module):" in text
-    assert "num_feat: int = 4," in text
-    assert not any(word in text for word in ("dscsr", "CARN(", "check", "constructor", "def fuse"))
+    assert "class Mine(CARN):" in text
+    assert "            num_feat=4,\n" in text
+    assert not any(word in text for word in ("dscsr", "check", "constructor", "def fuse"))
     assert max(map(len, text.splitlines())) <= 120
 
 
