@@ -13,7 +13,6 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
@@ -21,7 +20,7 @@ from dscsr_model.options.losses import CSD_KEYS, CSDLoss
 from dscsr_model.options.sections import CSDVal
 from dscsr_model.training import widths
 from dscsr_model.training.images import check_output
-from dscsr_model.training.loss_sections import check_cover, loss_sections, named
+from dscsr_model.training.loss_sections import loss_sections, named
 from dscsr_model.training.teacher import TeacherFeatures
 from dscsr_model.training.widths import TEACHER
 
@@ -54,12 +53,6 @@ class CSDModel(EfficientSRModel):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         sections = loss_sections(opt["train"]) if opt["is_train"] else {}
         self.losses = {name: CSDLoss.parse(section, f"{name}_opt") for name, section in sections.items()}
-        if opt["network_g"].get("lora"):
-            raise DscsrError(
-                "`network_g` without `lora:`, since slices of a low-rank update are not the update of a slice",
-                "one",
-                "Remove it, or adapt a saved student with EfficientSRModel.",
-            )
         super().__init__(opt)
 
     @property
@@ -81,18 +74,8 @@ class CSDModel(EfficientSRModel):
 
     # --- before the training ----------------------------------------------------------------------------------
 
-    def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Also a fair start for a student alone, before DistributedDataParallel gives every rank the same weights.
-
-        Raises:
-            DscsrError: The network has no students.
-        """
-        if not isinstance(net, CSSRNet):
-            raise DscsrError(
-                "a network with students for CSDModel",
-                type(net).__name__,
-                "Write `network_g: {type: CSSRNet, backbone: {…}}`, or take `model_type: EfficientSRModel`.",
-            )
+    def model_to_device(self, net: Any) -> nn.Module:
+        """Also a fair start for a student alone, before DistributedDataParallel gives every rank the same weights."""
         from_scratch = self.is_train and not self.opt["path"].get("pretrain_network_g")
         if from_scratch and len(net.widths) == 1 and not self._needs_teacher():
             get_root_logger().info(f"The student of width {net.widths[0]} starts as a plain network of its size.")
@@ -100,12 +83,7 @@ class CSDModel(EfficientSRModel):
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
-        """Also the features that contrastive losses compare.
-
-        Raises:
-            DscsrError: An iteration without a loss, or features of a teacher that is not trained.
-        """
-        check_cover(self.losses, int(self.opt["train"].get("total_iter", 1)))
+        """Also the features that contrastive losses compare."""
         super().init_training_settings()
         self.active: Mapping[str, CSDLoss] = self.losses
         self.features: dict[str, Callable[[Tensor], list[Tensor]]] = {
@@ -116,12 +94,6 @@ class CSDModel(EfficientSRModel):
         criterion = self.criteria[name]
         if isinstance(criterion, ContrastiveLoss) and criterion.vgg is not None:
             return criterion.vgg
-        if not self.opt["path"].get("pretrain_network_g"):
-            raise DscsrError(
-                "a trained teacher in `path: pretrain_network_g`",
-                f"none, and `{name}_opt` has `features: teacher`",
-                "Name its weight file.",
-            )
         return TeacherFeatures(self.get_bare_model(self.net_g).backbone, loss.feature_layers or ())
 
     def _needs_teacher(self) -> bool:
@@ -223,21 +195,22 @@ class CSDModel(EfficientSRModel):
             self.checkpoints.save_network(saved, label, f"student_{widths.label(width)}")
         return super().save_networks(content, label)
 
+    def _teacher_features(self) -> dict[str, TeacherFeatures]:
+        return {name: one for name, one in self.features.items() if isinstance(one, TeacherFeatures)}
+
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
         """Also the layers of the teacher that the training began with."""
-        kept = {
-            name: features.state() for name, features in self.features.items() if isinstance(features, TeacherFeatures)
-        }
+        kept = {name: features.state() for name, features in self._teacher_features().items()}
         return super().training_state(epoch, current_iter) | {"first_layers": kept}
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Also these layers: the network itself has gone on learning."""
         super().resume_training(resume_state)
         saved = resume_state.get("first_layers", {})
-        for name, features in self.features.items():
-            if isinstance(features, TeacherFeatures) and name in saved:
+        for name, features in self._teacher_features().items():
+            if name in saved:
                 features.load_state(saved[name])
-            elif isinstance(features, TeacherFeatures):
+            else:
                 get_root_logger().warning(
                     f"This run began without `features: teacher` in `{name}_opt`: the first layers of this "
                     "checkpoint are taken."

@@ -11,7 +11,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from dscsr_arch.arguments import AssumedWarning
-from dscsr_arch.errors import DscsrError, DscsrWarning
+from dscsr_arch.errors import DscsrWarning
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
@@ -55,17 +55,9 @@ class DistillationModel(EfficientSRModel):
         self.features: Features = {}
 
     def build_teacher(self) -> Teacher | None:
-        """The teacher of the option file; None if no loss needs one.
-
-        Raises:
-            DscsrError: A loss needs one, and there is none.
-        """
-        needing = [name for name, target in self.loss_targets.items() if target.needs_teacher]
-        if not needing:
+        """The teacher of the option file; None if no loss needs one."""
+        if not any(target.needs_teacher for target in self.loss_targets.values()):
             return None
-        if not self.distillation.weights:
-            got = f"none, and `{needing[0]}_opt` compares with it"
-            raise DscsrError("a section `teacher:`", got, "Add it at the top level, with `weights:`.")
         logger = get_root_logger()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DscsrWarning)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from basicsr.utils import get_root_logger
 
 from dscsr_arch.conv_lora import lora_layers
-from dscsr_arch.errors import LoRAError
 from dscsr_model.models.distillation_model import DistillationModel
 
 
@@ -24,25 +23,7 @@ class DSCLoRAModel(DistillationModel):
     """
 
     def init_training_settings(self) -> None:
-        """Only with something to train, on something trained.
-
-        Raises:
-            LoRAError: The network has no LoRA, or no base is named.
-        """
-        network = self.get_bare_model(self.net_g)
-        layers = lora_layers(network)
-        if not layers:
-            raise LoRAError(
-                "a network with LoRA",
-                f"{type(network).__name__} without",
-                "Take `type: DSCLoRA`, add `network_g: lora:`, or take `model_type: DistillationModel` to train "
-                "everything.",
-            )
-        if not self.opt["path"].get("pretrain_network_g"):
-            raise LoRAError(
-                "the base of the LoRA in `path: pretrain_network_g`",
-                "none",
-                "LoRA trains on a frozen network: name the weight file of a trained one.",
-            )
+        """Also say what is trained."""
+        layers = lora_layers(self.get_bare_model(self.net_g))
         get_root_logger().info(f"ConvLoRA in {len(layers)} layers: {', '.join(layers)}.")
         super().init_training_settings()

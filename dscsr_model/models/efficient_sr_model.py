@@ -14,14 +14,13 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dscsr_arch.errors import DscsrError
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
 from dscsr_model.training.ema import start_average, update_average, warmed_up
 from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.images import as_float, check_batch, check_output, check_patch, turned
-from dscsr_model.training.loss_sections import check_names, loss_sections, named
+from dscsr_model.training.loss_sections import loss_sections, named
 from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer
 from dscsr_model.training.precision import CompiledForward, Precision
 
@@ -91,18 +90,10 @@ class EfficientSRModel(CheckpointingSRModel):
     # --- losses, optimizer, schedule --------------------------------------------------------------------------
 
     def build_losses(self) -> dict[str, nn.Module]:
-        """A loss for each section ``<name>_opt`` of ``train:``.
-
-        Raises:
-            DscsrError: There is none, or two have the same name in the log.
-        """
-        sections = loss_sections(self.opt["train"])
-        check_names(sections)
-        if not sections:
-            raise DscsrError("at least one loss, such as `train: pixel_opt:`", "none", "Add a section.")
+        """A loss for each section ``<name>_opt`` of ``train:``."""
         own = {
             name: {key: value for key, value in section.items() if key not in self.loss_keys}
-            for name, section in sections.items()
+            for name, section in loss_sections(self.opt["train"]).items()
         }
         return {name: build_loss(section).to(self.device) for name, section in own.items()}
 

@@ -41,7 +41,7 @@ class StepGuard:
         self.scaler = scaler
         self.max_bad_steps = max_bad_steps
         self._optimizer = optimizer
-        self._max_norm = max_norm
+        self._max_norm = torch.inf if max_norm is None else max_norm
         self._stop = stop
         self._statistics = [
             buffer
@@ -76,7 +76,7 @@ class StepGuard:
             loss: Total loss of the step, a scalar.
         """
         self.scaler.unscale_(self._optimizer)
-        norm = clip_gradients(self._weights(), self._max_norm)
+        norm = nn.utils.clip_grad_norm_(self._weights(), self._max_norm, foreach=True)
         bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
         if together():
             # Ranks share gradients but not losses: one of them alone must not skip.
@@ -121,15 +121,6 @@ class StepGuard:
             f"The weights on disk are good; the last checkpoint is {last_checkpoint or 'none yet'}. Look at the data, "
             "and resume with a lower learning rate, `grad_clip_norm`, or `precision: bf16` or fp32.",
         )
-
-
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Norm of all gradients together, which are scaled down to ``max_norm`` if it is given and exceeded."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if max_norm is not None:
-        torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1))
-    return norm
 
 
 def all_finite(state_dict: Mapping[str, Tensor]) -> bool:

@@ -84,12 +84,7 @@ def turned(images: Tensor, orientation: Tensor) -> Tensor:
 
     Returns:
         (B, C, S, S), of the same type.
-
-    Raises:
-        ValueError: The images are not square.
     """
-    if images.shape[-1] != images.shape[-2]:
-        raise ValueError(f"Expected square images to turn, but got {tuple(images.shape)}. Crop them to squares.")
     turns = ((1, lambda x: x.flip(-1)), (2, lambda x: x.flip(-2)), (4, lambda x: x.transpose(-1, -2)))
     for bit, turn in turns:
         chosen = (orientation & bit).bool().view(-1, 1, 1, 1)

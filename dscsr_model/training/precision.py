@@ -45,26 +45,23 @@ class CompiledForward:
     def __init__(self, network: nn.Module, mode: str | bool | None, logger: logging.Logger) -> None:
         self.network = network
         self._logger = logger
-        self._mode = "default" if mode is True else mode or None
-        self._compiled: Any = None
+        self._mode = "default" if mode is True else mode
+        self._run: Any = None if mode else network
+        self._works = not mode
 
     def __call__(self, x: Tensor, **arguments: Any) -> Any:
         """Run the network; ``arguments`` are further ones of its ``forward``."""
-        if self._mode is None:
-            return self.network(x, **arguments)
-        if self._compiled is not None:
-            return self._compiled(x, **arguments)
-        compiled = torch.compile(self.network, mode=self._mode)
         try:
-            output = compiled(x, **arguments)
+            self._run = self._run or torch.compile(self.network, mode=self._mode)
+            output = self._run(x, **arguments)
         except Exception as error:  # whatever keeps the compiler from working: no C++ compiler, an old GPU, a graph
+            if self._works:
+                raise
             self._logger.warning(
-                "torch.compile(mode=%r) does not work here, so training goes on without it. (%s: %s)",
-                self._mode,
-                type(error).__name__,
-                str(error).strip().split("\n")[0][:200],
+                f"torch.compile(mode={self._mode!r}) does not work here, so training goes on without it. "
+                f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]})"
             )
-            self._mode = None
-            return self.network(x, **arguments)
-        self._compiled = compiled
+            self._run = self.network
+            output = self.network(x, **arguments)
+        self._works = True
         return output

@@ -131,17 +131,11 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
     networks = [copy.deepcopy(network) for _ in files]
     for one, file in zip(networks, files, strict=True):
         content = read_weight_file(file, options.param_key)
-        if fault := state_dict_diff(one, content.weights):
+        if fault := state_dict_diff(one, content.weights) or trained_otherwise(content, file, one, options.network):
             raise WeightsError(
                 f"weights of the teacher's {type(one).__name__}",
-                f"{file}, whose layers differ:\n{fault}\n",
+                f"{file}, which does not fit:\n{fault}\n",
                 "Correct `teacher: network:`, or leave it out if load_model knows the network.",
-            )
-        if unlike := trained_otherwise(content, file, one, options.network):
-            raise WeightsError(
-                "weights trained as `teacher: network:` says",
-                f"{file}, {unlike}",
-                "Correct it, or leave it out if load_model knows the network.",
             )
         one.load_state_dict(content.weights)
     return networks

@@ -364,8 +364,6 @@ def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({**contrast(), "path:pretrain_network_g": None}, DscsrError, "Expected a trained teacher in `path: pretrain"),
-        ({"train:pixel_opt:end_iter": 5, "train:total_iter": 9}, DscsrError, "but got none in iteration 6 of 9"),
         ({"train:pixel_opt:output_of": "us"}, DscsrError, "pixel_opt: output_of: Expected one of `student`, `teacher`"),
         ({"network_g:backbone:num_feat": 4}, WeightsError, "teacher.pth does not fit CSSRNet"),
     ],

@@ -156,11 +156,6 @@ def test_without_losses_on_it_no_teacher_is_built(options):
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        (
-            {"teacher": None},
-            DscsrError,
-            "Expected a section `teacher:`, but got none, and `teacher_opt` compares with it",
-        ),
         ({"teacher:weights": "nowhere.pth"}, WeightsError, "Expected a weight file at nowhere.pth"),
         ({"train:affinity_opt:layers": ["body.0", "body.9"]}, DscsrError, "layer of EDSR, but got 'body.9'"),
         ({"train:affinity_opt:teacher_layers": ["x", "y"]}, DscsrError, "Expected a layer of SPAN, but got 'x'"),

@@ -73,18 +73,6 @@ def test_a_good_step_starts_the_row_anew():
         step.guard.check(77, {}, None)
 
 
-@pytest.mark.parametrize("max_norm", [None, 0.1, 1e9])
-def test_clipping_is_torchs(max_norm):
-    nets = [nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)]
-    for net in nets:
-        torch.manual_seed(1)
-        net.weight.grad = torch.randn(net.weight.shape)  # the bias has none
-    norm = guards.clip_gradients(list(nets[0].parameters()), max_norm)
-    wanted = nn.utils.clip_grad_norm_(nets[1].parameters(), torch.inf if max_norm is None else max_norm)
-    torch.testing.assert_close(norm, wanted)
-    torch.testing.assert_close(nets[0].weight.grad, nets[1].weight.grad, rtol=1e-4, atol=0)  # torch adds 1e-6 below
-
-
 @pytest.mark.parametrize("bad", [True, False])
 def test_batch_statistics_are_kept_clean_of_a_skipped_batch(bad):
     net = nn.BatchNorm2d(2)

@@ -42,11 +42,6 @@ def test_each_image_is_turned_its_own_way(dtype):
     assert len({image.numpy().tobytes() for image in turned(images[:1].expand(8, -1, -1, -1), torch.arange(8))}) == 8
 
 
-def test_only_squares_can_be_turned():
-    with pytest.raises(ValueError, match=r"Expected square images to turn, but got \(1, 3, 4, 5\)"):
-        turned(torch.rand(1, 3, 4, 5), torch.zeros(1, dtype=torch.int64))
-
-
 def test_a_batch_has_images():
     check_batch({"lq": torch.zeros(1, 3, 4, 4)}, ["lq"])
     with pytest.raises(DscsrError, match=r"as `gt` of each batch, but got none\. Take a dataset of image pairs"):
