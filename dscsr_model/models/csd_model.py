@@ -28,15 +28,10 @@ from dscsr_model.training.widths import TEACHER
 class CSDModel(EfficientSRModel):
     """Trains the students of a ``type: CSSRNet``, alone or together with their teacher, which holds them.
 
-    Options beside EfficientSRModel's:
-
-    - in each section ``train: <name>_opt:`` ``output_of: student | teacher`` (student by default), ``target: gt |
-      teacher`` (gt by default; the teacher's output never gets a gradient from its students' losses), ``start_iter``
-      and ``end_iter``, the first and the last iteration in which the loss counts;
-    - ``type: ContrastiveLoss`` draws students to the teacher, away from LR images of the part of the batch that is
-      processed (`accumulate_steps`) on this rank, enlarged by torch's bicubic. Its ``features: teacher`` compares in
-      the layers ``feature_layers`` (see `TeacherFeatures`) of the teacher that the training began with;
-    - ``val: widths``, those to validate: by default every student, and the teacher if a loss needs it; in a test all.
+    Whose output a loss trains, against what, and when, is a `CSDLoss`; the teacher's output never gets a gradient from
+    its students' losses. A ContrastiveLoss draws students to the teacher, away from LR images of the part of the batch
+    that is processed (`accumulate_steps`) on this rank, enlarged by torch's bicubic. Its ``features: teacher`` compares
+    in layers (see `TeacherFeatures`) of the teacher that the training began with.
 
     Terms of several students are summed. Metrics are named by width (``psnr_w0.25``); the smallest decides which
     network is best, unless ``val: best_metric`` names another. Beside ``net_g_*.pth`` (of the plain backbone's names)

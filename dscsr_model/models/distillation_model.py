@@ -24,17 +24,10 @@ from dscsr_model.training.teacher import AS_TEACHER, Teacher, TeacherOutput, bui
 class DistillationModel(EfficientSRModel):
     """Trains a student with the help of a teacher; tests and validates the student alone.
 
-    Options beside EfficientSRModel's:
-
-    - ``teacher:`` ``weights`` (a file or a list: outputs are averaged, features are the first one's), ``network``
-      (left out: built from the file by `dscsr_arch.load_model`), ``param_key``, ``self_ensemble`` (outputs are
-      averaged over the eight flips and rotations), ``border`` (LQ pixels at each side of a patch in which the teacher's
-      output is not compared with: zeros around a patch are not what is around it in the image). It is fused and
-      frozen, runs in the precision and memory format of the training, and belongs to no checkpoint: a resumed run
-      reads the same files again.
-    - in each section ``train: <name>_opt:`` either ``target: gt | teacher`` (gt by default), or ``layers``, names of
-      the student's layers, and ``teacher_layers``, the teacher's (the same by default): then the loss compares
-      feature maps, summed over the layers.
+    The teacher is one network or several: their outputs are averaged, features are the first one's. It is fused and
+    frozen, runs in the precision and memory format of the training, and belongs to no checkpoint: a resumed run reads
+    the same files again. Its output is not compared with in the ``border`` of a patch, where zeros around the patch are
+    not what is around it in the image. What a loss compares is a `LossTarget`.
 
     A student that starts from trained weights (``path: pretrain_network_g``) is validated before its first step, as
     iteration 0, so that the log shows what was gained. ``net_g_best.pth`` is this start until a better one comes.

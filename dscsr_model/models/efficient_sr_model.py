@@ -30,18 +30,10 @@ BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingResta
 class EfficientSRModel(CheckpointingSRModel):
     """Trains and tests any network of BasicSR's registry on pairs of LQ and GT images.
 
-    Options beside SRModel's, under ``train:`` unless said otherwise:
-
-    - ``precision`` (fp32, bf16, fp16), ``channels_last``, ``compile`` (false, true or a mode of torch.compile);
-    - ``accumulate_steps`` n: each batch is processed in n parts, for the memory of one; the step is that of the batch;
-    - ``optim_g: type`` any class of torch.optim, ``scheduler: type`` any of torch.optim.lr_scheduler;
-    - ``grad_clip_norm``, ``max_bad_steps`` (100);
-    - ``ema_warmup`` (true; false: BasicSR's average), see `warmed_up`. An average that starts from a file follows the
-      network quickly at first, too. A skipped step is an update like any other, towards the unchanged network;
-    - any number of losses in sections ``<name>_opt``, logged as ``l_<name>`` (SRModel's as ``l_pix``, ``l_percep``);
-    - ``val: tile``, ``tile_overlap`` (32, in LQ pixels), ``self_ensemble``, ``best_metric``;
-    - ``logger: keep_checkpoints`` n;
-    - ``network_g: lora`` (see `inject_lora`): only LoRA is trained then; adapters and the fused network are saved too.
+    Options are declared in ``dscsr_model/options``. With ``accumulate_steps`` n, each batch is processed in n parts,
+    for the memory of one; the step is that of the batch. A skipped step is an update of the average like any other,
+    towards the unchanged network. With ``network_g: lora`` (see `inject_lora`) only LoRA is trained; adapters and the
+    fused network are saved, too.
 
     A network may take multiples of a window only (SwinIR, HAT): images are `padded` for it; patches are not, and must
     fit. What it takes is found before the first step (`size_requirements`).

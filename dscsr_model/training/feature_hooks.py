@@ -42,20 +42,23 @@ class FeatureHooks:
         for layer in self.layers:
             modules[layer].register_forward_hook(partial(self._keep, layer))
 
-    def watch(self, forward: Callable[[Tensor], Any], x: Tensor) -> tuple[Any, Features]:
+    def watch(self, forward: Callable[[Tensor], Any], x: Tensor, *, whole: bool = True) -> tuple[Any, Features]:
         """Run ``forward(x)``, which runs the network once; give its result and the features on the way, by layer.
 
         Args:
             forward: The network, or what wraps it.
             x: Its input.
+            whole: Whether the result is wanted. Else it is None, and what comes behind the last layer never runs.
 
         Raises:
             DscsrError: A layer did not run, or put out no tensor.
         """
-        self._features = {}
+        self._features, self._whole = {}, whole
+        output, features = None, self._features
         try:
             output = forward(x)
-            features = self._features
+        except _Enough:
+            pass
         finally:
             self._features = None
         for layer in self.layers:
@@ -79,6 +82,12 @@ class FeatureHooks:
                 "Name another layer.",
             )
         self._features[layer] = output
+        if not self._whole and len(self._features) == len(self.layers):
+            raise _Enough
+
+
+class _Enough(Exception):  # noqa: N818 - no error: it ends a forward whose rest nobody needs
+    pass
 
 
 def check_layer(layer: str, layers: Iterable[str], network: str) -> None:

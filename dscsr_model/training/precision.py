@@ -45,7 +45,7 @@ class CompiledForward:
     def __init__(self, network: nn.Module, mode: str | bool | None, logger: logging.Logger) -> None:
         self.network = network
         self._logger = logger
-        self._mode = "default" if mode is True else mode
+        self._mode = mode if isinstance(mode, str) else "default"
         self._run: Any = None if mode else network
         self._works = not mode
 

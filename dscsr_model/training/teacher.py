@@ -165,12 +165,9 @@ class TeacherFeatures:
             name = type(network).__name__
             raise DscsrError(f"convolutions in {name}", "none", "Name its layers as `feature_layers`.")
         self._hooks = FeatureHooks(self._network, self.layers)
-        self._unseen: set[str] = set()
         self._ran: set[str] = set()
         for name, module in modules.items():
             module.register_forward_pre_hook(lambda _module, _inputs, name=name: self._ran.add(name))
-        for name in self.layers:  # behind the hooks that keep its output
-            modules[name].register_forward_hook(lambda _module, _inputs, _output, name=name: self._see(name))
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Features of ``images`` (B, C, H, W), one map per layer, in float32 (or the network's own dtype).
@@ -182,7 +179,7 @@ class TeacherFeatures:
         """
         dtype = next(self._network.parameters()).dtype
         with no_autocast(images.device):
-            _, features = self._hooks.watch(self._until_all_are_seen, images.to(dtype))
+            _, features = self._hooks.watch(self._network, images.to(dtype), whole=False)
         return [features[layer] for layer in self.layers]
 
     def state(self) -> dict[str, Tensor]:
@@ -212,19 +209,3 @@ class TeacherFeatures:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**dict(self._network.named_parameters()), **dict(self._network.named_buffers())}
-
-    def _until_all_are_seen(self, images: Tensor) -> Any:
-        self._unseen = set(self.layers)
-        try:
-            return self._network(images)
-        except _Enough:
-            return None
-
-    def _see(self, layer: str) -> None:
-        self._unseen.discard(layer)
-        if not self._unseen:
-            raise _Enough
-
-
-class _Enough(Exception):  # noqa: N818 - no error: it ends a forward whose rest nobody needs
-    pass
