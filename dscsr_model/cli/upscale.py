@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from dscsr_model.cli import weights
 
 if TYPE_CHECKING:
     from dscsr_model.inference.engines import Engine
-    from dscsr_model.inference.jobs import Job, Plan
+    from dscsr_model.inference.jobs import Job, Jobs
     from dscsr_model.inference.pipeline import Outcome
 
 _EXAMPLES = """examples:
@@ -70,20 +69,21 @@ def run(args: argparse.Namespace) -> int:
     # Warnings of odd metadata would tear the bar.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
-    jobs.check_out(args.output)
-    jobs.check_source(args.input)
+    jobs.check(args.input, args.output)
     engine = make_engine(args)
     upscaler = Upscaler(engine, Tiling(args.tile, args.tile_overlap), args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
-    with jobs.made(args.output), reporting(plan.jobs) as report:
+    with jobs.made(args.output), progress(plan.jobs) as bar:
         if upscaler.overlap < engine.receptive_field.radius and args.tile != 0:
-            report.note(
+            bar.write(
                 f"--tile-overlap {upscaler.overlap} is less than the {engine.receptive_field.radius} pixels that this "
-                "network sees: seams may show"
+                "network sees: seams may show",
+                file=sys.stderr,
             )
         if args.precision == "fp16" and engine.device.type == "cpu" and backend_of(args) == "torch":
-            report.note("fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today")
-        outcome = pipeline.run(plan.jobs, upscaler, report, quality=args.quality, replace=args.force)
+            slow = "fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today"
+            bar.write(slow, file=sys.stderr)
+        outcome = pipeline.run(plan.jobs, upscaler, bar, quality=args.quality, replace=args.force)
     print(describe(plan, outcome, engine.scale, args.output))
     return 1 if outcome.failed else 0
 
@@ -91,27 +91,24 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> None:
     """Raise `DscsrError` for arguments that make no sense, or not together."""
     if not 1 <= args.quality <= 100:
-        raise DscsrError(f"Expected --quality from 1 to 100, but got {args.quality}. 95 is usual.")
+        raise DscsrError("--quality from 1 to 100", args.quality, "95 is usual.")
     if args.tile is not None and args.tile < 0:
-        raise DscsrError(f"Expected --tile from 0 (no tiles), but got {args.tile}. Leave it out.")
+        raise DscsrError("--tile from 0 (no tiles)", args.tile, "Leave it out.")
     if args.tile_overlap is not None and args.tile_overlap < 0:
-        raise DscsrError(f"Expected --tile-overlap from 0, but got {args.tile_overlap}. Leave it out.")
+        raise DscsrError("--tile-overlap from 0", args.tile_overlap, "Leave it out.")
     is_onnx, backend = args.weights.suffix.lower() == ".onnx", backend_of(args)
     if is_onnx and backend == "torch":
-        raise DscsrError(
-            f"Expected weights of PyTorch for --backend torch, but got {args.weights}. Leave --backend out."
-        )
+        raise DscsrError("weights of PyTorch for --backend torch", args.weights, "Leave --backend out.")
     fixed = args.base or args.width or args.param_key or args.overrides or args.opt
     if is_onnx and (args.precision != "fp32" or fixed):
         raise DscsrError(
-            "Expected no --precision, --base, --width, --param-key, -opt or --set with an ONNX file, which has all "
-            "that fixed, but got one. Leave it out, or export another file (dscsr export --format onnx)."
+            "no --precision, --base, --width, --param-key, -opt or --set with an ONNX file, which has all that fixed",
+            "one",
+            "Leave it out, or export another file (dscsr export --format onnx).",
         )
     if backend == "onnx" and (args.precision == "bf16" or args.compile):
-        raise DscsrError(
-            "Expected --precision fp32 or fp16, and no --compile, with ONNX Runtime, but got another. "
-            "Leave it out, or choose --backend torch."
-        )
+        remedy = "Leave it out, or choose --backend torch."
+        raise DscsrError("--precision fp32 or fp16, and no --compile, with ONNX Runtime", "another", remedy)
 
 
 def backend_of(args: argparse.Namespace) -> str:
@@ -142,8 +139,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
         return onnx_engine(file, device=args.device)
 
 
-@contextmanager
-def reporting(jobs: list[Job]) -> Iterator[Bar]:
+def progress(jobs: list[Job]) -> Any:
     """A bar over all pixels, with the time that is left; in a log file, a line now and then."""
     from tqdm import tqdm
 
@@ -155,27 +151,13 @@ def reporting(jobs: list[Job]) -> Iterator[Bar]:
             header = read_header(job.source)
             total += header.height * header.width
     on_screen = sys.stderr.isatty()
-    with tqdm(
+    return tqdm(
         desc="upscaling", total=total, unit="px", unit_scale=True, dynamic_ncols=on_screen, disable=not jobs,
         mininterval=0.1 if on_screen else 10,
-    ) as bar:  # fmt: skip
-        yield Bar(bar.update, lambda text: tqdm.write(text, file=sys.stderr))
+    )  # fmt: skip
 
 
-class Bar:
-    """Shows what happens (`pipeline.Reporter`); tqdm has a lock of its own."""
-
-    def __init__(self, advance: Callable[[int], Any], write: Callable[[str], None]) -> None:
-        self.pixels = advance
-        self.note = write
-
-    def failed(self, job: Job, fault: str) -> None:
-        """Name an image that failed."""
-        source = str(job.source)
-        self.note(f"failed: {fault if fault.startswith(source) else f'{source}: {fault}'}")
-
-
-def describe(plan: Plan, outcome: Outcome, scale: int, output: Path) -> str:
+def describe(plan: Jobs, outcome: Outcome, scale: int, output: Path) -> str:
     """The summary as text."""
     from dscsr_model.data.pairing import left_out, listed
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,75 +15,33 @@ from torch import Tensor, nn
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import padded, size_requirements
-from dscsr_model.inference.in_place import work_in_place
 from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Engine(Protocol):
+@dataclass
+class Engine:
     """From images (B, channels, H, W), float32, [0, 1], to (B, channels, H·scale, W·scale), float32, not clamped.
 
     Images may be of any size: they are `padded` as the network requires. They may come on any device; the result lies
     on the engine's.
     """
 
+    run: Callable[[Tensor], Tensor]
+    """The same for sizes that the network takes."""
     scale: int
     channels: int
     receptive_field: ReceptiveField
-    device: torch.device
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Super-resolve ``x``; see the class."""
-
-
-class TorchEngine:
-    """A network in PyTorch; made by `torch_engine`."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        scale: int,
-        channels: int,
-        seen: ReceptiveField,
-        device: torch.device,
-        channels_last: bool,
-    ) -> None:
-        self.network = network
-        self.scale = scale
-        self.channels = channels
-        self.receptive_field = seen
-        self.device = device
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - it is immutable
+    """Where results lie. ONNX Runtime may compute elsewhere."""
+    network: nn.Module | None = None
+    """What runs, in PyTorch."""
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Super-resolve ``x``; see `Engine`."""
-        with _exact_convolutions(self.device):
-            return padded(self._forward, x.to(self.device, torch.float32), self.receptive_field.sizes)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.network(x.contiguous(memory_format=self._layout)).float()
-        return result
-
-
-class OnnxEngine:
-    """A file in ONNX Runtime; made by `onnx_engine`."""
-
-    def __init__(self, session: Any, scale: int, channels: int, seen: ReceptiveField, half: bool) -> None:
-        self.scale = scale
-        self.channels = channels
-        self.receptive_field = seen
-        self.device = torch.device("cpu")  # where images come from and go to; the session may compute elsewhere
-        self._session = session
-        self._half = half
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Super-resolve ``x``; see `Engine`."""
-        try:
-            return padded(partial(_run, self._session, half=self._half), x, self.receptive_field.sizes)
-        except Exception as error:  # ONNX Runtime's have no other common base
-            raise RuntimeError(f"ONNX Runtime: {error}") from error
+        """Super-resolve ``x``."""
+        return padded(self.run, x.to(self.device, torch.float32), self.receptive_field.sizes)
 
 
 def torch_engine(
@@ -91,7 +51,7 @@ def torch_engine(
     precision: str = "fp32",
     channels_last: bool = True,
     compile: bool = False,  # noqa: A002 - as the option is called
-) -> TorchEngine:
+) -> Engine:
     """A fused copy of ``network`` on a device; the network itself stays as it is.
 
     Args:
@@ -110,28 +70,33 @@ def torch_engine(
     if precision not in PRECISIONS:
         raise DscsrError(f"a precision among {', '.join(PRECISIONS)}", repr(precision), "Choose one.")
     fused = deployable(network)
-    if not compile:  # which finds that out by itself
-        work_in_place(fused)
     sizes = size_requirements(fused)
     side = sizes.fit(PROBE_SIDE)
     channels, shape = try_channels(fused, side)
     scale = _scale_of(shape, channels, side, type(network).__name__)
     seen = receptive_field(fused, channels, sizes)
-    dtype = PRECISIONS[precision]
-    if dtype != torch.float32:
-        _lower(fused, dtype)
+    if precision != "fp32":
+        _lower(fused, PRECISIONS[precision])
         seen = seen._replace(bytes_per_pixel=seen.bytes_per_pixel * 0.6)  # half, but for the ends of the network
-    fused.to(where)
-    if channels_last:
-        fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    engine = TorchEngine(fused, scale, channels, seen, where, channels_last)
-    _check_runs(engine, network, precision)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    fused.to(where).to(memory_format=layout)  # type: ignore[call-overload]
+    engine = Engine(partial(_run_network, fused, layout), scale, channels, seen, where, fused)
+    try:
+        engine(torch.zeros(1, channels, PROBE_SIDE, PROBE_SIDE))
+    except torch.cuda.OutOfMemoryError:
+        pass  # another process has the memory now; tiles will be small
+    except RuntimeError as error:
+        raise DscsrError(
+            f"{type(network).__name__} to run in {precision} on {where}",
+            str(error).splitlines()[0],
+            "Choose --precision fp32, or another device.",
+        ) from error
     if compile:
         fused.compile(dynamic=True)
     return engine
 
 
-def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None = None) -> OnnxEngine:
+def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Engine:
     """A network in an ONNX file, run by ONNX Runtime.
 
     Args:
@@ -151,10 +116,10 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
     half, channels, sizes, shape, memory = rehearse(path)
     scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
     session = open_session(path, CPU, threads)
-    seen = receptive_field(partial(_run, session, half=half), channels, sizes, memory)
+    seen = receptive_field(partial(_run_session, session, half), channels, sizes, memory)
     if providers != CPU:
         session = open_session(path, providers, threads)
-    return OnnxEngine(session, scale, channels, seen, half)
+    return Engine(partial(_run_session, session, half), scale, channels, seen)
 
 
 def find_device(name: str) -> torch.device:
@@ -169,27 +134,13 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type not in ("cpu", "cuda"):
         raise DscsrError("a device among auto, cpu, cuda, cuda:1, …", repr(name), "Choose one.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         remedy = "Choose another, or --device cpu."
         raise UnavailableError(f"a GPU for --device {name}", f"{count or 'none'} that PyTorch sees", remedy)
     return device
-
-
-def _check_runs(engine: TorchEngine, network: nn.Module, precision: str) -> None:
-    """Raise DscsrError if a network that runs in float32 on the CPU does not run as asked for."""
-    try:
-        engine(torch.zeros(1, engine.channels, PROBE_SIDE, PROBE_SIDE))
-    except torch.cuda.OutOfMemoryError:
-        pass  # another process has the memory now; tiles will be small
-    except RuntimeError as error:
-        raise DscsrError(
-            f"{type(network).__name__} to run in {precision} on {engine.device}",
-            str(error).splitlines()[0],
-            "Choose --precision fp32, or another device.",
-        ) from error
 
 
 def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> int:
@@ -219,11 +170,17 @@ def _lower(network: nn.Module, dtype: torch.dtype) -> None:
         first.register_forward_hook(lambda _, __, result: result.to(dtype))
 
 
-def _exact_convolutions(device: torch.device) -> Any:
-    """Float32 is float32: cuDNN would use TF32, of ten bits, for convolutions."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
+def _run_network(network: nn.Module, layout: torch.memory_format, x: Tensor) -> Tensor:
+    # Float32 is float32: for convolutions, cuDNN would use TF32, of ten bits.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if x.is_cuda else nullcontext()
+    with exact:
+        result: Tensor = network(x.contiguous(memory_format=layout)).float()
+    return result
 
 
-def _run(session: Any, x: Tensor, half: bool) -> Tensor:
-    images = x.to("cpu", torch.float16 if half else torch.float32).contiguous().numpy()
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images})[0]).float()
+def _run_session(session: Any, half: bool, x: Tensor) -> Tensor:
+    images = x.to(torch.float16 if half else torch.float32).contiguous().numpy()
+    try:
+        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images})[0]).float()
+    except Exception as error:  # ONNX Runtime's have no other common base
+        raise RuntimeError(f"ONNX Runtime: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Job(NamedTuple):
     form: str
 
 
-class Plan(NamedTuple):
+class Jobs(NamedTuple):
     """All images."""
 
     jobs: list[Job]
@@ -37,7 +37,28 @@ class Plan(NamedTuple):
     """Files of a folder that are no images, by kind; see `search_images`."""
 
 
-def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: bool = False) -> Plan:
+def check(source: Path, out: Path) -> None:
+    """Check what can be known at once.
+
+    Raises:
+        DscsrError: ``source`` is neither file nor folder; ``out`` is no folder and cannot become one.
+        DiskError: One may not even look there.
+    """
+    kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
+    with disk_errors(out):
+        is_folder = out.is_dir()
+    if not is_folder and (os.path.lexists(out) or out.suffix.lower() in kinds):
+        what = "a file" if out.exists() else "a broken link" if out.is_symlink() else "the name of one"
+        raise DscsrError("a folder as -o", f"{out}, {what}", "Names of results follow those of the images.")
+    try:
+        mode = source.stat().st_mode
+    except OSError as error:
+        raise DscsrError("an image or a folder as -i", f"{source}: {error.strerror}", "Correct the path.") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DscsrError("an image or a folder as -i", f"{source}, which is neither", "Choose another.")
+
+
+def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: bool = False) -> Jobs:
     """Find the images and name the results: ``a/photo.jpg`` gives ``out/a/photo_x4.png``.
 
     Results of an earlier run are not taken for sources: what lies in ``out``, if that is a folder inside of
@@ -51,33 +72,29 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
         replace: Make results anew that exist; else those of a folder stay, and that of a single image is an error.
 
     Raises:
-        DscsrError: There is no image; ``out`` is a file; a source would be overwritten; a result exists.
+        DscsrError: There is no image; a source would be overwritten; a result exists.
         DataError: ``source`` is a folder without images, or one inside cannot be read.
     """
-    check_out(out)
-    check_source(source)
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
-            raise DscsrError(f"Expected an image ({', '.join(SUFFIXES)}) as -i, but got {source}. Choose another.")
+            raise DscsrError(f"an image ({', '.join(SUFFIXES)}) as -i", source, "Choose another.")
         folder, names, others = source.parent, [source.name], Counter[str]()
     else:
-        names, others = search_images(source)
-        folder, names = source, _without(names, source, out)
+        folder, (names, others) = source, search_images(source)
+        names = _outside(names, source, out)
     targets = name_targets(names, scale, form)
-    if source.is_dir() and _same(source, out):
+    if source.is_dir() and os.path.realpath(source) == os.path.realpath(out):
         results = set(targets.values())
         targets = {name: target for name, target in targets.items() if name not in results}
     jobs = [Job(folder / name, out / target, format_of(name, form)) for name, target in targets.items()]
     there = [job.target for job in jobs if os.path.lexists(job.target)]
-    if there and source.is_file() and not replace:
-        raise DscsrError(f"Expected to make something new, but {there[0]} exists. Add --force, or choose another -o.")
     if replace:
-        _check_sources_stay(jobs, (folder / name for name in names))
+        _check_sources_stay(there, [folder / name for name in names])
         there = []
-    stay = set(there)
-    plain = {name: _target(name, scale, form, False) for name in targets}
-    renamed = [out / target for name, target in targets.items() if target != plain[name]]
-    return Plan([job for job in jobs if job.target not in stay], there, renamed, others)
+    elif there and source.is_file():
+        raise DscsrError("to make something new", f"{there[0]}, which exists", "Add --force, or choose another -o.")
+    renamed = [out / target for name, target in targets.items() if target != _target(name, scale, form)]
+    return Jobs([job for job in jobs if job.target not in set(there)], there, renamed, others)
 
 
 def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
@@ -88,29 +105,14 @@ def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
     Raises:
         DscsrError: Even so two are equal.
     """
-    plain = {name: _target(name, scale, form, False) for name in names}
-    count = Counter(target.casefold() for target in plain.values())
-    targets = {
-        name: target if count[target.casefold()] == 1 else _target(name, scale, form, True)
-        for name, target in plain.items()
-    }
-    again = Counter(target.casefold() for target in targets.values())
-    if clash := sorted(name for name, target in targets.items() if again[target.casefold()] > 1):
+    targets = {name: _target(name, scale, form) for name in names}
+    clash = _clashing(targets)
+    targets |= {name: _target(name, scale, form, with_suffix=True) for name in clash}
+    if clash := _clashing(targets):
         raise DscsrError(
-            f"Expected a name of its own for every result, but {listed(clash, 'image')} would have that of another. "
-            "Rename one of them."
+            "a name of its own for every result", f"one name for {listed(clash, 'image')}", "Rename one of them."
         )
     return targets
-
-
-def check_out(out: Path) -> None:
-    """Raise `DscsrError` unless ``out`` is a folder, or can become one; `DiskError` if one may not even look there."""
-    kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
-    with disk_errors(out):
-        is_folder = out.is_dir()
-    if not is_folder and (os.path.lexists(out) or out.suffix.lower() in kinds):
-        what = "is a file" if out.exists() else "is a broken link" if out.is_symlink() else "looks like the name of one"
-        raise DscsrError(f"Expected a folder as -o, but {out} {what}. Names of results follow those of the images.")
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def made(out: Path) -> Iterator[None]:
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK | os.X_OK):
-        raise DscsrError(f"Expected a folder as -o that can be written to, but {out} cannot. Choose another.")
+        raise DscsrError("a folder as -o that can be written to", out, "Choose another.")
     try:
         yield
     finally:
@@ -134,19 +136,7 @@ def made(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def check_source(source: Path) -> None:
-    """Raise `DscsrError` unless ``source`` is a file or a folder, and no pipe or device."""
-    try:
-        mode = source.stat().st_mode
-    except OSError as error:
-        raise DscsrError(
-            f"Expected an image or a folder as -i, but got {source}: {error.strerror}. Correct the path."
-        ) from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DscsrError(f"Expected an image or a folder as -i, but {source} is neither. Choose another.")
-
-
-def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:
+def _outside(names: Sequence[str], source: Path, out: Path) -> list[str]:
     """The images that do not lie in ``out``, if that is a folder inside of ``source``, or one that it links to."""
     inside = Path(os.path.realpath(out))
     if inside == Path(os.path.realpath(source)):
@@ -154,19 +144,20 @@ def _without(names: Sequence[str], source: Path, out: Path) -> list[str]:
     folders = {folder: Path(os.path.realpath(source / folder)) for folder in {os.path.dirname(name) for name in names}}
     left = [name for name in names if not folders[os.path.dirname(name)].is_relative_to(inside)]
     if not left:
-        raise DscsrError(f"Expected images in {source}, but all that there are lie in -o {out}. Correct the paths.")
+        raise DscsrError(f"images in {source}", f"only such as lie in -o {out}", "Correct the paths.")
     return left
 
 
-def _check_sources_stay(jobs: Sequence[Job], sources: Iterable[Path]) -> None:
+def _check_sources_stay(targets: Sequence[Path], sources: Sequence[Path]) -> None:
     """Also through links, and where a source looks like the result of another one."""
     known = {(found.st_dev, found.st_ino) for path in sources if (found := _stat(path))}
-    there = {str(job.target): found for job in jobs if (found := _stat(job.target))}
+    there = {str(path): found for path in targets if (found := _stat(path))}
     lost = sorted(path for path, found in there.items() if (found.st_dev, found.st_ino) in known)
     if lost:
         raise DscsrError(
-            f"Expected to replace results only, but --force would replace {listed(lost, 'image')}, which -i reads. "
-            "Remove what is an old result by hand, or choose another -o."
+            "to replace results only",
+            f"--force, which would replace {listed(lost, 'image')}, which -i reads",
+            "Remove what is an old result by hand, or choose another -o.",
         )
 
 
@@ -177,11 +168,12 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _same(source: Path, out: Path) -> bool:
-    return out.exists() and source.samefile(out)
+def _clashing(targets: dict[str, str]) -> list[str]:
+    count = Counter(target.casefold() for target in targets.values())
+    return sorted(name for name, target in targets.items() if count[target.casefold()] > 1)
 
 
-def _target(name: str, scale: int, form: str, with_suffix: bool) -> str:
+def _target(name: str, scale: int, form: str, *, with_suffix: bool = False) -> str:
     stem, suffix = os.path.splitext(name)
     kept = f"_{suffix[1:].lower()}" if with_suffix else ""
     return f"{stem}{kept}_x{scale}{FORMATS[format_of(name, form)].suffix}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import DecodedImage, Header, decoding_memory, read_header, read_image
@@ -22,19 +25,6 @@ WRITERS = 2
 _AHEAD = 2  # images that wait between two stages
 _SHARE = 0.5  # of the free memory, for images under way
 _SLACK = 64 << 20
-
-
-class Reporter(Protocol):
-    """Told what happens, from several threads."""
-
-    def pixels(self, count: int) -> None:
-        """So many pixels of the input are made, or will not be."""
-
-    def failed(self, job: Job, fault: str) -> None:
-        """An image could not be made."""
-
-    def note(self, text: str) -> None:
-        """Something worth knowing about an image."""
 
 
 class Outcome(NamedTuple):
@@ -93,26 +83,26 @@ class _Item(NamedTuple):
 
 
 def run(
-    jobs: Sequence[Job], upscaler: Upscaler, report: Reporter, *, quality: int = 95, replace: bool = False
+    jobs: Sequence[Job], upscaler: Upscaler, bar: tqdm[Any], *, quality: int = 95, replace: bool = False
 ) -> Outcome:
     """Make all images. One is read and others are written while the network works on another.
 
     Args:
         jobs: What to make of what.
         upscaler: Called in this thread.
-        report: Told what happens.
+        bar: Over all pixels of the input. What is worth knowing, and what fails, is written above it.
         quality: Of JPEG and WebP.
         replace: Overwrite results that exist.
 
     Returns:
-        How many succeeded. Those that failed were reported: files that are broken or cannot be written, formats that
+        How many succeeded. Those that failed were told: files that are broken or cannot be written, formats that
         are too small for the result, memory that is missing.
 
     Raises:
         BaseException: What was no image's fault, Ctrl-C too; then no file appears any more, and none is half-made.
     """
     start = time.monotonic()
-    stages = _Stages(upscaler, report, quality, replace)
+    stages = _Stages(upscaler, bar, quality, replace)
     writing: deque[Future[None]] = deque()
     with ThreadPoolExecutor(WRITERS) as writers, closing(read_ahead(stages.read, jobs, _AHEAD)) as images:
         try:
@@ -134,10 +124,10 @@ def run(
 class _Stages:
     """The three stages, each of which gives back what an image that fails has spoken for; and the counts."""
 
-    def __init__(self, upscaler: Upscaler, report: Reporter, quality: int, replace: bool) -> None:
+    def __init__(self, upscaler: Upscaler, bar: tqdm[Any], quality: int, replace: bool) -> None:
         self.budget = Budget(int(free_ram() * _SHARE))
         self.successes = self.failures = self.input_pixels = 0
-        self._upscaler, self._report, self._quality, self._replace = upscaler, report, quality, replace
+        self._upscaler, self._bar, self._quality, self._replace = upscaler, bar, quality, replace
         self._told_of_cuts = upscaler.engine.receptive_field.local
         self._counting = threading.Lock()
 
@@ -153,7 +143,7 @@ class _Stages:
                 check_memory(weight, header.height, header.width, scale)
                 image = without_lost_alpha(read_image(job.source), job.form)
                 if image.frames > 1:
-                    self._report.note(f"{job.source}: the first of {image.frames} images in this file is taken")
+                    self._tell(f"{job.source}: the first of {image.frames} images in this file is taken")
                 return _Item(job, image, weight)
         return None
 
@@ -163,7 +153,7 @@ class _Stages:
         reported = 0
         if not self._told_of_cuts and self._upscaler.side(item.image.pixels.shape) < max(height, width):
             self._told_of_cuts = True
-            self._report.note(
+            self._tell(
                 f"{item.job.source}: this network looks at the whole image (attention), so tiles change the result a "
                 "little, and may show. --tile 0 makes images whole, if there is the memory"
             )
@@ -171,13 +161,13 @@ class _Stages:
         def done(count: int) -> None:
             nonlocal reported
             reported += count
-            self._report.pixels(count)
+            self._bar.update(count)
 
         with self._faults(item.job, item.weight):
             try:
                 pixels = self._upscaler(item.image.pixels, done)
             finally:
-                self._report.pixels(height * width - reported)
+                self._bar.update(height * width - reported)
             self.input_pixels += height * width
             return item._replace(image=item.image._replace(pixels=pixels))
         return None
@@ -185,17 +175,14 @@ class _Stages:
     def write(self, item: _Item) -> None:
         """Third stage, in several threads."""
         with self._faults(item.job, item.weight):
-            write_image(
-                item.job.target,
-                item.image,
-                item.job.form,
-                self._quality,
-                replace=self._replace,
-                between=self.budget.check,
-            )
+            _, target, form = item.job
+            write_image(target, item.image, form, self._quality, replace=self._replace, between=self.budget.check)
             with self._counting:
                 self.successes += 1
             self.budget.release(item.weight)
+
+    def _tell(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)
 
     @contextmanager
     def _faults(self, job: Job, weight: int, pixels: int = 0) -> Iterator[None]:
@@ -207,8 +194,9 @@ class _Stages:
             self.budget.release(weight)
             with self._counting:
                 self.failures += 1
-            self._report.pixels(pixels)
-            self._report.failed(job, str(error) or "not enough memory")
+            self._bar.update(pixels)
+            fault, source = str(error) or "not enough memory", str(job.source)
+            self._tell(f"failed: {fault if fault.startswith(source) else f'{source}: {fault}'}")
         except BaseException as error:
             self.budget.stop(error)
             raise

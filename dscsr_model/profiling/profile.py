@@ -17,7 +17,7 @@ from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
-from dscsr_model.inference.engines import Engine, TorchEngine, find_device
+from dscsr_model.inference.engines import Engine, find_device
 from dscsr_model.inference.peak_memory import peak_memory
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
@@ -193,7 +193,7 @@ def _time(engines: Mapping[Pair, Engine], runs: Mapping[Pair, Run], settings: Se
             continue
         runs[pair].latency = time
         engine = engines[pair]
-        if isinstance(engine, TorchEngine):
+        if engine.network is not None:
             kept = sum(tensor.nbytes for tensor in (*engine.network.parameters(), *engine.network.buffers()))
             image = 4 * engine.channels * settings.height * settings.width
             runs[pair].memory = peak_memory(calls[pair], device) + kept + image

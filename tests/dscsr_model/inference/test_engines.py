@@ -10,7 +10,6 @@ from torch import nn
 from dscsr_arch import CARN, SPAN, DSCLoRA
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import SizeRequirements, padded
-from dscsr_arch.span_arch import SPAB
 from dscsr_model.inference.engines import find_device, torch_engine
 
 
@@ -55,7 +54,6 @@ def test_the_network_stays_as_it_is(span):
     assert before.keys() == span.state_dict().keys()
     assert all(torch.equal(before[name], value) for name, value in span.state_dict().items())
     assert not any(layer.fused for layer in span.layers())
-    assert all("forward" not in vars(block) for block in span.blocks())
 
 
 def test_the_image_stays_as_it_is(span):
@@ -82,19 +80,6 @@ def test_the_image_enters_in_float32():
     x = torch.full((1, 3, 32, 32), 0.998)
     engine = torch_engine(network, device="cpu", precision="bf16")
     assert engine(x)[0, 0, 0, 0] == torch.tensor(0.998 * 256).bfloat16()
-
-
-def test_a_block_in_place_is_the_block(span):
-    block = copy.deepcopy(span).fuse().block_1.double()
-    from dscsr_model.inference.in_place import _forward
-
-    x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
-    before = x.clone()
-    with torch.no_grad():
-        expected, got = SPAB.forward(block, x), _forward(block, x)
-    for one, other in zip(expected, got, strict=True):
-        assert torch.equal(one, other)
-    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "cuda"])

@@ -7,7 +7,7 @@ import pytest
 
 from dscsr_arch.errors import DataError, DiskError, DscsrError
 from dscsr_model.inference import jobs
-from dscsr_model.inference.jobs import name_targets, plan
+from dscsr_model.inference.jobs import check, name_targets, plan
 
 
 @pytest.fixture
@@ -50,19 +50,19 @@ def test_one_file(folder, tmp_path):
     assert (job.target, job.form) == (tmp_path / "er_x2.tiff", "tiff")
 
 
-def test_same_names_keep_their_suffix():
-    assert name_targets(["a.jpg", "a.png", "b.png", "c/a.webp"], 4, "png") == {
-        "a.jpg": "a_jpg_x4.png",
-        "a.png": "a_png_x4.png",
-        "b.png": "b_x4.png",
-        "c/a.webp": "c/a_x4.png",
-    }
-    assert set(name_targets(["A.jpg", "a.png"], 4, "png").values()) == {"A_jpg_x4.png", "a_png_x4.png"}
-    assert set(name_targets(["a.jpg", "a.png"], 4, "same").values()) == {"a_x4.jpg", "a_x4.png"}
+@pytest.mark.parametrize(
+    ("form", "results"),
+    [
+        ("png", {"a.jpg": "a_jpg_x4.png", "A.png": "A_png_x4.png", "b.png": "b_x4.png", "c/a.webp": "c/a_x4.png"}),
+        ("same", {"a.jpg": "a_x4.jpg", "a.png": "a_x4.png"}),
+    ],
+)
+def test_same_names_keep_their_suffix(form, results):
+    assert name_targets(list(results), 4, form) == results
 
 
 def test_same_names_in_spite_of_that():
-    with pytest.raises(DscsrError, match=r"a name of its own for every result, but a.jpg, a_jpg.png would have"):
+    with pytest.raises(DscsrError, match=r"a name of its own for every result, but got one name for a.jpg, a_jpg.png"):
         name_targets(["a.jpg", "a.png", "a_jpg.png"], 4, "png")
 
 
@@ -74,7 +74,7 @@ def test_results_that_are_there_stay(folder, tmp_path):
     assert found.there == [out / "photo_x4.png"]
     assert "photo_x4.png" not in targets(found, out)
     assert "photo_x4.png" in targets(plan(folder, out, 4, replace=True), out)
-    with pytest.raises(DscsrError, match=r"new, but .*photo_x4.png exists. Add --force, or choose another -o"):
+    with pytest.raises(DscsrError, match=r"new, but .*photo_x4.png, which exists. Add --force, or choose another -o"):
         plan(folder / "photo.jpg", out, 4)
     assert len(plan(folder / "photo.jpg", out, 4, replace=True).jobs) == 1
 
@@ -101,19 +101,6 @@ def test_results_inside_of_the_input_are_no_input(folder, tmp_path, link):
     assert len(again.there) == len(first.jobs) == 3
 
 
-def test_results_in_a_folder_that_the_input_links_to_are_no_input(folder, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/c.png").touch()
-    (folder / "link").symlink_to(tmp_path / "elsewhere")
-    out = tmp_path / "elsewhere/out"
-    first = plan(folder, out, 4)
-    assert "link/c_x4.png" in targets(first, out)
-    for job in first.jobs:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        job.target.touch()
-    assert plan(folder, out, 4).jobs == []
-
-
 @pytest.mark.parametrize("link", [False, True])
 def test_results_beside_the_input_are_no_input(folder, tmp_path, link):
     out = folder
@@ -130,7 +117,7 @@ def test_results_beside_the_input_are_no_input(folder, tmp_path, link):
 
 def test_force_never_overwrites_a_source(folder, tmp_path):
     (folder / "photo_x4.png").touch()
-    with pytest.raises(DscsrError, match=r"--force would replace .*photo_x4.png, which -i reads"):
+    with pytest.raises(DscsrError, match=r"--force, which would replace .*photo_x4.png, which -i reads"):
         plan(folder, folder, 4, replace=True)
 
 
@@ -143,47 +130,36 @@ def test_force_never_overwrites_a_source_through_links(folder, tmp_path, make):
 
 
 def test_nothing_to_do(tmp_path):
-    with pytest.raises(DscsrError, match=r"Expected an image or a folder as -i, but got .*nothing: No such file"):
-        plan(tmp_path / "nothing", tmp_path / "out", 4)
     with pytest.raises(DataError, match=r"Expected images .* but found nothing"):
         plan(tmp_path, tmp_path / "out", 4)
     (tmp_path / "a.txt").touch()
-    with pytest.raises(DataError, match=r"found only 1 \.txt"):
-        plan(tmp_path, tmp_path / "out", 4)
     with pytest.raises(DscsrError, match=r"Expected an image \(\.png, .*\) as -i, but got .*a\.txt"):
         plan(tmp_path / "a.txt", tmp_path / "out", 4)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a_x4.png").touch()
-    with pytest.raises(DscsrError, match="all that there are lie in -o"):
+    with pytest.raises(DscsrError, match="but got only such as lie in -o"):
         plan(tmp_path, tmp_path / "out", 4)
 
 
-def test_no_folder_to_write_to(folder, tmp_path):
+def test_what_is_checked_first(folder, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
-    for out, what in (("file", "is a file"), ("new.png", "looks like the name of one"), ("broken", "is a broken link")):
-        with pytest.raises(DscsrError, match=f"Expected a folder as -o, but .*{out} {what}"):
-            plan(folder, tmp_path / out, 4)
-
-
-def test_no_image_and_no_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DscsrError, match=r"an image or a folder as -i, but .*pipe.png is neither. Choose another"):
-        plan(tmp_path / "pipe.png", tmp_path / "out", 4)
-    with pytest.raises(DscsrError, match=r"but got .*none: No such file or directory. Correct the path"):
-        plan(tmp_path / "none", tmp_path / "out", 4)
+    for out, what in (("file", "a file"), ("new.png", "the name of one"), ("broken", "a broken link")):
+        with pytest.raises(DscsrError, match=f"Expected a folder as -o, but got .*{out}, {what}"):
+            check(folder, tmp_path / out)
+    for source, what in (("pipe.png", "which is neither. Choose"), ("none", "No such file or directory. Correct")):
+        with pytest.raises(DscsrError, match=f"Expected an image or a folder as -i, but got .*{source}.*{what}"):
+            check(tmp_path / source, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("look", "error"), [(jobs.check_source, DscsrError), (jobs.check_out, DiskError)], ids=["source", "out"]
-)
-def test_where_nobody_may_look(look, error, tmp_path, monkeypatch):
+def test_where_nobody_may_look(tmp_path, monkeypatch):
     def deny(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "stat", deny)
-    with pytest.raises(error, match=r"Expected .*closed.*Permission denied"):
-        look(tmp_path / "closed")
+    with pytest.raises(DiskError, match=r"Expected .*closed.*Permission denied"):
+        check(tmp_path, tmp_path / "closed")
 
 
 def test_pipes_are_passed_over_and_broken_links_are_not(folder, tmp_path):

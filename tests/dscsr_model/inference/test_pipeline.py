@@ -20,18 +20,20 @@ from dscsr_model.inference.tiles import Tiling, Upscaler
 WAIT = 20  # seconds, where a fault would wait for ever
 
 
-class Report:
+class Bar:
+    """As tqdm's."""
+
     def __init__(self):
-        self.total, self.faults, self.notes = 0, {}, []
+        self.n, self.faults, self.notes = 0, {}, []
 
-    def pixels(self, count):
-        self.total += count
+    def update(self, count):
+        self.n += count
 
-    def failed(self, job, fault):
-        self.faults[job.source.name] = fault
-
-    def note(self, text):
-        self.notes.append(text)
+    def write(self, text, file):
+        if text.startswith("failed: "):
+            self.faults[Path(text[8:].partition(": ")[0]).name] = text
+        else:
+            self.notes.append(text)
 
 
 class Engine:
@@ -57,10 +59,10 @@ def make_jobs(tmp_path):
 
 
 def test_all_are_made(make_jobs, tmp_path):
-    jobs, report = make_jobs(7), Report()
-    outcome = run(jobs, upscaler(), report)
+    jobs, bar = make_jobs(7), Bar()
+    outcome = run(jobs, upscaler(), bar)
     assert (outcome.made, outcome.failed) == (7, 0)
-    assert outcome.input_pixels == report.total == sum((6 + index) * 5 for index in range(7))
+    assert outcome.input_pixels == bar.n == sum((6 + index) * 5 for index in range(7))
     for index, job in enumerate(jobs):
         with Image.open(job.target) as image:
             assert image.size == (2 * (6 + index), 10)
@@ -96,13 +98,13 @@ def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
     monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(pipeline, "write_image", saving)
     enlarge.engine = Meeting()
-    outcome = run(make_jobs(4), enlarge, Report())
+    outcome = run(make_jobs(4), enlarge, Bar())
     assert sorted(met) == ["network on 1", "reading 2", "writing 0"]
     assert outcome.made == 4
 
 
 def test_broken_images_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
-    jobs, report = make_jobs(6), Report()
+    jobs, bar = make_jobs(6), Bar()
     jobs[1].source.write_bytes(b"no image")
     content = jobs[2].source.read_bytes()
     jobs[2].source.write_bytes(content[: len(content) - 30])
@@ -114,32 +116,32 @@ def test_broken_images_do_not_stop_the_others(make_jobs, tmp_path, monkeypatch):
                 raise DscsrError("cannot")
             return super().__call__(x)
 
-    outcome = run(jobs, upscaler(Failing()), report)
+    outcome = run(jobs, upscaler(Failing()), bar)
     assert (outcome.made, outcome.failed) == (2, 4)
-    assert report.faults.keys() == {"1.png", "2.png", "3.png", "4.png"}
-    assert "no image, or a broken one" in report.faults["1.png"]
-    assert "2.png" in report.faults["2.png"]
-    assert "Expected to write" in report.faults["3.png"]
-    assert report.faults["4.png"] == "cannot"
-    assert report.total == sum((6 + index) * 5 for index in (0, 2, 3, 4, 5)), "the bar comes to its end"
+    assert bar.faults.keys() == {"1.png", "2.png", "3.png", "4.png"}
+    assert "no image, or a broken one" in bar.faults["1.png"]
+    assert "2.png" in bar.faults["2.png"]
+    assert "Expected to write" in bar.faults["3.png"]
+    assert bar.faults["4.png"].endswith("4.png: cannot")
+    assert bar.n == sum((6 + index) * 5 for index in (0, 2, 3, 4, 5)), "the bar comes to its end"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0_x2.png", "5_x2.png"]
 
 
 def test_what_a_format_cannot_hold_is_told_before_the_work(make_jobs, monkeypatch):
-    jobs, report = make_jobs(2, "webp"), Report()
+    jobs, bar = make_jobs(2, "webp"), Bar()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(20000, 5, False, False))
     monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
-    assert run(jobs, upscaler(), report).failed == 2
-    assert "a result of at most 16383 pixels a side, for WebP, but got 10x40000" in report.faults["0.png"]
+    assert run(jobs, upscaler(), bar).failed == 2
+    assert "a result of at most 16383 pixels a side, for WebP, but got 10x40000" in bar.faults["0.png"]
 
 
 def test_too_large_for_the_memory(make_jobs, monkeypatch):
-    jobs, report = make_jobs(1), Report()
+    jobs, bar = make_jobs(1), Bar()
     monkeypatch.setattr(pipeline, "read_header", lambda _: Header(10**6, 10**6, False, False))
     monkeypatch.setattr(pipeline, "read_image", lambda _: pytest.fail("it was read"))
-    assert run(jobs, upscaler(), report).failed == 1
-    assert "of free memory for 1000000x1000000 pixels times 2, but" in report.faults["0.png"]
-    assert "GiB. Cut the image, or use another machine" in report.faults["0.png"]
+    assert run(jobs, upscaler(), bar).failed == 1
+    assert "of free memory for 1000000x1000000 pixels times 2, but" in bar.faults["0.png"]
+    assert "GiB. Cut the image, or use another machine" in bar.faults["0.png"]
 
 
 @pytest.mark.parametrize("stage", ["read", "network", "write"])
@@ -160,7 +162,7 @@ def test_what_is_no_images_fault_ends_all(make_jobs, tmp_path, monkeypatch, stag
         enlarge.engine = type("Failing", (Engine,), {"__call__": fail})()
     before = set(threading.enumerate())
     with pytest.raises(error, match="bug"):
-        run(make_jobs(12), enlarge, Report())
+        run(make_jobs(12), enlarge, Bar())
     assert len(count) <= pipeline.WRITERS
     assert not (tmp_path / "out").exists()
     for thread in set(threading.enumerate()) - before:
@@ -186,7 +188,7 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
     monkeypatch.setattr(pipeline, "write_image", saving)
     monkeypatch.setattr(pipeline, "check_memory", lambda *_: None)
     monkeypatch.setattr(pipeline, "free_ram", lambda: int(1.5 * weight / pipeline._SHARE))
-    run(make_jobs(4), upscaler(), Report())
+    run(make_jobs(4), upscaler(), Bar())
     assert events == ["read", "written"] * 4
 
 
@@ -211,7 +213,7 @@ def test_nothing_holds_an_image_that_is_done(make_jobs, monkeypatch):
 
     monkeypatch.setattr(pipeline, "read_image", reading)
     monkeypatch.setattr(pipeline, "write_image", saving)
-    assert run(make_jobs(2), upscaler(), Report()).made == 2
+    assert run(make_jobs(2), upscaler(), Bar()).made == 2
     assert alive == [[]]
 
 
@@ -241,7 +243,7 @@ def test_memory_for_one_that_is_too_large_and_for_nobody_in_the_end():
 
 
 def test_notes(make_jobs):
-    jobs, report = make_jobs(2), Report()
+    jobs, bar = make_jobs(2), Bar()
     pages = [Image.new("RGB", (9, 9)) for _ in range(3)]
     pages[0].save(jobs[1].source.with_suffix(".tiff"), save_all=True, append_images=pages[1:])
     jobs[1] = jobs[1]._replace(source=jobs[1].source.with_suffix(".tiff"))
@@ -249,29 +251,29 @@ def test_notes(make_jobs):
     class Attending(Engine):
         receptive_field = ReceptiveField(2, False, 1.0)
 
-    run(jobs, upscaler(Attending(), tile=3), report)
-    assert len(report.notes) == 2
-    assert sum("this network looks at the whole image" in note and "--tile 0" in note for note in report.notes) == 1
-    assert sum("1.tiff: the first of 3 images in this file is taken" in note for note in report.notes) == 1
-    report.notes.clear()
-    run(jobs[:1], upscaler(Attending(), tile=0), report, replace=True)
-    assert report.notes == []
+    run(jobs, upscaler(Attending(), tile=3), bar)
+    assert len(bar.notes) == 2
+    assert sum("this network looks at the whole image" in note and "--tile 0" in note for note in bar.notes) == 1
+    assert sum("1.tiff: the first of 3 images in this file is taken" in note for note in bar.notes) == 1
+    bar.notes.clear()
+    run(jobs[:1], upscaler(Attending(), tile=0), bar, replace=True)
+    assert bar.notes == []
 
 
 def test_results_are_replaced_only_if_asked(make_jobs):
     (job,) = make_jobs(1)
     job.target.parent.mkdir()
     job.target.write_text("mine")
-    report = Report()
-    assert run([job], upscaler(), report).failed == 1
-    assert "0_x2.png, which exists" in report.faults["0.png"]
+    bar = Bar()
+    assert run([job], upscaler(), bar).failed == 1
+    assert "0_x2.png, which exists" in bar.faults["0.png"]
     assert job.target.read_text() == "mine"
-    assert run([job], upscaler(), report, replace=True).made == 1
+    assert run([job], upscaler(), bar, replace=True).made == 1
     assert job.target.read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_to_do():
-    assert run([], upscaler(), Report())[:2] == (0, 0)
+    assert run([], upscaler(), Bar())[:2] == (0, 0)
 
 
 def test_memory_needed_is_what_an_image_takes():
