@@ -26,7 +26,8 @@ from torch.nn import functional as F
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.reparameterization import Branches, Kernel, merge_branches, unfuse_kernel
 
-_BRANCHES = ("conv.0", "conv.1", "conv.2", "sk")
+_BRANCHES = tuple(f"{conv}.{kind}" for kind in ("weight", "bias") for conv in ("conv.0", "conv.1", "conv.2", "sk"))
+"""Names in state dicts of what `Branches` holds, in its order."""
 _MERGED = "eval_conv"
 
 
@@ -145,15 +146,8 @@ class Conv3XC(nn.Module):
                 f"but got {tuple(weight.shape)} {'without' if bias is None else 'with'} bias."
             )
         found = unfuse_kernel(Kernel(weight, bias), self.gain)
-        w1, w2, w3, ws = (tensor[0] for tensor in found[:4])
-        weights = (w1[..., None, None], w2, w3[..., None, None], ws[..., None, None])
-        entries = {f"{branch}.weight": tensor for branch, tensor in zip(_BRANCHES, weights, strict=True)}
-        biases = {
-            f"{branch}.bias": tensor[0]
-            for branch, tensor in zip(_BRANCHES, found[4:], strict=True)
-            if tensor is not None
-        }
-        return entries | biases | _stray(given)
+        branches = {name: tensor[0] for name, tensor in zip(_BRANCHES, found, strict=True) if tensor is not None}
+        return branches | _stray(given)
 
 
 def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
@@ -166,56 +160,53 @@ def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
         One kernel per layer, in their order, in the dtype of the layer.
     """
     kernels: dict[int, Kernel] = {}
-    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    alike: dict[Any, list[int]] = defaultdict(list)
     for index, layer in enumerate(layers):
         if layer.eval_conv is None:
             weight = layer.conv[1].weight  # type: ignore[index]
             kind = (layer.in_channels, layer.out_channels, layer.gain, layer.bias, weight.dtype, weight.device)
-            alike[kind].append(index)
+            alike[index if weight.is_meta else kind].append(index)
         else:
             kernels[index] = Kernel(layer.eval_conv.weight, layer.eval_conv.bias)
     for indices in alike.values():
-        weights, biases = _merge_precisely(_stack([layers[index] for index in indices]))
-        each_bias = [None] * len(indices) if biases is None else biases.unbind()
-        kernels.update(zip(indices, map(Kernel, weights.unbind(), each_bias), strict=True))
+        columns = zip(*(_branches(layers[index]) for index in indices), strict=True)
+        kernels.update(zip(indices, _merge(Branches(*map(_stack, columns))), strict=True))
     return [kernels[index] for index in range(len(layers))]
 
 
-def _merge_precisely(branches: Branches) -> tuple[Tensor, Tensor | None]:
+def _branches(layer: Conv3XC) -> list[Tensor | None]:
+    """Of a layer that is not fused: what `Branches` holds of many."""
+    convs = [*layer.conv, layer.sk]  # type: ignore[misc]
+    return [conv.weight for conv in convs] + [conv.bias for conv in convs]
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Any:
+    """Tensors side by side, or None where there are none. One alone becomes a view, which needs no numbers."""
+    first = tensors[0]
+    if first is None or len(tensors) == 1:
+        return None if first is None else first.unsqueeze(0)
+    return torch.stack([tensor for tensor in tensors if tensor is not None])
+
+
+def _merge(branches: Branches) -> list[Kernel]:
     """``merge_branches``, never in less than float32."""
     dtype = branches.w2.dtype
     if branches.w2.is_meta:  # shapes alone: to compute with them, torch imports its compiler, a second at every start
-        size, (out, inp) = branches.w2.shape[0], branches.ws.shape[1:]
-        return branches.w2.new_empty((size, out, inp, 3, 3)), branches.b3
-    with no_autocast(branches.w2.device):
-        weight, bias = merge_branches(branches.to(torch.promote_types(dtype, torch.float32)))
-    return weight.to(dtype), None if bias is None else bias.to(dtype)
-
-
-def _stack(layers: Sequence[Conv3XC]) -> Branches:
-    """Stack the branches of layers of one shape, none of them fused."""
-    convs = [(*layer.conv, layer.sk) for layer in layers if layer.conv is not None and layer.sk is not None]
-    columns = list(zip(*convs, strict=True))
-    w1, w2, w3, ws = (_side_by_side([conv.weight for conv in column]) for column in columns)
-    biases = (_side_by_side([conv.bias for conv in column]) if layers[0].bias else None for column in columns)
-    return Branches(w1[..., 0, 0], w2, w3[..., 0, 0], ws[..., 0, 0], *biases)
-
-
-def _side_by_side(tensors: Sequence[Tensor]) -> Tensor:
-    """``torch.stack``; of tensors without numbers only the shape of it (see `_merge_precisely`)."""
-    first = tensors[0]
-    return first.new_empty((len(tensors), *first.shape)) if first.is_meta else torch.stack(list(tensors))
+        size, out, inp = branches.ws.shape[:3]
+        weights, biases = branches.w2.new_empty((size, out, inp, 3, 3)), branches.b3
+    else:
+        with no_autocast(branches.w2.device):
+            weights, biases = merge_branches(branches.to(torch.promote_types(dtype, torch.float32)))
+    each_bias = [None] * len(weights) if biases is None else biases.to(dtype).unbind()
+    return list(map(Kernel, weights.to(dtype).unbind(), each_bias))
 
 
 def _merged(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Entries for a fused layer: ``given``, its branches (if there are any) merged."""
-    if any(f"{branch}.weight" not in given for branch in _BRANCHES):
+    if any(name not in given for name in _BRANCHES[:4]):
         return dict(given)
-    w1, w2, w3, ws = (given[f"{branch}.weight"].unsqueeze(0) for branch in _BRANCHES)
-    given_biases = [given.get(f"{branch}.bias") for branch in _BRANCHES]
-    biases = (None if bias is None else bias.unsqueeze(0) for bias in given_biases)
-    weight, bias = _merge_precisely(Branches(w1[..., 0, 0], w2, w3[..., 0, 0], ws[..., 0, 0], *biases))
-    return _entries(Kernel(weight[0], None if bias is None else bias[0]), "") | _stray(given)
+    (kernel,) = _merge(Branches(*(_stack([given.get(name)]) for name in _BRANCHES)))
+    return _entries(kernel, "") | _stray(given)
 
 
 def _stray(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

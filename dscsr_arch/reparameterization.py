@@ -5,6 +5,7 @@ Pure functions of weights. Formulas: SPAN, arXiv 2311.12770; the inverse is ours
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import NamedTuple
 
@@ -23,23 +24,22 @@ class Kernel(NamedTuple):
 class Branches(NamedTuple):
     """Weights of n Conv3XC layers of one shape (in: i, out: o, gain: g), stacked along the first axis.
 
-    ``w1`` (n, g·i, i), ``w2`` (n, g·o, g·i, 3, 3), ``w3`` (n, o, g·o) and the shortcut ``ws`` (n, o, i), each with its
-    bias ``b1`` … ``bs``; the biases are all None or all tensors.
+    ``w1`` (n, g·i, i, 1, 1), ``w2`` (n, g·o, g·i, 3, 3), ``w3`` (n, o, g·o, 1, 1) and the shortcut ``ws``
+    (n, o, i, 1, 1), each with its bias ``b1`` … ``bs``; the biases are all None or all tensors.
     """
 
     w1: Tensor
     w2: Tensor
     w3: Tensor
     ws: Tensor
-    b1: Tensor | None
-    b2: Tensor | None
-    b3: Tensor | None
-    bs: Tensor | None
+    b1: Tensor | None = None
+    b2: Tensor | None = None
+    b3: Tensor | None = None
+    bs: Tensor | None = None
 
     def to(self, dtype: torch.dtype, device: torch.device | None = None) -> Branches:
         """The same branches in another dtype, on another device."""
-        weights = (tensor.to(device, dtype) for tensor in self[:4])
-        return Branches(*weights, *(None if bias is None else bias.to(device, dtype) for bias in self[4:]))
+        return Branches(*(None if tensor is None else tensor.to(device, dtype) for tensor in self))  # type: ignore[arg-type]
 
 
 def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
@@ -55,12 +55,13 @@ def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
     Returns:
         Weights (n, o, i, 3, 3) and biases (n, o), or None where the branches have none.
     """
-    w1, w2, w3, ws, b1, b2, b3, bs = branches
+    _, w2, _, ws, b1, b2, b3, bs = branches
+    w1, w3 = branches.w1.flatten(2), branches.w3.flatten(2)
     n, _, inner = w2.shape[:3]
-    out, inp = ws.shape[1:]
+    out, inp = ws.shape[1:3]
     outer = torch.bmm(w3, w2.flatten(2)).view(n, out, inner, 9).transpose(2, 3)  # (n, o, 9, g·i)
     weight = torch.bmm(outer.reshape(n, out * 9, inner), w1).view(n, out, 9, inp).transpose(2, 3)
-    weight = weight.reshape(n, out, inp, 3, 3).contiguous() + F.pad(ws[..., None, None], (1, 1, 1, 1))
+    weight = weight.reshape(n, out, inp, 3, 3).contiguous() + F.pad(ws, (1, 1, 1, 1))
     if b1 is None or b2 is None or b3 is None or bs is None:
         return weight, None
     inner_bias = torch.bmm(w2.sum((3, 4)), b1.unsqueeze(2)) + b2.unsqueeze(2)
@@ -93,7 +94,7 @@ def unfuse_kernel(kernel: Kernel, gain: int) -> Branches:
     if weight.is_meta:  # shapes only: there is nothing to solve
         return start
     residual = (weight.detach().cpu().double() - merge_branches(start)[0][0]).permute(2, 3, 0, 1)  # (3, 3, o, i)
-    change = torch.linalg.pinv(start.w3[0]) @ residual @ torch.linalg.pinv(start.w1[0])
+    change = torch.linalg.pinv(start.w3[0, ..., 0, 0]) @ residual @ torch.linalg.pinv(start.w1[0, ..., 0, 0])
     solved = start._replace(w2=start.w2 + change.permute(2, 3, 0, 1))
     merged_bias = merge_branches(solved)[1]
     if bias is not None and merged_bias is not None and start.b3 is not None:
@@ -104,6 +105,7 @@ def unfuse_kernel(kernel: Kernel, gain: int) -> Branches:
 def _random_branches(kernel: Kernel, gain: int) -> Branches:
     """Branches of one layer in float64, uniform as a convolution of torch starts: within 1/sqrt(inputs)."""
     out, inp = kernel.weight.shape[:2]
+    shapes = ((gain * inp, inp, 1, 1), (gain * out, gain * inp, 3, 3), (out, gain * out, 1, 1), (out, inp, 1, 1))
     if kernel.weight.is_meta:
         generator, device = None, torch.device("meta")
     else:
@@ -111,17 +113,9 @@ def _random_branches(kernel: Kernel, gain: int) -> Branches:
         seed = zlib.crc32(kernel.weight.detach().cpu().float().numpy().tobytes())
         generator = torch.Generator().manual_seed(seed)
 
-    def draw(inputs: int, *shape: int) -> Tensor:
+    def uniform(inputs: int, *shape: int) -> Tensor:
         return (torch.rand(1, *shape, dtype=torch.float64, device=device, generator=generator) * 2 - 1) / inputs**0.5
 
-    weights = (
-        draw(inp, gain * inp, inp),
-        draw(9 * gain * inp, gain * out, gain * inp, 3, 3),
-        draw(gain * out, out, gain * out),
-        draw(inp, out, inp),
-    )
-    if kernel.bias is None:
-        return Branches(*weights, None, None, None, None)
-    return Branches(
-        *weights, draw(inp, gain * inp), draw(9 * gain * inp, gain * out), draw(gain * out, out), draw(inp, out)
-    )
+    weights = [uniform(math.prod(shape[1:]), *shape) for shape in shapes]
+    biases = [] if kernel.bias is None else [uniform(math.prod(shape[1:]), shape[0]) for shape in shapes]
+    return Branches(*weights, *biases)
