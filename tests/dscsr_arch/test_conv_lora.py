@@ -62,16 +62,10 @@ def image():
     return torch.rand(2, 3, 7, 9, dtype=torch.float64)
 
 
-def frozen_copy(network):
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-
 @pytest.mark.parametrize(
     ("pattern", "layers"),
     [
-        ("head", {"head"}),
         ("body.*", {"body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2"}),
-        ("body", {"body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2"}),
         ("body.2", {"body.2.conv1", "body.2.conv2"}),
         ("*.conv[1]", {"body.0.conv1", "body.2.conv1"}),
         ("again", {"tail"}),
@@ -114,44 +108,38 @@ def test_of_several_patterns_the_first_counts(net):
     }  # fmt: skip
 
 
-def test_training_changes_nothing_but_lora_and_the_optimizer_holds_nothing_else(net):
+def test_training_changes_nothing_but_lora(net):
     inject(net, {"*": (2, 4)})
-    before = frozen_copy(net)
+    before = copy.deepcopy(net.state_dict())
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
         net(image()).square().mean().backward()
         optimizer.step()
-    assert len(optimizer.state) == 2 * 6
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]) == (not name.endswith(("lora_A", "lora_B"))), name
 
 
 def test_merge_unmerge_and_fuse_a_whole_network(net):
-    plain = copy.deepcopy(net)
+    base = copy.deepcopy(net)
     trained(inject(net, {"*": (2, 4)}))
     x = image()
     out = net(x)
-    assert (out - plain(x)).abs().max() > 1e-3
-    state = frozen_copy(net)
+    assert (out - base(x)).abs().max() > 1e-3
+    state = copy.deepcopy(net.state_dict())
     for _ in range(10):
         assert conv_lora.merge(conv_lora.merge(net)) is net
         torch.testing.assert_close(net(x), out, **EXACT)
         assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+        fused = conv_lora.fuse(copy.deepcopy(net))
         assert conv_lora.unmerge(conv_lora.unmerge(net)) is net
     assert torch.equal(net(x), out)
     assert conv_lora.fuse(conv_lora.fuse(net)) is net
-    torch.testing.assert_close(net(x), out, **EXACT)
-    assert repr(net) == repr(plain)
-    assert net.again is net.tail
-    assert list(net.state_dict()) == list(plain.state_dict())
-
-
-def test_fusing_a_merged_network_fuses_the_update_once(net):
-    trained(inject(net, {"*": (2, 4)}))
-    x = image()
-    out = net(x)
-    torch.testing.assert_close(conv_lora.fuse(conv_lora.merge(net))(x), out, **EXACT)
+    for form in (net, fused):
+        torch.testing.assert_close(form(x), out, **EXACT)
+        assert repr(form) == repr(base)
+        assert form.again is form.tail
+        assert list(form.state_dict()) == list(base.state_dict())
 
 
 def test_tied_weights_merge_each_by_itself():
@@ -165,16 +153,17 @@ def test_tied_weights_merge_each_by_itself():
 
 
 def test_a_single_convolution_is_a_network_too():
-    layer = inject(nn.Conv2d(4, 4, 3), {"*": (2, 4)})
+    conv = nn.Conv2d(4, 4, 3)
+    layer = inject(copy.deepcopy(conv), {"*": (2, 4)})
     assert isinstance(layer, ConvLoRA)
-    assert set(lora_state_dict(layer)) == {"lora_A", "lora_B", "lora_alpha"}
+    state = lora_state_dict(trained(layer))
+    assert set(state) == {"lora_A", "lora_B", "lora_alpha"}
+    assert torch.equal(load_lora_state_dict(conv, state).effective_weight(), layer.effective_weight())
     assert type(conv_lora.fuse(layer)) is nn.Conv2d
 
 
 def test_what_is_there_stays_when_more_is_added(net):
-    inject(net, {"head": (2, 4)})
-    trained(net)
-    head = net.head
+    head = trained(inject(net, {"head": (2, 4)})).head
     inject(net, {"head": (2, 4), "tail": (1, 1)})
     assert net.head is head
     assert {name for name, p in net.named_parameters() if p.requires_grad} == {
@@ -182,14 +171,13 @@ def test_what_is_there_stays_when_more_is_added(net):
     }  # fmt: skip
 
 
-def test_adapters_are_saved_alone_and_loaded_onto_their_base(net):
+def test_adapters_are_saved_alone_and_loaded_onto_their_base_by_any_name_of_a_layer(net):
     base = copy.deepcopy(net)
     trained(inject(net, {"body.*": (2, 4), "tail": (1, 3)}, dropout=0.2))
     state = copy.deepcopy(lora_state_dict(net))
     assert len(state) == 5 * 3
-    assert sum(tensor.numel() for tensor in state.values()) < sum(p.numel() for p in base.parameters())
     x = image()
-    assert load_lora_state_dict(base, state) is base
+    assert load_lora_state_dict(base, {name.replace("tail", "again"): tensor for name, tensor in state.items()}) is base
     torch.testing.assert_close(base(x), net(x), **EXACT)
     assert {name: (layer.rank, layer.alpha) for name, layer in lora_layers(base).items()} == {
         name: (layer.rank, layer.alpha) for name, layer in lora_layers(net).items()
@@ -197,16 +185,8 @@ def test_adapters_are_saved_alone_and_loaded_onto_their_base(net):
     assert not base.head.weight.requires_grad
 
 
-def test_adapters_find_a_shared_layer_by_any_of_its_names(net):
-    base = copy.deepcopy(net)
-    state = lora_state_dict(trained(inject(net, {"tail": (2, 4)})))
-    x = image()
-    load_lora_state_dict(base, {name.replace("tail", "again"): tensor for name, tensor in state.items()})
-    torch.testing.assert_close(base(x), net(x), **EXACT)
-
-
 def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
-    first = trained(inject(net, {"*": (2, 4)}))
+    first = trained(inject(net, {"*": (2, 4)}, dropout=0.1))
     second = trained(copy.deepcopy(first))
     for layer in lora_layers(second).values():
         layer.lora_alpha.fill_(7)
@@ -242,65 +222,19 @@ def test_a_fused_span_carries_it_and_fuses_it():
     assert not lora_layers(net)
 
 
-@pytest.mark.slow
-def test_two_steps_in_two_processes_of_ddp_are_those_of_one(run_python, tmp_path):
-    (tmp_path / "work.py").write_text(DDP_SCRIPT)
-    done = run_python("work.py", check=True)
-    assert "equal" in done.stdout
-
-
-DDP_SCRIPT = """
-import copy, torch, torch.distributed as dist, torch.multiprocessing as mp
-from torch import nn
-from dscsr_arch.conv_lora import inject
-
-def build():
-    torch.manual_seed(0)
-    return inject(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).double(), {"*": (2, 4)})
-
-def steps(call, net, images):
-    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    for x in images:
-        optimizer.zero_grad()
-        (call(x) + call(x / 2)).square().mean().backward()
-        optimizer.step()
-    return net.state_dict()
-
-def work(rank, images):
-    dist.init_process_group("gloo", init_method="file:///" + FILE, rank=rank, world_size=2)
-    net = build()
-    state = steps(nn.parallel.DistributedDataParallel(net), net, [x[rank::2] for x in images])
-    alone = build()
-    for name, tensor in steps(alone, alone, images).items():
-        torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-12, msg=name)
-    dist.destroy_process_group()
-
-import os
-FILE = os.path.abspath("store").lstrip("/")
-if __name__ == "__main__":
-    images = [torch.rand(4, 3, 6, 6, dtype=torch.float64) for _ in range(2)]
-    mp.start_processes(work, (images,), nprocs=2, start_method="fork")
-    print("equal")
-"""
-
-
 @pytest.mark.parametrize(
     ("ranks", "dropout", "message"),
     [
         ({}, 0, r"Expected patterns of layer names with their \(rank, alpha\), but got \{\}"),
-        ([("head", 2, 4)], 0, r"Expected patterns of layer names .*, but got \[\("),
         ({"head": (2, 4), "boddy": (2, 4)}, 0, "the pattern 'boddy' to meet .*, but got one that meets none of head"),
         ({0: (2, 4)}, 0, r"Expected a pattern of layer names, but got .* 0\. Quote it"),
-        ({"linear": (2, 4)}, 0, "the pattern 'linear' to meet a convolution, but got one that meets none"),
         ({"*": (2, 4), "head": (3, 4)}, 0, r"'head' to meet a convolution of its own, but .* \(head\)\. .* move it"),
         ({"head": 2}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got 2"),
-        ({"head": "24"}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got '24'"),
         ({"head": (1, 2, 3)}, 0, r"Expected \(rank, alpha\) for the pattern 'head', but got \(1, 2, 3\)"),
         ({"tail": (2, 4), "head": (4, 4)}, 0, r"rank of at most 3 \(all .* \(6, 3, 3, 3\) allows\) in head, but got 4"),
         ({"tail": (2, 4), "head": (0, 4)}, 0, "rank of layer 'head' to be an integer from 1 to 3 .*, but got 0"),
         ({"head": None}, 0, "but got {'head': None}, which leave every layer out"),
         ({"tail": (2, 4), "head": (2, -4)}, 0, "alpha of layer 'head' to be a positive number, but got -4"),
-        ({"tail": (2, 4), "head": (2, None)}, 0, "alpha of layer 'head' to be a positive number, but got None"),
         ({"head": (2, 4)}, 1, r"dropout of layer 'head' to be a number in \[0, 1\), but got 1"),
     ],
 )
@@ -341,12 +275,10 @@ def test_adapters_that_do_not_fit_leave_the_network_untouched(net):
     narrow = {**state, "head.lora_A": state["head.lora_A"][:, :6]}
     odd = {**state, "head.lora_A": state["head.lora_A"][:5], "head.lora_B": state["head.lora_B"][:, :5]}
     moved = {name.replace("head", "neck"): tensor for name, tensor in state.items()}
-    linear = {name.replace("head", "linear"): tensor for name, tensor in state.items()}
     for wrong, message in (
         (narrow, r"fit a weight \(6, 3, 3, 3\) of layer 'head', but got lora_A \(6, 6\) and lora_B \(18, 6\)"),
         (odd, r"fit a weight \(6, 3, 3, 3\) of layer 'head', but got lora_A \(5, 9\) and lora_B \(18, 5\)"),
         (moved, r"Expected adapters of convolutions of the network \(head, .*\), but got one of 'neck'\. Take"),
-        (linear, r"Expected adapters of convolutions of the network .*, but got one of 'linear'"),
         ({**state, "head.weight": base.head.weight}, r"Expected LoRA entries only .*, but got head\.weight"),
     ):
         with pytest.raises(LoRAError, match=message):

@@ -62,18 +62,19 @@ def test_a_layer_is_its_formula_before_and_after_merging_and_loading(geometry):
     assert (expected - conv(x)).abs().max() > 1e-3
     torch.testing.assert_close(layer(x), expected, **EXACT)
     for _ in range(10):
-        layer.merge()
+        assert layer.merge().merge() is layer
         torch.testing.assert_close(layer(x), expected, **EXACT)
-        layer.unmerge()
+        layer.unmerge().unmerge()
     assert torch.equal(layer.weight, conv.weight)
-    torch.testing.assert_close(layer(x), expected, **EXACT)
-    other = make(geometry)[1]
+    other = make(geometry)[1].merge()
     other.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(other(x), expected, **EXACT)
-    fused = layer.fuse()
-    assert type(fused) is nn.Conv2d
-    assert repr(fused) == repr(conv)
-    torch.testing.assert_close(fused(x), expected, **EXACT)
+    for form in (layer, other, other.unmerge()):
+        torch.testing.assert_close(form(x), expected, **EXACT)
+    for form in (layer, layer.merge()):
+        fused = form.fuse()
+        assert type(fused) is nn.Conv2d
+        assert repr(fused) == repr(conv)
+        torch.testing.assert_close(fused(x), expected, **EXACT)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -94,12 +95,7 @@ def test_gradients_are_those_of_the_formula_and_the_base_has_none(geometry):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    size=st.tuples(*[st.integers(1, 4)] * 4),
-    groups=st.integers(1, 3),
-    alpha=st.floats(0.1, 50),
-    data=st.data(),
-)
+@given(size=st.tuples(*[st.integers(1, 4)] * 4), groups=st.integers(1, 3), alpha=st.floats(0.1, 50), data=st.data())
 def test_any_weight_takes_any_rank_up_to_its_limit(size, groups, alpha, data):
     out, inp, height, width = size
     conv = nn.Conv2d(inp * groups, out * groups, (height, width), groups=groups, dtype=torch.float64)
@@ -115,23 +111,14 @@ def test_any_weight_takes_any_rank_up_to_its_limit(size, groups, alpha, data):
 
 
 def test_the_factors_have_the_published_shapes_and_start():
-    layer = ConvLoRA(nn.Conv2d(26, 48, 3), 8, 16)
+    layer = ConvLoRA(nn.Conv2d(26, 48, 3).eval(), 8, 16)
     assert (layer.lora_A.shape, layer.lora_B.shape) == ((24, 78), (144, 24))
     assert not layer.lora_B.any()
     bound = 1 / 78**0.5  # Kaiming-uniform with a = √5
     assert 0.9 * bound < layer.lora_A.abs().max() <= bound
     assert {name for name, p in layer.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
     assert set(layer.state_dict()) == {"weight", "bias", "lora_A", "lora_B", "lora_alpha"}
-
-
-@pytest.mark.parametrize("merged", [False, True])
-def test_without_an_update_the_layer_is_exactly_its_base(merged):
-    conv = nn.Conv2d(4, 6, 3)
-    layer = ConvLoRA(copy.deepcopy(conv), 2, 4)
-    if merged:
-        layer.merge()
-    x = torch.rand(1, 4, 5, 6)
-    assert torch.equal(layer(x), conv(x))
+    assert not layer.training
 
 
 def test_train_and_eval_never_merge():
@@ -141,47 +128,6 @@ def test_train_and_eval_never_merge():
         change()
         assert layer.merged == (True if change == layer.merge else False if change == layer.unmerge else merged)
         assert torch.equal(layer.state_dict()["weight"], conv.weight)
-
-
-def test_repeats_do_nothing():
-    conv, layer = make()
-    merged = layer.merge().weight.clone()
-    assert torch.equal(layer.merge().merge().weight, merged)
-    assert torch.equal(layer.unmerge().unmerge().weight, conv.weight)
-
-
-def test_fusing_leaves_the_layer_alone_and_shares_no_weight_with_it():
-    for merge in (False, True):
-        conv, layer = make()
-        if merge:
-            layer.merge()
-        fused = layer.fuse()
-        assert layer.merged == merge
-        with torch.no_grad():
-            fused.weight.zero_()
-        assert torch.equal(layer.unmerge().weight, conv.weight)
-
-
-def test_a_state_dict_is_the_unmerged_form_also_while_merged():
-    conv, layer = make()
-    before = copy.deepcopy(layer.state_dict())
-    layer.merge()
-    assert not torch.equal(layer.weight, conv.weight)
-    after = layer.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-def test_a_merged_layer_that_loads_is_merged_anew():
-    _, layer = make()
-    _, other = make()
-    x = image()
-    expected = other(x)
-    layer.merge().load_state_dict(other.state_dict())
-    assert layer.merged
-    torch.testing.assert_close(layer(x), expected, **EXACT)
-    torch.testing.assert_close(layer.unmerge()(x), expected, **EXACT)
-    assert torch.equal(layer.weight, other.weight)
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -217,26 +163,19 @@ def test_half_an_adapter_is_missing_not_ignored():
         layer.load_state_dict(state)
 
 
-def test_alpha_comes_with_the_file():
-    _, layer = make()
-    other = ConvLoRA(nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64), 2, 1.0)
-    other.load_state_dict(layer.state_dict())
-    assert other.alpha == 3.0
-
-
 def test_dropout_meets_the_update_only_and_only_in_training():
     conv, layer = make(dropout=0.4)
     x = image(1, 4, 64, 64)
-    plain = formula(conv, layer, x)
-    torch.testing.assert_close(layer.eval()(x), plain, **EXACT)
+    without = formula(conv, layer, x)
+    torch.testing.assert_close(layer.eval()(x), without, **EXACT)
     layer.train()
     torch.manual_seed(5)
     out = layer(x)
     torch.manual_seed(5)
     dropped = F.dropout(x, 0.4)
     torch.testing.assert_close(out - conv(x), formula(conv, layer, dropped) - conv(dropped), **EXACT)
-    assert (out - plain).abs().max() > 0.1
-    torch.testing.assert_close(layer.merge()(x), plain, **EXACT)
+    assert (out - without).abs().max() > 0.1
+    torch.testing.assert_close(layer.merge()(x), without, **EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -252,17 +191,12 @@ def test_a_rounded_network_forms_its_weight_in_float32(dtype):
 
 def test_under_autocast_the_weight_is_formed_in_float32():
     _, layer = make()
-    layer.float()
+    weight = layer.float().effective_weight()
     x = image().float()
     with torch.autocast("cpu", torch.bfloat16):
-        weight = layer.effective_weight()
-        out = layer(x)
-        expected = F.conv2d(x, weight, layer.bias, padding=1)
-        layer.merge()
-    assert (weight.dtype, out.dtype, layer.weight.dtype) == (torch.float32, torch.bfloat16, torch.float32)
-    assert torch.equal(out, expected)
-    assert torch.equal(weight, layer.weight)
-    torch.testing.assert_close(weight, layer.unmerge().effective_weight(), rtol=0, atol=0)
+        assert torch.equal(layer.effective_weight(), weight)
+        assert torch.equal(layer(x), F.conv2d(x, weight, layer.bias, padding=1))
+        assert torch.equal(layer.merge().weight, weight)
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -279,7 +213,6 @@ def test_copies_pickles_and_moves(merged):
         assert other.merged == merged
         torch.testing.assert_close(other(x), layer(x), **EXACT)
         torch.testing.assert_close(other.unmerge()(x), layer(x), **EXACT)
-        assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in layer.parameters()]
     shapes_only = copy.deepcopy(layer).to("meta")
     assert shapes_only.unmerge()(x.to("meta")).shape == layer(x).shape
     assert "rank=2" in repr(shapes_only)
@@ -307,35 +240,23 @@ def test_buffers_written_between_forward_and_backward_do_no_harm():
     assert layer.lora_B.grad.abs().max() > 0
 
 
-def test_the_given_convolution_keeps_its_tensors_and_mode():
-    conv = nn.Conv2d(4, 6, 3).eval()
-    layer = ConvLoRA(conv, 2, 4)
-    assert layer.weight is conv.weight
-    assert layer.bias is conv.bias
-    assert not layer.training
-    assert not conv.weight.requires_grad
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"rank": 0}, r"Expected the LoRA rank of this convolution to be an integer from 1 to 4 .* but got 0"),
         ({"rank": 5}, r"from 1 to 4 \(what its weight \(6, 4, 3, 3\) allows\), but got 5. Give a smaller"),
-        ({"rank": 2.0}, "to be an integer from 1 to 4 .* but got 2.0"),
         ({"rank": True}, "but got True"),
         ({"alpha": 0}, "Expected the LoRA alpha of this convolution to be a positive number, but got 0"),
         ({"alpha": "4"}, "alpha .* but got '4'"),
         ({"alpha": math.inf}, "alpha .* but got inf"),
         ({"dropout": 1.0}, r"Expected the LoRA dropout of this convolution to be a number in \[0, 1\), but got 1.0"),
-        ({"dropout": -0.1}, r"dropout .* but got -0.1"),
         ({"dropout": None}, r"dropout .* but got None"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):
-    values = {"rank": 2, "alpha": 4.0, "dropout": 0.0, **values}
     conv = nn.Conv2d(4, 6, 3)
     with pytest.raises(LoRAError, match=message):
-        ConvLoRA(conv, **values)
+        ConvLoRA(conv, **{"rank": 2, "alpha": 4.0, **values})
     assert conv.weight.requires_grad
 
 
@@ -349,11 +270,10 @@ class Standardised(nn.Conv2d):
     [
         Standardised(4, 6, 3),
         nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
-        nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)),
         nn.LazyConv2d(6, 3),
         ConvLoRA(nn.Conv2d(4, 6, 3), 1, 4),
     ],
-    ids=["own forward", "weight_norm", "spectral_norm", "lazy", "ConvLoRA"],
+    ids=["own forward", "weight_norm", "lazy", "ConvLoRA"],
 )
 def test_convolutions_that_do_more_are_refused(conv):
     with pytest.raises(LoRAError, match=r"Expected this convolution to be a plain nn.Conv2d, but got \w+, which forms"):

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -37,20 +38,15 @@ def test_the_average_is_that_of_the_updates(ranks, weights):
     assert not torch.allclose(update(mean), update(states[1]))
 
 
-def test_the_average_of_wide_and_of_tall_updates_stops_at_the_full_rank():
-    for rows, columns in ((6, 12), (12, 6)):
-        states = [adapter(2, 4.0, rows, columns) for _ in range(2)]
-        mean = average_lora(states)
-        assert mean["body.0.lora_A"].shape == (6, columns)
-        torch.testing.assert_close(update(mean), (update(states[0]) + update(states[1])) / 2, rtol=0, atol=1e-11)
-
-
-def test_an_average_keeps_dtype_and_the_states():
-    state = adapter(dtype=torch.float32)
-    before = {name: tensor.clone() for name, tensor in state.items()}
-    mean = average_lora([state, state])
+@pytest.mark.parametrize(("rows", "columns"), [(6, 12), (12, 6)])
+def test_the_average_of_wide_and_of_tall_updates_stops_at_the_full_rank_and_keeps_dtypes(rows, columns):
+    states = [adapter(2, 4.0, rows, columns, dtype=torch.float32) for _ in range(2)]
+    before = copy.deepcopy(states)
+    mean = average_lora(states)
+    assert mean["body.0.lora_A"].shape == (6, columns)
     assert all(tensor.dtype == torch.float32 for tensor in mean.values())
-    assert all(torch.equal(state[name], before[name]) for name in state)
+    torch.testing.assert_close(update(mean), (update(states[0]) + update(states[1])) / 2, rtol=0, atol=1e-4)
+    assert all(torch.equal(states[0][name], before[0][name]) for name in before[0])
 
 
 @pytest.mark.parametrize("factor", [0, -1, 0.3])
@@ -87,17 +83,14 @@ def without(state, *names):
             lambda: adapters(adapter(alpha=math.nan)),
             "lora_alpha of layer 'body.0' to be a positive number, .*nan",
         ),
-        (lambda: adapters(adapter(alpha=0)), "lora_alpha of layer 'body.0' to be a positive number, but got .*0"),
         (lambda: lora_ranks(adapter()), r"Expected the weight \(out, in, kh, kw\) of 'body.0' .*, but got none"),
         (
             lambda: lora_ranks({**adapter(), "body.0.weight": torch.ones(6, 4)}),
             r"weight .* of 'body.0' beside its LoRA, but got one of shape \(6, 4\)",
         ),
         (lambda: scale_lora(adapter(), math.inf), "Expected `factor` to be a finite number, but got inf"),
-        (lambda: scale_lora(adapter(), "2"), "Expected `factor` to be a finite number, but got '2'"),
         (lambda: average_lora([]), "Expected at least one state dict of adapters to average, but got none"),
         (lambda: average_lora([adapter()], [1, 2]), r"Expected 1 finite numbers as `weights`, but got \[1, 2\]"),
-        (lambda: average_lora([adapter()], [math.nan]), r"Expected 1 finite numbers as `weights`, but got \[nan\]"),
         (
             lambda: average_lora([adapter(), adapter(layer="tail")]),
             "Expected adapters of the same layers, but got number 1, which differs from number 0 in body.0, tail",

@@ -1,7 +1,6 @@
 """Files made to do harm, or of another kind: nothing runs, little memory is taken, one message is given."""
 
 import io
-import json
 import os
 import pickle
 import resource
@@ -37,8 +36,6 @@ class Call:
 COMMAND = "touch exploded"
 RUNS = {
     "reduce": lambda: pickle.dumps({"params": Call(os.system, COMMAND)}, protocol=2),
-    "eval, protocol 4": lambda: pickle.dumps(Call(eval, "open('exploded', 'w')"), protocol=4),
-    "global": lambda: b"cposix\nsystem\n(S'" + COMMAND.encode() + b"'\ntR.",
     "inst": lambda: b"(S'" + COMMAND.encode() + b"'\nios\nsystem\n.",
     "obj": lambda: b"(cos\nsystem\nS'" + COMMAND.encode() + b"'\no.",
     "zip": lambda: saved({"params": {"a": Call(os.system, COMMAND)}}),
@@ -71,7 +68,7 @@ def test_code_in_a_file_never_runs(tmp_path, monkeypatch, kind):
     with pytest.raises(WeightsError, match=r"Expected (plain weights|a whole weight file)"):
         load_model(tmp_path / "w.pth")
     assert not (tmp_path / "exploded").exists()
-    if kind in ("reduce", "global", "inst", "obj"):  # the trap itself works
+    if kind in ("reduce", "inst", "obj"):  # the trap itself works
         pickle.loads(content)
         assert (tmp_path / "exploded").exists()
 
@@ -91,20 +88,6 @@ def deflated():
     return buffer.getvalue()
 
 
-def lzma_with_a_large_dictionary():
-    """Four bytes, for which a reader makes room for four gigabytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr("a/data.pkl", b"\x80\x02}.")
-        archive.writestr("a/filler", bytes(8), zipfile.ZIP_STORED)
-    return buffer.getvalue().replace(b"\x5d\x00\x00\x80\x00", b"\x5d\xff\xff\xff\xff")
-
-
-def deflated_for_a_newer_python():
-    """The same, of a version of archives that Python's reader refuses to open, and torch does not look at."""
-    return deflated().replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x63")
-
-
 def deflated_with_two_lists():
     """The same, with a second list of contents behind the first, where Python's reader looks for it; torch does not."""
     content = deflated()
@@ -115,11 +98,6 @@ def deflated_with_two_lists():
         harmless[at + 24 : at + 28] = bytes(4)  # the size when unpacked
         at += 4
     return content[:-22] + bytes(harmless) + struct.pack("<4s4H2LH", *ends, size, start, 0)
-
-
-def header(entries, data=b""):
-    text = json.dumps(entries).encode()
-    return struct.pack("<Q", len(text)) + text + data
 
 
 def terabytes_before_1_6():
@@ -186,82 +164,93 @@ EDSR = {
     "conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.conv1.weight": torch.zeros(4, 4, 3, 3),
     "conv_after_body.weight": torch.zeros(4, 4, 3, 3), "conv_last.weight": torch.zeros(3, 4, 3, 3),
 }  # fmt: skip
-HUGE = {
-    "strides of 0": ("pth", lambda: saved(shapes_without_numbers(10**5)), "weights that are in the file, but .* claim"),
+
+
+def program():
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 1, 1)), buffer)
+    return buffer.getvalue()
+
+
+DAMAGED = "Expected a whole weight file"
+BAD = {
+    "strides of 0": (lambda: saved(shapes_without_numbers(10**5)), "weights that are in the file, but .* claim"),
     "one wide layer": (
-        "pth",
         lambda: saved({**STATE, "conv_1.sk.weight": torch.zeros(10**6, 3, 1, 1)}),
         r"does not fit SPAN\(.*feature_channels=1000000",
     ),
     "no numbers": (
-        "pth",
         lambda: saved({n: torch.zeros(10**9, *(0,) * (t.ndim - 1)) if t.ndim > 1 else t for n, t in STATE.items()}),
         "Expected num_out_ch·upscale² channels",
     ),
     "many layers": (
-        "pth",
         lambda: saved({**EDSR, "body.100000000.conv1.weight": torch.zeros(1)}),
         "as many layers as there are weights, but got numbers of layers up to 100000001",
     ),
-    "deflated": ("pth", deflated, "but got a compressed archive of .* bytes that would unpack to 20,"),
-    "lzma": ("pth", lzma_with_a_large_dictionary, "but got a compressed archive of .* bytes"),
-    "deflated, newer": ("pth", deflated_for_a_newer_python, r"Expected a whole weight file .*NotImplementedError"),
-    "deflated, two lists": ("pth", deflated_with_two_lists, "but got a compressed archive"),
-    "storage": ("pth", terabytes_before_1_6, "Expected a whole weight file"),
-    "metadata": ("pth", lambda: saved({"params": STATE, "metadata": {"dscsr": laughing()}}), r"but got \(list\)\. Upd"),
-    "keys": ("pth", lambda: saved({5: 1, "a": laughing()}), r"with the keys \(int\), a\. Give"),
-    "bytearray": (
-        "pth",
-        lambda: zipped(call(b"builtins\nbytearray", integer(2 * 10**10))),
-        "object of Python.*bytearray",
-    ),
-    "tensor": ("pth", lambda: zipped(call(b"torch\nTensor", integer(10**11))), "object of Python.*Tensor"),
+    "deflated": (deflated, "but got a compressed archive of .* bytes that would unpack to 20,"),
+    "deflated, two lists": (deflated_with_two_lists, "but got a compressed archive"),
+    "storage": (terabytes_before_1_6, DAMAGED),
+    "metadata": (lambda: saved({"params": STATE, "metadata": {"dscsr": laughing()}}), r"but got \(list\)\. Upd"),
+    "keys": (lambda: saved({5: 1, "a": laughing()}), r"with the keys \(int\), a\. Give"),
+    "bytearray": (lambda: zipped(call(b"builtins\nbytearray", integer(2 * 10**10))), "object of Python.*bytearray"),
     "codec": (
-        "pth",
         lambda: zipped(call(b"_codecs\nencode", text("\u4e00" * 10**5) + text("punycode"))),
         "object of Python.*encode",
     ),
-    "doubled tuples": ("pth", lambda: zipped(b"}(" + DOUBLED + b"K\x01u."), r"a key that is no .* \(tuple\)"),
+    "doubled tuples": (lambda: zipped(b"}(" + DOUBLED + b"K\x01u."), r"a key that is no .* \(tuple\)"),
     "doubled tuples in a tensor": (
-        "pth",
         lambda: zipped(b"ctorch._utils\n_rebuild_tensor_v2\n(" + DOUBLED * 4 + b"tR."),
-        "Expected a whole weight file",
+        DAMAGED,
     ),
-    "one long key twice": ("pth", lambda: zipped(b"}" + (text("k" * 10**6) + b"Ns") * 2 + b"."), r"a key .* \(str\)"),
-    "keys of one hash": ("pth", lambda: zipped(b"}(" + integer(2**61 - 1) + b"Nu."), r"a key .* \(int\)"),
-    "steps": ("pth", lambda: zipped(b"(" * 3_000_000 + b"."), "more objects than the weights"),
+    "keys of one hash": (lambda: zipped(b"}(" + integer(2**61 - 1) + b"Nu."), r"a key .* \(int\)"),
+    "steps": (lambda: zipped(b"(" * 3_000_000 + b"."), "more objects than the weights"),
     "arguments": (
-        "pth",
         lambda: zipped(b"(" + b"N" * 10**5 + b"tq\x00ctorch\nSize\nq\x01" + b"h\x01h\x00R" * 10**5 + b"."),
         "but got a call with 100000 arguments",
     ),
-    "axes": ("pth", lambda: zipped(view((1,) * 65)), "Expected a whole weight file"),
-    "beyond the storage": ("pth", lambda: zipped(view((8,))), "Expected a whole weight file"),
-    "counted round": ("pth", lambda: zipped(view((2**32, 2**32 + 1), (0, 0))), "Expected a whole weight file"),
-    "contents": ("pth", many_members, "Expected (plain weights|a whole weight file)"),
-    "header": (
-        "safetensors",
-        lambda: header({"a": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}),
-        "Expected a whole weight file",
+    "axes": (lambda: zipped(view((1,) * 65)), DAMAGED),
+    "beyond the storage": (lambda: zipped(view((8,))), DAMAGED),
+    "counted round": (lambda: zipped(view((2**32, 2**32 + 1), (0, 0))), DAMAGED),
+    "contents": (many_members, "Expected (plain weights|a whole weight file)"),
+    "many tensors": (many_tensors, DAMAGED, "safetensors"),
+    "long header": (lambda: struct.pack("<Q", 2**60) + b"{}", DAMAGED, "safetensors"),
+    "4 bits": (
+        lambda: saved({**STATE, "conv_cat.bias": torch.zeros(4, dtype=torch.uint8).view(torch.bits8)}),
+        r"object of Python \('torch.bits8'\).* Ask for a file of the network's state_dict",
     ),
-    "many tensors": (
-        "safetensors",
-        many_tensors,
-        "Expected a whole weight file",
+    "TorchScript": (program, "got a program of TorchScript or torch.export, which"),
+    "ONNX": (lambda: b"\x08\x0a", "but got an ONNX model. Give the file that it was made from", "onnx"),
+    "no dimensions": (
+        lambda: saved({**STATE, "upsampler.0.weight": torch.ones(())}),
+        r"Expected all weights of SPAN, but got a layer that is missing or has too few dimensions \(tuple",
     ),
-    "long header": ("safetensors", lambda: struct.pack("<Q", 2**60) + b"{}", "Expected a whole weight file"),
+    "sparse": (
+        lambda: saved({n: t.to_sparse() for n, t in STATE.items()}),
+        "object of Python .*_rebuild_sparse_tensor",
+    ),
+    "complex": (lambda: saved({n: t.cfloat() for n, t in STATE.items()}), "object of Python .*ComplexFloatStorage"),
+    "escapes": (lambda: saved({"\x1b[31mred": torch.ones(1)}), r"the keys '\\x1b\[31mred'\. Give"),
+    "safetensors as pth": (lambda: save(STATE), r"but got a safetensors file. Rename it to w\.safetensors"),
+    "pth as safetensors": (lambda: saved(STATE), r"but got one of torch.save. Rename it to w\.pth", "safetensors"),
+    "not finite": (
+        lambda: saved({**STATE, "conv_cat.bias": torch.tensor([1, float("nan"), 1, float("inf")])}),
+        "Expected finite weights, but got 2 of 4 in conv_cat.bias .* Take an earlier checkpoint",
+    ),
+    "scalars": (
+        lambda: saved({n: t.flatten()[0] for n, t in STATE.items()}),
+        "Expected weights of SPAN in shapes that it has",
+    ),
 }
 
 
-@pytest.mark.parametrize("kind", HUGE)
-def test_huge_claims_take_little_memory_and_time(tmp_path, kind):
-    suffix, make, message = HUGE[kind]
-    path = tmp_path / f"w.{suffix}"
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.filterwarnings("error")
+def test_bad_files_get_one_message_and_take_little_memory_and_time(tmp_path, kind):
+    make, message, *suffix = BAD[kind]
+    path = tmp_path / f"w.{suffix[0] if suffix else 'pth'}"
     path.write_bytes(make())
-    load_model_of_edsr = kind == "many layers"
-    if load_model_of_edsr:  # looks its class up first, which takes an import
-        with pytest.raises(WeightsError, match="Expected as many layers as there are weights"):
-            load_model(path)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(WeightsError, match=message):
         load_model(path)
@@ -269,104 +258,10 @@ def test_huge_claims_take_little_memory_and_time(tmp_path, kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB: the largest file has 12 MB
 
 
-def named_like_methods():
-    """Weights with attributes in place of their methods."""
-    bias = torch.nn.Parameter(STATE["conv_cat.bias"].clone())
-    bias.numel = bias.to = bias.element_size = bias.detach = 5
-    return {**STATE, "conv_cat.bias": bias}
-
-
-def program(write):
-    buffer = io.BytesIO()
-    write(torch.nn.Conv2d(1, 1, 1), buffer)
-    return buffer.getvalue()
-
-
-def made(make):
-    """What ``make`` gives, whatever torch warns of while it does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return make()
-
-
-ODD = {
-    "nested": (
-        "pth",
-        lambda: saved({**STATE, "conv_cat.bias": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}),
-        "object of Python .*_rebuild_nested_tensor",
-    ),
-    "4 bits": (
-        "pth",
-        lambda: saved({**STATE, "conv_cat.bias": torch.zeros(4, dtype=torch.uint8).view(torch.bits8)}),
-        r"object of Python \('torch.bits8'\).* Ask for a file of the network's state_dict",
-    ),
-    "TorchScript": (
-        "pth",
-        lambda: program(lambda network, file: torch.jit.save(torch.jit.script(network), file)),
-        "got a program of TorchScript or torch.export, which",
-    ),
-    "ONNX": ("onnx", lambda: b"\x08\x0a", "but got an ONNX model. Give the file that it was made from"),
-    "torch.export": (
-        "pth",
-        lambda: program(
-            lambda network, file: torch.export.save(torch.export.export(network, (torch.ones(1, 1, 2, 2),)), file)
-        ),
-        "got a program of TorchScript or torch.export, which",
-    ),
-    "RCAN without attention": (
-        "pth",
-        lambda: saved({**EDSR, "body.0.residual_group.0.rcab.0.weight": torch.zeros(4, 4, 3, 3)}),
-        "Expected as many layers as there are weights|does not fit EDSR",
-    ),
-    "no dimensions": (
-        "pth",
-        lambda: saved({**STATE, "upsampler.0.weight": torch.ones(())}),
-        r"Expected all weights of SPAN, but got a layer that is missing or has too few dimensions \(tuple",
-    ),
-    "sparse": (
-        "pth",
-        lambda: saved({n: t.to_sparse() for n, t in STATE.items()}),
-        "object of Python .*_rebuild_sparse_tensor",
-    ),
-    "meta": (
-        "pth",
-        lambda: saved({n: t.to("meta") for n, t in STATE.items()}),
-        "object of Python .*_rebuild_meta_tensor_no_storage",
-    ),
-    "complex": (
-        "pth",
-        lambda: saved({n: t.cfloat() for n, t in STATE.items()}),
-        "object of Python .*ComplexFloatStorage",
-    ),
-    "escapes": ("pth", lambda: saved({"\x1b[31mred": torch.ones(1)}), r"the keys '\\x1b\[31mred'\. Give"),
-    "safetensors as pth": ("pth", lambda: save(STATE), r"but got a safetensors file. Rename it to w\.safetensors"),
-    "pth as safetensors": ("safetensors", lambda: saved(STATE), r"but got one of torch.save. Rename it to w\.pth"),
-    "text": ("pth", lambda: b"hello\n" * 50, "Expected a whole weight file"),
-    "empty safetensors": ("safetensors", lambda: b"", "Expected a whole weight file"),
-    "not finite": (
-        "pth",
-        lambda: saved({**STATE, "conv_cat.bias": torch.tensor([1, float("nan"), 1, float("inf")])}),
-        "Expected finite weights, but got 2 of 4 in conv_cat.bias .* Take an earlier checkpoint",
-    ),
-    "scalars": (
-        "pth",
-        lambda: saved({n: t.flatten()[0] for n, t in STATE.items()}),
-        "Expected weights of SPAN in shapes that it has",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", ODD)
-@pytest.mark.filterwarnings("error")
-def test_files_of_another_kind_get_one_message(tmp_path, kind):
-    suffix, make, message = ODD[kind]
-    (tmp_path / f"w.{suffix}").write_bytes(made(make))
-    with pytest.raises(WeightsError, match=message):
-        load_model(tmp_path / f"w.{suffix}")
-
-
 def test_attributes_that_a_pickle_hangs_onto_weights_are_dropped(tmp_path):
-    torch.save(named_like_methods(), tmp_path / "w.pth")
+    bias = torch.nn.Parameter(STATE["conv_cat.bias"].clone())
+    bias.numel = bias.to = bias.element_size = bias.detach = 5  # in place of its methods
+    torch.save({**STATE, "conv_cat.bias": bias}, tmp_path / "w.pth")
     assert type(read_state_dict(tmp_path / "w.pth")["conv_cat.bias"]) is torch.Tensor
     assert torch.equal(load_model(tmp_path / "w.pth").conv_cat.bias, STATE["conv_cat.bias"])
 
@@ -382,7 +277,7 @@ def test_a_file_that_may_not_be_read_gets_the_reason(tmp_path, monkeypatch):
         load_model(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("width", [0, 1.5, float("nan"), "a", -0.25])
+@pytest.mark.parametrize("width", [0, 1.5, float("nan"), "a"])
 def test_a_width_is_a_part_of_the_backbone(tmp_path, width):
     torch.save(STATE, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"Expected `width` to be a part of the backbone's, in \(0, 1\], but got"):
