@@ -86,6 +86,17 @@ def atomic_folder(out: Path, names: Sequence[str], replace: bool) -> Iterator[Pa
                 folder.rmdir()
 
 
+def check_new(path: Path, replace: bool) -> None:
+    """Raise `DscsrError` unless a file can be written there, before the work that it takes to know its content."""
+    if not path.parent.is_dir():
+        raise DscsrError(f"a folder to write {path.name} into", f"`{path.parent}`, which is none", "Make it first.")
+    if not os.access(path.parent, os.W_OK):
+        what = f"a folder to write {path.name} into"
+        raise DscsrError(what, f"`{path.parent}`, which is not writable", "Choose another.")
+    if path.exists() and not (replace and path.is_file()):
+        raise DscsrError("a new file", f"`{path}`, which exists", "Add --force to replace it, or choose another.")
+
+
 def remove_unfinished(*folders: Path) -> None:
     """Remove what killed processes have left in folders in which nobody writes now."""
     for folder in folders:

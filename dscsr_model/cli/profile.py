@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.cli import weights
-from dscsr_model.files import atomic
+from dscsr_model.files import atomic, check_new
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,14 +117,7 @@ def _check(args: argparse.Namespace) -> None:
         raise DscsrError("PSNR for --plot", "none", "Add --data HR LR, or --psnr NAME=VALUE.")
     files = [args.plot, Path(args.json) if args.json not in (None, "-") else None]
     for file in (file for file in files if file is not None):
-        if not file.parent.is_dir():
-            raise DscsrError(f"a folder to write {file.name} into", f"`{file.parent}`", "Make it first.")
-        if not os.access(file.parent, os.W_OK):  # measuring may take minutes
-            raise DscsrError(
-                f"a folder to write {file.name} into", f"`{file.parent}`, which is not writable", "Choose another."
-            )
-        if file.exists() and not (args.force and file.is_file()):
-            raise DscsrError("a new file", f"`{file}`, which exists", "Add --force to replace it, or choose another.")
+        check_new(file, args.force)
 
 
 def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:

@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.files import check_new
 
 if TYPE_CHECKING:
     from dscsr_model.cli.report_logs import History
@@ -47,7 +48,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, draw, print; returns the exit code."""
-    check_output(args.output, args.force)
+    if args.output.suffix.lower() not in FORMATS:
+        raise DscsrError(f"the name of the image to end in {', '.join(FORMATS)}", f"`{args.output}`")
+    check_new(args.output, args.force)
     if args.smooth is not None and args.smooth < 1:
         raise DscsrError("--smooth to be at least 1", args.smooth)
     folders = [find_experiment(name) for name in args.experiments]
@@ -62,17 +65,6 @@ def run(args: argparse.Namespace) -> int:
     print(table(histories))
     print(f"\n{args.output}")
     return 0
-
-
-def check_output(path: Path, force: bool) -> None:
-    """Raise `DscsrError` unless an image can be written there, without harm to one that is there."""
-    if path.suffix.lower() not in FORMATS:
-        raise DscsrError(f"the name of the image to end in {', '.join(FORMATS)}", f"`{path}`")
-    if not path.parent.is_dir():
-        raise DscsrError(f"a folder to write {path.name} into", f"`{path.parent}`, which is none", "Make it first.")
-    if path.exists() and not force:
-        taken = f"`{path}`, which exists"
-        raise DscsrError("a new file", taken, "Add --force to replace it, or choose another with -o.")
 
 
 def find_experiment(name: str) -> Path:

@@ -5,10 +5,8 @@ A network joins the demo by one more entry in ``NETWORKS`` and its two option fi
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,23 +39,12 @@ NETWORKS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo in the working directory (the root of the repository); returns the exit code."""
-    argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args(argv)
-    try:
-        run()
-    except DscsrError as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def run() -> None:
-    """All steps, first to last."""
+    """All steps, first to last, in the working directory, which is the root of the repository."""
     held_out = DATA / "held_out"
     print("1. Photographs, from inside scikit-image: eleven to train on, three held out for the test.", flush=True)
     photographs.collect(DATA / "photographs", held_out, SCALE)
-    commands.show(
+    commands.run(
         *("prepare", "--gt", DATA / "photographs", "--out", DATA, "--scale", SCALE),
         *("--format", "png", "--crop-size", 192, "--step", 96, "--force"),
     )
@@ -66,9 +53,8 @@ def run() -> None:
     rows = [score.bicubic(held_out, images["bicubic"], SCALE)]
     trained: dict[str, Path] = {}
     for number, network in enumerate(NETWORKS, start=2):
-        print(
-            f"\n{number}. {network.label}: train by BasicSR's loop, then test on the held-out photographs.", flush=True
-        )
+        says = "train by BasicSR's loop, then test on the held-out photographs."
+        print(f"\n{number}. {network.label}: {says}", flush=True)
         training = commands.train(network.train)
         weights, made = commands.test(network.test)
         rows.append(score.network(network.label, weights, made, held_out, SCALE, training))
@@ -81,7 +67,7 @@ def run() -> None:
     print(f"\nHeld-out photographs, x{SCALE} (Y channel, border of {SCALE} cropped):\n\n{score.table(rows)}\n")
     best = max(rows[1:], key=lambda row: row.psnr_y).label
     enlarged = ship(best, trained[best], held_out / "GT" / f"{PHOTOGRAPH}.png")
-    print(f"\nImage  {comparison}\nEnlarged {enlarged}\nWeights  experiments/demo_*/models")
+    print(f"\nImage    {comparison}\nEnlarged {enlarged}\nWeights  experiments/demo_*/models")
     print("Logs     experiments/demo_*, results/demo_*")
 
 
@@ -89,10 +75,13 @@ def ship(label: str, weights: Path, photograph: Path) -> Path:
     """Export the network of ``label`` and enlarge a whole photograph with what was exported; returns the image."""
     print(f"{len(NETWORKS) + 2}. The best of them, {label}, leaves training: exported, and put to use.", flush=True)
     exported = RESULTS / f"{label.lower().replace(' ', '_')}_x{SCALE}.safetensors"
-    commands.show("export", weights, "-o", exported, "--force")
-    commands.show("upscale", "-i", photograph, "-o", RESULTS, "-w", exported, "--force")
+    commands.run("export", weights, "-o", exported, "--force")
+    commands.run("upscale", "-i", photograph, "-o", RESULTS, "-w", exported, "--force")
     return RESULTS / f"{photograph.stem}_x{SCALE}.png"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        run()
+    except DscsrError as error:
+        sys.exit(f"demo: error: {error}")

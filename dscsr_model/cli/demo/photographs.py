@@ -15,17 +15,8 @@ from dscsr_model.data.image_io import read_rgb
 
 HELD_OUT = ("chelsea.png", "coffee.png", "rocket.jpg")
 TRAINING = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "retina.jpg",
+    *("astronaut.png", "brick.png", "camera.png", "coins.png", "grass.png", "gravel.png"),
+    *("hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg"),
 )
 
 
@@ -66,17 +57,11 @@ def in_pairs(made: Path, truth: Path) -> Iterator[tuple[str, Path, Path]]:
 
 def _source() -> Path:
     spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise DscsrError(
-            "scikit-image, inside which the demo's photographs are (BasicSR brings it)",
-            "none that is installed",
-            "Run `make demo`, which builds the environment first.",
-        )
-    folder = Path(spec.origin).parent / "data"
+    folder = Path(spec.origin if spec and spec.origin else "skimage").parent / "data"
     if missing := [name for name in (*TRAINING, *HELD_OUT) if not (folder / name).is_file()]:
         raise DscsrError(
-            f"the demo's photographs in {folder}",
-            f"a folder without {', '.join(missing)}",
-            "Install the scikit-image that constraints.txt names.",
+            "scikit-image with its photographs (BasicSR brings it)",
+            f"none, or one without {', '.join(missing)}",
+            "Run `make demo`, which builds the environment with the one that constraints.txt names.",
         )
     return folder

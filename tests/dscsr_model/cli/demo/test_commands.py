@@ -11,7 +11,7 @@ START = "2026-11-21 15:28:26,226 INFO: [t..][epoch:  0, iter:   1,100, lr:(4.231
 
 def test_progress():
     with tqdm(total=2000, disable=False) as bar:
-        commands._report(f"{START}l_pix: 2.5000e-02 images_per_s: 6.7e+01\n", bar)
+        commands.report(f"{START}l_pix: 2.5000e-02 images_per_s: 6.7e+01\n", bar)
         assert bar.n == 1100
         assert bar.postfix == "loss 0.0250"
 
@@ -24,11 +24,11 @@ def test_progress():
     ],
 )
 def test_metrics_stand_alone(capsys, line, said):
-    commands._report(line, None)
+    commands.report(line, None)
     assert capsys.readouterr().out == said + "\n"
 
 
 def test_a_failed_run_shows_the_end_of_its_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DscsrError, match=r"(?s)`dscsr test -opt no.yml` failed.*Expected an option file"):
-        commands._follow(None, "test", "-opt", "no.yml")
+        commands.test("no.yml")
