@@ -156,14 +156,13 @@ _LIKELY: tuple[Any, ...] = (
 def _likely(draw: random.Random, options: Section) -> None:
     """Give a known option a value of its kind: what is accepted most often."""
     from dscsr_model.options.datasets import DATASETS, PairedImageDataset
-    from dscsr_model.options.file import MODELS, SROptions
     from dscsr_model.options.section import Section as Declarations
+    from dscsr_model.options.sections import Options
 
-    kind = MODELS.get(str(options.get("model_type")), SROptions)
     data = draw.choice(list(options["datasets"]))
     dataset = options["datasets"][data]
     sections: list[tuple[Section, type[Declarations]]] = [(dataset, DATASETS.get(dataset["type"], PairedImageDataset))]
-    sections += [(options.get(key, {}), kind.inside(key)) for key in ("train", "val", "val", "logger", "path")]
+    sections += [(options.get(key, {}), Options.inside(key)) for key in ("train", "val", "val", "logger", "path")]
     train, declared = sections[1]
     sections += [(train.get(key, {}), declared.inside(key)) for key in ("optim_g", "scheduler")]
     section, of = draw.choice(sections)

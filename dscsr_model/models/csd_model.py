@@ -17,7 +17,7 @@ from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import CSD_KEYS, CSDLoss
-from dscsr_model.options.sections import CSDVal
+from dscsr_model.options.sections import ValSection
 from dscsr_model.training import widths
 from dscsr_model.training.images import check_output
 from dscsr_model.training.loss_sections import loss_sections, named
@@ -59,7 +59,7 @@ class CSDModel(EfficientSRModel):
     @cached_property
     def validated(self) -> tuple[float, ...]:
         """The widths that are validated, in ascending order."""
-        given = CSDVal.parse(self.opt.get("val"), "val").widths
+        given = ValSection.parse(self.opt.get("val"), "val").widths
         return widths.validated_widths(given, self.students, not self.is_train or self._needs_teacher())
 
     @property

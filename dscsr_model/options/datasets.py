@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dscsr_model.options.section import CLOSED, OPEN, Section, option
+from dscsr_model.options.section import Section, TypedSection, option
 from dscsr_model.options.values import Bool, Count, Numbers, Path, Ratio, Template, Text, Workers
 
 
@@ -14,10 +14,8 @@ class BackendSection(Section):
     type: Literal["disk", "lmdb"] = option("how images are stored", needed="always")
 
 
-class LoopDataset(Section):
+class LoopDataset(TypedSection):
     """A section of `datasets:`, as BasicSR's data loader reads it."""
-
-    model_config = OPEN
 
     name: Text = option("name in logs and result folders", needed="always")
     type: Text = option("dataset class, for example PairedImageDataset", needed="always")
@@ -32,7 +30,7 @@ class LoopDataset(Section):
 
 
 class _Images(LoopDataset):
-    model_config = CLOSED
+    model_config = Section.model_config
 
     dataroot_lq: Path = option("folder or .lmdb of the low-quality images", needed="always")
     io_backend: BackendSection = option("type: disk or lmdb", needed="always")

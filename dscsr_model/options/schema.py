@@ -7,28 +7,10 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from dscsr_model.options.datasets import DATASETS, BackendSection, LoopDataset
-from dscsr_model.options.file import (
-    MODELS,
-    CSDOptions,
-    DistillationOptions,
-    EfficientOptions,
-    LoopOptions,
-    SROptions,
-    section_class,
-)
+from dscsr_model.options.datasets import DATASETS, LoopDataset
 from dscsr_model.options.losses import CSDLoss, LossTarget
-from dscsr_model.options.section import Schema, Section
-from dscsr_model.options.sections import (
-    DistSection,
-    LoRASection,
-    LossSection,
-    MetricSection,
-    OptimSection,
-    SchedulerSection,
-    TeacherSection,
-    WandbSection,
-)
+from dscsr_model.options.section import MODELS, SR, Schema, Section
+from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, Options
 from dscsr_model.options.signatures import section_of
 
 Constructors = Mapping[str, Callable[..., Any]]
@@ -43,7 +25,7 @@ def json_schema(networks: Constructors, losses: Constructors) -> dict[str, Any]:
         losses: The same.
     """
     ours = {name: section_of(constructor, name) for name, constructor in {**networks, **losses}.items()}
-    kinds = [LoopOptions, *MODELS.values(), LoopDataset, *DATASETS.values(), MetricSection, LossSection, LoRASection]
+    kinds = [Options, LoopDataset, *DATASETS.values(), MetricSection, LossSection, LoRASection]
     pairs = [(kind, "validation") for kind in dict.fromkeys([*kinds, *ours.values()])]
     schema = models_json_schema(pairs, schema_generator=Schema, ref_template="#/$defs/{model}")[1]  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
@@ -63,9 +45,9 @@ def json_schema(networks: Constructors, losses: Constructors) -> dict[str, Any]:
     definitions["TrainSection"]["patternProperties"] = {"_opt$": _or_null(_ref("LossSection"))}
     definitions["Network"] = _by_type("type", {name: name for name in networks}, None)
     definitions["Dataset"] = _by_type("type", {name: name for name in DATASETS}, "LoopDataset")
-    models = _by_type("model_type", {name: kind.__name__ for name, kind in MODELS.items()}, "LoopOptions")
+    ours_or_srmodels = {"properties": {"model_type": {"enum": list(MODELS)}}}  # of others, nothing is known
     top = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Option file of dscsr and BasicSR"}
-    return {**top, "type": "object", **models, "$defs": definitions}
+    return {**top, "type": "object", "if": ours_or_srmodels, "then": _ref("Options"), "$defs": definitions}
 
 
 def _finish(definition: dict[str, Any]) -> None:
@@ -75,6 +57,8 @@ def _finish(definition: dict[str, Any]) -> None:
             del value["default"]
         if value.pop("needed", "") == "always":
             definition["required"] = [*definition.get("required", []), name]
+        if (by := value.pop("by", "")) not in ("", SR):
+            value["description"] += f" ({', '.join(model for model, marks in MODELS.items() if by in marks)})"
         kind = value["anyOf"][0] if "anyOf" in value and "title" not in value else value
         if of := value.pop("of", None):
             kind.pop("additionalProperties", None)
@@ -104,13 +88,6 @@ def _by_type(key: str, kinds: Mapping[str, str], otherwise: str | None) -> dict[
 
 # --- as a page --------------------------------------------------------------------------------------------------------
 
-_READERS: tuple[tuple[str, type[LoopOptions]], ...] = (
-    ("any model", LoopOptions),
-    ("SRModel", SROptions),
-    ("models of dscsr", EfficientOptions),
-    ("DistillationModel, DSCLoRAModel", DistillationOptions),
-    ("CSDModel", CSDOptions),
-)
 _Kinds = list[tuple[str, type[Section]]]
 _Rows = Iterator[tuple[str, str, str, str]]
 
@@ -122,44 +99,43 @@ def markdown(networks: Constructors, losses: Constructors) -> str:
         "Every option that the check knows, made from the declarations in `dscsr_model/options` by "
         "`dscsr schema --markdown`. Models, datasets, networks and losses of others may read more. `~` is YAML's null.",
     ]
-    for title, key in (("The file", ""), *((f"`{key}:`", key) for key in ("path", "train", "val", "logger"))):
-        kinds = [(reader, kind) for reader, options in _READERS if (kind := section_class(options, key))]
-        parts += [f"## {title}", _table(_rows(kinds))]
-    datasets: _Kinds = [("any", LoopDataset), *DATASETS.items()]
-    losses_keys: _Kinds = [("any", LossSection), ("DistillationModel, DSCLoRAModel", LossTarget), ("CSDModel", CSDLoss)]
-    others: list[tuple[str, _Kinds]] = [
-        ("`datasets: <name>:`", datasets),
-        ("`datasets: <name>: io_backend:`", [("", BackendSection)]),
-        ("`train: optim_g:`", [("", OptimSection)]),
-        ("`train: scheduler:`", [("", SchedulerSection)]),
-        ("`train: <name>_opt:`", losses_keys),
+    of_losses: _Kinds = [("", LossSection), ("DistillationModel, DSCLoRAModel", LossTarget), ("CSDModel", CSDLoss)]
+    sections: list[tuple[str, _Kinds]] = [
+        ("The file", [("", Options)]),
+        *_inside(Options, ""),
+        ("`train: <name>_opt:`", of_losses),
         ("`val: metrics: <name>:`", [("", MetricSection)]),
-        ("`teacher:`", [("", TeacherSection)]),
         ("`network_g: lora:`", [("", LoRASection)]),
-        ("`logger: wandb:`", [("", WandbSection)]),
-        ("`dist_params:`", [("", DistSection)]),
+        ("`datasets: <name>:`", [("", LoopDataset), *DATASETS.items()]),
     ]
     for what, constructors in (("Network", networks), ("Loss", losses)):
-        others += [(f"{what} `{name}`", [("", section_of(kind, name))]) for name, kind in constructors.items()]
-    for title, kinds in others:
+        sections += [(f"{what} `{name}`", [("", section_of(kind, name))]) for name, kind in constructors.items()]
+    for title, kinds in sections:
         parts += [f"## {title}", _table(_rows(kinds))]
     return "\n\n".join(parts) + "\n"
 
 
+def _inside(kind: type[Section], before: str) -> Iterator[tuple[str, _Kinds]]:
+    for key in kind.declared():
+        if (inside := kind.inside(key)) and inside is not LossSection:
+            yield f"`{before}{key}:`", [("", inside)]
+            yield from _inside(inside, f"{before}{key}: ")
+
+
 def _rows(kinds: _Kinds) -> _Rows:
     """Option, value, default and meaning of each key, once; of whom, if it is not read by all."""
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for reader, kind in kinds:
         for key, field in kind.declared().items():
-            if seen.setdefault(key, reader) != reader or (key == "type" and field.is_required()):
+            if key in seen or (key == "type" and field.is_required()):
                 continue
-            needed = [phase for phase in ("train", "test") if key in kind.needed(phase)]
+            seen.add(key)
+            needed = [phase for phase in ("train", "test") if key in kind.needed(phase, SR)]
             default = _yaml(field.default)
             if needed or field.is_required():
                 default = "needed" if len(needed) != 1 else f"needed to {needed[0]}"
-            meaning = kind.about(key).rstrip(".").replace("``", "`")
-            meaning += f" ({reader})" if reader not in ("", "any", "any model") else ""
-            yield f"`{key}`", _value(kind, key), default, meaning
+            meaning, by = kind.about(key).rstrip(".").replace("``", "`"), reader or ", ".join(kind.readers(key))
+            yield f"`{key}`", _value(kind, key), default, meaning + (f" ({by})" if by else "")
 
 
 def _yaml(default: Any) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -16,17 +16,38 @@ from dscsr_model.options.values import SECTION
 
 Phase = Literal["", "always", "train", "test"]
 
+SR, OURS, DISTILLING, CSD = "SRModel", "EfficientSRModel", "DistillationModel", "CSDModel"
+MODELS: dict[str, tuple[str, ...]] = {
+    "SRModel": (SR,),
+    "SwinIRModel": (SR,),
+    "EfficientSRModel": (SR, OURS),
+    "DistillationModel": (SR, OURS, DISTILLING),
+    "DSCLoRAModel": (SR, OURS, DISTILLING),
+    "CSDModel": (SR, OURS, CSD),
+}
+"""Model types whose options are known: all that are read by BasicSR's loop, whatever the model is, and these.
 
-def option(about: str, default: Any = None, *, needed: Phase = "", **marks: Any) -> Any:
+Another model type belongs to another plugin: what only it knows is not rejected.
+"""
+
+
+def option(about: str, default: Any = None, *, by: str = "", needed: Phase = "", **more: Any) -> Any:
     """Declare an option.
 
     Args:
         about: One line that says what it does.
         default: Its value where the file does not have it.
+        by: Who reads it, as in `MODELS`; empty: BasicSR's loop, or whoever reads the section.
         needed: When the key must be there, since BasicSR stops with a KeyError without it.
-        marks: For the JSON schema: ``of`` names what a section inside is, ``each`` what every section in it is.
+        more: ``alias``, the key where Python cannot have it as a name. For the JSON schema: ``of`` names what a section
+            inside is, ``each`` what every section in it is.
     """
-    return Field(default, description=about, json_schema_extra={"needed": needed, **marks})
+    marks: dict[str, Any] = {
+        "by": by,
+        "needed": needed,
+        **{name: more.pop(name) for name in ("of", "each") if name in more},
+    }
+    return Field(default, description=about, json_schema_extra=marks, **more)
 
 
 class Schema(GenerateJsonSchema):
@@ -37,15 +58,12 @@ class Schema(GenerateJsonSchema):
         return False
 
 
-CLOSED = ConfigDict(extra="forbid", frozen=True)
-OPEN = ConfigDict(extra="allow", frozen=True)
-"""For sections with keys that are not declared: arguments of a registered type, or what another plugin reads."""
-
-
 class Section(BaseModel):
     """A section. Values are strict: text is no number, true is no 1."""
 
-    model_config = CLOSED
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    plugins: ClassVar[bool] = False
+    """Whether a model type that is not known may read other keys."""
 
     @classmethod
     def parse(cls, section: Mapping[Any, Any] | None, where: str = "") -> Self:
@@ -97,16 +115,32 @@ class Section(BaseModel):
         return next((kind for kind in found if issubclass(kind, Section)), None)
 
     @classmethod
-    def needed(cls, phase: str) -> Iterator[str]:
-        """Keys without which BasicSR stops in this phase, ``train`` or ``test``."""
-        for key, field in cls.declared().items():
-            if isinstance(extra := field.json_schema_extra, dict) and extra.get("needed") in ("always", phase):
-                yield key
+    def reads(cls, key: Any, model: str | None) -> bool:
+        """Whether the option is declared and a model type, None for one that is not known, reads it."""
+        return key in cls.declared() and cls._mark(key, "by") in ("", *MODELS.get(model or "", ()))
 
     @classmethod
-    def is_closed(cls) -> bool:
+    def readers(cls, key: Any) -> list[str]:
+        """Model types that read an option beside SRModel; none for one that SRModel, or nobody, reads."""
+        by = cls._mark(key, "by") if key in cls.declared() else ""
+        return [] if by in ("", SR) else sorted(model for model, marks in MODELS.items() if by in marks)
+
+    @classmethod
+    def needed(cls, phase: str, model: str | None) -> set[str]:
+        """Keys of a model type without which BasicSR stops in this phase, ``train`` or ``test``."""
+        return {
+            key for key in cls.declared() if cls.reads(key, model) and cls._mark(key, "needed") in ("always", phase)
+        }
+
+    @classmethod
+    def _mark(cls, key: str, name: str) -> str:
+        marks = cls.declared()[key].json_schema_extra
+        return str(marks.get(name, "")) if isinstance(marks, dict) else ""
+
+    @classmethod
+    def is_closed(cls, model: str | None) -> bool:
         """Whether keys that are not declared are faults."""
-        return cls.model_config["extra"] == "forbid"
+        return cls.model_config["extra"] == "forbid" and (model is not None or not cls.plugins)
 
     @classmethod
     def takes_null(cls, key: str) -> bool:
@@ -144,6 +178,12 @@ class Section(BaseModel):
     def properties(cls) -> dict[str, Any]:
         """JSON schemas of the values, by key."""
         return dict(cls.model_json_schema(schema_generator=Schema)["properties"])
+
+
+class TypedSection(Section):
+    """A section of a registered type and its arguments, of which only some are declared."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 def describe(value: Any) -> str:

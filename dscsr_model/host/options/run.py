@@ -8,8 +8,8 @@ from typing import Any
 
 from dscsr_model.host.options.faults import Key, Report, nearest
 from dscsr_model.options.datasets import DATASETS, LoopDataset
-from dscsr_model.options.file import MODELS, CSDOptions, DistillationOptions, EfficientOptions, LoopOptions
 from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS
+from dscsr_model.options.section import CSD, DISTILLING, MODELS, OURS
 
 OTHER_BASICSR_MODELS = frozenset({
     "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",
@@ -82,24 +82,19 @@ class Run:
         return "train" if self.is_train else "test"
 
     @property
-    def kind(self) -> type[LoopOptions]:
-        """The declarations of the file, by its model type."""
-        return MODELS.get(self.known_model or "", LoopOptions)
-
-    @property
     def ours(self) -> bool:
         """Whether the model is EfficientSRModel or a child: any losses, uint8 batches, weights of every dialect."""
-        return issubclass(self.kind, EfficientOptions)
+        return OURS in MODELS.get(self.known_model or "", ())
 
     @property
     def distils(self) -> bool:
         """Whether the model has a `teacher:`, and `target` and `layers` in its losses."""
-        return issubclass(self.kind, DistillationOptions)
+        return DISTILLING in MODELS.get(self.known_model or "", ())
 
     @property
     def is_csd(self) -> bool:
         """Whether its network is a CSSRNet, with `output_of` and more in its losses."""
-        return issubclass(self.kind, CSDOptions)
+        return CSD in MODELS.get(self.known_model or "", ())
 
     @property
     def basicsr_builds(self) -> bool:

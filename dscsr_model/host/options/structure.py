@@ -13,23 +13,22 @@ import numpy as np
 from dscsr_model.host.options.faults import Key, Report, did_you_mean, nearest
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.datasets import PairedImageDataset
-from dscsr_model.options.file import EfficientOptions, models_knowing
 from dscsr_model.options.losses import TARGET_KEYS
-from dscsr_model.options.section import Section, describe, listed
-from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, TrainSection
+from dscsr_model.options.section import CSD, MODELS, OURS, Section, describe, listed
+from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, Options, TrainSection
 from dscsr_model.options.values import SECTION
 
 # Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
 _NUMBER_AS_TEXT = re.compile(r"([-+]?)(\d+)(?:\.(\d*))?[eE]([-+]?)(\d+)")
 _TEXT_KEYS = frozenset({"name", "type", "suffix", "project", "resume_id"})
-_PLACES: dict[str, type[Section]] = {
-    "the top level": EfficientOptions,
-    **{f"`{key}:`": kind for key in ("path", "train", "val", "logger") if (kind := EfficientOptions.inside(key))},
+_PLACES: dict[str, type[Section] | None] = {
+    "the top level": Options,
+    **{f"`{key}:`": Options.inside(key) for key in ("path", "train", "val", "logger")},
     "`datasets: train:`": PairedImageDataset,
 }
-_ELSEWHERE = {key: place for place, kind in _PLACES.items() for key in kind.declared() if key not in ("name", "type")}
+_ELSEWHERE = {key: place for place, kind in _PLACES.items() if kind for key in kind.declared() if key != "type"}
 _ELSEWHERE["lora"] = "`network_g:`"
-LORA_MODELS = ["DSCLoRAModel", "DistillationModel", "EfficientSRModel"]
+LORA_MODELS = sorted(name for name, marks in MODELS.items() if OURS in marks and CSD not in marks)
 # BasicSR's datasets of something else than LQ and GT images, which models like SRModel take.
 _FILMS = ("REDSDataset", "REDSRecurrentDataset", "Vimeo90KDataset", "Vimeo90KRecurrentDataset", "VideoTestDataset",
           "VideoTestVimeo90KDataset", "VideoTestDUFDataset", "VideoRecurrentTestDataset")  # fmt: skip
@@ -51,7 +50,7 @@ def check_structure(run: Run) -> None:
             "BasicSR replaces every `network_*` by the run's own weights when it resumes."
         )
         report.add(("network_t",), "a known option", "a second network", remedy)
-    check_section(run, (), options, run.kind, run.phase, unread)
+    check_section(run, (), options, Options, run.phase, unread)
     if (name := options.get("name")) and isinstance(name, str) and (not name.strip(" .") or "/" in name):
         # BasicSR renames an existing experiments/<name> folder: an empty name would move experiments/ itself away.
         # And it makes the name a part of that of its log.
@@ -79,17 +78,16 @@ def check_section(
         phase: ``train`` or ``test``; decides which keys are needed.
         unread: Sections inside that nobody reads.
     """
-    needed = set(kind.needed(phase))
+    needed = kind.needed(phase, run.known_model)
     missing, refused = needed - set(section), kind.refused(section)
     for name, value in section.items():
         below = (*key, str(name))
-        if issubclass(kind, TrainSection) and str(name).endswith("_opt"):
-            inside: type[Section] | None = LossSection
-            takes_null = True
-        elif name in kind.declared():
+        inside: type[Section] | None = LossSection
+        takes_null = True
+        if kind.reads(name, run.known_model):
             inside, takes_null = kind.inside(name), kind.takes_null(name) and name not in needed
-        else:
-            if kind.is_closed():
+        elif not (run.ours and kind is TrainSection and below[-1].endswith("_opt")):
+            if kind.is_closed(run.known_model):
                 meant = nearest(name, missing) or nearest(name, kind.declared())
                 missing.discard(meant or "")
                 _unknown(run, below, kind, meant)
@@ -108,12 +106,13 @@ def check_section(
 
 def _unknown(run: Run, key: Key, kind: type[Section], meant: str | None) -> None:
     name = key[-1]
-    if models := models_knowing(":".join(key[:-1]), name):
+    if models := kind.readers(name):
         if run.known_model is not None:  # else `check_unread` looks
             of_other_models(run, key, models)
         return
-    remedy = f"Did you mean `{meant}`?" if meant else f"Known here: {listed(sorted(kind.declared()), most=30)}."
-    remedy = f"It belongs under {_ELSEWHERE[name]}." if name in _ELSEWHERE else remedy
+    known = [key for key in kind.declared() if kind.reads(key, run.known_model)]
+    remedy = f"Did you mean `{meant}`?" if meant else f"Known here: {listed(sorted(known), most=30)}."
+    remedy = f"It belongs under {_ELSEWHERE[name]}." if name in _ELSEWHERE and name not in known else remedy
     run.report.add(key, "a known option", f"`{name}`", remedy)
 
 
@@ -180,7 +179,7 @@ def _check_losses(run: Run) -> None:
         takes = inspect.signature(kind).parameters if kind is not None else {}
         for name in TARGET_KEYS:
             if name in section and name not in takes:
-                of_other_models(run, (*key, name), models_knowing("", "teacher"))
+                of_other_models(run, (*key, name), Options.readers("teacher"))
 
 
 def _check_val(run: Run) -> None:
@@ -244,7 +243,7 @@ def _check_dataset(run: Run, key: Key, dataset: Mapping[Any, Any]) -> None:
         return
     if known != "SingleImageDataset" and "scale" not in run.options:
         remedy = f"{known} needs it. Add `scale: 4` (or 1 for images of the same size) at the top."
-        report.add(("scale",), run.kind.words("scale"), "no such key", remedy)
+        report.add(("scale",), Options.words("scale"), "no such key", remedy)
     if run.known_model is not None and not run.ours:
         for option, value, stock in (("output", "uint8", "float32"), ("augment", "device", "cpu")):
             if dataset.get(option) == value:

@@ -15,7 +15,8 @@ from types import ModuleType
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.host.options.structure import LORA_MODELS, of_other_models
-from dscsr_model.options.file import MODELS, models_knowing
+from dscsr_model.options.section import MODELS
+from dscsr_model.options.sections import Options
 
 
 def check_unread(run: Run) -> None:
@@ -38,9 +39,9 @@ def _of_ours(run: Run) -> Iterator[tuple[Key, list[str]]]:
     if "lora" in run.section("network_g"):
         yield ("network_g", "lora"), LORA_MODELS
     for section in ("", "train", "val", "logger") if run.is_train else ("", "val"):
-        key = (section,) if section else ()
+        key, kind = ((section,), Options.inside(section)) if section else ((), Options)
         for name in run.section(*key):
-            if models := models_knowing(section, name):
+            if kind is not None and (models := kind.readers(name)):
                 yield (*key, str(name)), models
 
 

@@ -33,8 +33,7 @@ def test_what_the_schema_knows():
     }
     assert kinds["TrainSection"]["additionalProperties"] is False
     assert "_opt$" in kinds["TrainSection"]["patternProperties"]
-    assert {"name", "model_type", "network_g"} <= set(kinds["EfficientOptions"]["required"])
-    named = {case["if"]["properties"]["model_type"].get("const") for case in schema["allOf"]}
-    assert {"SRModel", "CSDModel", "DSCLoRAModel"} <= named
+    assert {"name", "model_type", "network_g"} <= set(kinds["Options"]["required"])
+    assert {"SRModel", "CSDModel", "DSCLoRAModel"} <= set(schema["if"]["properties"]["model_type"]["enum"])
     references = set(json.dumps(schema).split('"#/$defs/')[1:])
     assert {reference.split('"')[0] for reference in references} <= set(kinds)

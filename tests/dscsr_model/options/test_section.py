@@ -5,9 +5,8 @@ from collections import OrderedDict
 import pytest
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.options.file import MODELS, models_knowing
 from dscsr_model.options.losses import CSDLoss, LossTarget
-from dscsr_model.options.sections import TrainSection, ValSection
+from dscsr_model.options.sections import Options, TrainSection, ValSection
 
 
 def test_defaults_and_keys_of_others():
@@ -47,14 +46,13 @@ def test_values_that_contradict_each_other(kind, section, said):
 
 
 def test_every_option_says_what_it_is():
-    for options in MODELS.values():
-        for section in (options, *filter(None, map(options.inside, options.declared()))):
-            for key in section.declared():
-                assert section.about(key), key
-                assert section.words(key) != "one of ", key
+    for section in (Options, *filter(None, map(Options.inside, Options.declared()))):
+        for key in section.declared():
+            assert section.about(key), key
+            assert section.words(key) != "one of ", key
 
 
-def test_who_knows_a_key():
-    assert models_knowing("val", "widths") == ["CSDModel"]
-    assert models_knowing("", "teacher") == ["DSCLoRAModel", "DistillationModel"]
-    assert models_knowing("val", "suffix") == []
+def test_who_reads_a_key():
+    assert ValSection.readers("widths") == ["CSDModel"]
+    assert Options.readers("teacher") == ["DSCLoRAModel", "DistillationModel"]
+    assert ValSection.readers("suffix") == ValSection.readers("nothing") == []
