@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 import warnings
+from functools import partial
 
 import pytest
 
@@ -52,10 +53,6 @@ OURS = make(module="dscsr_arch.span_arch")
 CLASH = r"name SPAN belongs to another\.plugin\.SPAN, so dscsr's is registered as SPAN_dscsr: write `type: SPAN_dscsr`"
 
 
-def register_ours(registry):
-    registration._register(registry, OURS)
-
-
 def test_every_entry_can_be_built_by_its_name():
     dscsr_model.register()
     from basicsr.utils import registry
@@ -68,39 +65,28 @@ def test_every_entry_can_be_built_by_its_name():
     assert all(name == registered for name, registered in names.items())
 
 
-def test_a_second_registration_changes_nothing(registry):
-    dscsr_model.register()
-    register_ours(registry)
-    register_ours(registry)
-    assert list(registry) == [("SPAN", OURS)]
-
-
-def test_a_taken_name_is_left_to_its_owner(registry):
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_a_name_that_another_has_or_wants_later_is_theirs(registry, first):
     theirs = make()
-    registry.register(theirs)
+    steps = [partial(registry.register, theirs), partial(registration._register, registry, OURS)]
+    if first == "ours":
+        steps.reverse()
+        registration._register(registry, OURS)
+        assert list(registry) == [("SPAN", OURS)]
+    steps[0]()
     with pytest.warns(UserWarning, match=CLASH):
-        register_ours(registry)
+        steps[1]()
     assert dict(iter(registry)) == {"SPAN": theirs, "SPAN_dscsr": OURS}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        register_ours(registry)  # said once
+        registration._register(registry, OURS)  # said once
     assert dict(iter(registry)) == {"SPAN": theirs, "SPAN_dscsr": OURS}
 
 
-def test_a_name_that_another_wants_later_is_given_up(registry):
-    register_ours(registry)
-    theirs = make()
-    with pytest.warns(UserWarning, match=CLASH):
-        assert registry.register()(theirs) is theirs
-    assert dict(iter(registry)) == {"SPAN": theirs, "SPAN_dscsr": OURS}
-    register_ours(registry)
-    assert dict(iter(registry)) == {"SPAN": theirs, "SPAN_dscsr": OURS}
+def test_a_name_wanted_through_a_suffix_is_given_up():
+    from basicsr.utils.registry import Registry
 
-
-def test_a_name_wanted_through_a_suffix_is_given_up(registry):
-    ours, theirs = make("SPAN_x", "dscsr_arch.span_arch"), make("SPAN")
-    if isinstance(registry, OldRegistry):
-        return
+    registry, ours, theirs = Registry("arch"), make("SPAN_x", "dscsr_arch.span_arch"), make("SPAN")
     registration._register(registry, ours)
     with pytest.warns(UserWarning, match="registered as SPAN_x_dscsr"):
         registry.register(theirs, suffix="x")
@@ -108,7 +94,7 @@ def test_a_name_wanted_through_a_suffix_is_given_up(registry):
 
 
 def test_others_keep_their_quarrels(registry):
-    register_ours(registry)
+    registration._register(registry, OURS)
     registry.register(make("Other"))
     with pytest.raises(AssertionError, match="'Other' was already registered"):
         registry.register(make("Other"))
@@ -124,7 +110,7 @@ def test_only_the_first_process_warns(registry, process, monkeypatch):
     registry.register(make())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        register_ours(registry)
+        registration._register(registry, OURS)
     assert "SPAN_dscsr" in registry
 
 

@@ -56,6 +56,8 @@ def test_a_loss_in_a_file_beside_the_options_or_in_the_working_directory(folder,
     (folder / place).write_text(LOSS.format(name="MineByFile"))
     check(folder, {**use, "import": "my_loss.py"})
     check(folder, {**use, "import": ["my_loss.py"]})  # imported once: BasicSR refuses a second of its name
+    with pytest.raises(OptionsError, match="Expected a file or module, or a list of them, but got 5"):
+        check(folder, {**use, "import": 5})
 
 
 def test_modules_of_the_working_directory_and_of_the_command_line(folder):
@@ -65,9 +67,8 @@ def test_modules_of_the_working_directory_and_of_the_command_line(folder):
     (folder / "theirs/archs/__init__.py").write_text("from .one import MineByModule")
     (folder / "theirs/archs/one.py").write_text(LOSS.format(name="MineByModule"))
     check(folder, {"train:pixel_opt": {"type": "MineByModule"}}, imports=["theirs.archs"])
-    import_user_code(
-        ["theirs/archs/one.py", "theirs/archs/__init__.py"], "options/opt.yml"
-    )  # the same module, not one beside it
+    # The same modules, not others beside them.
+    import_user_code(["theirs/archs/one.py", "theirs/archs/__init__.py"], "options/opt.yml")
     assert "one" not in sys.modules
 
 
@@ -76,11 +77,6 @@ def test_a_network_of_ones_own_is_profiled(folder):
     (folder / "options/my_net.py").write_text(code)
     (folder / "options/net.yml").write_text("import: my_net.py\nnetwork_g: {type: MineToProfile}")
     assert type(networks_of_options(folder / "options/net.yml", [])[""]).__name__ == "MineToProfile"
-
-
-def test_a_value_that_names_nothing(folder):
-    with pytest.raises(OptionsError, match="Expected a file or module, or a list of them, but got 5"):
-        check(folder, {"import": 5})
 
 
 @pytest.mark.parametrize(
@@ -154,7 +150,7 @@ class TheirModel(SRModel):
 class TheirEfficientModel(EfficientSRModel):
     pass
 """
-OURS = {
+OF_OURS = {
     "train:precision": "bf16",
     "val:tile": 64,
     "logger:keep_checkpoints": 3,
@@ -163,19 +159,22 @@ OURS = {
 }
 
 
-def test_keys_of_ours_that_nothing_reads(folder):
+@pytest.mark.parametrize(
+    ("model", "keys", "words"),
+    [
+        ("TheirModel", "train: precision, logger: keep_checkpoints, network_g: lora, teacher", "whose code does not"),
+        ("TheirEfficientModel", "teacher", "`teacher:` (`DSCLoRAModel`, `DistillationModel`), but got"),
+        (
+            "SRModel",
+            "train: precision, val: tile, logger: keep_checkpoints, network_g: lora, teacher",
+            "`precision:` (",
+        ),
+    ],
+)
+def test_keys_of_ours_that_nothing_reads(folder, model, keys, words):
     """A model of others that never mentions them ignores them; one that derives from ours reads what ours does."""
     (folder / "options/their_model.py").write_text(MODEL)
-
-    def found(model_type):
-        with pytest.raises(OptionsError) as error:
-            check(folder, {**OURS, "import": "their_model.py", "model_type": model_type})
-        return {fault.key: str(fault) for fault in error.value.faults}
-
-    faults = found("TheirModel")
-    assert set(faults) == {"train: precision", "logger: keep_checkpoints", "network_g: lora", "teacher"}
-    words = "`teacher:` (`DSCLoRAModel`, `DistillationModel`), but got `model_type: TheirModel`, whose code does not"
-    assert words in faults["teacher"]
-    assert set(found("TheirEfficientModel")) == {"teacher"}
-    words = "that knows `precision:` (`CSDModel`, `DSCLoRAModel`, `DistillationModel`, `EfficientSRModel`), but got"
-    assert words in found("SRModel")["train: precision"]
+    with pytest.raises(OptionsError) as error:
+        check(folder, {**OF_OURS, "import": "their_model.py", "model_type": model})
+    assert {fault.key for fault in error.value.faults} == set(keys.split(", "))
+    assert words in str(error.value)
