@@ -28,7 +28,7 @@ from dscsr_model.data.keyed_sampler import KeyedSampler
 from dscsr_model.data.sample_keys import takes_sample_keys
 from dscsr_model.host import lock, registration, run_errors, train_log, user_code
 from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
-from dscsr_model.training import checkpoints, signals
+from dscsr_model.training import checkpoints, stopping
 
 _changed = ExitStack()
 """Puts back what the last run in this process changed, and gives back the lock of its experiment."""
@@ -215,7 +215,7 @@ class Run:
         # would take one that a run resumed at the end of an epoch does not see.
         loader.generator = torch.Generator()
         loader.generator.manual_seed(seed)
-        loader.worker_init_fn = partial(signals.start_worker, loader.worker_init_fn)
+        loader.worker_init_fn = partial(stopping.start_worker, loader.worker_init_fn)
         sampler = loader.batch_sampler.sampler
         if isinstance(sampler, KeyedSampler):
             sampler.on_epoch = self.begin_epoch
@@ -233,8 +233,8 @@ class Run:
         self, kind: type[Any], opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None
     ) -> Callable[[dict[str, Any]], None]:
         """What shows each step, made when all is ready for the first one: from here on signals are listened to."""
-        echo = signals.ECHO_OF_TORCHRUN if opt["dist"] else signals.ECHO
-        _changed.enter_context(signals.noted_in(self.model.stop, tell=opt["rank"] == 0, echo=echo))
+        echo = stopping.ECHO_OF_TORCHRUN if opt["dist"] else stopping.ECHO
+        _changed.enter_context(stopping.noted_in(self.model.stop, tell=opt["rank"] == 0, echo=echo))
         if tb_logger is not None:
             atexit.register(train_log.close, tb_logger)
             if start_iter:

@@ -16,9 +16,8 @@ from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
-from dscsr_model.training.images import check_patch
 from dscsr_model.training.loss_sections import loss_sections
-from dscsr_model.training.teacher import AS_TEACHER, Teacher, TeacherOutput, build_teachers
+from dscsr_model.training.teacher import Teacher, TeacherOutput, build_teachers
 
 
 class DistillationModel(EfficientSRModel):
@@ -61,18 +60,14 @@ class DistillationModel(EfficientSRModel):
         for network in networks:
             count = sum(parameter.numel() for parameter in network.parameters())
             logger.info(f"Teacher: {type(network).__name__} of {count:,} parameters")
-        layers = [theirs for _, theirs in self._pairs()]
-        teacher = Teacher(
+        return Teacher(
             networks,
-            layers,
+            [theirs for _, theirs in self._pairs()],
             output=any(target.target == "teacher" and not target.pairs for target in self.loss_targets.values()),
             ensemble=self.distillation.self_ensemble,
             precision=self.precision,
             memory_format=self.memory_format,
         )
-        if layers:
-            check_patch(self.opt, teacher.size_requirements[0], type(networks[0]).__name__ + AS_TEACHER)
-        return teacher
 
     def _pairs(self) -> list[tuple[str, str]]:
         return [pair for target in self.loss_targets.values() for pair in target.pairs]

@@ -19,7 +19,7 @@ from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
 from dscsr_model.training.ema import start_average, update_average, warmed_up
 from dscsr_model.training.guards import StepGuard
-from dscsr_model.training.images import as_float, check_batch, check_output, check_patch, turned
+from dscsr_model.training.images import as_float, check_batch, check_output, turned
 from dscsr_model.training.loss_sections import loss_sections, named
 from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer
 from dscsr_model.training.precision import CompiledForward, Precision
@@ -36,7 +36,7 @@ class EfficientSRModel(CheckpointingSRModel):
     fused network are saved, too.
 
     A network may take multiples of a window only (SwinIR, HAT): images are `padded` for it; patches are not, and must
-    fit. What it takes is found before the first step (`size_requirements`).
+    fit.
 
     A batch may be uint8 (``PairedCropDataset`` with ``output: uint8``): it becomes float on the device. With a key
     ``orientation`` (see `turned`) it is turned there as well.
@@ -51,7 +51,7 @@ class EfficientSRModel(CheckpointingSRModel):
         """Build everything that only training needs."""
         self.settings = TrainSection.parse(self.opt["train"], "train")
         network, logger = self.get_bare_model(self.net_g), get_root_logger()
-        check_patch(self.opt, self.size_requirements, type(network).__name__)
+        _ = self.size_requirements  # before the first step: it may fail
         self.net_g.train()
         lora.freeze_statistics(self.net_g)
         self.precision = Precision(self.settings.precision, self.device)

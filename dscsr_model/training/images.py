@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError, SizeError
-from dscsr_arch.sizes import SizeRequirements
+from dscsr_arch.errors import DscsrError
 
 
 def check_batch(data: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -40,30 +39,6 @@ def check_output(output: Tensor, gt: Tensor) -> None:
             f"images {tuple(gt.shape)}, as the ground truth is, from the network",
             f"{tuple(output.shape)}",
             "Give it the channels and the scale of the data.",
-        )
-
-
-def check_patch(opt: Mapping[str, Any], requirements: SizeRequirements, who: str) -> None:
-    """Check that the patches of a training are taken as they are.
-
-    Args:
-        opt: The options of a run; without ``datasets: train: gt_size`` nothing is known.
-        requirements: Those of the network that gets the patches.
-        who: What messages call it.
-
-    Raises:
-        SizeError: They are not.
-    """
-    gt_size, scale = opt["datasets"]["train"].get("gt_size"), opt.get("scale", 1)
-    patch = gt_size // scale if gt_size else 0
-    if patch and (fitting := requirements.fit(patch)) != patch:
-        smaller = patch // requirements.multiple_of * requirements.multiple_of
-        sides = [side for side in (smaller, fitting) if side >= requirements.minimum]
-        raise SizeError(
-            f"LQ patches whose sides {who} takes, from {requirements.fit(1)} pixels in steps of "
-            f"{requirements.multiple_of}",
-            f"{patch} (`gt_size: {gt_size}`)",
-            f"Write `gt_size: {' or '.join(str(side * scale) for side in sides)}`.",
         )
 
 

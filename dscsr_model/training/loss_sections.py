@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.options.losses import CSDLoss
 
 BASICSR_NAMES = {"pixel": ("pix", "pix_style"), "perceptual": ("percep", "style")}
 """What SRModel calls its losses, and the style of a PerceptualLoss."""
@@ -17,41 +16,6 @@ BASICSR_NAMES = {"pixel": ("pix", "pix_style"), "perceptual": ("percep", "style"
 def loss_sections(train: Mapping[Any, Any]) -> dict[str, Any]:
     """The sections of losses that are asked for, by names without ``_opt`` (the optimizer's is called ``optim_g``)."""
     return {str(key).removesuffix("_opt"): value for key, value in train.items() if str(key).endswith("_opt") and value}
-
-
-def check_names(losses: Collection[str]) -> None:
-    """Check that no two losses share a name in the log: the terms of a step are summed by it.
-
-    Args:
-        losses: Names of sections, without ``_opt``.
-
-    Raises:
-        DscsrError: Two do, such as ``pixel`` and ``pix``.
-    """
-    for owner, names in BASICSR_NAMES.items():
-        for name in names if owner in losses else ():
-            if name in losses:
-                raise DscsrError(
-                    "losses of different names",
-                    f"`{name}_opt` beside `{owner}_opt`, both logged as `l_{name}`",
-                    f"Rename `{name}_opt`.",
-                )
-
-
-def check_cover(losses: Mapping[str, CSDLoss], total_iter: int) -> None:
-    """Check that there is something to train in every iteration.
-
-    Raises:
-        DscsrError: Somewhere no loss counts.
-    """
-    begins = [1, *(loss.end_iter + 1 for loss in losses.values() if loss.end_iter is not None)]
-    for iteration in sorted(begins):
-        if iteration <= total_iter and not any(loss.covers(iteration) for loss in losses.values()):
-            raise DscsrError(
-                "a loss in every iteration",
-                f"none in iteration {iteration} of {total_iter}",
-                "Correct `start_iter` and `end_iter`, or `total_iter`.",
-            )
 
 
 def named(name: str, loss: Any, suffix: str = "") -> dict[str, Tensor]:

@@ -23,8 +23,6 @@ from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.precision import Precision
 
-AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
-"""What messages add to its name when it does not take the patches."""
 DEFAULT_LAYERS = 3
 """So many convolutions are compared in where no layers are named: the first ones of the network."""
 

@@ -18,14 +18,14 @@ from dscsr_model.losses.vgg import SMALLEST
 from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS, CSDLoss, LossTarget
 from dscsr_model.options.section import describe, listed
 from dscsr_model.training import widths
-from dscsr_model.training.loss_sections import check_cover, check_names, loss_sections
+from dscsr_model.training.loss_sections import BASICSR_NAMES, loss_sections
 from dscsr_model.training.teacher import TeacherFeatures
 
 
 def check_losses(run: Run) -> None:
     """Report values that our losses do not take, weights that are not there, and batches that are too small."""
     if run.is_train and run.ours:
-        _try(run, ("train",), lambda: check_names(loss_sections(run.section("train"))))
+        _check_names(run)
     for key, section in run.losses():
         if run.report.has(*key):
             continue
@@ -44,6 +44,15 @@ def check_losses(run: Run) -> None:
             else:
                 if isinstance(loss, ContrastiveLoss):
                     _check_negatives(key, loss, run)
+
+
+def _check_names(run: Run) -> None:
+    """No two losses may share a name in the log: the terms of a step are summed by it."""
+    losses = loss_sections(run.section("train"))
+    for owner, name in ((owner, name) for owner, names in BASICSR_NAMES.items() for name in names):
+        if owner in losses and name in losses:
+            got = f"`{name}_opt` beside `{owner}_opt`, both logged as `l_{name}`"
+            run.report.add(("train", f"{name}_opt"), "losses of different names", got, f"Rename `{name}_opt`.")
 
 
 def _check_negatives(key: Key, loss: ContrastiveLoss, run: Run) -> None:
@@ -90,20 +99,25 @@ def check_targets(run: Run) -> None:
     if run.distils and needing and not run.options.get("teacher"):
         got = f"none, and {listed(needing)} compares with it"
         run.report.add(("teacher",), "a section `teacher:`", got, "Add it, with `weights:`, or remove the loss.")
-    total: Any = run.section("train").get("total_iter")
-    known = len(run.targets) == len(run.losses()) and not run.report.has("train", "total_iter")
-    if run.is_csd and run.targets and known:
-        _try(
-            run,
-            ("train", "total_iter"),
-            lambda: check_cover({key[-1]: target for key, target in run.targets.items()}, int(total)),
-        )
+    if run.is_csd and run.targets and len(run.targets) == len(run.losses()):
+        _check_cover(run)
     border, side = run.whole("teacher", "border"), run.whole("datasets", "train", "gt_size")
     scale = run.whole("scale")
     if border and side and scale and 2 * border >= side // scale:
         got = f"{border}, while patches have {side // scale} LQ pixels (`gt_size: {side}`)"
         remedy = f"Take at most {(side // scale - 1) // 2}, or larger patches."
         run.report.add(("teacher", "border"), "a border that leaves something of a patch", got, remedy)
+
+
+def _check_cover(run: Run) -> None:
+    """Every iteration must have something to train."""
+    total, losses = run.whole("train", "total_iter") or 0, run.targets.values()
+    for iteration in sorted([1, *(loss.end_iter + 1 for loss in losses if loss.end_iter is not None)]):
+        if iteration <= total and not any(loss.covers(iteration) for loss in losses):
+            got = f"none in iteration {iteration} of {total}"
+            remedy = "Correct `start_iter` and `end_iter`, or `total_iter`."
+            run.report.add(("train", "total_iter"), "a loss in every iteration", got, remedy)
+            return
 
 
 def _check_backbone(run: Run) -> None:

@@ -23,7 +23,6 @@ from dscsr_arch.sizes import SizeRequirements, size_requirements
 from dscsr_model.data.memory import free_ram
 from dscsr_model.host.options.faults import Key, Report
 from dscsr_model.host.options.run import Run
-from dscsr_model.training.images import check_patch
 from dscsr_model.training.validation import evaluating
 
 IMAGE_NETWORKS = frozenset({
@@ -157,7 +156,7 @@ def _try_on(device: str, network_class: Any, arguments: Mapping[str, Any]) -> tu
 def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: str = "") -> None:
     """Report a network of our models, at a place in the file, that does not take the images or patches of the training.
 
-    The models check it again, but only once BasicSR has moved the results of an older run away.
+    Patches are never padded.
     """
     if not run.is_train or not run.ours:
         return
@@ -171,12 +170,15 @@ def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: st
         if known or not any(parameter.is_meta for parameter in network.parameters()):
             run.report.add_error(at, error)
         return
-    key = ("datasets", "train", "gt_size")
-    if run.whole(*key) is not None and run.whole("scale", default=1) is not None:
-        try:
-            check_patch(run.options, sizes, type(network).__name__ + role)
-        except SizeError as error:
-            run.report.add_error(key, error)
+    key, step = ("datasets", "train", "gt_size"), sizes.multiple_of
+    gt_size, scale = run.whole(*key) or 0, run.whole("scale", default=1) or 0
+    patch = gt_size // scale if scale else 0
+    if patch and (fitting := sizes.fit(patch)) != patch:
+        sides = [side for side in (patch // step * step, fitting) if side >= sizes.minimum]
+        name = f"{type(network).__name__}{role}"
+        words = f"LQ patches whose sides {name} takes, from {sizes.fit(1)} pixels in steps of {step}"
+        remedy = f"Write `gt_size: {' or '.join(str(side * scale) for side in sides)}`."
+        run.report.add(key, words, f"{patch} (`gt_size: {gt_size}`)", remedy)
 
 
 def _check_output(network: nn.Module, side: int, run: Run) -> None:

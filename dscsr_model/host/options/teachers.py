@@ -18,10 +18,12 @@ from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.section import describe
 from dscsr_model.training import lora
 from dscsr_model.training.feature_hooks import FeatureHooks, Features, check_layer
-from dscsr_model.training.teacher import AS_TEACHER, build_teachers, frozen
+from dscsr_model.training.teacher import build_teachers, frozen
 from dscsr_model.training.validation import evaluating
 
 # Losses that may compare features and cost nothing to build.
+AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
+"""What messages add to its name when it does not take the patches."""
 _FEATURE_LOSSES = frozenset({"SpatialAffinityLoss", "L1Loss", "MSELoss", "CharbonnierLoss"})
 
 

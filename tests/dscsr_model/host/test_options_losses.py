@@ -124,4 +124,4 @@ def test_a_model_type_without_negatives(check):
 
 def test_losses_of_one_name_in_the_log(check):
     fault = check({"pix_opt": {"type": "L1Loss"}}, {"model_type": "EfficientSRModel", "network_g": option_files.edsr()})
-    assert_fault(fault, "train", "`pix_opt` beside `pixel_opt`, both logged as `l_pix`. Rename `pix_opt`.")
+    assert_fault(fault, "train: pix_opt", "`pix_opt` beside `pixel_opt`, both logged as `l_pix`. Rename `pix_opt`.")

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import pytest
 import small_models
 import torch
-from small_models import SWINIR, batch, build, train
+from small_models import batch, build, train
 from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
-from dscsr_arch.errors import DscsrError, SizeError, WeightsError
-from dscsr_arch.foreign import find_backbone
+from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 
 LOSSES = {
@@ -58,21 +57,6 @@ def test_losses_are_those_of_their_formulas(options, logged):
     }
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
-
-
-def test_patches_that_do_not_fit_into_the_windows_of_a_teacher(options, tmp_path):
-    """Its outputs are cropped again; its layers would see another image than the student's."""
-    network = find_backbone("SwinIR")(**{name: value for name, value in SWINIR.items() if name != "type"})
-    save_state_dict({"params": network.state_dict()}, tmp_path / "windows.pth")
-    teacher = {"weights": str(tmp_path / "windows.pth"), "network": SWINIR}
-    layers = {"type": "SpatialAffinityLoss", "layers": ["body.0"], "teacher_layers": ["conv_first"]}
-    changes = {"teacher": teacher, "datasets:train:gt_size": 18, "train:affinity_opt": layers}
-    with pytest.raises(
-        SizeError, match=r"SwinIR \(a teacher of layers, .*\) takes, .* but got 9 .* Write `gt_size: 16 or 32`"
-    ):
-        build(options(**changes))
-    model = build(options(**changes | {"train:affinity_opt": None}))
-    assert model.compute_losses(batch(1)["lq"], batch(1)["gt"])["l_teacher"] > 0
 
 
 def test_the_teachers_output_is_compared_with_inside_the_border_alone(options):

@@ -247,8 +247,7 @@ def test_a_worker_leaves_signals_to_the_training(uninterrupted, tmp_path, signal
 @pytest.mark.parametrize(("pause", "echo", "ended"), [(0.1, 0.05, -signal.SIGTERM), (0, 5, 0)], ids=["second", "echo"])
 def test_a_second_signal_ends_a_run_at_once(tmp_path, pause, echo, ended):
     """Not what `timeout` and torchrun send twice."""
-    from dscsr_model.training.signals import noted_in
-    from dscsr_model.training.stopping import StopRequest
+    from dscsr_model.training.stopping import StopRequest, noted_in
 
     def run() -> bool:
         with noted_in(stop := StopRequest(), tell=False, echo=echo):

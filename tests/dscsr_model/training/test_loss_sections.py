@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.options.losses import CSDLoss
-from dscsr_model.training.loss_sections import check_cover, check_names, loss_sections, named
+from dscsr_model.training.loss_sections import loss_sections, named
 
 
 def test_sections_that_are_asked_for():
@@ -29,34 +28,3 @@ def test_terms_of_a_loss_are_named():
 def test_a_loss_is_a_number(loss, got):
     with pytest.raises(DscsrError, match=f"Expected `x_opt` to give a number, .* but got {got}. Set its `red"):
         named("x", loss)
-
-
-def test_no_two_losses_share_a_name():
-    check_names(["pixel", "perceptual", "edge"])
-    check_names(["pix", "style"])
-    with pytest.raises(DscsrError, match=r"`style_opt` beside `perceptual_opt`, .* as `l_style`. Rename"):
-        check_names(["perceptual", "style"])
-
-
-L1 = {"type": "L1Loss"}
-
-
-@pytest.mark.parametrize(
-    ("losses", "iteration"),
-    [
-        ([{"start_iter": 2}], 1),
-        ([{"end_iter": 4}], 5),
-        ([{"end_iter": 4}, {"start_iter": 6}], 5),
-        ([], 1),
-        ([{"end_iter": 9}], 10),
-        ([{"end_iter": 10}], None),
-        ([{"end_iter": 4}, {"start_iter": 5}], None),
-    ],
-)
-def test_an_iteration_without_a_loss_is_named(losses, iteration):
-    parsed = {str(number): CSDLoss.parse({**L1, **loss}) for number, loss in enumerate(losses)}
-    if iteration is None:
-        check_cover(parsed, 10)
-    else:
-        with pytest.raises(DscsrError, match=f"but got none in iteration {iteration} of 10"):
-            check_cover(parsed, 10)
