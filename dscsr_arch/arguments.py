@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
-
-from dscsr_arch.architecture import Architecture, StateDict
+from dscsr_arch.architecture import Architecture, StateDict, architectures
+from dscsr_arch.constructor import kinds_of
 from dscsr_arch.errors import DscsrError, DscsrWarning, WeightsError
 from dscsr_arch.metadata import (
     Metadata,
     deciding_arguments,
-    describe,
     described,
     differences,
     from_metadata,
-    known_arguments,
+    short,
     shown,
 )
 from dscsr_arch.weight_files import WeightFile
@@ -45,43 +43,22 @@ class Said(NamedTuple):
     path: FilePath
 
 
-def metadata_in(file: WeightFile, path: FilePath) -> Said | None:
-    """What a file that was read from ``path`` says of its network; None if nothing.
-
-    Raises:
-        WeightsError: Its metadata are damaged.
-    """
+def said_by(file: WeightFile, path: FilePath) -> Said | None:
+    """What a file that was read from ``path`` says; None if nothing. `WeightsError` if its metadata are damaged."""
     metadata = from_metadata(file.metadata, path)
     return None if metadata is None else Said(metadata, path)
 
 
-def contradiction(file: WeightFile, path: FilePath, network: Metadata) -> str:
-    """What a file says of its network where that is not ``network``, e.g. ``img_range: 1, not 255``; else empty.
+def trained_otherwise(file: WeightFile, path: FilePath, network: Metadata) -> str:
+    """What a file says where that is not ``network``: ``trained with img_range: 1, not 255``; else empty.
 
     Raises:
         WeightsError: Its metadata are damaged.
     """
-    said = metadata_in(file, path)
+    said = said_by(file, path)
     unlike = {} if said is None else differences(said.metadata, network)
-    return "; ".join(f"{name}: {shown(its)}, not {shown(other)}" for name, (its, other) in unlike.items())
-
-
-def trained_otherwise(
-    file: WeightFile, path: FilePath, network: nn.Module, section: Mapping[str, Any] | None = None
-) -> str:
-    """As `contradiction`, of a network that is built.
-
-    Args:
-        file: As it was read from ``path``.
-        path: The file.
-        network: What is to have its weights.
-        section: What ``network`` was built from (see `describe`).
-
-    Raises:
-        WeightsError: The metadata are damaged.
-    """
-    unlike = contradiction(file, path, describe(network, section))
-    return f"trained with {unlike}" if unlike else ""
+    each = [f"{name}: {shown(its)}, not {shown(other)}" for name, (its, other) in unlike.items()]
+    return f"trained with {'; '.join(each)}" if each else ""
 
 
 def arguments_of(
@@ -104,11 +81,9 @@ def arguments_of(
     if given.section is not None:
         sections = described(given.section)
         where, remedy = "network_g of the option file", "Name the one of their training."
-        told = known_arguments(sections[0], architecture, where, remedy)
-        chosen = {**told, **chosen}
+        chosen |= _told(Said(sections[0], where), architecture, chosen, remedy)
     if said is not None:
-        told = known_arguments(said.metadata, architecture, said.path, "Use that network's own code.", besides=chosen)
-        chosen = {**told, **chosen}
+        chosen |= _told(said, architecture, chosen, "Use that network's own code.")
     try:
         arguments = {**architecture.arguments(state_dict, chosen), **chosen}
     except DscsrError as error:
@@ -131,6 +106,25 @@ def arguments_of(
         values = ", ".join(f"{name} {shown(value)}" for name, value in assumed.items())
         notes.append(AssumedWarning(f"{path} does not say what its shapes cannot tell; assumed: {values}."))
     return arguments, notes
+
+
+def _told(said: Said, architecture: Architecture, besides: Container[str], remedy: str) -> dict[str, Any]:
+    """Of the arguments that shapes cannot tell, those that are said, but ``besides``; of others the weights speak.
+
+    Raises:
+        WeightsError: It is said of another network, for which there is a ``remedy``, or a value is of the wrong kind.
+    """
+    (network, arguments), where = said
+    theirs = architectures().get(network)
+    if theirs is None or (theirs.base or theirs.name) != (architecture.base or architecture.name):
+        words = f"metadata of {architecture.name}, since the layers are its"
+        raise WeightsError(words, short(network), remedy, where)
+    told = {name: arguments[name] for name in architecture.known_by_file if name in arguments and name not in besides}
+    for name, kind in kinds_of(architecture.network).items():
+        if name in told and not kind.accepts(told[name]):
+            got = short(told[name])
+            raise WeightsError(f"`{name}` to be {kind.words}", got, "Give it yourself, as an override.", where)
+    return told
 
 
 def _check_shapes(sections: list[Metadata], arguments: Mapping[str, Any], given: Given, path: FilePath) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dscsr_arch import conv_lora, lora_base
 from dscsr_arch.architecture import Architecture, StateDict, recognise
-from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, metadata_in
+from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, said_by
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
@@ -23,10 +23,8 @@ from dscsr_arch.errors import ArgumentError, DscsrError, DscsrWarning, LoRAError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
 from dscsr_arch.metadata import describe, described, differences, shown
 from dscsr_arch.state_dict_diff import state_dict_diff
-from dscsr_arch.state_dict_diff import state_dict_diff as mismatch
 from dscsr_arch.unknown import unknown_network
 from dscsr_arch.weight_files import (
-    WRAPPERS,
     read_pickle,
     read_state_dict,
     read_weight_file,
@@ -35,10 +33,7 @@ from dscsr_arch.weight_files import (
 )
 
 __all__ = [
-    "WRAPPERS",
-    "WeightsError",
     "load_model",
-    "mismatch",
     "read_pickle",
     "read_state_dict",
     "save_state_dict",
@@ -111,7 +106,7 @@ def _load(
         )
         raise WeightsError("a whole network", "LoRA adapters alone: their base is missing", remedy, path)
     state_dict, width = _of_width(file.weights, width, path)
-    said, architecture = metadata_in(file, path), recognise(state_dict)
+    said, architecture = said_by(file, path), recognise(state_dict)
     if architecture is None:
         network, notes = unknown_network(state_dict, given, said, path)
     else:
@@ -204,7 +199,7 @@ def _load_adapters(
     file = read_weight_file(path)
     if not is_adapters(file.weights):
         raise WeightsError("LoRA adapters alone, since a base is given", "a whole network", "Leave `base` out.", path)
-    said, trained_on = metadata_in(file, path), lora_base.from_metadata(file.metadata)
+    said, trained_on = said_by(file, path), lora_base.from_metadata(file.metadata)
     network, notes, distance = _base(base, param_key, given, said, trained_on)
     unlike = {} if said is None or given.section is not None else differences(describe(network), said.metadata)
     for name, (its, trained) in unlike.items():

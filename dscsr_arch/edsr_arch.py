@@ -62,14 +62,8 @@ def upsampler(channels: int, upscale: int) -> nn.Sequential:
 class ResidualNetwork(nn.Module):
     """What EDSR and RCAN share: a convolution, a residual body, an upsampler, a convolution.
 
-    Args:
-        num_in_ch: Channels of the input.
-        num_out_ch: Channels of the output.
-        num_feat: Width of the network.
-        upscale: Scale of the output.
-        blocks: Of the body; they are made when it is their turn, so that a seed gives the weights that BasicSR has.
-        img_range: The input is multiplied by it, after the mean is subtracted; the output is divided by it.
-        rgb_mean: Mean of each input channel, in [0, 1].
+    Arguments are those of `EDSR`. ``blocks`` of the body are made when it is their turn: so a seed gives the weights
+    that it gives in BasicSR.
     """
 
     size_multiple = 1  # images of any size; see `size_requirements`

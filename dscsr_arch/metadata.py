@@ -11,14 +11,14 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from dscsr_arch.architecture import Architecture, architectures, recognise
-from dscsr_arch.constructor import NUMBER, NUMBERS, input_mean, kinds_of
+from dscsr_arch.constructor import NUMBER, NUMBERS, input_mean
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.foreign import arguments_of_section, find_backbone
@@ -81,7 +81,7 @@ def described(section: object) -> list[Metadata]:
         DscsrError: It is no network section, or one of a network that is not known or cannot be built.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
-        raise DscsrError("a network section such as {type: SPAN, upscale: 4}", _short(section), "Write one.")
+        raise DscsrError("a network section such as {type: SPAN, upscale: 4}", short(section), "Write one.")
     try:
         if section["type"].removesuffix("_dscsr") != "CSSRNet":
             return [_from_section(section, find_backbone(section["type"]))]
@@ -147,7 +147,7 @@ def shown(value: Any) -> str:
         return "/".join(f"{each:g}" for each in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if NUMBER.accepts(value) else _short(value)
+    return f"{value:g}" if NUMBER.accepts(value) else short(value)
 
 
 def in_words(metadata: Metadata) -> str:
@@ -196,44 +196,22 @@ def from_metadata(metadata: object, where: object = None) -> Metadata | None:
         return None
     version, network, text = (metadata.get(name) for name in ("dscsr", "network", "arguments"))
     if version != FORMAT:
-        raise WeightsError(f"format {FORMAT} of dscsr's metadata", _short(version), "Update dscsr.", where)
+        raise WeightsError(f"format {FORMAT} of dscsr's metadata", short(version), "Update dscsr.", where)
     if not isinstance(network, str) or not isinstance(text, str) or len(text) > _LONGEST:
         words = "`network` and `arguments` in dscsr's metadata to be short texts"
-        raise WeightsError(words, f"{_short(network)} and {_short(text)}", "Ask for a whole file.", where)
+        raise WeightsError(words, f"{short(network)} and {short(text)}", "Ask for a whole file.", where)
     try:
         arguments = json.loads(text)
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         words = "names and values as JSON in `arguments` of dscsr's metadata"
-        raise WeightsError(words, _short(text), "Ask for a whole file.", where)
+        raise WeightsError(words, short(text), "Ask for a whole file.", where)
     return Metadata(network, arguments)
 
 
-def known_arguments(
-    metadata: Metadata, architecture: Architecture, where: object, remedy: str, besides: Container[str] = ()
-) -> dict[str, Any]:
-    """Of the arguments, those that the shapes of ``architecture`` cannot tell, but ``besides``.
-
-    Raises:
-        WeightsError: A value is of the wrong kind, or the metadata, which stand ``where``, are of another network, for
-            which there is a ``remedy``.
-    """
-    theirs = architectures().get(metadata.network)
-    base = metadata.network if theirs is None else theirs.base or theirs.name
-    if base != (architecture.base or architecture.name):
-        words = f"metadata of {architecture.name}, since the layers are its"
-        raise WeightsError(words, _short(metadata.network), remedy, where)
-    wanted = [name for name in architecture.known_by_file if name not in besides]
-    known = {name: metadata.arguments[name] for name in wanted if name in metadata.arguments}
-    for name, kind in kinds_of(architecture.network).items():
-        if name in known and not kind.accepts(known[name]):
-            got = _short(known[name])
-            raise WeightsError(f"`{name}` to be {kind.words}", got, "Give it yourself, as an override.", where)
-    return known
-
-
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value out of a file, in a few characters."""
     if not isinstance(value, str | int | float | None):
         return f"({type(value).__name__})"  # not its contents: nested well, a few bytes of a pickle print as gigabytes
     text = repr(value)

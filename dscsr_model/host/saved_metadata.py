@@ -20,7 +20,7 @@ def install() -> None:
 
     from dscsr_arch.arguments import trained_otherwise
     from dscsr_arch.errors import WeightsError
-    from dscsr_arch.metadata import beside
+    from dscsr_arch.metadata import beside, describe
     from dscsr_arch.weight_files import read_weight_file
 
     original, loading = BaseModel.save_network, BaseModel.load_network
@@ -44,7 +44,7 @@ def install() -> None:
         network, fault = self.get_bare_model(net), ""
         if strict and _is_ours(network):
             with suppress(WeightsError):  # of what cannot be read BasicSR tells
-                fault = trained_otherwise(read_weight_file(load_path), load_path, network)
+                fault = trained_otherwise(read_weight_file(load_path), load_path, describe(network))
         if fault:
             raise WeightsError(f"{load_path} does not fit {type(network).__name__}:\n{fault}")
         loading(self, net, load_path, strict, *args, **kwargs)

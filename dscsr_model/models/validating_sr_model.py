@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.metadata import describe
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.weight_files import read_weight_file
@@ -75,7 +76,8 @@ class ValidatingSRModel(SRModel):
             file = read_weight_file(load_path)  # another wrapping; a damaged file fails again, and says why
             get_root_logger().info(f"No `{param_key}` in {load_path}: the weights that it has are taken.")
         get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}.")
-        fault = state_dict_diff(net, file.weights) or trained_otherwise(file, load_path, net, self.opt["network_g"])
+        wanted = describe(net, self.opt["network_g"])
+        fault = state_dict_diff(net, file.weights) or trained_otherwise(file, load_path, wanted)
         if strict and fault:
             raise WeightsError(f"{load_path} does not fit {net.__class__.__name__}:\n{fault}")
         if not strict:

@@ -14,6 +14,7 @@ from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.checkpoint import load_model
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.metadata import describe
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.sizes import padded, size_requirements
 from dscsr_arch.state_dict_diff import state_dict_diff
@@ -128,8 +129,8 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
     network = build(dict(options.network))
     networks = [copy.deepcopy(network) for _ in files]
     for one, file in zip(networks, files, strict=True):
-        content = read_weight_file(file, options.param_key)
-        if fault := state_dict_diff(one, content.weights) or trained_otherwise(content, file, one, options.network):
+        content, wanted = read_weight_file(file, options.param_key), describe(one, options.network)
+        if fault := state_dict_diff(one, content.weights) or trained_otherwise(content, file, wanted):
             raise WeightsError(
                 f"weights of the teacher's {type(one).__name__}",
                 f"{file}, which does not fit:\n{fault}\n",

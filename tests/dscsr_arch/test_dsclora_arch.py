@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import SPAN, DSCLoRA
-from dscsr_arch.checkpoint import mismatch, read_state_dict
+from dscsr_arch.checkpoint import read_state_dict, state_dict_diff
 from dscsr_arch.conv_lora import ConvLoRA, lora_layers
 from dscsr_arch.dsclora_arch import SConvLB
 from dscsr_arch.errors import LoRAError
@@ -65,7 +65,7 @@ def test_it_loads_every_form_strictly(net, form):
     expected = source(x)
     if form == "fused":
         source.fuse()
-    assert mismatch(net, source.state_dict()) is None
+    assert state_dict_diff(net, source.state_dict()) is None
     net.load_state_dict(source.state_dict(), strict=True)
     torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-10)
 

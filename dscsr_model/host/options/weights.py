@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dscsr_arch.arguments import contradiction
+from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import described
 from dscsr_arch.state_dict_diff import state_dict_diff
@@ -98,14 +98,14 @@ def _check_metadata(key: Key, file: Path, content: WeightFile, label: str, other
     """What the file says of its network, and shapes do not show, must be what the options say."""
     section = {"type": run.section(f"network_{label}")["type"], **run.arguments((f"network_{label}",))}
     try:
-        unlike = contradiction(content, file, described(section)[0])
+        unlike = trained_otherwise(content, file, described(section)[0])
     except WeightsError as error:
         run.report.add_error(key, error)
     except DscsrError:
         return  # of a network of which nothing can be said before it is built
     else:
         if unlike:
-            expected, got = f"weights trained as `network_{label}` says", f"'{file}', trained with {unlike}"
+            expected, got = f"weights trained as `network_{label}` says", f"'{file}', {unlike}"
             remedy = f"Give `network_{label}` what they were trained with, or take other weights.{otherwise}"
             run.report.add(key, expected, got, remedy)
 
