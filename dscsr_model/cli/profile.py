@@ -6,7 +6,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,10 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
 
 def short_names(files: Collection[Path]) -> dict[Path, str]:
     """Files without suffix, and with the folders that tell those of one name apart: ``A/net_g_latest``."""
-    from dscsr_model.profiling.report import shared
+
+    def shared(folders: Iterable[Sequence[str]]) -> int:
+        """How many parts all begin with."""
+        return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
 
     names = {}
     for file in files:

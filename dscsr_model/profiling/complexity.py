@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.errors import DscsrError, DscsrWarning, UnavailableError
 from dscsr_arch.sizes import size_requirements
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.receptive_field import PROBE_SIDE, memory_per_pixel, try_channels
@@ -34,10 +34,6 @@ class Complexity(NamedTuple):
     activations: int
     """Numbers that convolutions put out."""
     convolutions: int
-
-
-class UncountedWarning(UserWarning):
-    """The network has an operator of weight that nobody here can count."""
 
 
 def parameters(network: nn.Module) -> int:
@@ -57,7 +53,7 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
         SizeError: It takes no image.
 
     Warns:
-        UncountedWarning: The network has operators, attention or the like, that are not in ``flops``.
+        DscsrWarning: The network has operators, attention or the like, that are not in ``flops``.
     """
     check_size(height, width)
     network = deployable(network)
@@ -70,7 +66,7 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     if uncounted:
         warnings.warn(
             f"FLOPs are without {', '.join(uncounted)}, which cannot be counted: the true figure is larger.",
-            UncountedWarning,
+            DscsrWarning,
             stacklevel=2,
         )
     activations, convolutions = sums.pop("activations", 0), sums.pop("convolutions", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.plots import COLOURS, STYLE, save
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
-from dscsr_model.profiling.report import labels, psnr_of
+from dscsr_model.profiling.report import NAME_WIDTH, psnr_of
 
 __all__ = ["draw", "save"]
 
@@ -41,13 +42,12 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
         raise DscsrError(
             "PSNR and a time of at least one network to draw", "none", "Give --psnr NAME=VALUE or --data HR LR."
         )
-    label = labels(points)
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), dpi=200, layout=ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95)))
         axes = figure.subplots()
         for index, (name, (run, decibel)) in enumerate(points.items()):
             million = profile.networks[name].complexity.parameters / 1e6
-            text = f"{label[name]}, {million:.3f} M".replace("$", r"\$")  # which would start a formula
+            text = textwrap.fill(f"{name}, {million:.3f} M", NAME_WIDTH).replace("$", r"\$")  # no formula
             _point(
                 axes, run, decibel, fmt=MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)], label=text
             )

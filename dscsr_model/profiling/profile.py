@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import SPAN
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, DscsrWarning
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.inference.engines import Engine, find_device
 from dscsr_model.inference.peak_memory import peak_memory
 from dscsr_model.profiling import latency, machine
-from dscsr_model.profiling.complexity import Complexity, UncountedWarning, check_memory, check_size, count, parameters
+from dscsr_model.profiling.complexity import Complexity, check_memory, check_size, count, parameters
 from dscsr_model.profiling.folders import evaluate_folders
 from dscsr_model.profiling.latency import Latency
 from dscsr_model.profiling.variants import ToOnnx, build, check_variants
@@ -165,7 +165,7 @@ def _count(network: nn.Module, settings: Settings) -> Measured:
     return Measured(
         complexity,
         at_256.flops,
-        notes=list(dict.fromkeys(str(each.message) for each in caught if each.category is UncountedWarning)),
+        notes=list(dict.fromkeys(str(each.message) for each in caught if each.category is DscsrWarning)),
     )
 
 

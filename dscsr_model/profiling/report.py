@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -15,7 +14,8 @@ from dscsr_model.profiling.profile import BASELINE, Profile, Run
 from dscsr_model.profiling.score import BASELINES, Given, Scored, scores
 
 WIDTH = 110
-_LONGEST_NAME = 25
+NAME_WIDTH = 25
+"""Of a line of a name: longer ones take several."""
 _SOURCES = {
     "measured": "measured here in the same run",
     "given": "as given",
@@ -45,12 +45,11 @@ def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Give
     """
     settings = profile.settings
     scored = {name: scores(profile, name, given) for name in profile.networks}
-    label = labels(profile.networks)
     parts = [
         _wrapped(f"One image of {settings.height}×{settings.width}. {in_words(profile.machine)}", "  "),
-        _networks(profile, label, psnr or {}, scored),
-        _latencies(profile, label),
-        "\n".join(_wrapped(note, "  ") for note in _notes(profile, label, scored)),
+        _networks(profile, psnr or {}, scored),
+        _latencies(profile),
+        "\n".join(_wrapped(note, "  ") for note in _notes(profile, scored)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -61,33 +60,12 @@ def psnr_of(profile: Profile, name: str, psnr: Mapping[str, float]) -> float | N
     return psnr.get(name, quality and quality.psnr)
 
 
-def labels(names: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
-    """What stands for each name in ``longest`` characters, no two alike: the middle is left out, or what all share."""
-    half = (longest - 1) // 2
-    cut = {name: name if len(name) <= longest else f"{name[:half]}…{name[half + 1 - longest :]}" for name in names}
-    for _ in range(len(cut)):
-        groups = ([name for name, other in cut.items() if other == label] for label in cut.values())
-        alike = next((group for group in groups if len(group) > 1), [])
-        start = shared(alike)
-        for name in alike:  # longer than the label, else they would differ
-            end = name[start:]
-            cut[name] = f"…{end}" if len(end) < longest else f"…{end[: longest - 2]}…"
-    return cut
-
-
-def shared(sequences: Iterable[Sequence[object]]) -> int:
-    """How many elements all begin with."""
-    return sum(1 for _ in takewhile(lambda elements: len(set(elements)) == 1, zip(*sequences, strict=False)))
-
-
 def milliseconds(value: float) -> str:
     """Three or more significant digits."""
     return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
-def _networks(
-    profile: Profile, label: Mapping[str, str], psnr: Mapping[str, float], scored: Mapping[str, Mapping[int, Scored]]
-) -> str:
+def _networks(profile: Profile, psnr: Mapping[str, float], scored: Mapping[str, Mapping[int, Scored]]) -> str:
     years = [f"score {year}" for year in BASELINES]
     rows = [["network", "params", "FLOPs", "activations", "convs", "PSNR", "PSNR-Y", *years]]
     for name, measured in profile.networks.items():
@@ -96,7 +74,7 @@ def _networks(
         counted = [f"{cost.flops / 1e9:.2f} G", f"{cost.activations / 1e6:.2f} M", str(cost.convolutions)]
         rows.append(
             [
-                label[name],
+                name,
                 f"{cost.parameters / 1e6:.3f} M",
                 *(counted if profile.settings.flops else [""] * 3),
                 "" if decibel is None else f"{decibel:.2f} dB",
@@ -114,14 +92,14 @@ def _score(scored: Scored) -> str:
     return value if scored.comparable else f"{value}*"
 
 
-def _latencies(profile: Profile, label: Mapping[str, str]) -> str:
+def _latencies(profile: Profile) -> str:
     rows = [["network", "variant", "median", "quartiles", "runs", "peak memory", "per image", "speed"]]
     faults = []
     for name, measured in profile.networks.items():
         first = next((run.latency.median_ms for run in measured.runs.values() if run.latency), None)
         for number, (variant, run) in enumerate(measured.runs.items()):
-            rows.append([label[name] if number == 0 else "", variant, *_cells(run, first)])
-            faults += [f"{label[name]}, {variant}: {run.fault}"] if run.fault else []
+            rows.append([name if number == 0 else "", variant, *_cells(run, first)])
+            faults += [f"{name}, {variant}: {run.fault}"] if run.fault else []
     if profile.baseline is not None:
         rows.append([BASELINE, profile.settings.variants[0], *_cells(profile.baseline, None)])
         faults += [f"{BASELINE}: {profile.baseline.fault}"] if profile.baseline.fault else []
@@ -143,8 +121,8 @@ def _cells(run: Run, first: float | None) -> list[str]:
     ]
 
 
-def _notes(profile: Profile, label: Mapping[str, str], scored: Mapping[str, Mapping[int, Scored]]) -> list[str]:
-    notes = [f"{label[name]}: {note}" for name, measured in profile.networks.items() for note in measured.notes]
+def _notes(profile: Profile, scored: Mapping[str, Mapping[int, Scored]]) -> list[str]:
+    notes = [f"{name}: {note}" for name, measured in profile.networks.items() for note in measured.notes]
     settings = profile.settings
     of_years = {year: [each[year] for each in scored.values() if year in each] for year in BASELINES}
     if any(of_years.values()):
@@ -166,10 +144,12 @@ def _notes(profile: Profile, label: Mapping[str, str], scored: Mapping[str, Mapp
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    """A header and its rows, the first ``left`` columns flush left; empty columns are left out."""
+    """A header and its rows, the first ``left`` columns, of names, flush left; empty columns are left out."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     align = ["left"] * left + ["right"] * (len(columns) - left)
-    text = tabulate(list(zip(*columns, strict=True)), tablefmt="plain", disable_numparse=True, colalign=align)
+    widths = [NAME_WIDTH] + [None] * (len(columns) - 1)
+    kept = list(zip(*columns, strict=True))
+    text = tabulate(kept, tablefmt="plain", disable_numparse=True, colalign=align, maxcolwidths=widths)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 

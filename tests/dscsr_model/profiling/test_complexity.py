@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA, load_model
-from dscsr_arch.errors import DscsrError, SizeError
-from dscsr_model.profiling.complexity import Complexity, UncountedWarning, count, parameters
+from dscsr_arch.errors import DscsrError, DscsrWarning, SizeError
+from dscsr_model.profiling.complexity import Complexity, count, parameters
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ class Spectral(nn.Module):
 
 
 def test_heavy_operators_that_cannot_be_counted_are_named():
-    with pytest.warns(UncountedWarning, match=r"without aten::fft_fft2, aten::fft_ifft2"):
+    with pytest.warns(DscsrWarning, match=r"without aten::fft_fft2, aten::fft_ifft2"):
         count(Spectral(), 8, 8)
 
 
