@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dscsr_model.data.prepare_job import Job, Summary
+    from dscsr_model.data.prepare import Summary
+    from dscsr_model.data.prepare_job import Job
 
 _EXAMPLES = """examples:
   HR photographs to LMDBs that PairedCropDataset reads; the LR images are made:

@@ -1,4 +1,4 @@
-"""Random crops and the eight orientations, of pairs, from one keyed draw."""
+"""Random crops and the eight orientations, of pairs, drawn by key."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Crop(NamedTuple):
 
     top: int
     left: int
-    hflip: bool
-    vflip: bool
-    transpose: bool
+    hflip: bool = False
+    vflip: bool = False
+    transpose: bool = False
 
     @property
     def orientation(self) -> int:
@@ -34,7 +34,7 @@ class Crop(NamedTuple):
 def draw_crop(
     key: tuple[int, ...], height: int, width: int, size: int, use_hflip: bool = False, use_rot: bool = False
 ) -> Crop:
-    """SampleKey a crop. The same key gives the same crop on every machine, in any process, in any order of calls.
+    """Draw a crop. The same key gives the same crop on every machine, in any process, in any order of calls.
 
     Args:
         key: Whole numbers, such as (seed, epoch, index, repeat); any change of one gives an independent draw.

@@ -27,6 +27,7 @@ _KEPT = ("ImageDescription", "Make", "Model", "DateTime", "Artist", "Copyright")
 # Sizes of the old image, and what points to places in the old file.
 _DROPPED = ("Exif:PixelXDimension", "Exif:PixelYDimension", "Exif:MakerNote")
 _PER_INCH = {"in": 1.0, "inch": 1.0, "cm": 2.54, "m": 0.0254}
+oiio.attribute("limits:imagesize_MB", 0)  # who reads unknown files asks `check_memory`
 _AS_STORED = oiio.ImageSpec()
 _AS_STORED.attribute("oiio:UnassociatedAlpha", 1)  # alpha is not to be multiplied into the colours
 _ORIENTATION = 0x0112  # EXIF

@@ -8,18 +8,20 @@
     └── meta_info.txt        one line per image, such as `0001_s001.png (480,480,3) 1`
 
 A key is the name up to the first dot. The value is either an encoded image (format png; BasicSR's own datasets read
-it), or the bare pixels, (height, width, 3) RGB or (height, width, 1) gray, uint8 row by row (format raw; level 0 in the
-list). Nothing is decoded
-to read a crop from bare pixels: `lmdb_reader` maps the file into memory, and only the rows of the crop are touched.
+it), or the raw pixels, (height, width, 3) RGB or (height, width, 1) gray, uint8 row by row (format raw; level 0 in the
+list). Nothing is decoded to read a crop from raw pixels: LMDB maps the file into memory, and a crop is a view of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import lmdb
@@ -27,12 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscsr_arch.errors import DataError
+from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.files import disk_errors
 
 FORMATS = ("raw", "png")
+LONGEST_KEY = 511  # bytes, a limit of LMDB
 _FIRST_MAP_SIZE = 64 * 2**20
-_LONGEST_KEY = 511  # bytes, a limit of LMDB
-_KEY = re.compile(r"[^\x00-\x1f./\x7f-\U0010ffff]+")
+_LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.\S+ \((?P<h>\d+), ?(?P<w>\d+), ?(?P<c>\d+)\)(?: (?P<level>\d+))?")
 
 Shape = tuple[int, int, int]
 
@@ -50,64 +53,45 @@ def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level:
     """Make the entry of an image.
 
     Args:
-        key: Printable ASCII without dots and slashes, at most 511 characters; see `LmdbWriter.add`.
+        key: ASCII without dots and slashes, at most `LONGEST_KEY` characters (see `pairing.keys_of`).
         image: (H, W, 3) RGB or (H, W, 1) gray, uint8.
-        image_format: ``raw`` or ``png``.
+        image_format: One of `FORMATS`.
         level: PNG compression, 0 to 9.
-
-    Raises:
-        ValueError: Another format, or no such image.
     """
-    if image_format not in FORMATS:
-        raise ValueError(f"Expected `image_format` to be one of {FORMATS}, but got {image_format!r}.")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
-        raise ValueError(f"Expected an image (H, W, 3) or (H, W, 1) of uint8, but got {image.shape} of {image.dtype}.")
     if image_format == "raw":
         return Entry(key, image.tobytes(), image.shape, 0)
-    done, value = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
-    if not done:
-        raise ValueError(f"Expected an image that PNG can hold, but got {image.shape}.")
+    _, value = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
     return Entry(key, value.tobytes(), image.shape, level)
 
 
 class LmdbWriter:
-    """Writes one LMDB; used in a ``with`` block.
+    """Writes one LMDB; used in a ``with`` block. Made in a folder of `atomic_folder`, it is whole or not there.
 
     Args:
-        path: The LMDB's folder; ends in ``.lmdb``, as BasicSR wants it, and does not exist. Made in a folder of
-            `atomic_folder`, it is whole or not there.
+        path: The LMDB's folder; ends in ``.lmdb``, as BasicSR wants it, and does not exist.
         map_size: Bytes to begin with. It doubles whenever the data have outgrown it.
 
     Raises:
-        DataError: ``path`` ends otherwise.
         DiskError: It exists, or cannot be made.
     """
 
-    def __init__(self, path: str | Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".lmdb":
-            raise DataError("a path that ends in .lmdb", self.path, "Rename it.")
-        with disk_errors(self.path, lmdb.Error), contextlib.ExitStack() as opened:
-            self.path.mkdir(parents=True)
-            self._list = opened.enter_context(open(self.path / "meta_info.txt", "w", encoding="ascii"))
+    def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
+        self.path = path
+        with disk_errors(path, lmdb.Error), contextlib.ExitStack() as opened:
+            path.mkdir(parents=True)
+            self._list = opened.enter_context(open(path / "meta_info.txt", "w", encoding="ascii"))
             # No sync while it is written; no writemap, which turns a full disk into a fatal signal.
-            self._environment = lmdb.open(str(self.path), map_size=map_size, sync=False)
+            self._environment = lmdb.open(str(path), map_size=map_size, sync=False)
             opened.callback(self._environment.close)
             self._opened = opened.pop_all()
-
-    def put(self, key: str, image: NDArray[np.uint8], image_format: str = "raw", level: int = 1) -> None:
-        """Add one image; arguments and exceptions as in `encode` and `add`."""
-        self.add([encode(key, image, image_format, level)])
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Add entries, all or none.
 
         Raises:
-            DataError: A key that is there already, is not printable ASCII, contains a dot (BasicSR cuts keys there) or
-                a slash, or is too long; a full disk.
+            DataError: A key is there already.
+            DiskError: The disk is full.
         """
-        for entry in entries:
-            _check_key(entry.key)
         with disk_errors(self.path, lmdb.Error):
             while not self._try_to_add(entries):
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
@@ -119,9 +103,7 @@ class LmdbWriter:
             with self._environment.begin(write=True) as transaction:
                 for entry in entries:
                     if not transaction.put(entry.key.encode("ascii"), entry.value, overwrite=False):
-                        raise DataError(
-                            f"Expected every key once, but got `{entry.key}` again for {self.path}. Rename the image."
-                        )
+                        raise DataError("every key once", f"`{entry.key}` again", "Rename the image.", self.path)
         except lmdb.MapFullError:
             return False
         return True
@@ -134,9 +116,175 @@ class LmdbWriter:
             self._opened.close()  # on a full disk the list's last lines find no room
 
 
-def _check_key(key: str) -> None:
-    if not _KEY.fullmatch(key) or len(key) > _LONGEST_KEY:
+class LmdbReader:
+    """Reads one LMDB, ours or BasicSR's. Images are numbered in the order of their sorted keys.
+
+    It is opened at the first read, and a reader can be pickled at any time; see `environment`.
+
+    Args:
+        path: The LMDB's folder.
+
+    Raises:
+        DataError: Files are missing, or the list cannot be understood.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        entries = sorted(read_meta(self.path).items())
+        # One block of memory each: millions of Python objects would be copied into every forked worker bit by bit.
+        self._keys = np.array([key.encode() for key, _ in entries], dtype=np.bytes_)
+        self._shapes = np.array([shape for _, (shape, _) in entries], dtype=np.int32).reshape(-1, 3)
+        self._levels = np.array([level for _, (_, level) in entries], dtype=np.uint8)
+        self._environment = environment(self.path)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return [key.decode() for key in self._keys]
+
+    def shapes(self) -> NDArray[np.int32]:
+        """(images, 3): height, width, channels, as listed."""
+        return self._shapes
+
+    def name(self, index: int) -> str:
+        """Key of one image."""
+        return str(self._keys[index].decode())
+
+    @contextlib.contextmanager
+    def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        """One image, (H, W, 3) RGB or, if it is listed with one channel, (H, W, 1) gray; uint8, read-only.
+
+        Raw pixels are not copied: the array lies in the mapped file and may be used inside the ``with`` block only.
+
+        Raises:
+            DataError: It is missing, or cannot be decoded.
+        """
+        shape, level = self._shapes[index].tolist(), self._levels[index]
+        with self._environment.begin() as transaction:
+            value = transaction.get(bytes(self._keys[index]))
+            if value is None:
+                raise DataError(f"`{self.name(index)}`", "it in the list only", "Prepare it again.", self.path)
+            if is_raw(len(value), shape, level):
+                yield np.frombuffer(value, np.uint8).reshape(shape)
+                return
+            gray = shape[2] == 1
+            flags = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+            image = decode_as_basicsr(np.frombuffer(value, np.uint8), flags)
+        if image is None:
+            raise DataError(
+                f"an encoded image or raw pixels of {tuple(shape)} as `{self.name(index)}`",
+                f"{len(value)} bytes that are neither",
+                "`dscsr prepare --verify` finds all such.",
+                self.path,
+            )
+        yield image[:, :, None] if gray else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_environment"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._environment = environment(self.path)
+
+
+class Environment:
+    """An LMDB that opens itself when it is needed, anew in every process. See `environment`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._process = -1
+        self._opened: Any = None
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Any]:
+        """A read transaction, whose values are views of the mapped file.
+
+        Raises:
+            DataError: It does not open, or is truncated.
+        """
+        if self._process != os.getpid():
+            with self._lock:  # of several threads, one opens
+                if self._process != os.getpid():
+                    self._open()
+        with self._opened.begin(buffers=True) as transaction:
+            yield transaction
+
+    def _open(self) -> None:
+        if self._opened is not None:
+            self._opened.close()  # inherited by a fork; LMDB forbids using it, and opening a second one beside it
+        try:
+            self._opened = lmdb.open(str(self._path), readonly=True, lock=False)
+        except lmdb.Error as error:
+            raise DataError(
+                "an LMDB that opens",
+                error,
+                "If other code of this process has it open (BasicSR's own datasets open it for themselves), use "
+                "PairedCropDataset for both; else prepare it again.",
+                self._path,
+            ) from error
+        size = (self._path / "data.mdb").stat().st_size
+        whole = (self._opened.info()["last_pgno"] + 1) * self._opened.stat()["psize"]
+        if size < whole:  # reading on would kill the process
+            self._opened.close()
+            self._opened = None
+            raise DataError(
+                f"a whole LMDB of {whole:,} bytes",
+                f"a data.mdb that is truncated at {size:,}",
+                "Copy or prepare it again.",
+                self._path,
+            )
+        self._process = os.getpid()
+
+
+_environments: weakref.WeakValueDictionary[str, Environment] = weakref.WeakValueDictionary()
+
+
+def environment(path: Path) -> Environment:
+    """What reads ``path``, the same for all who ask in this process, since LMDB opens no file a second time.
+
+    It is closed when nobody holds it, and opens itself anew in a forked or spawned process.
+    """
+    place = os.path.realpath(path)
+    if (found := _environments.get(place)) is None:
+        found = _environments[place] = Environment(Path(place))
+    return found
+
+
+def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
+    """Shape and compression level of every image of an LMDB, by key, from its ``meta_info.txt``.
+
+    Raises:
+        DataError: It is not there; a line is not understood; a key comes twice.
+    """
+    file = Path(path) / "meta_info.txt"
+    if not file.is_file() or not (file.parent / "data.mdb").is_file():
         raise DataError(
-            f"Expected a key of 1 to {_LONGEST_KEY} printable ASCII characters without dots and slashes "
-            f"(BasicSR cuts keys at the first dot), but got {key!r}. Rename the image."
+            f"Expected an LMDB with data.mdb and meta_info.txt, but {path} has not both. Make it by `dscsr prepare`."
         )
+    entries: dict[str, tuple[Shape, int]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None or match["key"] in entries:
+            fault = "which is not understood"
+            if match:
+                fault = f"which names `{match['key']}` for the second time (BasicSR cuts names at the first dot)"
+            raise DataError(
+                "lines like `0001_s001.png (480,480,3) 1`, each with its own key",
+                f"{line[:80]!r} in line {number}, {fault}",
+                "Prepare it again.",
+                file,
+            )
+        entries[match["key"]] = (int(match["h"]), int(match["w"]), int(match["c"])), int(match["level"] or 0)
+    return entries
+
+
+def is_raw(length: int, shape: Sequence[int], level: int) -> bool:
+    """Whether a value of so many bytes is the raw pixels of an image, not an encoded one.
+
+    An encoded image of compression level 0 is longer than its pixels.
+    """
+    return level == 0 and shape[2] in (1, 3) and length == shape[0] * shape[1] * shape[2]

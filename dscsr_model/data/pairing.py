@@ -39,7 +39,7 @@ def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
         DataError: No such folder, no image in it, or a folder that cannot be read.
     """
     if not os.path.isdir(folder):
-        raise DataError(f"Expected a folder of images, but {folder} is not a folder. Correct the path.")
+        raise DataError("a folder of images", folder, "Correct the path.")
     found = []
     others: Counter[str] = Counter()
     for path, is_file in _walk(folder):
@@ -52,8 +52,7 @@ def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
             others[suffix or "without a suffix"] += 1
     if not found:
         inside = f"only {listed_kinds(others)}" if others else "nothing"
-        kinds = ", ".join(SUFFIXES)
-        raise DataError(f"Expected images ({kinds}) in {folder}, but found {inside}. Correct the path.")
+        raise DataError(f"images ({', '.join(SUFFIXES)}) in {folder}", inside, "Correct the path.")
     return sorted(found), others
 
 
@@ -76,9 +75,8 @@ def _walk(folder: str | Path) -> Iterator[tuple[str, bool]]:
         try:
             status, entries = os.stat(place), sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(
-                f"Expected folders that can be read, but got: {error}. Change its permissions, or name another folder."
-            ) from error
+            remedy = "Change its permissions, or name another folder."
+            raise DataError("folders that can be read", error, remedy) from error
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -118,15 +116,14 @@ def keys_of(names: Iterable[str]) -> dict[str, str]:
         by_key[key_of(name)].append(name)
     too_long = [name for key, (name, *_) in by_key.items() if len(key) > _LONGEST_KEY]
     if too_long:
-        raise DataError(
-            f"Expected names of at most {_LONGEST_KEY} characters (one outside ASCII counts as 6 or 9), but got "
-            f"{listed(too_long, 'image')}. Rename."
-        )
+        expected = f"names of at most {_LONGEST_KEY} characters (one outside ASCII counts as 6 or 9)"
+        raise DataError(expected, listed(too_long, "image"), "Rename.")
     clashes = [f"`{key}`: {', '.join(same)}" for key, same in by_key.items() if len(same) > 1]
     if clashes:
         raise DataError(
-            f"Expected a key of its own for every image, but {listed(clashes, 'key')} would be one for several "
-            "(suffixes are left out; dots, slashes and spaces become `_`). Rename or remove all but one."
+            "a key of its own for every image (suffixes are left out; dots, slashes and spaces become `_`)",
+            f"one for several: {listed(clashes, 'key')}",
+            "Rename or remove all but one.",
         )
     return {name: key for key, (name,) in by_key.items()}
 
@@ -179,15 +176,13 @@ def _plain(name: str) -> tuple[str, set[int]]:
 def _raise_unpaired(lost: Sequence[str], several: Sequence[str], lr_names: Sequence[str], scale: int) -> None:
     if lost:
         raise DataError(
-            f"Expected an LR image ×{scale} for every HR image, but found none for {listed(lost, 'image')}. The LR "
-            f"folder holds {listed(lr_names, 'image')}. Name them alike (0001.png with 0001.png, 0001x{scale}.png or "
-            f"x{scale}/0001.png)."
+            f"an LR image ×{scale} for every HR image",
+            f"none for {listed(lost, 'image')}, of {listed(lr_names, 'image')}",
+            f"Name them alike (0001.png with 0001.png, 0001x{scale}.png or x{scale}/0001.png).",
         )
     if several:
-        raise DataError(
-            f"Expected one LR image ×{scale} for every HR image, but found several for {listed(several, 'image')}. "
-            "Give the folder of one kind and scale."
-        )
+        remedy = "Give the folder of one kind and scale."
+        raise DataError(f"one LR image ×{scale} for every HR image", f"several for {listed(several, 'image')}", remedy)
 
 
 def listed(items: Sequence[str], what: str, most: int = 10) -> str:

@@ -1,14 +1,14 @@
 """From a folder of photographs to a pair of LMDBs: ``GT.lmdb`` and ``LQ_X<scale>.lmdb``.
 
 Whatever can be known beforehand is checked before anything is written: names, pairs, the size of every image (from
-its header), the room on the disk. The pair is then built in a hidden folder of ``out`` and moved to its place when both
-halves are on the disk.
+its header), the room on the disk. Both halves get their names together, when they are on the disk.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,38 @@ from dscsr_model.data.image_io import Header, decoding_memory, in_channels, read
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
 from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.data.pairing import keys_of, listed, pair, search_images
-from dscsr_model.data.prepare_job import Job, Summary
-from dscsr_model.data.subimages import common_size, windows
+from dscsr_model.data.prepare_job import Job, common_size
 from dscsr_model.data.workers import worker_pool
 from dscsr_model.files import atomic_folder
 
 # Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+class Summary(NamedTuple):
+    """What was made."""
+
+    images: int
+    pairs: int
+    bytes: tuple[int, int]
+    """On the disk, GT and LQ."""
+    seconds: float
+    skipped: Sequence[str]
+    """Broken images that were left out: their faults."""
+    shortest: int
+    """Side of all HR sub-images, in pixels."""
+    small: int
+    """Images shorter than the crop."""
+    alpha: int
+    """Images that had an alpha channel."""
+    channels: int
+    """Of the LMDBs."""
+    recolored: int
+    """Files, HR and LR, that had other channels."""
+    sixteen_bit: int
+    """Files of which 8 bits are kept."""
+    left_out: Counter[str]
+    """Files that are no images, by kind."""
 
 
 class Task(NamedTuple):
@@ -66,92 +91,96 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
     job.check()
     names, left_out = search_images(job.gt)
     keys = keys_of(names)
-    lr_names: dict[str, str] = {}
-    try:
-        if job.lq is not None:
-            found, others = search_images(job.lq)
-            lr_names, left_out = pair(names, found, job.scale), left_out + others
-    except DataError as error:
-        raise DataError(f"{error} Without --lq, LR images are made.") from error
-    files = [(job.gt / name, job.lq / lr_names[name] if job.lq is not None else None) for name in names]
+    files: list[tuple[Path, ...]] = [(job.gt / name,) for name in names]
+    if job.lq is not None:
+        try:
+            lr_names, others = search_images(job.lq)
+            pairs, left_out = pair(names, lr_names, job.scale), left_out + others
+        except DataError as error:
+            raise DataError(f"{error} Without --lq, LR images are made.") from error
+        files = [(job.gt / name, job.lq / pairs[name]) for name in names]
     targets = [target.name for target in job.targets]
-    with atomic_folder(job.out, targets, job.force) as folder, worker_pool(job.workers) as pool:
-        headers = list(progress(pool.in_order(_read_headers, files), "checking", len(files)))
-        tasks, skipped = _plan(job, [keys[name] for name in names], files, headers)
-        good = [header for task in tasks for header in task.headers]
-        channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in good)) else 3
+    with atomic_folder(job.out, targets, job.force) as folder, worker_pool(min(job.workers, len(files))) as pool:
+        headers = progress(pool.in_order(_read_headers, files), "checking", len(files))
+        tasks, broken = _plan(job, keys.values(), files, headers)
+        read = [header for task in tasks for header in task.headers]
+        channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in read)) else 3
         _check_room(job, channels, tasks)
         results = pool.in_order(partial(_make, job, channels), tasks, partial(_memory, job), free_ram())
-        made = progress(results, "preparing", len(tasks))
-        images, pairs, broken = _write(job, folder, made)
+        counts = _write(job, folder, progress(results, "preparing", len(tasks)), broken)
+    gt, lq = ((target / "data.mdb").stat().st_size for target in job.targets)
     return Summary(
-        images=images,
-        pairs=pairs,
-        bytes=tuple((target / "data.mdb").stat().st_size for target in job.targets),  # type: ignore[arg-type]
+        *counts,
+        bytes=(gt, lq),
         seconds=time.perf_counter() - start,
-        skipped=(*skipped, *broken),
-        shortest=min(min(window[2:]) for task in tasks for window in _windows(job, task)) * job.scale,
+        skipped=broken,
+        shortest=min(min(window[2:]) for task in tasks for window in job.windows(*task.size)) * job.scale,
         small=sum(job.effective_crop > job.scale * min(task.size) for task in tasks),
         alpha=sum(task.headers[0].alpha for task in tasks),
         channels=channels,
-        recolored=sum(header.gray != (channels == 1) for header in good),
-        sixteen_bit=sum(header.sixteen_bit for header in good),
+        recolored=sum(header.gray != (channels == 1) for header in read),
+        sixteen_bit=sum(header.sixteen_bit for header in read),
         left_out=left_out,
     )
 
 
-def _read_headers(files: tuple[Path, Path | None]) -> tuple[Header | str, Header | str | None]:
-    def read(file: Path) -> Header | str:
-        try:
-            return read_header(file)
-        except ImageError as error:
-            return str(error)
+def _read_headers(files: tuple[Path, ...]) -> list[Header | str]:
+    """Of an image's files, or what is wrong with them."""
+    return [_header_or_fault(file) for file in files]
 
-    return read(files[0]), read(files[1]) if files[1] is not None else None
+
+def _header_or_fault(file: Path) -> Header | str:
+    try:
+        return read_header(file)
+    except ImageError as error:
+        return str(error)
 
 
 def _plan(
-    job: Job,
-    keys: Sequence[str],
-    files: Sequence[tuple[Path, Path | None]],
-    headers: Sequence[tuple[Header | str, Header | str | None]],
+    job: Job, keys: Iterable[str], files: Iterable[tuple[Path, ...]], headers: Iterable[list[Header | str]]
 ) -> tuple[list[Task], list[str]]:
     """Tasks of the images that can be used, and the faults of the others, once all can be made into pairs."""
-    tasks, broken, unfitting = [], [], []
-    for key, (hr, lr), (hr_header, lr_header) in zip(keys, files, headers, strict=True):
-        faults = [header for header in (hr_header, lr_header) if isinstance(header, str)]
-        if faults or isinstance(hr_header, str) or isinstance(lr_header, str):
+    tasks: list[Task] = []
+    broken: list[str] = []
+    unfitting: list[str] = []
+    for key, (hr, *lr), found in zip(keys, files, headers, strict=True):
+        faults = [each for each in found if isinstance(each, str)]
+        if faults:
             broken += faults
             continue
-        size = common_size(hr_header[:2], lr_header[:2] if lr_header else None, job.scale)
+        read = tuple(each for each in found if isinstance(each, Header))
+        sizes = [header[:2] for header in read]
+        size = common_size(sizes[0], sizes[1] if lr else None, job.scale)
         if size is None:
-            unfitting.append(f"{hr.name} {hr_header[:2]} with {lr} {lr_header[:2] if lr_header else ''}")
-        elif 0 in size:
-            broken.append(f"{hr}: {hr_header[0]}×{hr_header[1]} pixels, too small for ×{job.scale}")
+            unfitting.append(f"{hr.name} {sizes[0]} with {lr[0]} {sizes[1]}")
+            continue
+        task = Task(key, hr, lr[0] if lr else None, size, read)
+        try:
+            if 0 in size:
+                raise ImageError(f"{sizes[0][0]}×{sizes[0][1]} pixels, too small for ×{job.scale}")
+            # First the pixels alone: the sub-images of what only claims its size cannot be counted.
+            check_memory(sum(map(decoding_memory, read)), *sizes[0])
+            check_memory(_memory(job, task), *sizes[0])
+        except ImageError as error:
+            broken.append(f"{hr}: {error}")
         else:
-            task = Task(key, hr, lr, size, (hr_header, lr_header) if lr_header else (hr_header,))
-            try:
-                _check_memory(job, task)
-            except ImageError as error:
-                broken.append(f"{hr}: {error}")
-            else:
-                tasks.append(task)
+            tasks.append(task)
     if unfitting:
         raise DscsrError(
-            f"Expected HR images {job.scale} times as large as their LR images (height, width), but got "
-            f"{listed(unfitting, 'pair')}. Give the LR folder and --scale that belong to {job.gt}."
+            f"HR images {job.scale} times as large as their LR images (height, width)",
+            listed(unfitting, "pair"),
+            f"Give the LR folder and --scale that belong to {job.gt}.",
         )
-    _check_broken(job, broken)
-    if not tasks:
-        raise DscsrError(f"Expected images in {job.gt}, but none can be used: {listed(broken, 'image')}.")
+    _check_broken(job, broken, bool(tasks))
     return tasks, broken
 
 
-def _check_memory(job: Job, task: Task) -> None:
-    height, width = task.headers[0][:2]
-    needed = sum(map(decoding_memory, task.headers))
-    check_memory(needed, height, width)  # before the sub-images of what only claims its size are counted
-    check_memory(_memory(job, task), height, width)
+def _check_broken(job: Job, broken: Sequence[str], some_are_whole: bool = True) -> None:
+    if broken and job.strict:
+        remedy = "Replace or remove them, or leave out --strict to skip them."
+        raise DscsrError("only whole images (--strict)", listed(broken, "image"), remedy)
+    if not some_are_whole:
+        raise DscsrError(f"images in {job.gt}", f"none that can be used: {listed(broken, 'image')}")
 
 
 def _memory(job: Job, task: Task) -> int:
@@ -159,35 +188,22 @@ def _memory(job: Job, task: Task) -> int:
     return sum(map(decoding_memory, task.headers)) + 2 * _pixel_bytes(job, 3, [task])
 
 
-def _check_broken(job: Job, broken: Sequence[str]) -> None:
-    if broken and job.strict:
-        raise DscsrError(
-            f"Expected only whole images (--strict), but got {listed(broken, 'image')}. "
-            "Replace or remove them, or leave out --strict to skip them."
-        )
-
-
-def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
-    """Bare pixels take a known room."""
-    if job.image_format != "raw":
-        return
-    needed = _pixel_bytes(job, channels, tasks)
-    free = shutil.disk_usage(job.out).free
-    if needed > free:
-        raise DscsrError(
-            f"Expected {needed / 2**30:.1f} GiB of free disk for the pixels, but {job.out} has {free / 2**30:.1f} GiB. "
-            "Free some space, choose another --out, or take --format png."
-        )
-
-
 def _pixel_bytes(job: Job, channels: int, tasks: Iterable[Task]) -> int:
     """Of all sub-images, HR and LR."""
-    shapes = (window for task in tasks for window in _windows(job, task))
+    shapes = (window for task in tasks for window in job.windows(*task.size))
     return channels * sum(window.height * window.width for window in shapes) * (job.scale**2 + 1)
 
 
-def _windows(job: Job, task: Task) -> list[Any]:
-    return windows(*task.size, job.crop_size // job.scale, job.step // job.scale, job.thresh_size // job.scale)
+def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
+    """Raw pixels take a known room."""
+    needed, free = _pixel_bytes(job, channels, tasks), shutil.disk_usage(job.out).free
+    if job.image_format == "raw" and needed > free:
+        raise DscsrError(
+            f"{needed / 2**30:.1f} GiB of free disk for the pixels",
+            f"{free / 2**30:.1f} GiB",
+            "Free some space, choose another --out, or take --format png.",
+            job.out,
+        )
 
 
 def _make(job: Job, channels: int, task: Task) -> Made:
@@ -202,7 +218,7 @@ def _make(job: Job, channels: int, task: Task) -> Made:
         return Made(fault=f"{task.hr}: its pixels are fewer than its header says")
     gt: list[Entry] = []
     lq: list[Entry] = []
-    for number, window in enumerate(_windows(job, task), 1):
+    for number, window in enumerate(job.windows(height, width), 1):
         key = f"{task.key}_s{number:03d}" if job.crop_size else task.key
         for entries, image, (top, left, rows, columns) in ((gt, hr, window.times(job.scale)), (lq, lr, window)):
             part = image[top : top + rows, left : left + columns]
@@ -210,10 +226,9 @@ def _make(job: Job, channels: int, task: Task) -> Made:
     return Made(gt, lq)
 
 
-def _write(job: Job, folder: Path, made: Iterable[Made]) -> tuple[int, int, list[str]]:
-    """Write both LMDBs into ``folder``; the numbers of images and pairs, and the faults of broken images."""
+def _write(job: Job, folder: Path, made: Iterable[Made], broken: list[str]) -> tuple[int, int]:
+    """Write both LMDBs into ``folder``; the numbers of images and pairs. Faults of broken images go to ``broken``."""
     images, pairs = 0, 0
-    broken: list[str] = []
     with LmdbWriter(folder / job.targets[0].name) as gt, LmdbWriter(folder / job.targets[1].name) as lq:
         for result in made:
             if result.fault:
@@ -223,6 +238,5 @@ def _write(job: Job, folder: Path, made: Iterable[Made]) -> tuple[int, int, list
             gt.add(result.gt)
             lq.add(result.lq)
             images, pairs = images + 1, pairs + len(result.gt)
-        if not images:
-            raise DscsrError(f"Expected images in {job.gt}, but all are broken: {listed(broken, 'image')}.")
-    return images, pairs, broken
+        _check_broken(job, broken, images > 0)
+    return images, pairs

@@ -1,16 +1,26 @@
-"""What `prepare` is to make, and what it has made."""
+"""What `prepare` is to make: its values, checked, and where the sub-images of an image lie."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.lmdb_store import FORMATS
 from dscsr_model.data.workers import available_cores
 
-COLORS = ("auto", "rgb", "gray")
+
+class Window(NamedTuple):
+    """A part of an image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def times(self, scale: int) -> Window:
+        """The same part of an image that is ``scale`` times as large."""
+        return Window(*(scale * value for value in self))
 
 
 @dataclass(frozen=True)
@@ -63,39 +73,56 @@ class Job:
         at_least |= {"--thresh-size": (self.thresh_size, 0), "--workers": (self.workers, 1)}
         for name, (value, least) in at_least.items():
             if value < least:
-                raise DscsrError(f"Expected {name} to be at least {least}, but got {value}.")
+                raise DscsrError(f"{name} to be at least {least}", value)
         if 0 < self.crop_size < self.scale or self.step < self.scale:
             raise DscsrError(
-                f"Expected --crop-size and --step to be at least the scale {self.scale}, one LR pixel, but got "
-                f"{self.crop_size} and {self.step}. Take 480 and 240, or --crop-size 0 to keep images whole."
+                f"--crop-size and --step to be at least the scale {self.scale}, one LR pixel",
+                f"{self.crop_size} and {self.step}",
+                "Take 480 and 240, or --crop-size 0 to keep images whole.",
             )
-        if self.color not in COLORS:
-            raise DscsrError(f"Expected --color to be one of {', '.join(COLORS)}, but got {self.color!r}.")
-        if self.image_format not in FORMATS:
-            raise DscsrError(f"Expected --format to be one of {', '.join(FORMATS)}, but got {self.image_format!r}.")
         if not 0 <= self.compression <= 9:
-            raise DscsrError(f"Expected --compression to be from 0 to 9, but got {self.compression}.")
+            raise DscsrError("--compression to be from 0 to 9", self.compression)
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """All sub-images of an LR image of this size, row by row; one window over everything for whole images."""
+        if self.crop_size == 0:
+            return [Window(0, 0, height, width)]
+        crop, step, thresh = (size // self.scale for size in (self.crop_size, self.step, self.thresh_size))
+        size = min(crop, height), min(crop, width)
+        return [
+            Window(top, left, *size)
+            for top in _starts(height, crop, step, thresh)
+            for left in _starts(width, crop, step, thresh)
+        ]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What was made: counts, bytes on the disk (GT, LQ), seconds, and the broken images that were left out.
+def common_size(hr_size: tuple[int, int], lr_size: tuple[int, int] | None, scale: int) -> tuple[int, int] | None:
+    """Height and width of what HR and LR images have in common, in LR pixels; None if the two do not fit together.
 
-    ``shortest`` is the shortest side of all HR sub-images in pixels, ``small`` the number of images shorter than the
-    crop, ``alpha`` the number of those that had an alpha channel. ``channels`` are those of the LMDBs; ``recolored``
-    counts files, HR and LR, that had others, ``sixteen_bit`` those of which 8 bits are kept, ``left_out`` those that
-    are no images, by kind.
+    An HR side that ``scale`` does not divide loses its last pixels. An LR side made from it may be rounded up or down.
+
+    Args:
+        hr_size: Height and width of the HR image.
+        lr_size: Those of the LR image, or None if it is still to be made.
+        scale: Factor between them.
     """
+    floor = (hr_size[0] // scale, hr_size[1] // scale)
+    if lr_size is not None and not all(
+        low <= side <= -(-high // scale) for low, side, high in zip(floor, lr_size, hr_size, strict=True)
+    ):
+        return None
+    return floor
 
-    images: int
-    pairs: int
-    bytes: tuple[int, int]
-    seconds: float
-    skipped: tuple[str, ...]
-    shortest: int
-    small: int
-    alpha: int
-    channels: int
-    recolored: int
-    sixteen_bit: int
-    left_out: Counter[str]
+
+def _starts(length: int, crop: int, step: int, thresh: int) -> list[int]:
+    """First pixels of the sub-images along one axis, as BasicSR's ``extract_subimages`` lays them.
+
+    A last one flush with the end is added when more than ``thresh`` pixels would be left over. An axis shorter than
+    ``crop``, where BasicSR fails, gives one sub-image, as long as the axis.
+    """
+    if length <= crop:
+        return [0]
+    first = list(range(0, length - crop + 1, step))
+    if length - (first[-1] + crop) > thresh:
+        first.append(length - crop)
+    return first

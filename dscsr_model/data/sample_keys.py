@@ -19,5 +19,5 @@ class SampleKey(NamedTuple):
 
 
 def takes_sample_keys(dataset: Any) -> bool:
-    """Whether a dataset asks for draws instead of bare indices."""
+    """Whether a dataset asks for keys instead of numbers."""
     return bool(getattr(dataset, "takes_sample_keys", False))

@@ -5,31 +5,29 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
-import lmdb
 import numpy as np
 from PIL import Image
 
 from dscsr_arch.errors import DataError
-from dscsr_model.data.lmdb_reader import is_bare, read_meta, shared_environment
-from dscsr_model.data.lmdb_store import Shape
+from dscsr_model.data.image_io import decode_as_basicsr
+from dscsr_model.data.lmdb_store import Shape, environment, is_raw, read_meta
+from dscsr_model.data.prepare import Progress
 from dscsr_model.data.workers import worker_pool
 
 Listed = tuple[Shape, int]  # and compression level
 _BATCH = 64  # images that a worker checks at a time
 
 
-@dataclass
-class Report:
+class Report(NamedTuple):
     """What was found: a line for every LMDB and pair, and a line for every fault."""
 
-    found: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    found: list[str]
+    faults: list[str]
 
     @property
     def lines(self) -> list[str]:
@@ -39,11 +37,16 @@ class Report:
         count = f"{len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}:"
         return [*self.found, count, *(f"  {fault}" for fault in self.faults), "Prepare again what is at fault."]
 
+    def add(self, what: str, keys: Iterable[str]) -> None:
+        """A fault of some keys, if there are any."""
+        if names := sorted(keys):
+            self.faults.append(f"{what}: {len(names)}, {', '.join(names)}")
 
-def verify(folder: Path, scale: int | None, workers: int, progress: Callable[..., Iterable[Any]]) -> Report:
+
+def verify(folder: Path, scale: int | None, workers: int, progress: Progress) -> Report:
     """Check all LMDBs in ``folder`` (or the one that it is), and that they are pairs.
 
-    The LMDB with the largest images is the GT, as far as names of keys allow; the others are its LR images.
+    The LMDB with the largest images is the GT; the others are its LR images.
 
     Args:
         folder: Holds ``GT.lmdb`` and ``LQ_X4.lmdb``, or any other LMDBs laid out like BasicSR's.
@@ -57,52 +60,38 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Callable[...
     """
     paths = [folder] if folder.suffix == ".lmdb" else sorted(folder.glob("*.lmdb"))
     if not paths or not folder.is_dir():
-        raise DataError(f"Expected LMDBs (folders named *.lmdb) in {folder}, but found none. Correct the path.")
-    report = Report()
+        raise DataError(f"LMDBs (folders named *.lmdb) in {folder}", "none", "Correct the path.")
+    report = Report([], [])
     for leftover in folder.glob(".*.tmp"):
         report.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
-    metas = {path: meta for path in paths if (meta := _verify_one(path, report)) is not None}
+    metas = {path: meta for path in paths if (meta := _verify_keys(path, report)) is not None}
     _verify_values(metas, workers, progress, report)
     if len(metas) > 1:
         _verify_pairs(metas, scale, report)
     return report
 
 
-def _verify_one(path: Path, report: Report) -> dict[str, Listed] | None:
+def _verify_keys(path: Path, report: Report) -> dict[str, Listed] | None:
     """What is listed by key, once the list and the file are sound enough to look at the images."""
     try:
         meta = read_meta(path)
-        environment = lmdb.open(str(path), readonly=True, lock=False)
-    except (DataError, lmdb.Error) as error:
-        report.faults.append(f"{path}: {error}")
+        with environment(path).begin() as transaction:
+            keys = transaction.cursor().iternext(keys=True, values=False)
+            stored = {bytes(key).decode(errors="replace") for key in keys}
+    except DataError as error:
+        report.faults.append(str(error))
         return None
-    try:
-        size, whole = (
-            (path / "data.mdb").stat().st_size,
-            (environment.info()["last_pgno"] + 1) * environment.stat()["psize"],
-        )
-        if size < whole:  # reading on would kill the process
-            report.faults.append(f"{path}: data.mdb is truncated, {size:,} of {whole:,} bytes")
-            return None
-        with environment.begin() as transaction:
-            stored = {key.decode(errors="replace") for key in transaction.cursor().iternext(keys=True, values=False)}
-    finally:
-        environment.close()
     if not meta:
         report.faults.append(f"{path}: no images")
-    _report_keys(f"{path}: listed in meta_info.txt, but not in data.mdb", meta.keys() - stored, report)
-    _report_keys(f"{path}: in data.mdb, but not listed in meta_info.txt", stored - meta.keys(), report)
-    _report_keys(f"{path}: keys that BasicSR cannot read (not ASCII)", {k for k in meta if not k.isascii()}, report)
+    report.add(f"{path}: listed in meta_info.txt, but not in data.mdb", meta.keys() - stored)
+    report.add(f"{path}: in data.mdb, but not listed in meta_info.txt", stored - meta.keys())
+    report.add(f"{path}: keys that BasicSR cannot read (not ASCII)", {key for key in meta if not key.isascii()})
     return {key: listed for key, listed in meta.items() if key in stored}
 
 
-def _report_keys(what: str, keys: Iterable[str], report: Report) -> None:
-    names = sorted(keys)
-    if names:
-        report.faults.append(f"{what}: {len(names)}, {', '.join(names)}")
-
-
-def _verify_values(metas: Mapping[Path, Mapping[str, Listed]], workers: int, progress: Any, report: Report) -> None:
+def _verify_values(
+    metas: Mapping[Path, Mapping[str, Listed]], workers: int, progress: Progress, report: Report
+) -> None:
     """Decode every image and compare it with its entry in the list."""
     batches = [
         (path, list(meta.items())[first : first + _BATCH])
@@ -110,11 +99,11 @@ def _verify_values(metas: Mapping[Path, Mapping[str, Listed]], workers: int, pro
         for first in range(0, len(meta), _BATCH)
     ]
     kinds: dict[Path, Counter[str]] = {path: Counter() for path in metas}
-    with worker_pool(workers) as pool:
+    with worker_pool(max(1, min(workers, len(batches)))) as pool:
         results = (result for batch in pool.in_order(_check_values, batches) for result in batch)
         for path, kind, fault in progress(results, "verifying", sum(map(len, metas.values()))):
             kinds[path][kind] += 1
-            report.faults += [fault] if fault else []
+            report.faults.extend([fault] if fault else [])
     for path, counts in kinds.items():
         what = ", ".join(f"{number:,} {kind}" for kind, number in sorted(counts.items()))
         report.found.append(f"{path}: {len(metas[path]):,} images ({what or 'none'})")
@@ -124,7 +113,7 @@ def _check_values(batch: tuple[Path, Sequence[tuple[str, Listed]]]) -> list[tupl
     """For every image its LMDB, its kind, and its fault or nothing; runs in a worker process."""
     path, entries = batch
     results = []
-    with shared_environment(path).begin() as transaction:
+    with environment(path).begin() as transaction:
         for key, (shape, level) in entries:
             kind, fault = _check_value(transaction.get(key.encode()), shape, level)
             results.append((path, kind, f"{path}: `{key}` {fault}" if fault else ""))
@@ -132,16 +121,16 @@ def _check_values(batch: tuple[Path, Sequence[tuple[str, Listed]]]) -> list[tupl
 
 
 def _check_value(value: memoryview, shape: Shape, level: int) -> tuple[str, str]:
-    if is_bare(len(value), shape, level):
+    if is_raw(len(value), shape, level):
         return "raw", ""
     try:
         with Image.open(io.BytesIO(value)) as image:  # strict, where OpenCV fills up what is missing
             image.load()
             kind = (image.format or "").lower()
-        pixels = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
     except Exception as error:  # decoders raise whatever they like
         broken = f"{len(value):,} bytes that are neither an image nor the {np.prod(shape):,} pixels of {shape}: {error}"
         return "broken", f"does not decode, {broken}"
+    pixels = decode_as_basicsr(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         return "broken", "does not decode with OpenCV, which BasicSR uses"
     found = (*pixels.shape, 1)[:3]
@@ -149,22 +138,19 @@ def _check_value(value: memoryview, shape: Shape, level: int) -> tuple[str, str]
 
 
 def _verify_pairs(metas: Mapping[Path, Mapping[str, Listed]], scale: int | None, report: Report) -> None:
-    """The LMDB of the largest images is the GT of all others."""
     mean_size = {path: np.mean([h * w for (h, w, _), _ in meta.values()] or [0]) for path, meta in metas.items()}
     gt_path = max(metas, key=lambda path: mean_size[path])
     gt = {key: shape for key, (shape, _) in metas[gt_path].items()}
-    for path, meta in metas.items():
-        if path == gt_path:
-            continue
-        lq = {key: shape for key, (shape, _) in meta.items()}
-        _report_keys(f"{path}: without a GT in {gt_path.name}", lq.keys() - gt.keys(), report)
-        _report_keys(f"{path}: missing, though in {gt_path.name}", gt.keys() - lq.keys(), report)
+    for path in metas.keys() - {gt_path}:
+        lq = {key: shape for key, (shape, _) in metas[path].items()}
+        report.add(f"{path}: without a GT in {gt_path.name}", lq.keys() - gt.keys())
+        report.add(f"{path}: missing, though in {gt_path.name}", gt.keys() - lq.keys())
         common = sorted(gt.keys() & lq.keys())
         expected = scale or _scale(path, [(gt[key], lq[key]) for key in common])
         unfitting = [key for key in common if gt[key][:2] != (expected * lq[key][0], expected * lq[key][1])]
-        report.faults += [
+        report.faults.extend(
             f"{path}: `{key}` is {lq[key][:2]}, its GT {gt[key][:2]}, which is not x{expected}" for key in unfitting
-        ]
+        )
         report.found.append(f"{gt_path.name} with {path.name}: {len(common) - len(unfitting):,} pairs x{expected}")
 
 

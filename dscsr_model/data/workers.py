@@ -1,4 +1,8 @@
-"""All cores at work on a list, results in its order, a bounded number of them in memory."""
+"""All cores at work on a list, results in its order, a bounded amount of memory under way.
+
+``concurrent.futures`` does the work. torch's DataLoader would as well, but takes 1.4 s and 130 MB more in each process,
+and knows no bound on the memory of what it has read ahead: photographs differ in size a hundredfold.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any
 
 from dscsr_arch.errors import DscsrError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -35,11 +36,11 @@ class Workers:
 
     def in_order(
         self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        weight: Callable[[Item], int] = lambda item: 0,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        weight: Callable[[Any], int] = lambda item: 0,
         most: int = 0,
-    ) -> Iterator[Result]:
+    ) -> Iterator[Any]:
         """Yield ``function(item)`` for every item, in order, computed at most a few items ahead.
 
         Args:
@@ -51,21 +52,20 @@ class Workers:
         Raises:
             DscsrError: A worker was killed, usually because memory ran out.
         """
-        ahead: deque[tuple[Future[Result], int]] = deque()
+        ahead: deque[tuple[Future[Any], int]] = deque()
         try:
             for item in items:
                 own = weight(item)
-                while ahead and own + sum(each for _, each in ahead) > most:
+                while ahead and (len(ahead) > 2 * self._count or own + sum(each for _, each in ahead) > most):
                     yield ahead.popleft()[0].result()
                 ahead.append((self._executor.submit(function, item), own))
-                if len(ahead) > 2 * self._count:
-                    yield ahead.popleft()[0].result()
             while ahead:
                 yield ahead.popleft()[0].result()
         except BrokenProcessPool as error:
             raise DscsrError(
-                f"Expected {self._count} worker processes to live, but one was killed, probably for lack of memory. "
-                "Use fewer of them (--workers)."
+                f"{self._count} worker processes to live",
+                "one that was killed, probably for lack of memory",
+                "Use fewer of them (--workers).",
             ) from error
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dscsr_arch.errors import DataError
-from dscsr_model.data.lmdb_reader import read_meta
-from dscsr_model.data.lmdb_store import Shape
+from dscsr_model.data.lmdb_store import Shape, read_meta
 from dscsr_model.host.options.faults import Key, Report
 from dscsr_model.options.section import listed
 

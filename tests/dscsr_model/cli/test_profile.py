@@ -240,7 +240,7 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         (("span.pth", "--threads", "0"), "Expected --threads to be at least 1, but got 0"),
         (("span.pth", "--variants", "fast"), "Expected variants among"),
         (("span.pth", "--device", "abacus"), "Expected a device among"),
-        (("span.pth", "--images", "none"), "Expected a folder of images, but none is not a folder"),
+        (("span.pth", "--images", "none"), "Expected a folder of images, but got none"),
         (("span.pth", "--plot", "a.doc"), "Expected --plot to end in .png, .pdf, .svg, but got `a.doc`"),
         (("span.pth", "--plot", "a.png"), "Expected PSNR for --plot, but got none"),
         (

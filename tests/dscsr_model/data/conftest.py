@@ -8,7 +8,7 @@ from PIL import Image
 
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.image_io import in_channels
-from dscsr_model.data.lmdb_store import LmdbWriter
+from dscsr_model.data.lmdb_store import LmdbWriter, encode
 
 IMAGES = ("astronaut.png", "chelsea.png", "coffee.png", "ihc.png", "rocket.jpg")
 
@@ -44,7 +44,8 @@ def make_pair(photographs, tmp_path):
             with LmdbWriter(tmp_path / name / f"{root}.lmdb") as writer:
                 for number, image in enumerate(photographs):
                     image = in_channels(image[: image.shape[0] // 12 * 12, : image.shape[1] // 12 * 12], channels)
-                    writer.put(f"photo{number}", image if factor == 1 else downscale(image, factor), image_format)
+                    image = image if factor == 1 else downscale(image, factor)
+                    writer.add([encode(f"photo{number}", image, image_format)])
         return {
             "name": "test",
             "type": "PairedCropDataset",

@@ -1,132 +1,215 @@
-import os
-import resource
-import subprocess
-import sys
+"""LMDBs that BasicSR reads, read by us in whatever process, and faulty ones."""
 
+import multiprocessing
+import os
+import pickle
+import shutil
+import threading
+
+import cv2
 import lmdb
 import numpy as np
 import pytest
 
 from dscsr_arch.errors import DataError, DiskError
-from dscsr_model.data.lmdb_reader import LmdbReader
-from dscsr_model.data.lmdb_store import LmdbWriter, encode
+from dscsr_model.data.lmdb_store import LmdbReader, LmdbWriter, encode, environment, is_raw, read_meta
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("image_format", ["raw", "png"])
-def test_layout_is_basicsr_s(tmp_path, image_format):
+@pytest.fixture
+def path(tmp_path, photographs):
     with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-        writer.put("a_s001", NOISE, image_format, level=3)
-        writer.put("b_s001", NOISE[:30], image_format, level=3)
-    assert sorted(os.listdir(tmp_path)) == ["GT.lmdb"]
+        for number, image in enumerate(photographs):
+            writer.add([encode(f"k{9 - number}", image, "png" if number % 2 else "raw")])
+    return tmp_path / "GT.lmdb"
+
+
+@pytest.mark.parametrize(("image_format", "level"), [("raw", 0), ("png", 3)])
+def test_layout_is_basicsr_s(tmp_path, image_format, level):
+    with LmdbWriter(tmp_path / "GT.lmdb") as writer:
+        writer.add([encode(f"{key}_s001", NOISE, image_format, 3) for key in "ab"])
     assert sorted(os.listdir(tmp_path / "GT.lmdb")) == ["data.mdb", "lock.mdb", "meta_info.txt"]
-    level = {"raw": 0, "png": 3}[image_format]
-    expected = f"a_s001.png (60,100,3) {level}\nb_s001.png (30,100,3) {level}\n"
+    expected = f"a_s001.png (60,100,3) {level}\nb_s001.png (60,100,3) {level}\n"
     assert (tmp_path / "GT.lmdb" / "meta_info.txt").read_text() == expected
+    assert read_meta(tmp_path / "GT.lmdb") == {f"{key}_s001": ((60, 100, 3), level) for key in "ab"}
 
 
 def test_basicsr_reads_png(tmp_path):
     file_client = pytest.importorskip("basicsr.utils.file_client")
     img_util = pytest.importorskip("basicsr.utils.img_util")
     with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-        writer.put("a", NOISE, "png")
+        writer.add([encode("a", NOISE, "png")])
     client = file_client.FileClient("lmdb", db_paths=[str(tmp_path / "GT.lmdb")], client_keys=["gt"])
-    decoded = img_util.imfrombytes(client.get("a", "gt"))
-    np.testing.assert_array_equal(decoded[:, :, ::-1], NOISE)
+    np.testing.assert_array_equal(img_util.imfrombytes(client.get("a", "gt"))[:, :, ::-1], NOISE)
 
 
-def test_map_grows_by_itself(tmp_path):
+def test_lmdbs_of_basicsr_are_read(tmp_path, folder, photographs):
+    lmdb_util = pytest.importorskip("basicsr.utils.lmdb_util")
+    names = sorted(os.listdir(folder))
+    keys = [name.split(".")[0] for name in names]
+    lmdb_util.make_lmdb_from_imgs(str(folder), str(tmp_path / "GT.lmdb"), names, keys, map_size=2**30)
+    reader = LmdbReader(tmp_path / "GT.lmdb")
+    assert reader.keys == [f"photo{n}" for n in range(5)]
+    for index, image in enumerate(photographs):
+        with reader.pixels(index) as pixels:
+            np.testing.assert_array_equal(pixels, image)
+
+
+def test_the_map_grows_by_itself(tmp_path):
     with LmdbWriter(tmp_path / "GT.lmdb", map_size=2**18) as writer:
         for first in range(0, 60, 6):
-            writer.add([encode(f"{number:03d}", NOISE, "raw") for number in range(first, first + 6)])
+            writer.add([encode(f"{number:03d}", NOISE) for number in range(first, first + 6)])
     assert (tmp_path / "GT.lmdb" / "data.mdb").stat().st_size > 4 * 2**18
     reader = LmdbReader(tmp_path / "GT.lmdb")
-    assert len(reader) == 60
     for index in range(60):
         with reader.pixels(index) as image:
             np.testing.assert_array_equal(image, NOISE)
 
 
-def test_refuses_to_overwrite(tmp_path):
+def test_entries_are_added_all_or_none(tmp_path):
     with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-        writer.put("a", NOISE)
-    with pytest.raises(DiskError, match=r"Expected to write .*GT.lmdb, but got .*File exists"):
-        LmdbWriter(tmp_path / "GT.lmdb")
-
-
-def test_wants_the_suffix_that_basicsr_wants(tmp_path):
-    with pytest.raises(DataError, match=r"Expected a path that ends in .lmdb, but got .*GT\. Rename"):
-        LmdbWriter(tmp_path / "GT")
-
-
-@pytest.mark.parametrize("key", ["", "a.b", "a/b", "é", "a\nb", "x" * 512])
-def test_bad_keys(tmp_path, key):
-    with (
-        LmdbWriter(tmp_path / "GT.lmdb") as writer,
-        pytest.raises(DataError, match=r"Expected a key of 1 to 511 printable ASCII characters"),
-    ):
-        writer.put(key, NOISE)
-
-
-def test_key_twice(tmp_path):
-    def write():
-        with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-            writer.put("a", NOISE)
-            writer.put("a", NOISE)
-
-    with pytest.raises(DataError, match=r"Expected every key once, but got `a` again"):
-        write()
-
-
-def test_add_is_all_or_nothing(tmp_path):
-    with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-        writer.put("a", NOISE)
-        with pytest.raises(DataError, match=r"every key once"):
+        writer.add([encode("a", NOISE)])
+        with pytest.raises(DataError, match=r"GT\.lmdb: Expected every key once, but got `a` again\. Rename the image"):
             writer.add([encode("b", NOISE), encode("a", NOISE)])
-        writer.put("c", NOISE)
+        writer.add([encode("c", NOISE)])
     assert LmdbReader(tmp_path / "GT.lmdb").keys == ["a", "c"]
-    environment = lmdb.open(str(tmp_path / "GT.lmdb"), readonly=True, lock=False)
-    assert environment.stat()["entries"] == 2
-    environment.close()
+    with environment(tmp_path / "GT.lmdb").begin() as transaction:
+        assert transaction.stat()["entries"] == 2
 
 
-def test_bad_images():
-    with pytest.raises(ValueError, match=r"Expected an image \(H, W, 3\) or .* of uint8, but got \(60, 100\) of uint8"):
-        encode("a", NOISE[:, :, 0])
-    with pytest.raises(ValueError, match=r"of float64"):
-        encode("a", NOISE / 255)
-    with pytest.raises(ValueError, match=r"Expected `image_format` to be one of .*, but got 'jpg'"):
-        encode("a", NOISE, "jpg")
-
-
-WRITE = """
-import sys, numpy as np
-from dscsr_model.data.lmdb_store import LmdbWriter
-image = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
-with LmdbWriter(sys.argv[1]) as writer:
-    for number in range(int(sys.argv[2])):
-        writer.put(f"{number:05d}", image)
-        print(number, flush=True)
-"""
-
-
-def test_full_disk(tmp_path):
-    """A limit on the size of files stops LMDB's writes in the middle, like a full disk."""
-    process = subprocess.run(
-        [sys.executable, "-c", WRITE, tmp_path / "GT.lmdb", "100"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 2**20, 5 * 2**20)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 1
-    assert "DiskError: Expected room on the disk for" in process.stderr
-    assert "Nothing of it is kept. Free some space" in process.stderr
-    assert int(process.stdout.split()[-1]) > 3  # it had written a part
-
-
-def test_unwritable_place(tmp_path):
-    (tmp_path / "file").write_text("")
+def test_places_that_do_not_take_it(tmp_path, path):
+    with pytest.raises(DiskError, match=r"Expected to write .*GT.lmdb, but got .*File exists"):
+        LmdbWriter(path)
     with pytest.raises(DiskError, match=r"Expected to write .*GT.lmdb, but got .* Choose another folder"):
-        LmdbWriter(tmp_path / "file" / "GT.lmdb")
+        LmdbWriter(path / "meta_info.txt" / "GT.lmdb")
+
+
+def test_pixels_in_the_order_of_sorted_keys(path, photographs):
+    reader = LmdbReader(path)
+    assert reader.keys == [reader.name(index) for index in range(5)] == ["k5", "k6", "k7", "k8", "k9"]
+    for index, image in enumerate(reversed(photographs)):
+        assert tuple(reader.shapes()[index]) == image.shape
+        with reader.pixels(index) as pixels:
+            np.testing.assert_array_equal(pixels, image)
+
+
+def test_raw_pixels_are_not_copied(path):
+    reader = LmdbReader(path)
+    with reader.pixels(0) as first, reader.pixels(0) as second:
+        assert not first.flags.owndata
+        assert not first.flags.writeable
+        assert first.ctypes.data == second.ctypes.data
+
+
+def test_encoded_and_raw_are_told_apart(photographs):
+    image = photographs[0]
+    for kind in (image, np.full_like(image, 200)):
+        for level in range(10):
+            png = cv2.imencode(".png", kind, [cv2.IMWRITE_PNG_COMPRESSION, level])[1]
+            assert not is_raw(len(png), kind.shape, level)
+    assert is_raw(image.size, image.shape, 0)
+    assert not is_raw(image.size, image.shape, 1)  # an encoded image that happens to be as long
+    assert not is_raw(image.size - 1, image.shape, 0)
+
+
+def test_one_environment_for_all_readers_of_a_path(path, tmp_path):
+    (tmp_path / "link.lmdb").symlink_to(path)
+    readers = [LmdbReader(path), LmdbReader(str(path)), LmdbReader(tmp_path / "link.lmdb")]
+    for reader in readers:
+        with reader.pixels(1) as image:
+            assert image.size
+    with pytest.raises(lmdb.Error, match=r"already open"):
+        lmdb.open(str(path), readonly=True, lock=False)
+    del reader, readers
+    lmdb.open(str(path), readonly=True, lock=False).close()  # nobody holds it any more
+
+
+def total(reader):
+    values = []
+    for index in range(len(reader)):
+        with reader.pixels(index) as image:
+            values.append(int(image.sum()))
+    return values
+
+
+def into_queue(reader, queue):
+    queue.put((os.getpid(), total(reader)))
+
+
+@pytest.mark.parametrize(("method", "used_before"), [("fork", False), ("fork", True), ("spawn", True)])
+def test_in_other_processes(path, method, used_before):
+    reader, other = LmdbReader(path), LmdbReader(path)
+    if used_before:
+        assert total(reader) == total(other)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    children = [context.Process(target=into_queue, args=(r, queue)) for r in (reader, other)]
+    for child in children:
+        child.start()
+    results = dict(queue.get(timeout=60) for _ in children)
+    for child in children:
+        child.join()
+    assert len(results) == 2
+    assert set(map(tuple, results.values())) == {tuple(total(reader))}
+
+
+def test_pickled_at_any_time(path):
+    reader = LmdbReader(path)
+    before = pickle.loads(pickle.dumps(reader))
+    with reader.pixels(0):
+        after = pickle.loads(pickle.dumps(reader))
+    assert total(before) == total(after) == total(reader)
+
+
+def test_threads_open_it_once(path):
+    readers = [LmdbReader(path) for _ in range(8)]
+    barrier, results = threading.Barrier(8), []
+
+    def read(reader):
+        barrier.wait()
+        results.append(total(reader))
+
+    threads = [threading.Thread(target=read, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+
+
+def test_lists_that_are_not_understood(tmp_path, path):
+    with pytest.raises(DataError, match=r"Expected an LMDB with data.mdb and meta_info.txt, but .* has not both"):
+        LmdbReader(tmp_path / "none.lmdb")
+    meta = path / "meta_info.txt"
+    lines = meta.read_text()
+    meta.write_text(lines + "nonsense\n")
+    with pytest.raises(DataError, match=r"but got 'nonsense' in line 6, which is not understood"):
+        read_meta(path)
+    meta.write_text(lines + lines.splitlines()[0] + "\n")
+    with pytest.raises(DataError, match=r"in line 6, which names `.*` for the second time \(BasicSR cuts"):
+        read_meta(path)
+
+
+def faulty(path, message, index=0):
+    reader = LmdbReader(path)
+    with pytest.raises(DataError, match=message), reader.pixels(index):
+        pass
+
+
+def test_files_that_do_not_open(path, tmp_path):
+    shutil.copytree(path, tmp_path / "B.lmdb")
+    (tmp_path / "B.lmdb" / "data.mdb").write_bytes(b"nonsense" * 2000)
+    faulty(tmp_path / "B.lmdb", r"B\.lmdb: Expected an LMDB that opens, but got .* prepare it again")
+    other = lmdb.open(str(path), readonly=True, lock=False)
+    faulty(path, r"already open in this process.* use PairedCropDataset for both", 1)
+    other.close()
+    os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size - 4096)
+    faulty(path, r"Expected a whole LMDB of [\d,]+ bytes, but got a data\.mdb that is truncated at ")
+
+
+def test_values_that_are_missing_or_broken(path):
+    meta = path / "meta_info.txt"
+    meta.write_text((meta.read_text() + "zz.png (5,5,3) 1\n").replace("k9.png (160,", "k9.png (161,"))
+    faulty(path, r"GT\.lmdb: Expected `zz`, but got it in the list only\. Prepare", 5)
+    faulty(path, r"raw pixels of \(161, \d+, 3\) as `k9`, but got \d+ bytes that are neither\. `dscsr prepare --ver", 4)

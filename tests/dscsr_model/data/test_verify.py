@@ -106,7 +106,9 @@ def test_truncated_file(data):
     with open(file, "r+b") as opened:
         opened.truncate(size // 2)
     faults = run(data).faults
-    assert any(f"GT.lmdb: data.mdb is truncated, {size // 2:,} of {size:,} bytes" in fault for fault in faults)
+    assert any(
+        f"whole LMDB of {size:,} bytes, but got a data.mdb that is truncated at {size // 2:,}" in f for f in faults
+    )
 
 
 def test_unreadable_lists(data):
@@ -126,7 +128,7 @@ def test_one_lmdb_alone_and_leftovers(data):
 
 
 def test_nothing_to_verify(tmp_path):
-    with pytest.raises(DataError, match=r"Expected LMDBs \(folders named \*\.lmdb\) in .*, but found none"):
+    with pytest.raises(DataError, match=r"Expected LMDBs \(folders named \*\.lmdb\) in .*, but got none"):
         run(tmp_path)
-    with pytest.raises(DataError, match="but found none"):
+    with pytest.raises(DataError, match="but got none"):
         run(tmp_path / "none.lmdb")

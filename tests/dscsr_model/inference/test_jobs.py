@@ -130,7 +130,7 @@ def test_force_never_overwrites_a_source_through_links(folder, tmp_path, make):
 
 
 def test_nothing_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"Expected images .* but found nothing"):
+    with pytest.raises(DataError, match=r"Expected images .* but got nothing"):
         plan(tmp_path, tmp_path / "out", 4)
     (tmp_path / "a.txt").touch()
     with pytest.raises(DscsrError, match=r"Expected an image \(\.png, .*\) as -i, but got .*a\.txt"):

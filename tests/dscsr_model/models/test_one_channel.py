@@ -9,7 +9,7 @@ from small_models import SWINIR, build, options
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.lmdb_store import LmdbWriter
+from dscsr_model.data.lmdb_store import LmdbWriter, encode
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.tiles import Upscaler
 
@@ -36,7 +36,7 @@ def pair(tmp_path):
     for root, side in (("GT", 196), ("LQ", 98)):
         with LmdbWriter(tmp_path / f"{root}.lmdb") as writer:
             for key in "ab":
-                writer.put(key, draw.integers(0, 256, (side, side, 1), dtype=np.uint8))
+                writer.add([encode(key, draw.integers(0, 256, (side, side, 1), dtype=np.uint8))])
     roots = {f"dataroot_{name}": str(tmp_path / f"{name.upper()}.lmdb") for name in ("gt", "lq")}
     return {"name": "Set", "scale": 2, "io_backend": {"type": "lmdb"}, **roots}
 

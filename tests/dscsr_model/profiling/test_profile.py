@@ -124,7 +124,7 @@ def test_without_flops_no_fvcore_and_no_scores(monkeypatch):
         ({"variants": ("fast",)}, "Expected variants among"),
         ({"seconds": 0}, "Expected seconds above 0 for each variant, but got 0"),
         ({"device": "abacus"}, "Expected a device among"),
-        ({"data": (Path("none"), Path("none"))}, "Expected a folder of images, but none is not a folder"),
+        ({"data": (Path("none"), Path("none"))}, "Expected a folder of images, but got none"),
     ],
 )
 def test_settings_are_checked_first(change, message):

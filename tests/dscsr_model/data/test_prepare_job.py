@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dscsr_model.data.prepare_job import Job, Window, common_size
+
+
+def windows(height, width, crop, step, thresh=0):
+    return Job(Path("gt"), Path("out"), 1, crop_size=crop, step=step, thresh_size=thresh).windows(height, width)
+
+
+def basicsr_starts(length, crop, step, thresh):
+    """The rule of BasicSR's extract_subimages, in its own words."""
+    space = np.arange(0, length - crop + 1, step)
+    return [*space, length - crop] if length - (space[-1] + crop) > thresh else list(space)
+
+
+@given(
+    length=st.integers(1, 3000), crop=st.integers(1, 600), step=st.integers(1, 600),
+    thresh=st.sampled_from([0, 10, 100]),
+)  # fmt: skip
+def test_sub_images_lie_as_basicsr_lays_them(length, crop, step, thresh):
+    expected = basicsr_starts(length, crop, step, thresh) if length >= crop else [0]
+    assert [window.top for window in windows(length, 1, crop, step, thresh)] == expected
+    assert [window.left for window in windows(1, length, crop, step, thresh)] == expected
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 400), width=st.integers(1, 400), crop=st.integers(4, 120))
+def test_sub_images_lie_inside_and_cover_everything(height, width, crop):
+    found = windows(height, width, crop, max(crop // 2, 1))
+    covered = np.zeros((height, width), bool)
+    for top, left, rows, columns in found:
+        assert (rows, columns) == covered[top : top + rows, left : left + columns].shape
+        assert (rows, columns) == (min(crop, height), min(crop, width))
+        covered[top : top + rows, left : left + columns] = True
+    assert covered.all()
+    assert len(set(found)) == len(found)
+
+
+def test_div2k():
+    job = Job(Path("gt"), Path("out"), 4)
+    found = job.windows(1356 // 4, 2040 // 4)
+    assert len(found) == 5 * 8
+    assert found[9].times(4) == Window(240, 240, 480, 480)
+    assert windows(30, 40, 0, 1) == [Window(0, 0, 30, 40)]
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr", "expected"),
+    [
+        ((481, 321), None, (120, 80)),
+        ((481, 321), (120, 80), (120, 80)),
+        ((481, 321), (121, 81), (120, 80)),
+        ((481, 321), (121, 80), (120, 80)),
+        ((480, 320), (121, 80), None),
+        ((481, 321), (122, 81), None),
+        ((481, 321), (119, 80), None),
+        ((480, 320), (80, 120), None),
+    ],
+)
+def test_common_size(hr, lr, expected):
+    assert common_size(hr, lr, 4) == expected
