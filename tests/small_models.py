@@ -100,3 +100,22 @@ def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> floa
     if one.keys() != two.keys():
         raise AssertionError(f"other names: {one.keys() ^ two.keys()}")
     return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+def loader_of(section: dict[str, Any]) -> Any:
+    """The dataset of a section behind the loader that BasicSR makes for it."""
+    dscsr_model.register()
+    from basicsr.data import build_dataloader, build_dataset
+
+    return build_dataloader(build_dataset(dict(section)), section)
+
+
+def pair_loader(root: Path) -> Any:
+    """Two pairs of images (LQ of 21×19 pixels) behind BasicSR's own dataset, to validate with."""
+    names = ["image0.png", "image1.png"]
+    roots = {
+        f"dataroot_{name}": str(option_files.write_images(root / name, names, size))
+        for name, size in (("gt", (38, 42)), ("lq", (19, 21)))
+    }
+    pair = {"name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
+    return loader_of(pair | roots)

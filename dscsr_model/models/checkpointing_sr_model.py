@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from basicsr.utils import get_root_logger
-from torch import nn
 
 from dscsr_arch.metadata import beside
 from dscsr_model.data.keyed_dataset import GENERATORS
@@ -99,7 +98,10 @@ class CheckpointingSRModel(ValidatingSRModel):
         named = {"params": self.net_g}
         if hasattr(self, "net_g_ema"):
             named["params_ema"] = self.net_g_ema
-        networks = {key: _on_cpu(self.get_bare_model(net)) for key, net in named.items()}
+        networks = {
+            key: {name: tensor.cpu() for name, tensor in self.get_bare_model(net).state_dict().items()}
+            for key, net in named.items()
+        }
         return networks if all(all_finite(state) for state in networks.values()) else None
 
     def save_networks(self, content: dict[str, Any], label: str) -> Path:
@@ -234,19 +236,13 @@ class CheckpointingSRModel(ValidatingSRModel):
                 tb_logger.flush()  # what is recorded here will not be validated again
             self.checkpoints.save_record(current_iter, self.best.state())
 
-    def tell_scores(self, dataset_name: str, current_iter: Any, tb_logger: Any) -> None:
+    def _log_validation_metric_values(self, current_iter: Any, dataset_name: str, tb_logger: Any) -> None:
         """Log the scores, with the best ones so far; save ``net_g_best.pth`` if the deciding one is among these."""
-        if not self.is_train:
-            super().tell_scores(dataset_name, current_iter, tb_logger)
-            return
-        self.best.update(dataset_name, self.metric_results, current_iter)
-        super().tell_scores(dataset_name, current_iter, tb_logger)
-        found = self.best.of(dataset_name, current_iter)
+        if self.is_train:
+            self.best.update(dataset_name, self.metric_results, current_iter)
+        super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+        found = self.best.of(dataset_name, current_iter) if self.is_train else None
         networks = self.finite_networks() if found else None
         if found and networks:
             path = self.save_networks(networks | {"best": found}, "best")
             get_root_logger().info(f"Best {found['metric']} on {dataset_name} so far: saved as {path.name}.")
-
-
-def _on_cpu(network: nn.Module) -> dict[str, Any]:
-    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}

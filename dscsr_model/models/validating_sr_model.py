@@ -125,10 +125,7 @@ class ValidatingSRModel(SRModel):
 
     def results(self) -> dict[str, Tensor]:
         """The current batch super-resolved in each way that is validated, by `labels`."""
-        self.test()
-        output: Tensor = self.output
-        del self.output
-        return {"": output}
+        return {"": self.super_resolve()}
 
     # --- validation -------------------------------------------------------------------------------------------
 
@@ -157,11 +154,7 @@ class ValidatingSRModel(SRModel):
                 get_root_logger().warning(f"Validation {name} without `{metric}`, which failed: {fault}")
         self.metric_results = {metric: value for metric, value in scores.items() if isinstance(value, float)}
         if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
-            self.tell_scores(name, current_iter, tb_logger)
-
-    def tell_scores(self, dataset_name: str, current_iter: Any, tb_logger: Any) -> None:
-        """Log ``metric_results``."""
-        self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+            self._log_validation_metric_values(current_iter, name, tb_logger)
 
     def _super_resolved(self, batch: Mapping[str, Any]) -> tuple[Results, Image | None]:
         # The ground truth, the largest image of all, never needs the device.

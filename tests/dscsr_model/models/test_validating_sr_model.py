@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import cv2
 import option_files
 import pytest
+import small_models
 import torch
 from small_models import SPAN, SWINIR, build, options, train
 
@@ -22,21 +23,8 @@ METRICS = {
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    """Three pairs of images behind BasicSR's own dataset, and a loader as BasicSR makes it."""
-    names = [f"image{number}.png" for number in range(3)]
-    section = {
-        "name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"},
-        "dataroot_gt": str(option_files.write_images(tmp_path / "gt", names, (46, 38))),
-        "dataroot_lq": str(option_files.write_images(tmp_path / "lq", names, (23, 19))),
-    }  # fmt: skip
-
-    def make(section=section):
-        from basicsr.data import build_dataloader, build_dataset
-
-        return build_dataloader(build_dataset(dict(section)), section)
-
-    return make
+def loader(tmp_path):
+    return small_models.pair_loader(tmp_path)
 
 
 def span(tmp_path, model_type="EfficientSRModel", **changes):
@@ -54,17 +42,17 @@ class Writer:
         pass
 
 
-def test_scores_images_and_log_are_srmodels(tmp_path, dataset, logged):
+def test_scores_images_and_log_are_srmodels(tmp_path, loader, logged):
     said, written, scores = [], [], []
     for model_type in ("SRModel", "EfficientSRModel"):
         model = train(span(tmp_path / model_type, model_type, **{"train:ema_decay": 0}), range(1, 4))
         writer, before = Writer(), len(logged())
-        model.validation(dataset(), 3, writer, save_img=True)
+        model.validation(loader, 3, writer, save_img=True)
         said.append([line for line in logged()[before:] if "Validation" in line])
         folder = tmp_path / model_type / "visualization"
         written.append({str(f.relative_to(folder)): cv2.imread(str(f)).astype(int) for f in folder.rglob("*.png")})
         scores.append((model.metric_results, writer.points))
-    assert len(written[0]) == 3
+    assert len(written[0]) == 2
     assert written[0].keys() == written[1].keys()
     assert all((written[0][name] == written[1][name]).all() for name in written[0])
     assert said[0] == said[1]
@@ -73,11 +61,11 @@ def test_scores_images_and_log_are_srmodels(tmp_path, dataset, logged):
 
 
 @pytest.mark.parametrize("suffix", [None, "ours"])
-def test_results_of_a_test_are_named_as_basicsr_names_them(tmp_path, dataset, suffix, logged):
+def test_results_of_a_test_are_named_as_basicsr_names_them(tmp_path, loader, suffix, logged):
     for model_type in ("SRModel", "EfficientSRModel"):
         opt = options(tmp_path / model_type, model_type, is_train=False, **{"val:suffix": suffix, "name": "run"})
         before = len(logged())
-        build(opt).validation(dataset(), "run", None, save_img=True)
+        build(opt).validation(loader, "run", None, save_img=True)
     assert "Best" not in "".join(logged()[before:])  # where SRModel says: @ run iter
     folders = [tmp_path / model_type / "visualization" for model_type in ("SRModel", "EfficientSRModel")]
     stock, ours = ({str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.png")} for folder in folders)
@@ -97,19 +85,17 @@ PLAIN = {"type": "SPAN", "feature_channels": 4, "upscale": 2}
         ("CSDModel", {"type": "CSSRNet", "backbone": PLAIN, "widths": [0.5, 0.75]}, 3, {"tile": 12}, 4),
     ],
 )
-def test_the_network_runs_once_for_each_image(tmp_path, dataset, model_type, network, widths, changes, forwards):
-    """Three LQ images of 23×19 pixels; CSDModel tests two students and their teacher."""
+def test_the_network_runs_once_for_each_image(tmp_path, loader, model_type, network, widths, changes, forwards):
+    """Two LQ images of 21×19 pixels; CSDModel tests two students and their teacher."""
     changes = {f"val:{name}": value for name, value in changes.items()}
     model, runs = build(options(tmp_path, model_type, is_train=False, network_g=network, **changes)), []
     assert model.size_requirements  # found once for all images, by runs on small ones
     model.net_g.register_forward_pre_hook(lambda *_: runs.append(1))
-    model.validation(dataset(), "run", None, save_img=False)
-    assert len(runs) == 3 * widths * forwards
+    model.validation(loader, "run", None, save_img=False)
+    assert len(runs) == 2 * widths * forwards
 
 
-def test_uint8_images_are_scored_as_float_ones(tmp_path, dataset):
-    loader = dataset()
-
+def test_uint8_images_are_scored_as_float_ones(tmp_path, loader):
     class Bytes(torch.utils.data.Dataset):
         opt = loader.dataset.opt
 
@@ -255,10 +241,10 @@ def test_the_first_validation_set_decides(tmp_path, validate):
     assert best(tmp_path) == 5
 
 
-def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, dataset, logged):
+def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, loader, logged):
     images = option_files.write_images(tmp_path / "large", ["a.png"], (98, 98))
     single = {"name": "Lone", "type": "SingleImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
-    lone = dataset({**single, "dataroot_lq": str(images)})
+    lone = small_models.loader_of({**single, "dataroot_lq": str(images)})
     changes = {"network_g": SPAN, "datasets:val": {"name": "Lone"}, "datasets:val_2": {"name": "Set"}}
     model = build(options(tmp_path, **changes))
     before = len(logged())
@@ -266,7 +252,7 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, da
     assert not any("Validation" in line for line in logged()[before:])
     assert len(list((tmp_path / "visualization/a").iterdir())) == 1
     assert not (tmp_path / "models/net_g_best.pth").exists()
-    model.validation(dataset(), 6, None, save_img=False)
+    model.validation(loader, 6, None, save_img=False)
     assert read_pickle(tmp_path / "models/net_g_best.pth")["best"]["dataset"] == "Set"
 
     niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs none, but an image of some size
@@ -280,11 +266,11 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, da
     assert not list((tmp_path / "none/models").iterdir())
 
 
-def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, dataset, logged):
+def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, loader, logged):
     niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs two blocks of 96 pixels
     model = span(tmp_path, **{"val:metrics": {"niqe": niqe, **METRICS}, "val:best_metric": "psnr"})
     before = len(logged())
-    model.validation(dataset(), 6, None, save_img=False)
+    model.validation(loader, 6, None, save_img=False)
     assert model.metric_results.keys() == METRICS.keys()
     (said,) = [line for line in logged()[before:] if "niqe" in line]
     assert "Validation Set without `niqe`, which failed: calculate_niqe of image" in said
