@@ -101,6 +101,11 @@ def recognise(state_dict: StateDict) -> Architecture | None:
     return next((each for each in architectures().values() if each.recognise(state_dict)), None)
 
 
+def has_all(*names: str) -> Callable[[StateDict], bool]:
+    """Recognise weights by names that are among theirs."""
+    return lambda state_dict: state_dict.keys() >= set(names)
+
+
 def count_layers(state_dict: StateDict, pattern: str) -> int:
     """How many layers there are: one more than the highest number in ``pattern``.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
-from dscsr_arch.architecture import Architecture, CSDNames, SpandrelForm, StateDict, upscale_of, work_range_in
+from dscsr_arch.architecture import Architecture, CSDNames, SpandrelForm, StateDict, has_all, upscale_of, work_range_in
 from dscsr_arch.constructor import COUNT, FLAG, IMAGE, RGB_MEAN, constructor, input_mean, one_of
 from dscsr_arch.errors import ArgumentError
 
@@ -162,10 +162,6 @@ def _check_channels(num_in_ch: int, num_out_ch: int) -> None:
         raise ArgumentError(words, num_out_ch, "Make them equal.")
 
 
-def _recognise(state_dict: StateDict) -> bool:
-    return {"entry.weight", "exit.weight", "b1.b1.conv1.weight", "upsample.blocks.0.weight"} <= state_dict.keys()
-
-
 def _arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any]:
     features, num_in_ch = state_dict["entry.weight"].shape[:2]
     return {
@@ -178,7 +174,7 @@ def _arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any]:
 
 ARCHITECTURE = Architecture(
     network=CARN,
-    recognise=_recognise,
+    recognise=has_all("entry.weight", "exit.weight", "b1.b1.conv1.weight", "upsample.blocks.0.weight"),
     arguments=_arguments,
     not_in_shapes=("img_range", "rgb_mean", "final_relu"),
     width_arguments=("num_feat",),

@@ -28,21 +28,7 @@ _HEAD_RANK = 8
 
 
 class SConvLB(SPAB):
-    """SPAB of three plain, frozen convolutions that carry ConvLoRA.
-
-    Args:
-        channels: Channels in and out.
-        lora_rank: Rank of the three; None leaves them plain, for `inject` from outside.
-        lora_alpha: Their alpha.
-        bias: Give the convolutions biases.
-    """
-
-    def __init__(self, channels: int, lora_rank: int | None = 2, lora_alpha: float = 4, *, bias: bool = True) -> None:
-        super().__init__(channels, bias=bias)
-        for layer in self.layers():
-            layer.fuse()
-        if lora_rank is not None:
-            conv_lora.inject(self, {"*": (lora_rank, lora_alpha)})
+    """SPAB whose three convolutions are plain, frozen, and carry ConvLoRA once its network is built."""
 
 
 class DSCLoRA(SPAN):
@@ -86,7 +72,7 @@ class DSCLoRA(SPAN):
     ) -> None:
         super().__init__(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
         for index in range(1, len(self.blocks()) + 1):
-            setattr(self, f"block_{index}", SConvLB(feature_channels, None, bias=bias))
+            setattr(self, f"block_{index}", SConvLB(feature_channels, bias=bias))
         self.fuse()
         if lora_ranks is None:
             limits = {"conv_2": feature_channels, "upsampler.0": min(feature_channels, num_out_ch * upscale**2)}

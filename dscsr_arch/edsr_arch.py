@@ -25,6 +25,7 @@ from dscsr_arch.architecture import (
     SpandrelForm,
     StateDict,
     count_layers,
+    has_all,
     upscale_of,
     work_range_in,
 )
@@ -133,11 +134,6 @@ class EDSR(ResidualNetwork):
         super().__init__(num_in_ch, num_out_ch, num_feat, upscale, blocks, img_range, rgb_mean)
 
 
-def _recognise(state_dict: StateDict) -> bool:
-    names = {"conv_first.weight", "body.0.conv1.weight", "conv_after_body.weight", "conv_last.weight"}
-    return names <= state_dict.keys()
-
-
 def common_arguments(state_dict: StateDict) -> dict[str, Any]:
     """Those of EDSR and RCAN from their shapes."""
     features, num_in_ch = state_dict["conv_first.weight"].shape[:2]
@@ -166,7 +162,7 @@ def _work_in(network: Any) -> None:
 
 ARCHITECTURE = Architecture(
     network=EDSR,
-    recognise=_recognise,
+    recognise=has_all("conv_first.weight", "body.0.conv1.weight", "conv_after_body.weight", "conv_last.weight"),
     arguments=_arguments,
     not_in_shapes=("img_range", "rgb_mean", "res_scale"),
     width_arguments=("num_feat",),

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dscsr_arch.architecture import Architecture, CSDNames, StateDict, count_layers
+from dscsr_arch.architecture import Architecture, CSDNames, StateDict, count_layers, has_all
 from dscsr_arch.constructor import COUNT, IMAGE, NUMBER, RGB_MEAN, constructor, one_of
 from dscsr_arch.edsr_arch import UPSCALES, ResidualNetwork, common_arguments
 
@@ -111,15 +111,11 @@ class RCAN(ResidualNetwork):
         super().__init__(num_in_ch, num_out_ch, num_feat, upscale, groups, img_range, rgb_mean)
 
 
-def _recognise(state_dict: StateDict) -> bool:
-    block = "body.0.residual_group.0.rcab"
-    ends = {"conv_first.weight", "conv_after_body.weight", "conv_last.weight"}
-    names = {f"{block}.0.weight", f"{block}.3.attention.1.weight", *ends}
-    return names <= state_dict.keys()
+_ATTENTION = "body.0.residual_group.0.rcab.3.attention"
 
 
 def _arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any]:
-    squeezed, features = state_dict["body.0.residual_group.0.rcab.3.attention.1.weight"].shape[:2]
+    squeezed, features = state_dict[f"{_ATTENTION}.1.weight"].shape[:2]
     return common_arguments(state_dict) | {
         "num_group": count_layers(state_dict, r"body\.(\d+)\."),
         "num_block": count_layers(state_dict, r"body\.0\.residual_group\.(\d+)\."),
@@ -132,7 +128,7 @@ _RENAMED_BLOCK = r"body.\1.residual_group.\2.rcab."
 
 ARCHITECTURE = Architecture(
     network=RCAN,
-    recognise=_recognise,
+    recognise=has_all("conv_first.weight", f"{_ATTENTION}.1.weight", f"{_ATTENTION}.3.weight", "conv_last.weight"),
     arguments=_arguments,
     not_in_shapes=("img_range", "rgb_mean", "res_scale"),
     width_arguments=("num_feat",),

@@ -52,10 +52,8 @@ def size_requirements(network: nn.Module) -> SizeRequirements:
     declared = getattr(network, "size_multiple", None)
     if declared is not None:
         if not isinstance(declared, int) or declared < 1:
-            raise SizeError(
-                f"Expected `size_multiple` of {type(network).__name__} to be a whole number from 1, but got "
-                f"{declared!r}. Correct its class."
-            )
+            words = f"`size_multiple` of {type(network).__name__} to be a whole number from 1"
+            raise SizeError(words, repr(declared), "Correct its class.")
         return SizeRequirements(declared, int(getattr(network, "size_minimum", declared)))
     like = next((each for each in network.parameters() if each.is_floating_point()), torch.empty(0))
     return try_sizes(network, likely_channels(network), type(network).__name__, like)
@@ -115,10 +113,8 @@ def try_sizes(
         if multiple:
             sides = range(multiple, side + 1, multiple)
             return SizeRequirements(multiple, next(each for each in sides if takes(each, each + multiple)))
-    raise SizeError(
-        f"Expected a network from images (1, C, H, W) to images a whole number of times larger, at least where H and W "
-        f"are multiples of some number up to {LARGEST}, but {name} gives: {fault}. {remedy}"
-    )
+    words = f"images a whole number of times larger than (1, C, H, W), at least of sides in steps of up to {LARGEST}"
+    raise SizeError(words, f"of {name}: {fault}", remedy)
 
 
 def padded(forward: Callable[[Tensor], Tensor], x: Tensor, requirements: SizeRequirements) -> Tensor:

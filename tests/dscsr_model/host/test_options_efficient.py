@@ -56,7 +56,7 @@ def test_what_it_knows_is_no_fault(check, case):
     [
         ({}, None, ""),
         ({"datasets:train:gt_size": 40}, "datasets: train: gt_size", "in steps of 8, but got 10 .* Write .* 32 or 64"),
-        ({"network_g:ape": True}, "network_g", "SwinIR gives: .* its class a `size_multiple`"),
+        ({"network_g:ape": True}, "network_g", "of SwinIR: .* its class a `size_multiple`"),
     ],
 )
 def test_patches_that_do_not_fit_into_windows(check, monkeypatch, kind, changes, key, text):

@@ -132,7 +132,7 @@ def test_files_of_another_kind(opened):
 
 
 def test_files_for_one_size(opened):
-    with pytest.raises(SizeError, match=r"net.onnx gives: .* Export it again with dynamic height and width"):
+    with pytest.raises(SizeError, match=r"net.onnx: .* Export it again with dynamic height and width"):
         opened(onnx_model([("Identity", ["a"], ["b"], {})], [1, 3, 64, 64]))
 
 

@@ -178,7 +178,7 @@ def test_sizes_are_known_before_the_first_step_and_found_once(tmp_path, monkeypa
 
 
 def test_a_network_of_images_of_one_size_is_refused(tmp_path):
-    with pytest.raises(SizeError, match=r"SwinIR gives: .* Give another network, or its class a `size_multiple`"):
+    with pytest.raises(SizeError, match=r"of SwinIR: .* Give another network, or its class a `size_multiple`"):
         build(options(tmp_path, network_g={**SWINIR, "ape": True}))
 
 

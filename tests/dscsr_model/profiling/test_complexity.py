@@ -143,5 +143,5 @@ class Two(nn.Module):
 
 
 def test_networks_of_other_inputs_are_refused():
-    with pytest.raises(SizeError, match=r"Two gives: .* missing 1 required positional argument"):
+    with pytest.raises(SizeError, match=r"of Two: .* missing 1 required positional argument"):
         count(Two(), 8, 8)
