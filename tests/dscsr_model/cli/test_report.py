@@ -339,14 +339,13 @@ def test_neither_torch_nor_basicsr_is_imported(run_python):
 
 
 @pytest.mark.parametrize("model", [pytest.param("SRModel", marks=pytest.mark.slow), "EfficientSRModel"])
-def test_a_real_training(run_python, tmp_path, model):
+def test_a_real_training(run_cli, tmp_path, model):
     """From the log and from TensorBoard: the same figures, as exactly as the log prints them."""
     options = option_files.training_options(option_files.make_data(tmp_path / "data"))
     changes = {"model_type": model, "val:val_freq": 4, "logger:print_freq": 2, "logger:use_tb_logger": True}
     options = option_files.changed(options, changes)
     option_files.write_options(tmp_path / "opt.yml", options)
-    env = {"OMP_NUM_THREADS": "1", "DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run_python("-m", "dscsr_model.cli", "train", "-opt", "opt.yml", env=env, check=True)
+    run_cli("train", "-opt", "opt.yml", check=True)
 
     from_log = read_history(Path("experiments/tiny"))
     assert list(from_log.losses["pixel"]) == [2, 4, 6, 8, 10]

@@ -1,6 +1,7 @@
 """`dscsr submit` as a user runs it."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ def submit(*args):
 def test_the_whole_way(weights, tmp_path, monkeypatch, capsys):
     """With a real bare process: figures on the screen, kit in the folder, PSNR of two images."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kits, "Kit", partial(kits.Kit, seconds=0.1))
     for name, size in {
         "HR/1.png": (64, 48),
         "HR/2.png": (50, 41),

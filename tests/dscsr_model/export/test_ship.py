@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -101,26 +99,3 @@ def test_the_source_is_never_overwritten(network, tmp_path, link):
     with pytest.raises(DscsrError, match="beside the source, but got the source itself"):
         ship(network, out, FORMATS["pth"], force=True, sources=[source])
     assert source.read_bytes() == before
-
-
-SLOW_CHECK = """
-import sys, time
-from pathlib import Path
-from dscsr_arch import SPAN
-from dscsr_model.export.formats import FORMATS
-from dscsr_model.export.ship import ship
-def read(path, metadata):
-    print("checking", flush=True)
-    time.sleep(60)
-ship(SPAN(feature_channels=4, upscale=2).eval(), Path("out.pth"), FORMATS["pth"]._replace(readers={"": read}))
-"""
-
-
-@pytest.mark.slow  # `files` holds this for every writer
-def test_a_kill_leaves_nothing_under_the_name(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SLOW_CHECK], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "checking\n"
-    process.kill()
-    process.wait(30)
-    process.stdout.close()
-    assert names(tmp_path) == [".out.pth.tmp"]
