@@ -76,24 +76,18 @@ def history_of(*texts):
 # --- logs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_of_srmodel():
+def test_logs_of_srmodel_and_of_efficient_sr_model():
     history = history_of(log_text(range(10, 101, 10)))
-    assert list(history.losses) == ["pixel"]
-    assert history.losses["pixel"] == pytest.approx({i: 0.1 / i for i in range(10, 101, 10)}, rel=1e-4)
-    assert history.metrics["Set5", "psnr"] == pytest.approx({i: 30 + i / 100 for i in (20, 40, 60, 80, 100)})
+    assert history.losses == {"pixel": pytest.approx({i: 0.1 / i for i in range(10, 101, 10)}, rel=1e-4)}
     assert set(history.metrics) == {("Set5", "psnr"), ("Set5", "ssim")}
-    assert set(history.psnr) == {("Set5", "psnr")}
+    assert history.psnr == {("Set5", "psnr"): pytest.approx({i: 30 + i / 100 for i in (20, 40, 60, 80, 100)})}
     assert history.rates == dict.fromkeys(range(10, 101, 10), 2 * 16 / 0.25)
-    assert history.last_iteration == 100
-
-
-def test_a_log_of_efficient_sr_model():
     extra = "images_per_s: 1.2345e+02 peak_memory_gib: 1.0e+00 skipped_steps: 1.0e+00 "
     text = log_text(range(1000, 5001, 1000), terms=("l_pixel", "l_affinity"), extra=extra, sets=("Set5", "Set14"))
     history = history_of(text)
     assert list(history.losses) == ["pixel", "affinity"]
     assert list(history.losses["affinity"]) == [1000, 2000, 3000, 4000, 5000]
-    assert set(history.rates.values()) == {123.45}
+    assert (set(history.rates.values()), history.last_iteration) == ({123.45}, 5000)
     assert set(history.psnr) == {("Set5", "psnr"), ("Set14", "psnr")}
 
 
@@ -137,12 +131,9 @@ def test_a_line_cut_by_a_kill_and_a_figure_that_is_none_are_left_out(end):
     assert list(history_of(log_text([100], total=1000) + line(110, end)).losses["pixel"]) == [100]
 
 
-def test_not_a_number_is_read_and_not_the_best():
+def test_not_a_number_is_read_and_not_the_best_and_no_iteration_is_told():
     assert all(math.isnan(value) for value in history_of(log_text([10], value=math.nan)).losses["pixel"].values())
     assert best_of({10: math.nan, 20: 29.0, 30: 29.0}) == (20, 29.0)
-
-
-def test_a_log_without_iterations():
     with pytest.raises(DscsrError, match=r"Expected iterations in .*\.log, but got none.*print_freq"):
         history_of(log_text([]))
 
@@ -206,15 +197,13 @@ def test_two_experiments_in_one_image(capsys):
     assert not list(Path().glob(".out*"))
 
 
-def test_losses_over_two_decades_get_a_logarithmic_scale_and_flat_ones_a_linear_one():
-    steep, flat = (history_of(log_text(range(start, 1001, 10), total=1000)) for start in (10, 500))
-    assert [draw({"a": each}).axes[0].get_yscale() for each in (steep, flat)] == ["log", "linear"]
-
-
-def test_labels_and_units():
-    loss, psnr = draw({"a": history_of(log_text(range(10, 101, 10)))}).axes
-    assert (loss.get_title(), loss.get_xlabel(), loss.get_ylabel()) == ("Training loss (pixel)", "Iteration", "Loss")
-    assert (psnr.get_title(), psnr.get_ylabel()) == ("PSNR on Set5 (star: best)", "PSNR (dB)")
+def test_scales_labels_and_units():
+    """Losses over two decades get a logarithmic scale, flat ones a linear one."""
+    for start, scale in ((10, "log"), (500, "linear")):
+        loss, psnr = draw({"a": history_of(log_text(range(start, 1001, 10), total=1000))}).axes
+        words = (loss.get_title(), loss.get_xlabel(), loss.get_ylabel(), loss.get_yscale())
+        assert words == ("Training loss (pixel)", "Iteration", "Loss", scale)
+        assert (psnr.get_title(), psnr.get_ylabel()) == ("PSNR on Set5 (star: best)", "PSNR (dB)")
 
 
 def test_the_raw_curve_is_faint_behind_the_smooth_one_and_has_gaps():
@@ -252,7 +241,8 @@ def test_many_experiments_have_different_colours(number):
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])
 def test_other_formats(suffix):
     write("a", log_text(range(10, 101, 10)))
-    assert cli.main(["report", "a", "-o", f"figure{suffix}"]) == 0
+    Path(f"figure{suffix}").write_text("older")
+    assert cli.main(["report", "a", "-o", f"figure{suffix}", "--force"]) == 0
     assert Path(f"figure{suffix}").read_bytes()[:5] in (b"%PDF-", b"<?xml")
 
 
@@ -275,43 +265,36 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err.removeprefix("dscsr: error: ").rstrip("\n")
 
 
-def test_no_such_experiment(capsys):
-    assert "but got `span`. There is no experiment in experiments/ here" in refused(capsys, "span")
-    for name in ("train_span_x4", "train_span_x2"):
-        write(name, log_text([10]))
-    message = "Expected a folder or a name under experiments/, but got `{}`. {}"
-    near = "Did you mean `train_span_x4` or `train_span_x2`?"
-    assert refused(capsys, "train_spam_x4") == message.format("train_spam_x4", near)
-    assert refused(capsys, "zzz") == message.format("zzz", "There are: train_span_x2, train_span_x4.")
-
-
-def test_no_log_and_the_same_experiment_twice(capsys):
-    Path("experiments/a").mkdir(parents=True)
-    expected = "Expected train_*.log in experiments/a or TensorBoard's files in tb_logger/a, but got neither."
-    assert expected in refused(capsys, "a")
-    twice = "Expected different experiments, but got `experiments/a` twice. Name it once."
-    assert refused(capsys, "a", "experiments/a") == twice
-
-
-def test_an_image_that_is_there_is_kept(capsys):
-    write("a", log_text(range(10, 101, 10)))
-    Path("report.png").write_text("mine")
-    assert "a new file, but got `report.png`, which exists. Add --force to replace it" in refused(capsys, "a")
-    assert Path("report.png").read_text() == "mine"
-    assert cli.main(["report", "a", "--force"]) == 0
-    assert Image.open("report.png").format == "PNG"
+NOT_A_NAME = "Expected a folder or a name under experiments/, but got "
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "-o", "x.jpg"), "Expected the name of the image to end in .png, .pdf, .svg, but got `x.jpg`."),
-        (("a", "-o", "no/x.png"), "Expected a folder to write x.png into, but got `no`, which is none. Make it first."),
-        (("a", "--smooth", "0"), "Expected --smooth to be at least 1, but got 0."),
+        ("train_spam_x4", f"{NOT_A_NAME}`train_spam_x4`. Did you mean `train_span_x4` or `train_span_x2`?"),
+        ("zzz", f"{NOT_A_NAME}`zzz`. There are: empty, train_span_x2, train_span_x4."),
+        (
+            "empty",
+            "in experiments/empty or TensorBoard's files in tb_logger/empty, but got neither",
+        ),
+        (
+            "train_span_x2 experiments/train_span_x2",
+            "different experiments, but got `experiments/train_span_x2` tw",
+        ),
+        ("train_span_x2 -o x.jpg", "Expected the name of the image to end in .png, .pdf, .svg, but got `x.jpg`."),
+        ("train_span_x2 -o no/x.png", "Expected a folder to write x.png into, but got `no`, which is none. Make it"),
+        ("train_span_x2 --smooth 0", "Expected --smooth to be at least 1, but got 0."),
+        ("train_span_x2 -o mine.png", "a new file, but got `mine.png`, which exists. Add --force to replace it"),
     ],
 )
-def test_arguments(capsys, arguments, message):
-    assert refused(capsys, *arguments) == message
+def test_what_a_user_can_do_wrong(capsys, arguments, message):
+    assert "but got `span`. There is no experiment in experiments/ here" in refused(capsys, "span")
+    for name in ("train_span_x4", "train_span_x2"):
+        write(name, log_text([10]))
+    Path("experiments/empty").mkdir()
+    Path("mine.png").write_text("mine")
+    assert message in refused(capsys, *arguments.split())
+    assert Path("mine.png").read_text() == "mine"
 
 
 def test_matplotlib_is_missing(monkeypatch, capsys):

@@ -31,8 +31,6 @@ def test_metrics_stand_alone(capsys, line, said):
 def test_a_failed_run_shows_the_end_of_its_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = []
-    with pytest.raises(
-        DscsrError, match=r"(?s)`dscsr report none` failed; the end of its output:\n.*a folder"
-    ):
+    with pytest.raises(DscsrError, match=r"(?s)`dscsr report none` failed; the end of its output:\n.*a folder"):
         commands.run("report", "none", follow=lines.append)
     assert "Expected a folder" in lines[-1]

@@ -200,18 +200,6 @@ def test_refuses_names(name, tmp_path):
         kits.Kit(7, name, tmp_path / "kit").check()
 
 
-@pytest.mark.parametrize(
-    ("network", "given"),
-    [
-        (SPAN(feature_channels=4, upscale=2), "scale 2 with 3 channels in and 3 out"),
-        (SPAN(1, 1, feature_channels=4, rgb_mean=(0.5,)), "scale 4 with 1 channels in and 1 out"),
-    ],
-)
-def test_refuses_networks_of_other_challenges(network, given, tmp_path):
-    with pytest.raises(DscsrError, match=rf"Expected a network of scale 4 for RGB images.*but got {given}"):
-        make(network, tmp_path / "kit")
-
-
 # --- the place ------------------------------------------------------------------------------------------------------
 
 
