@@ -49,19 +49,14 @@ class Conv3XC(nn.Module):
         self.out_channels = out_channels
         self.gain = gain
         self.bias = bias
-        self.sk: nn.Conv2d | None = None
-        self.conv: nn.Sequential | None = None
-        self.eval_conv: nn.Conv2d | None = None
-        self._add_branches()
-
-    def _add_branches(self, device: str | None = None) -> None:
-        inner, outer = self.in_channels * self.gain, self.out_channels * self.gain
-        self.sk = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=self.bias, device=device)
-        self.conv = nn.Sequential(
-            nn.Conv2d(self.in_channels, inner, 1, bias=self.bias, device=device),
-            nn.Conv2d(inner, outer, 3, bias=self.bias, device=device),
-            nn.Conv2d(outer, self.out_channels, 1, bias=self.bias, device=device),
+        inner, outer = in_channels * gain, out_channels * gain
+        self.sk: nn.Conv2d | None = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.conv: nn.Sequential | None = nn.Sequential(
+            nn.Conv2d(in_channels, inner, 1, bias=bias),
+            nn.Conv2d(inner, outer, 3, bias=bias),
+            nn.Conv2d(outer, out_channels, 1, bias=bias),
         )
+        self.eval_conv: nn.Conv2d | None = None
 
     @property
     def fused(self) -> bool:
@@ -83,39 +78,28 @@ class Conv3XC(nn.Module):
     def fuse(self) -> Conv3XC:
         """Leave only the plain 3x3 convolution, in place. The branches are lost; a second call does nothing."""
         if self.eval_conv is None:
-            self._become_fused(self.kernel())
+            kernel, trained = self.kernel(), any(parameter.requires_grad for parameter in self.parameters())
+            conv = nn.Conv2d(self.in_channels, self.out_channels, 3, padding=1, bias=self.bias, device="meta")
+            conv.load_state_dict(_entries(kernel, ""), assign=True)
+            self.sk, self.conv, self.eval_conv = None, None, conv.requires_grad_(trained).train(self.training)
         return self
 
     @torch.no_grad()
     def unfuse(self) -> Conv3XC:
         """Give a fused layer new random branches that merge to its kernel exactly. Otherwise does nothing."""
         if self.eval_conv is not None:
-            if type(self.eval_conv) is not nn.Conv2d:
-                raise RuntimeError(
-                    f"Expected a fused Conv3XC with a plain convolution, but got {type(self.eval_conv).__name__}. "
-                    "Fuse that first."
-                )
-            kernel, trained = self.kernel(), self.eval_conv.weight.requires_grad
-            self.eval_conv = None
-            self._add_branches(device="meta")
-            self.to(kernel.weight.dtype).to_empty(device=kernel.weight.device).train(self.training)
-            self.load_state_dict(_entries(kernel, ""))
-            self.requires_grad_(trained)
+            with torch.device("meta"):
+                new = Conv3XC(self.in_channels, self.out_channels, gain=self.gain, bias=self.bias)
+            new.load_state_dict(_entries(self.kernel(), f"{_MERGED}."), assign=True)
+            new.requires_grad_(self.eval_conv.weight.requires_grad).train(self.training)
+            self.sk, self.conv, self.eval_conv = new.sk, new.conv, None
         return self
-
-    def _become_fused(self, kernel: Kernel) -> None:
-        trained = any(parameter.requires_grad for parameter in self.parameters())
-        conv = nn.Conv2d(self.in_channels, self.out_channels, 3, padding=1, bias=self.bias, device="meta")
-        conv.weight = nn.Parameter(kernel.weight, requires_grad=trained)
-        conv.bias = None if kernel.bias is None else nn.Parameter(kernel.bias, requires_grad=trained)
-        self.eval_conv = conv.train(self.training)
-        self.sk = self.conv = None
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not self.fused:
             with torch.no_grad():
-                destination.update(_entries(self.kernel(), prefix))
+                destination.update(_entries(self.kernel(), f"{prefix}{_MERGED}."))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Accept either form: branches into a fused layer, a fused kernel into branches.
@@ -206,7 +190,7 @@ def _merged(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(name not in given for name in _BRANCHES[:4]):
         return dict(given)
     (kernel,) = _merge(Branches(*(_stack([given.get(name)]) for name in _BRANCHES)))
-    return _entries(kernel, "") | _stray(given)
+    return _entries(kernel, f"{_MERGED}.") | _stray(given)
 
 
 def _stray(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -216,6 +200,6 @@ def _stray(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _entries(kernel: Kernel, prefix: str) -> dict[str, Tensor]:
-    """``kernel`` under the names that state dicts have for it."""
-    named = {f"{prefix}{_MERGED}.weight": kernel.weight, f"{prefix}{_MERGED}.bias": kernel.bias}
+    """``kernel`` as state dicts have it."""
+    named = {f"{prefix}weight": kernel.weight, f"{prefix}bias": kernel.bias}
     return {name: tensor.detach() for name, tensor in named.items() if tensor is not None}

@@ -22,7 +22,7 @@ from dscsr_arch.constructor import NUMBER, NUMBERS, input_mean
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.foreign import arguments_of_section, find_backbone
-from dscsr_arch.weight_files import METADATA
+from dscsr_arch.weight_files import METADATA, short
 
 FORMAT = "1"
 _LONGEST = 10_000
@@ -208,11 +208,3 @@ def from_metadata(metadata: object, where: object = None) -> Metadata | None:
         words = "names and values as JSON in `arguments` of dscsr's metadata"
         raise WeightsError(words, short(text), "Ask for a whole file.", where)
     return Metadata(network, arguments)
-
-
-def short(value: object) -> str:
-    """A value out of a file, in a few characters."""
-    if not isinstance(value, str | int | float | None):
-        return f"({type(value).__name__})"  # not its contents: nested well, a few bytes of a pickle print as gigabytes
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"

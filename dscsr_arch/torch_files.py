@@ -34,6 +34,11 @@ _LONGEST_KEY = 1000
 _MOST_AXES = 16
 _MOST_ARGUMENTS = 8
 _CHUNK = 2**20
+_TAKEN = {
+    "TUPLE": 0, "APPENDS": 0, "SETITEMS": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2,
+    "REDUCE": 2, "BUILD": 1, "BINPERSID": 1,
+}  # fmt: skip
+"""How many objects instructions of a pickle take from its stack; 0 means all since the mark."""
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """How files of torch before 1.6 begin."""
 
@@ -143,19 +148,18 @@ def _unpickle(file: BinaryIO, storage: Storage) -> Any:
     marks: list[int] = []
     memo: dict[int, Any] = {}
     given: Any
-
-    def since_mark() -> list[Any]:
-        mark = marks.pop()
-        items = stack[mark:]
-        del stack[mark:]
-        return items
-
     for count, (opcode, given, _) in enumerate(pickletools.genops(file)):
         if count > _MOST_STEPS:
             raise RefusedError("more objects than the weights of any network")
-        if count == 0 and opcode.name != "PROTO":
+        if (count == 0) != (opcode.name == "PROTO"):
             raise ValueError("Expected a pickle, but got something else.")
+        if opcode.name in _TAKEN:
+            start = len(stack) - _TAKEN[opcode.name] if _TAKEN[opcode.name] else marks.pop()
+            items = stack[start:]
+            del stack[start:]
         match opcode.name:
+            case "PROTO":
+                pass
             case "BINPUT" | "LONG_BINPUT":
                 memo[given] = stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -164,40 +168,28 @@ def _unpickle(file: BinaryIO, storage: Storage) -> Any:
                 stack.append(given)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append({"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}[opcode.name]())
             case "MARK":
                 marks.append(len(stack))
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "TUPLE":
-                stack.append(tuple(since_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                length = int(opcode.name[-1])
-                stack[-length:] = [tuple(stack[-length:])]
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(items))
             case "APPEND" | "APPENDS":
-                items = since_mark() if opcode.name == "APPENDS" else [stack.pop()]
                 _the(list, stack[-1]).extend(items)
             case "SETITEM" | "SETITEMS":
-                items = since_mark() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 _set(_the(dict, stack[-1]), items)
             case "GLOBAL":
                 if given not in _BUILDERS:
                     raise RefusedError(f"an object of Python ({given.replace(' ', '.')[:60]!r})")
                 stack.append(_BUILDERS[given])
             case "REDUCE":
-                arguments = _few(stack.pop())
-                stack[-1] = stack[-1](*arguments)  # one of _BUILDERS: nothing else on the stack can be called
+                function, arguments = items  # one of _BUILDERS: nothing else on the stack can be called
+                stack.append(function(*_few(arguments)))
             case "BUILD":
-                stack.pop()
                 _the(dict, stack[-1])  # attributes of a state dict: the versions of its layers
             case "BINPERSID":
-                _, dtype, key, _, number, *_ = _few(stack.pop())
+                _, dtype, key, _, number, *_ = _few(items[0])
                 stack.append(storage(_the(torch.dtype, dtype), _the(str, key), _the(int, number)))
-            case "PROTO":
-                pass
             case "STOP":
                 return stack.pop()
             case _:

@@ -185,11 +185,11 @@ def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in weights.items():
         if tensor.dtype not in NUMBERS:
             remedy = "Save the network's state_dict() in float32 or float16."
-            raise WeightsError(f"real numbers in {path}", f"{tensor.dtype} for {_short(name)}", remedy)
+            raise WeightsError(f"real numbers in {path}", f"{tensor.dtype} for {short(name)}", remedy)
     claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values()), path.stat().st_size
     if claimed > _SHARED * size:
         largest = max(weights, key=lambda name: weights[name].numel())
-        such = f"{_short(largest)} of {tuple(weights[largest].shape)}"
+        such = f"{short(largest)} of {tuple(weights[largest].shape)}"
         got = f"tensors that claim {claimed:,} bytes (such as {such}) in a file of {size:,}"
         remedy = "Do not use it: it is damaged, or made to fill your memory."
         raise WeightsError("weights that are in the file", got, remedy, where=path)
@@ -201,8 +201,8 @@ def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
     if param_key is None:
         return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content.get(param_key), Mapping):
-        keys = [_key(key) for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
-        got = f"the keys {', '.join(map(repr, keys[:6]))}" if keys else "unwrapped weights (param_key: ~)"
+        keys = [short(key) for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
+        got = f"the keys {', '.join(keys[:6])}" if keys else "unwrapped weights (param_key: ~)"
         remedy = "Name one of them." if keys else ""
         raise WeightsError(f"weights under the key '{param_key}' in {path}", got, remedy)
     return content[param_key]
@@ -220,14 +220,12 @@ def _is_state_dict(content: Any) -> bool:
 def _describe(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"an object of type {type(content).__name__}"
-    return f"a mapping with the keys {', '.join(map(_key, list(content)[:6]))}" if content else "an empty mapping"
+    return f"a mapping with the keys {', '.join(map(short, list(content)[:6]))}" if content else "an empty mapping"
 
 
-def _key(key: object) -> str:
-    """Of the file: text as it is, others by their kind, since even to print them could take any time."""
-    return _short(key) if isinstance(key, str) else f"({type(key).__name__})"
-
-
-def _short(name: str) -> str:
-    shown = name if name.isprintable() else ascii(name)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+def short(value: object) -> str:
+    """A value of a file for a message: texts, numbers, the kind of others, since to print them may take for ever."""
+    if not isinstance(value, (str, int, float, type(None))):
+        return f"({type(value).__name__})"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

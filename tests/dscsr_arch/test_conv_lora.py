@@ -215,8 +215,6 @@ def test_a_fused_span_carries_it_and_fuses_it():
     out = net(x)
     with pytest.raises(LoRAError, match=r"Expected a network without ConvLoRA to unfuse\. Call fuse\(\) first"):
         net.unfuse()
-    with pytest.raises(RuntimeError, match="Expected a fused Conv3XC with a plain convolution, but got ConvLoRA"):
-        net.block_1.c1_r.unfuse()
     torch.testing.assert_close(net.fuse()(x), out, rtol=1e-11, atol=0)
     torch.testing.assert_close(net.unfuse()(x), out, rtol=1e-8, atol=0)  # solved with pseudo-inverses
     assert not lora_layers(net)
