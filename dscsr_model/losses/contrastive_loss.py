@@ -73,19 +73,9 @@ class ContrastiveLoss(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None = None
     ) -> Tensor:
-        """Compare images by VGG-19, without a graph of any but the student's.
+        """Compare images (B, 3, H, W) of student and teacher and negatives (K, 3, H, W) in [0, 1], RGB, by VGG-19.
 
-        Args:
-            student: (B, 3, H, W) in [0, 1], RGB; it alone gets a gradient.
-            teacher: (B, 3, H, W).
-            negatives: (K, 3, H, W), as `draw_negatives` makes them.
-            sources: The sample that each negative was made from; needed for ``exclude_self``, unused without.
-
-        Returns:
-            A scalar; the layers are weighted and so is the whole.
-
-        Raises:
-            ValueError: Other shapes, no ``sources`` though they are needed, or no VGG-19 (``features: teacher``).
+        ``sources`` and what is raised are those of `compare`; without VGG-19 (``features: teacher``) a ValueError is.
         """
         if self.vgg is None:
             raise ValueError(
@@ -105,10 +95,13 @@ class ContrastiveLoss(nn.Module):
         """Compare features that are there already, layer by layer; see `functional.contrastive_loss`.
 
         Args:
-            student: (B, …) per layer.
+            student: (B, …) per layer; it alone gets a gradient.
             teacher: (B, …) per layer.
-            negatives: (K, …) per layer.
+            negatives: (K, …) per layer, of images that `draw_negatives` gives.
             sources: The sample that each negative was made from; needed for ``exclude_self``, unused without.
+
+        Returns:
+            A scalar; the layers are weighted and so is the whole.
 
         Raises:
             ValueError: No ``sources`` though they are needed, or what `functional.contrastive_loss` says.
