@@ -16,10 +16,9 @@ from dscsr_arch.metadata import (
     described,
     differences,
     from_metadata,
-    short,
     shown,
 )
-from dscsr_arch.weight_files import WeightFile
+from dscsr_arch.weight_files import WeightFile, short
 
 FilePath = str | os.PathLike[str]
 

@@ -45,7 +45,7 @@ class _Attach(Function):
 class _Scale(Function):
     """Scale a gradient; ``source``, what it is a function of, makes a second differentiation come by here.
 
-    torch's ``once_differentiable`` notices one only if ``grad_output`` has a graph itself, which that of a loss has not.
+    torch's ``once_differentiable`` notices one only if ``grad_output`` has a graph, which that of a loss has not.
     """
 
     @staticmethod
