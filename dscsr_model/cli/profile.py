@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     networks = {**trained, **described}
     psnr, given = _known(args, networks)
     plot = _plot(args)
-    result = profile(networks, _settings(args, frozenset(described)), _show_progress)
+    result = profile(networks, _settings(args, frozenset(described)))
     _write(args, result, psnr, given, plot)
     return 0
 
@@ -207,8 +207,7 @@ def _settings(args: argparse.Namespace, untrained: frozenset[str]) -> Settings:
     from dscsr_model.export.onnx import to_onnx
     from dscsr_model.inference.engines import find_device
     from dscsr_model.profiling.folders import read_images
-    from dscsr_model.profiling.profile import Settings
-    from dscsr_model.profiling.variants import check_variants
+    from dscsr_model.profiling.profile import Settings, check_variants
 
     usual = ["eager", "channels_last", "bf16"]
     usual += ["fp16"] if find_device(args.device).type == "cuda" else []
@@ -226,13 +225,6 @@ def _settings(args: argparse.Namespace, untrained: frozenset[str]) -> Settings:
         untrained=untrained,
         to_onnx=to_onnx,
     )
-
-
-def _show_progress(items: Iterable[Any], label: str) -> Iterable[Any]:
-    """Hand the items on behind a bar that vanishes when they are through; silently if there is no terminal."""
-    from tqdm import tqdm
-
-    return tqdm(items, label, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
 def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float], given: Given, plot: Any) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError, DscsrWarning, UnavailableError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import size_requirements
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.receptive_field import PROBE_SIDE, memory_per_pixel, try_channels
@@ -34,6 +34,8 @@ class Complexity(NamedTuple):
     activations: int
     """Numbers that convolutions put out."""
     convolutions: int
+    uncounted: tuple[str, ...] = ()
+    """Operators of weight, attention or the like, that nobody here can count: not in ``flops``."""
 
 
 def parameters(network: nn.Module) -> int:
@@ -51,9 +53,6 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
         DscsrError: fvcore is not installed, the size is none or needs more memory than is free, or the network does
             not run at it.
         SizeError: It takes no image.
-
-    Warns:
-        DscsrWarning: The network has operators, attention or the like, that are not in ``flops``.
     """
     check_size(height, width)
     network = deployable(network)
@@ -63,14 +62,8 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     height, width = sizes.fit(height), sizes.fit(width)
     check_memory(memory_per_pixel(network, channels, sizes), height, width, torch.device("cpu"))
     sums, uncounted = _trace(network, (1, channels, height, width))
-    if uncounted:
-        warnings.warn(
-            f"FLOPs are without {', '.join(uncounted)}, which cannot be counted: the true figure is larger.",
-            DscsrWarning,
-            stacklevel=2,
-        )
     activations, convolutions = sums.pop("activations", 0), sums.pop("convolutions", 0)
-    return Complexity(learned, int(sum(sums.values())), int(activations), int(convolutions))
+    return Complexity(learned, int(sum(sums.values())), int(activations), int(convolutions), uncounted)
 
 
 def check_size(height: int, width: int) -> None:
@@ -90,7 +83,7 @@ def check_memory(bytes_per_pixel: float, height: int, width: int, device: torch.
         )
 
 
-def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], list[str]]:
+def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], tuple[str, ...]]:
     """What was counted by name, and the names of operators of weight that were not."""
     try:
         with warnings.catch_warnings():
@@ -110,7 +103,7 @@ def _trace(network: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float]
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
             "Try a larger size, or one that its strides divide.",
         ) from error
-    return dict(sums), sorted(name for name in unsupported if any(part in name for part in _HEAVY))
+    return dict(sums), tuple(sorted(name for name in unsupported if any(part in name for part in _HEAVY)))
 
 
 def _shape(value: Any) -> list[int]:

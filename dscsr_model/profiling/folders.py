@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,18 +13,16 @@ from dscsr_model.data.image_io import in_channels, read_rgb
 from dscsr_model.data.pairing import find_images, pair
 from dscsr_model.evaluation.protocol import Image, Quality, as_input, evaluate
 from dscsr_model.inference.engines import Engine
+from dscsr_model.profiling.latency import progress
 
 
-def evaluate_folders(
-    engine: Engine, hr: Path, lr: Path, watch: Callable[[Iterable[Any]], Iterable[Any]] = iter
-) -> Quality:
+def evaluate_folders(engine: Engine, hr: Path, lr: Path) -> Quality:
     """PSNR of ``engine`` on all images of a folder, without a border as wide as the scale.
 
     Args:
         engine: From RGB to RGB, or gray to gray.
         hr: Folder of the truth.
         lr: Folder of the images that go in; names as `pairing.pair` matches them.
-        watch: Wraps the pairs, for a progress bar.
 
     Raises:
         DscsrError: The network has other channels, images are missing or broken, or sizes do not fit.
@@ -36,7 +33,7 @@ def evaluate_folders(
         )
 
     def images() -> Iterator[tuple[Image, Image]]:
-        for names in watch(list(pair(find_images(hr), find_images(lr), engine.scale).items())):
+        for names in progress(list(pair(find_images(hr), find_images(lr), engine.scale).items()), "PSNR"):
             files = (os.path.join(folder, name) for folder, name in zip((hr, lr), names, strict=True))
             large, small = (in_channels(read_rgb(file), engine.channels) for file in files)
             _check_sizes(small, large, engine.scale, *names)

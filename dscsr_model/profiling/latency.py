@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
+from tqdm import tqdm
 
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 
 LEAST = 3
 """Runs that a median is made of at least, however long they take."""
+progress = partial(tqdm, leave=False, disable=None, dynamic_ncols=True)
+"""A bar that vanishes when all is done; none where there is no terminal."""
 
 
 class Latency(NamedTuple):
@@ -28,13 +32,7 @@ class Latency(NamedTuple):
     runs: int
 
 
-def measure(
-    calls: Mapping[Key, Call],
-    *,
-    device: torch.device,
-    seconds: float = 2.0,
-    watch: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, _: items,
-) -> dict[Key, Latency | Exception]:
+def measure(calls: Mapping[Key, Call], *, device: torch.device, seconds: float = 2.0) -> dict[Key, Latency | Exception]:
     """Time several calls in turns, so that whatever else the machine does meets all alike.
 
     Each is warmed up for a quarter of ``seconds``, once at least. A turn runs each call once more unmeasured, then
@@ -44,30 +42,21 @@ def measure(
         calls: What to time, by any key.
         device: Where they compute. On a GPU, events are recorded on its stream around each call, as NTIRE does.
         seconds: For each call.
-        watch: Wraps what is gone through, with a word on it, for progress bars.
 
     Returns:
         For each key its `Latency`, or what its warm-up raised.
     """
-    warm = {key: _warm_up(calls[key], device, seconds / 4) for key in watch(list(calls), "warming up")}
+    warm = {key: _warm_up(calls[key], device, seconds / 4) for key in progress(list(calls), "warming up")}
     times: dict[Key, list[float]] = {key: [] for key, fault in warm.items() if fault is None}
-    for _ in watch(_turns(calls, times, device, seconds), "timing"):
-        pass
-    return {key: fault or summarise(times[key]) for key, fault in warm.items()}
-
-
-def _turns(
-    calls: Mapping[Key, Call], times: Mapping[Key, list[float]], device: torch.device, seconds: float
-) -> Iterator[Key]:
-    """Fill ``times``; yields after each run that counts."""
     waiting = list(times)
-    while waiting:
-        for key in waiting:
-            calls[key]()  # caches are another call's, and threads of ONNX Runtime may still be waiting for work
-            for _ in range(LEAST):
-                times[key].append(milliseconds(calls[key], device))
-                yield key
-        waiting = [key for key in waiting if sum(times[key]) < 1000 * seconds]
+    with progress(desc="timing") as bar:
+        while waiting:
+            for key in waiting:
+                calls[key]()  # caches are another call's, and threads of ONNX Runtime may still be waiting for work
+                times[key] += [milliseconds(calls[key], device) for _ in range(LEAST)]
+                bar.update(LEAST)
+            waiting = [key for key in waiting if sum(times[key]) < 1000 * seconds]
+    return {key: fault or summarise(times[key]) for key, fault in warm.items()}
 
 
 def milliseconds(call: Call, device: torch.device) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,23 +14,34 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import SPAN
-from dscsr_arch.errors import DscsrError, DscsrWarning
+from dscsr_arch.errors import DscsrError
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
-from dscsr_model.inference.engines import Engine, find_device
+from dscsr_model.inference.engines import Engine, find_device, onnx_engine, torch_engine
 from dscsr_model.inference.peak_memory import peak_memory
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, check_memory, check_size, count, parameters
 from dscsr_model.profiling.folders import evaluate_folders
-from dscsr_model.profiling.latency import Latency
-from dscsr_model.profiling.variants import ToOnnx, build, check_variants
+from dscsr_model.profiling.latency import Latency, progress
 
 BASELINE = "SPAN-28 (baseline 2026)"
 """What the baseline is called that is measured beside the networks of the user."""
 
+_TORCH: Mapping[str, Mapping[str, Any]] = {
+    "eager": {"channels_last": False},
+    "channels_last": {},
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},
+    "compiled": {"compile": True},
+    "compiled_bf16": {"compile": True, "precision": "bf16"},
+    "compiled_fp16": {"compile": True, "precision": "fp16"},
+}
+VARIANTS = (*_TORCH, "onnx")
+"""``eager`` is PyTorch as it comes: float32, NCHW. All others but ``onnx`` keep channels last."""
+
 Pair = tuple[str, str]
 """A network and its variant, by their names."""
-Watch = Callable[[Iterable[Any], str], Iterable[Any]]
+ToOnnx = Callable[[nn.Module, Path], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,19 @@ class Settings:
             raise DscsrError("seconds above 0 for each variant", self.seconds, "Give such as 2.")
 
 
+def check_variants(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once, in their order; ``all`` stands for all of them.
+
+    Raises:
+        DscsrError: There is none of that name, or no name at all.
+    """
+    wanted = tuple(dict.fromkeys(VARIANTS if "all" in names else names))
+    if not wanted or (unknown := [name for name in wanted if name not in VARIANTS]):
+        got = ", ".join(unknown) if wanted else "none"
+        raise DscsrError(f"variants among {', '.join(VARIANTS)}, all", got, "Choose some of these.")
+    return wanted
+
+
 @dataclass
 class Run:
     """One variant of a network: figures, or why there are none."""
@@ -93,7 +117,12 @@ class Measured:
     """At 256×256, the size that scores are made of."""
     runs: dict[str, Run] = field(default_factory=dict)
     quality: Quality | None = None
-    notes: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know beside the figures."""
+        without = ", ".join(self.complexity.uncounted)
+        return [f"FLOPs are without {without}, which cannot be counted: the true figure is larger."] if without else []
 
 
 @dataclass
@@ -107,15 +136,12 @@ class Profile:
     """Of SPAN-28, the baseline of 2026, in the first variant."""
 
 
-def profile(
-    networks: Mapping[str, nn.Module], settings: Settings | None = None, watch: Watch = lambda x, _: x
-) -> Profile:
+def profile(networks: Mapping[str, nn.Module], settings: Settings | None = None) -> Profile:
     """Measure ``networks``, fused copies of them; they stay as they are.
 
     Args:
         networks: By the names that the result shall have.
         settings: What to measure.
-        watch: Wraps what is gone through, with a word on it, for progress bars.
 
     Raises:
         DscsrError: This, or a network, cannot be measured at all. A variant that this machine cannot do is no
@@ -124,26 +150,40 @@ def profile(
     settings = settings or Settings()
     settings.check()
     result = Profile({}, machine.describe(find_device(settings.device)), settings)
-    for name in watch(list(networks), "counting"):
+    for name in progress(list(networks), "counting"):
         result.networks[name] = _count(networks[name], settings)
-    if settings.data is not None:
-        hr, lr = settings.data
-        for name in (name for name in networks if name not in settings.untrained):
-            engine = build(networks[name], "eager", settings.device)
-            result.networks[name].quality = evaluate_folders(engine, hr, lr, lambda pairs: watch(pairs, "PSNR"))
+    if settings.data:
+        for name in networks.keys() - settings.untrained:
+            engine = build(networks[name], "eager", settings)
+            result.networks[name].quality = evaluate_folders(engine, *settings.data)
     pairs = [(name, variant) for name in networks for variant in settings.variants]
     sources = dict(networks)
     if settings.baseline:
         sources[BASELINE] = SPAN(feature_channels=28).eval()
         pairs.append((BASELINE, settings.variants[0]))
-    built = {pair: _build(sources[pair[0]], pair[1], settings) for pair in watch(pairs, "building")}
+    built = {pair: _build(sources[pair[0]], pair[1], settings) for pair in progress(pairs, "building")}
     runs = {pair: Run(fault=engine if isinstance(engine, str) else None) for pair, engine in built.items()}
-    engines = {pair: engine for pair, engine in built.items() if not isinstance(engine, str)}
-    _time(engines, runs, settings, watch)
+    _time({pair: engine for pair, engine in built.items() if not isinstance(engine, str)}, runs, settings)
     result.baseline = runs.pop((BASELINE, settings.variants[0]), None)
     for (name, variant), run in runs.items():
         result.networks[name].runs[variant] = run
     return result
+
+
+def build(network: nn.Module, variant: str, settings: Settings) -> Engine:
+    """The network, fused, made ready to run in one of `VARIANTS`; itself, it stays as it is.
+
+    Raises:
+        DscsrError: It cannot be had here; the message says why.
+    """
+    if variant != "onnx":
+        return torch_engine(network, device=settings.device, **_TORCH[variant])
+    if settings.to_onnx is None:
+        raise DscsrError("`to_onnx` to write the ONNX file of this network with", "None", "Give one.")
+    with tempfile.TemporaryDirectory(prefix="dscsr_profile_") as folder:
+        path = Path(folder, "network.onnx")
+        settings.to_onnx(network, path)
+        return onnx_engine(path, device=settings.device)  # reads all of the file
 
 
 def reason(error: Exception) -> str:
@@ -158,21 +198,15 @@ def reason(error: Exception) -> str:
 def _count(network: nn.Module, settings: Settings) -> Measured:
     if not settings.flops:
         return Measured(Complexity(parameters(network), 0, 0, 0))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        complexity = count(network, settings.height, settings.width)
-        at_256 = complexity if (settings.height, settings.width) == (256, 256) else count(network)
-    return Measured(
-        complexity,
-        at_256.flops,
-        notes=list(dict.fromkeys(str(each.message) for each in caught if each.category is DscsrWarning)),
-    )
+    complexity = count(network, settings.height, settings.width)
+    at_256 = complexity if (settings.height, settings.width) == (256, 256) else count(network)
+    return Measured(complexity, at_256.flops)
 
 
 def _build(network: nn.Module, variant: str, settings: Settings) -> Engine | str:
     """An engine, or why there is none: what a machine cannot do is a result, too."""
     try:
-        engine = build(network, variant, settings.device, settings.to_onnx)
+        engine = build(network, variant, settings)
         device = find_device(settings.device)
         check_memory(engine.receptive_field.bytes_per_pixel, settings.height, settings.width, device)
         return engine
@@ -180,13 +214,13 @@ def _build(network: nn.Module, variant: str, settings: Settings) -> Engine | str
         return reason(error)
 
 
-def _time(engines: Mapping[Pair, Engine], runs: Mapping[Pair, Run], settings: Settings, watch: Watch) -> None:
+def _time(engines: Mapping[Pair, Engine], runs: Mapping[Pair, Run], settings: Settings) -> None:
     """Fill ``runs`` with latency and memory. All are timed in turns."""
     device = find_device(settings.device)
     calls = {pair: _call(engine, settings, device) for pair, engine in engines.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        times = latency.measure(calls, device=device, seconds=settings.seconds, watch=watch)
+        times = latency.measure(calls, device=device, seconds=settings.seconds)
     for pair, time in times.items():
         if isinstance(time, Exception):
             runs[pair].fault = reason(time)
@@ -199,7 +233,7 @@ def _time(engines: Mapping[Pair, Engine], runs: Mapping[Pair, Run], settings: Se
             runs[pair].memory = peak_memory(calls[pair], device) + kept + image
     scored = [pair for pair in engines if pair[1] == settings.variants[0] and runs[pair].latency]
     timed = {pair: engines[pair] for pair in scored if engines[pair].channels in (1, 3)}
-    for pair, values in _time_images(timed, settings.images, device, watch).items():
+    for pair, values in _time_images(timed, settings.images, device).items():
         runs[pair].images_ms = fmean(values) if values else None
 
 
@@ -209,11 +243,11 @@ def _call(engine: Engine, settings: Settings, device: torch.device) -> Callable[
 
 
 def _time_images(
-    engines: Mapping[Pair, Engine], images: Sequence[Tensor], device: torch.device, watch: Watch
+    engines: Mapping[Pair, Engine], images: Sequence[Tensor], device: torch.device
 ) -> dict[Pair, list[float]]:
     """Milliseconds of each image, run once after a run that does not count."""
     times: dict[Pair, list[float]] = {pair: [] for pair in engines}
-    for image in watch(images, "images") if images else ():
+    for image in progress(images, "images") if images else ():
         for pair, engine in engines.items():
             call = partial(engine, image[:, : engine.channels].to(engine.device))
             call()

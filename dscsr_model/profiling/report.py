@@ -161,6 +161,7 @@ def _wrapped(text: str, indent: str) -> str:
 def _network_as_dict(profile: Profile, name: str, psnr: Mapping[str, float], given: Given | None) -> dict[str, Any]:
     measured = profile.networks[name]
     counts = measured.complexity._asdict()
+    del counts["uncounted"]  # stands in the notes
     if not profile.settings.flops:
         counts |= dict.fromkeys(("flops", "activations", "convolutions"))
     quality = measured.quality

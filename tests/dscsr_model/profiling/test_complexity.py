@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA, load_model
-from dscsr_arch.errors import DscsrError, DscsrWarning, SizeError
+from dscsr_arch.errors import DscsrError, SizeError
 from dscsr_model.profiling.complexity import Complexity, count, parameters
 
 
@@ -38,16 +38,6 @@ def span_by_hand(c, height, width, upscale):
 @pytest.mark.parametrize("network", [SPAN, DSCLoRA, lambda **k: SPAN(**k).fuse(), lambda **k: SPAN(**k).train()])
 def test_figures_are_those_of_the_fused_network(network):
     assert count(network(feature_channels=9, upscale=2), 7, 11) == span_by_hand(9, 7, 11, 2)
-
-
-def test_the_network_stays_as_it_is():
-    network = SPAN(feature_channels=4).train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    count(network, 8, 8)
-    assert network.training
-    assert network.state_dict().keys() == before.keys()
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_parameters_are_those_of_the_fused_network_without_fvcore(monkeypatch):
@@ -98,8 +88,7 @@ class Spectral(nn.Module):
 
 
 def test_heavy_operators_that_cannot_be_counted_are_named():
-    with pytest.warns(DscsrWarning, match=r"without aten::fft_fft2, aten::fft_ifft2"):
-        count(Spectral(), 8, 8)
+    assert count(Spectral(), 8, 8).uncounted == ("aten::fft_fft2", "aten::fft_ifft2")
 
 
 def test_nothing_is_said_about_operators_that_cost_nothing(caplog, capfd):

@@ -54,18 +54,6 @@ def test_what_cannot_run_is_a_result_and_the_rest_goes_on():
     assert list(result) == ["broken", "fine"]
 
 
-def test_progress_sees_every_call_and_every_run():
-    seen = {}
-
-    def watch(items, label):
-        seen[label] = list(items)
-        return seen[label]
-
-    result = measure({"a": lambda: None, "b": lambda: None}, device=CPU, seconds=1e-6, watch=watch)
-    assert seen["warming up"] == ["a", "b"]
-    assert len(seen["timing"]) == result["a"].runs + result["b"].runs
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_waited_for():
     x = torch.rand(4096, 4096, device="cuda")

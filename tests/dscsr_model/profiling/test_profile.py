@@ -1,6 +1,6 @@
 """Whole profiles: what is measured, and what a machine cannot do."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +11,19 @@ from PIL import Image
 
 from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
+from dscsr_model.profiling import latency
 from dscsr_model.profiling import profile as profiling
 from dscsr_model.profiling.complexity import Complexity, count
-from dscsr_model.profiling.profile import Settings, profile, reason
-from dscsr_model.profiling.report import as_dict, table
+from dscsr_model.profiling.profile import VARIANTS, Settings, build, check_variants, profile, reason
+from dscsr_model.profiling.report import table
 
-QUICK = {"height": 12, "width": 16, "seconds": 1e-6, "device": "cpu"}
+QUICK = Settings(12, 16, ("eager",), "cpu", 1e-6)
+BARE = replace(QUICK, flops=False, baseline=False)
 
 
-@pytest.fixture(scope="module")
-def real():
-    torch.manual_seed(0)
+def test_everything_is_measured():
     networks = {"narrow": SPAN(feature_channels=4), "wide": SPAN(feature_channels=12)}
-    return networks, profile(networks, Settings(**QUICK, variants=("eager", "bf16")))
-
-
-def test_everything_is_measured(real):
-    networks, result = real
+    result = profile(networks, replace(QUICK, variants=("eager", "bf16")))
     assert list(result.networks) == ["narrow", "wide"]
     for name, network in networks.items():
         each = result.networks[name]
@@ -37,29 +33,15 @@ def test_everything_is_measured(real):
         assert all(run.latency.median_ms > 0 and run.fault is None for run in each.runs.values())
         # The weights, the image and the result in float32 are the least.
         assert each.runs["eager"].memory >= 4 * (each.complexity.parameters + 3 * 12 * 16 * 17)
+        assert network.training, "it stays as it is"
+        assert not hasattr(network.conv_1, "weight")
     assert result.networks["wide"].runs["eager"].memory > result.networks["narrow"].runs["eager"].memory
     assert result.baseline.latency.median_ms > 0
-
-
-def test_the_networks_stay_as_they_are(real):
-    networks, _ = real
-    assert all(network.training and not hasattr(network.conv_1, "weight") for network in networks.values())
-
-
-def test_real_figures_become_json_and_a_table(real):
-    _, result = real
-    data = json.loads(json.dumps(as_dict(result), allow_nan=False))
-    assert data["size"] == [12, 16]
-    assert data["networks"][0]["variants"]["bf16"]["runs"] >= 3
-    assert data["baseline_2026"]["network"] == "SPAN-28"
     assert "wide" in table(result)
 
 
 def test_a_size_beyond_memory_is_a_fault_of_every_run():
-    settings = Settings(
-        **{**QUICK, "height": 9_000_000, "width": 9_000_000}, variants=("eager",), flops=False, baseline=False
-    )
-    result = profile({"net": SPAN(feature_channels=4)}, settings)
+    result = profile({"net": SPAN(feature_channels=4)}, replace(BARE, height=9_000_000, width=9_000_000))
     assert "room for an image of 9000000×9000000" in result.networks["net"].runs["eager"].fault
 
 
@@ -71,28 +53,25 @@ class TrainsOnly(SPAN):
 
 
 def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
-    result = profile({"net": TrainsOnly(feature_channels=4)}, Settings(**QUICK, variants=("eager", "bf16", "onnx")))
+    result = profile({"net": TrainsOnly(feature_channels=4)}, replace(BARE, variants=("eager", "bf16", "onnx")))
     runs = result.networks["net"].runs
     assert runs["eager"].latency is not None
     assert "no kernel for bfloat16" in runs["bf16"].fault
-    assert "to_onnx" in runs["onnx"].fault
+    assert "Expected `to_onnx` to write" in runs["onnx"].fault
     text = table(result)
     assert "Not to be had here:" in text
     assert "net, bf16: " in text
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_images_give_a_mean_time_that_the_score_takes(monkeypatch, channels):
+def test_images_give_a_mean_time(monkeypatch, channels):
     images = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 12), torch.rand(1, 3, 8, 8))
     seen = []
-    monkeypatch.setattr(
-        profiling.latency, "milliseconds", lambda call, device: seen.append(tuple(call().shape)) or float(len(seen))
-    )
-    monkeypatch.setattr(profiling.latency, "measure", lambda calls, **_: dict.fromkeys(calls, run(5.0).latency))
-    settings = Settings(**QUICK, variants=("channels_last", "eager"), images=images, baseline=False)
-    result = profile({"net": SPAN(channels, channels, feature_channels=4)}, settings)
+    monkeypatch.setattr(latency, "milliseconds", lambda call, _: seen.append(tuple(call().shape)) or float(len(seen)))
+    monkeypatch.setattr(latency, "measure", lambda calls, **_: dict.fromkeys(calls, run(5.0).latency))
+    settings = replace(BARE, variants=("channels_last", "eager"), images=images)
+    runs = profile({"net": SPAN(channels, channels, feature_channels=4)}, settings).networks["net"].runs
     assert seen == [(1, channels, 32, 32), (1, channels, 32, 48), (1, channels, 32, 32)]
-    runs = result.networks["net"].runs
     assert (runs["channels_last"].images_ms, runs["eager"].images_ms) == (2.0, None)
 
 
@@ -100,28 +79,25 @@ def test_psnr_is_measured_but_not_of_random_weights(tmp_path):
     for name, side in (("hr", 48), ("lr", 12)):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((side, side, 3), 90, np.uint8)).save(tmp_path / name / "a.png")
-    data = (tmp_path / "hr", tmp_path / "lr")
     networks = {name: SPAN(feature_channels=4) for name in ("trained", "random")}
-    settings = Settings(
-        **QUICK, variants=("eager",), baseline=False, flops=False, data=data, untrained=frozenset({"random"})
-    )
+    settings = replace(BARE, data=(tmp_path / "hr", tmp_path / "lr"), untrained=frozenset({"random"}))
     result = profile(networks, settings)
     assert result.networks["random"].quality is None
     assert result.networks["trained"].quality.images == 1
 
 
-def test_without_flops_no_fvcore_and_no_scores(monkeypatch):
+def test_without_flops_no_fvcore(monkeypatch):
     monkeypatch.setattr(profiling, "count", lambda *_: pytest.fail("counted"))
     network = SPAN(feature_channels=4)
-    result = profile({"net": network}, Settings(**QUICK, variants=("eager",), flops=False, baseline=False))
-    assert result.networks["net"].complexity == Complexity(count(network).parameters, 0, 0, 0)
+    assert profile({"net": network}, BARE).networks["net"].complexity == Complexity(count(network).parameters, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"height": 0}, "at least 1×1"),
-        ({"variants": ("fast",)}, "Expected variants among"),
+        ({"variants": ("fast", "eager")}, "Expected variants among eager, .*, onnx, all, but got fast"),
+        ({"variants": ()}, "Expected variants among eager, .*, but got none"),
         ({"seconds": 0}, "Expected seconds above 0 for each variant, but got 0"),
         ({"device": "abacus"}, "Expected a device among"),
         ({"data": (Path("none"), Path("none"))}, "Expected a folder of images, but got none"),
@@ -129,7 +105,7 @@ def test_without_flops_no_fvcore_and_no_scores(monkeypatch):
 )
 def test_settings_are_checked_first(change, message):
     with pytest.raises(DscsrError, match=message):
-        profile({"net": object()}, Settings(**{**QUICK, **change}))
+        profile({"net": object()}, replace(QUICK, **change))
 
 
 def test_reasons_are_one_line():
@@ -137,3 +113,29 @@ def test_reasons_are_one_line():
     assert reason(RuntimeError("x\ny")) == "RuntimeError: x y"
     assert reason(torch.OutOfMemoryError("CUDA out of memory. Tried …")) == "not enough memory"
     assert len(reason(RuntimeError("x" * 999))) == 200
+
+
+def test_variants_come_once_and_all_means_all():
+    assert check_variants(["bf16", "eager", "bf16"]) == ("bf16", "eager")
+    assert check_variants(["all"]) == VARIANTS
+
+
+# bf16 keeps 8 bits of a number and fp16 11; `eager` and `channels_last` differ in the order of sums only.
+TOLERANCE = {"eager": 1e-5, "channels_last": 1e-5, "bf16": 0.1, "fp16": 0.02}
+SLOW = {"compiled": 1e-5, "compiled_bf16": 0.1, "onnx": 1e-5}
+
+
+@pytest.mark.parametrize("variant", [*TOLERANCE, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_variant_gives_the_networks_image_and_leaves_no_file(variant, tmp_path, monkeypatch):
+    if variant == "onnx":
+        pytest.importorskip("onnxruntime")
+    from dscsr_model.export.onnx import to_onnx
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    network, x = SPAN(feature_channels=8, upscale=2, img_range=1.0), torch.rand(1, 3, 9, 14)
+    with torch.no_grad():
+        expected = network(x)
+    difference = (build(network, variant, replace(QUICK, to_onnx=to_onnx))(x) - expected).abs().max()
+    assert difference <= {**TOLERANCE, **SLOW}[variant] * max(1, expected.abs().max())
+    assert ("16" in variant) == (difference > 1e-4)
+    assert not list(tmp_path.glob("dscsr_*"))

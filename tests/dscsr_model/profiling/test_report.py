@@ -1,10 +1,13 @@
-"""Tables and JSON of known figures."""
+"""Tables and JSON of known figures, and what is said of the machine."""
 
 import json
+import platform
 
 import pytest
+import torch
 from made_up_profiles import MACHINE, measured, profile_of, run
 
+from dscsr_model.profiling.machine import describe, in_words, processor
 from dscsr_model.profiling.profile import BASELINE, Run, Settings
 from dscsr_model.profiling.report import WIDTH, as_dict, milliseconds, table
 from dscsr_model.profiling.score import BASELINES, Given
@@ -80,3 +83,14 @@ def test_json_says_where_each_score_comes_from_and_has_no_infinity():
 @pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (12.34, "12.3"), (123.4, "123.4"), (1234.5, "1234")])
 def test_milliseconds_have_three_digits(value, text):
     assert milliseconds(value) == text
+
+
+def test_the_machine_in_words(tmp_path):
+    words = in_words(describe(torch.device("cpu")))
+    assert f"{torch.get_num_threads()} thread" in words
+    assert f"torch {torch.__version__}" in words
+    gpu = {"device": "NVIDIA X", "cpu": "Some CPU", "threads": 2, "torch": "2", "cuda": "13", "python": "3"}
+    assert in_words(gpu) == "NVIDIA X (host: Some CPU), 2 threads; torch 2, cuda 13, python 3"
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some  CPU @ 3 GHz\nflags\t: x\n")
+    assert processor(tmp_path / "cpuinfo") == "Some CPU @ 3 GHz"
+    assert processor(tmp_path / "none") == (platform.processor() or platform.machine())

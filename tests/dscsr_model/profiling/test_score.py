@@ -66,17 +66,12 @@ def test_hopelessly_slow_is_infinitely_bad():
     assert score(1e9, 8e9, 1e5) == math.inf
 
 
-def test_an_unknown_year_is_refused():
-    with pytest.raises(DscsrError, match=r"Expected a year of 2025, 2026, but got 2024"):
-        score(1, 1, 1, 2024)
-
-
 @pytest.mark.parametrize("name", ["runtime_ms", "flops", "parameters", "baseline_ms"])
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_figures_are_positive_numbers(name, value):
-    figures = {"runtime_ms": 1.0, "flops": 1e9, "parameters": 1e5, "baseline_ms": 1.0, name: value}
-    with pytest.raises(DscsrError, match=f"Expected `{name}` to be a positive number, but got"):
-        score(**figures)
+def test_figures_are_positive_numbers(name):
+    for value in (0, -1, math.nan, math.inf):
+        figures = {"runtime_ms": 1.0, "flops": 1e9, "parameters": 1e5, "baseline_ms": 1.0, name: value}
+        with pytest.raises(DscsrError, match=f"Expected `{name}` to be a positive number, but got"):
+            score(**figures)
 
 
 def test_of_which_times_a_score_is_made():
