@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 import random
 import sys
 from collections import Counter
@@ -93,29 +92,19 @@ def test_functional_tensor_stands_in():
     assert importlib.util.find_spec(compat_imports.FUNCTIONAL_TENSOR) is not None
 
 
-CLONE_INIT = "from .version import __gitsha__, __version__\n"
-
-
 @pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"VERSION": "1.9.2rc1\n"}, "True 1.9.2rc1 unknown (1, 9, '2rc1')"),
-        ({}, "True unknown unknown ('unknown',)"),
-        (
-            {"VERSION": "9", "basicsr/version.py": "__version__, __gitsha__, version_info = '8', 'abc', (8,)"},
-            "False 8 abc (8,)",
-        ),
-    ],
+    ("version", "expected"),
+    [("1.9.2rc1\n", "True 1.9.2rc1 unknown (1, 9, '2rc1')"), (None, "True unknown unknown ('unknown',)")],
 )
-def test_version_of_a_plain_clone(run_python, tmp_path, files, expected):
-    for name, text in {"basicsr/__init__.py": CLONE_INIT, **files}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+def test_version_of_a_plain_clone(run_python, tmp_path, version, expected):
+    (tmp_path / "basicsr").mkdir()
+    (tmp_path / "basicsr/__init__.py").write_text("from .version import __gitsha__, __version__\n")
+    if version is not None:
+        (tmp_path / "VERSION").write_text(version)
     code = """
 from dscsr_model.host import compat_imports
 broken = compat_imports.version_missing()
-if broken:
-    compat_imports.supply_version()
+compat_imports.supply_version()
 assert not compat_imports.version_missing()
 import basicsr
 print(broken, basicsr.version.__version__, basicsr.__gitsha__, basicsr.version.version_info)
@@ -126,17 +115,14 @@ print(broken, basicsr.version.__version__, basicsr.__gitsha__, basicsr.version.v
 # --- running ---
 
 
-def test_a_repeat_finds_nothing_broken():
+def test_what_is_patched_or_not_there_is_not_broken(monkeypatch):
     before = compat.applied()
-    assert not [patch.name for patch in compat.IMPORT_PATCHES + compat.RUN_PATCHES if patch.broken()]
     dscsr_model.register()
     assert compat.applied() == before
-    assert {patch.name for patch in before} >= {patch.name for patch in compat.RUN_PATCHES}
-
-
-def test_a_basicsr_without_these_functions_is_not_broken(monkeypatch):
+    assert {*before} >= {*compat.RUN_PATCHES}
+    assert not [patch.name for patch in compat.IMPORT_PATCHES + compat.RUN_PATCHES if patch.broken()]
     for module in ("utils.options", "utils.dist_util", "models.base_model", "models.sr_model"):
-        monkeypatch.delitem(sys.modules, f"basicsr.{module}")
+        monkeypatch.delitem(sys.modules, f"basicsr.{module}")  # of another BasicSR
     assert not [patch.name for patch in compat.RUN_PATCHES if patch.broken()]
 
 
@@ -217,54 +203,30 @@ def test_a_project_s_own_parse_options_that_gives_something_else_is_let_be():
     assert loop.entering(lambda root: options)("root") is options
 
 
-class Cuda:
-    """What a machine with GPUs would be asked to do."""
-
-    def __init__(self, monkeypatch, count: int) -> None:
-        self.chosen: list[int] = []
-        self.begun: list[dict] = []
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-        monkeypatch.setattr(torch.cuda, "set_device", self.chosen.append)
-        monkeypatch.setattr(distributed, "init_process_group", lambda **kwargs: self.begun.append(kwargs))
-
-
+@pytest.mark.parametrize("launcher", ["pytorch", "slurm"])
 @pytest.mark.parametrize(
-    ("gpus", "env", "chosen", "backend"),
-    [
-        (0, {"RANK": "1", "LOCAL_RANK": "1"}, [], "gloo"),
-        (4, {"RANK": "6", "LOCAL_RANK": "1"}, [1], "nccl"),  # the global rank would say 2
-        (1, {"RANK": "6", "LOCAL_RANK": "1"}, [0], "nccl"),
-        (4, {"RANK": "6"}, [2], "nccl"),
-    ],
+    ("gpus", "local_rank", "chosen", "backend"),
+    [(0, "1", [], "gloo"), (4, "1", [1], "nccl"), (1, "1", [0], "nccl"), (4, None, [2], "nccl")],
 )
-def test_init_dist(monkeypatch, gpus, env, chosen, backend):
+def test_init_dist(monkeypatch, launcher, gpus, local_rank, chosen, backend):
+    """The device of LOCAL_RANK, not of the global rank, if there is one; BasicSR sets the variables under slurm."""
     from basicsr.utils import dist_util
 
-    cuda = Cuda(monkeypatch, gpus)
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    dist_util._init_dist_pytorch("nccl")
-    assert (cuda.chosen, cuda.begun) == (chosen, [{"backend": backend}])
-    assert dist_util.torch is torch
-
-
-def test_init_dist_under_slurm_without_a_gpu(monkeypatch):
-    from basicsr.utils import dist_util
-
-    cuda = Cuda(monkeypatch, 0)
-    wanted = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node"}
-    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "overwritten by BasicSR")
-    for name, value in wanted.items():
-        monkeypatch.setenv(name, value)
+    ranks = {"RANK": "6", "LOCAL_RANK": local_rank, "SLURM_PROCID": "6", "SLURM_NTASKS": "8", "SLURM_NODELIST": "node"}
+    for name in (*ranks, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, ranks.get(name) or "")
+    if local_rank is None:
+        monkeypatch.delenv("LOCAL_RANK")
+    devices: list[int] = []
+    begun: list[dict] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(distributed, "init_process_group", lambda **kwargs: begun.append(kwargs))
     monkeypatch.setattr("subprocess.getoutput", lambda command: "node")
-    monkeypatch.delenv("LOCAL_RANK")
-    dist_util._init_dist_slurm("nccl", port=29511)
-    assert cuda.begun == [{"backend": "gloo"}]
-    assert (os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["MASTER_PORT"]) == ("3", "0", "29511")
+    getattr(dist_util, f"_init_dist_{launcher}")("nccl")
+    assert (devices, begun) == (chosen, [{"backend": backend}])
+    assert dist_util.torch is torch
 
 
 def test_ddp_on_the_cpu_has_no_device_ids_and_rank_0_validates_with_the_network_itself(tmp_path):

@@ -1,9 +1,7 @@
 """Real training processes, as a user starts them: small network, small images, the CPU."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,29 +76,6 @@ def test_test_measures_and_writes_results_of_the_sets_that_are_there(tmp_path, w
     assert made == {"one", "two", "lone"}
 
 
-def torchrun(*args: object, cwd: Path, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    env = {**os.environ, **ONE_THREAD}
-    return subprocess.run(
-        [*command, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])  # BasicSR spawns them: 5 s each
-def test_two_ranks_train(tmp_path, write, options, workers):
-    options["datasets"]["train"]["num_worker_per_gpu"] = workers
-    options["train"]["ema_decay"] = 0  # rank 0 then validates the network that is trained, and SPAN has a buffer
-    options["val"]["val_freq"] = 2
-    write(train={**options["train"], "total_iter": 5})
-    done = torchrun(*DSCSR, "train", "-opt", "opt.yml", "--launcher", "pytorch", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "World size (gpu number): 2" in done.stderr
-    assert done.stderr.count("iter:       5,") == 1
-    assert done.stderr.count("# psnr:") == 3
-    assert "Warning" not in done.stderr
-    assert saved(tmp_path) == ["net_g_5.pth", "net_g_latest.pth"]
-
-
 MY_DATA = """
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -111,15 +86,23 @@ class MyDataset(PairedImageDataset):
 """
 
 
-@pytest.mark.slow
-def test_every_rank_and_its_spawned_workers_know_the_users_own_dataset(tmp_path, write):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/my_data.py").write_text(MY_DATA)
-    changes = {"type": "MyDataset", "num_worker_per_gpu": 1, "batch_size_per_gpu": 1}
-    write(**{"import": "mine/my_data.py"}, **{f"datasets:train:{key}": value for key, value in changes.items()})
-    done = torchrun(*DSCSR, "train", "-opt", "opt.yml", "--launcher", "pytorch", cwd=tmp_path)
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])  # BasicSR spawns them: 5 s each
+def test_two_ranks_train(run_python, tmp_path, write, workers):
+    """Every rank and its workers know the user's own dataset."""
+    (tmp_path / "data/my_data.py").write_text(MY_DATA)
+    write(**{
+        "import": "data/my_data.py", "datasets:train:type": "MyDataset", "datasets:train:num_worker_per_gpu": workers,
+        # Rank 0 then validates the network that is trained, and SPAN has a buffer.
+        "train:ema_decay": 0, "train:total_iter": 5, "val:val_freq": 2,
+    })  # fmt: skip
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = run_python(*torchrun, *DSCSR, "train", "-opt", "opt.yml", "--launcher", "pytorch", env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("iter:      10,") == 1
+    assert "World size (gpu number): 2" in done.stderr
+    assert done.stderr.count("iter:       5,") == 1
+    assert done.stderr.count("# psnr:") == 3
+    assert "Warning" not in done.stderr
+    assert saved(tmp_path) == ["net_g_5.pth", "net_g_latest.pth"]
 
 
 MY_LOSS = """
@@ -160,26 +143,6 @@ def test_the_train_script_of_a_plain_clone_trains_span(run_python, tmp_path, wri
 # --- what goes wrong before anything starts ---
 
 
-def nothing_made(folder: Path) -> bool:
-    return {entry.name for entry in folder.iterdir()} <= {"data", "opt.yml"}
-
-
-def test_faulty_options_are_told_and_nothing_is_made(tmp_path, write, capsys):
-    write(network_g={"type": "SPANN"}, scale=5)
-    assert cli.main(["train", "-opt", "opt.yml"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("dscsr: error: ")
-    assert "SPANN" in said
-    assert nothing_made(tmp_path)
-
-
-@pytest.mark.slow
-def test_torchrun_lets_rank_0_speak(tmp_path):
-    done = torchrun(*DSCSR, "test", "-opt", "nowhere.yml", "--launcher", "pytorch", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.count("dscsr: error: ") == 1
-
-
 def test_without_basicsr_the_install_order_is_told(tmp_path, write, run_python):
     write()
     env = {"PYTHONPATH": str(Path(dscsr_model.__file__).parents[1])}
@@ -187,7 +150,7 @@ def test_without_basicsr_the_install_order_is_told(tmp_path, write, run_python):
     assert done.returncode == 1
     assert done.stderr.startswith("dscsr: error: Expected BasicSR to be installed, but got no module named `basicsr`.")
     assert "--no-build-isolation basicsr==1.4.2" in done.stderr
-    assert nothing_made(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"data", "opt.yml"}
 
 
 def test_a_basicsr_vendored_here_comes_before_an_installed_one(tmp_path, monkeypatch):
