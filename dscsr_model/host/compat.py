@@ -1,21 +1,24 @@
 """Patches BasicSR where today's PyTorch, or a machine without a GPU, breaks it.
 
-The only place that does, with `compat_imports`. Each breakage is detected first; a patch touches BasicSR's own names
-only (or supplies a module that is missing altogether), and is recorded, so that ``dscsr doctor`` can list what was
-mended and why. No code of BasicSR is repeated: its functions run with a few of their global names replaced.
+The only place that does. Each breakage is detected first; a patch touches BasicSR's own names only (or supplies a
+module that is missing altogether), and is recorded, so that ``dscsr doctor`` can list what was mended and why. No code
+of BasicSR is repeated: its functions run with a few of their global names replaced.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from dscsr_arch import torchvision_ops
-from dscsr_model.host import compat_imports as imports
+from dscsr_model.host.install_help import version_of
 from dscsr_model.host.patches import Overlay, globals_of, gpu, installed, mentions
 
 
@@ -26,6 +29,57 @@ class Patch(NamedTuple):
     why: str
     broken: Callable[[], bool]
     apply: Callable[[], None]
+
+
+# --- what stops `import basicsr` ---
+
+FUNCTIONAL_TENSOR = "torchvision.transforms.functional_tensor"
+
+
+def _supply(name: str, doc: str, **names: object) -> None:
+    """Let a module be there that nobody has."""
+    module = ModuleType(name, doc)
+    module.__spec__ = ModuleSpec(name, None)
+    vars(module).update(names)
+    sys.modules[name] = module
+
+
+def _functional_tensor_missing() -> bool:
+    """Whether torchvision is there, but not the module that BasicSR's degradations import from it."""
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    return importlib.util.find_spec(FUNCTIONAL_TENSOR) is None
+
+
+def _supply_functional_tensor() -> None:
+    """Supply it with the one function that BasicSR takes from it."""
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    _supply(FUNCTIONAL_TENSOR, "What BasicSR needs of it (dscsr).", rgb_to_grayscale=rgb_to_grayscale)
+
+
+def _basicsr_locations() -> list[str]:
+    spec = importlib.util.find_spec("basicsr")
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
+def _version_missing() -> bool:
+    """Whether the BasicSR that would be imported has no ``version`` module. Nothing of it is imported."""
+    if "basicsr.version" in sys.modules:
+        return False
+    locations = _basicsr_locations()
+    return bool(locations) and PathFinder.find_spec("basicsr.version", locations) is None
+
+
+def _supply_version() -> None:
+    """Supply what BasicSR's ``setup.py`` would have written, from the clone's own VERSION file."""
+    version = version_of(Path(_basicsr_locations()[0]))
+    info = tuple(int(part) if part.isdigit() else part for part in version.split("."))
+    doc = "Stands in for the file that BasicSR's setup.py generates (dscsr)."
+    _supply("basicsr.version", doc, __version__=version, __gitsha__="unknown", version_info=info)
+
+
+# --- what stops its loops ---
 
 
 def _replacing(
@@ -122,14 +176,14 @@ IMPORT_PATCHES = (
     Patch(
         "functional_tensor",
         "torchvision 0.17 and later have no transforms.functional_tensor, which BasicSR imports",
-        imports.functional_tensor_missing,
-        imports.supply_functional_tensor,
+        _functional_tensor_missing,
+        _supply_functional_tensor,
     ),
     Patch(
         "version",
         "this BasicSR clone has no basicsr/version.py, which only its setup.py writes",
-        imports.version_missing,
-        imports.supply_version,
+        _version_missing,
+        _supply_version,
     ),
 )
 

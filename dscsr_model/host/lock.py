@@ -28,25 +28,28 @@ def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
     """
     folder = Path(opt["path"]["experiments_root"])
     lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"), fallback_to_soft=False)
-    alone = [True]
-    if opt["rank"] == 0:
-        with disk_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(blocking=False)
-            except filelock.Timeout:
-                alone = [False]
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                why = f"the file system of {folder.parent} has no locks ({error.strerror})"
-                print(f"dscsr: a second training named {opt['name']} would not be noticed: {why}.", file=sys.stderr)
+    alone = [opt["rank"] != 0 or _acquired(lock, folder)]
     if opt["dist"]:
         distributed.broadcast_object_list(alone)
     if not alone[0]:
         raise BusyError(
             f"to be alone in {folder}",
-            f"another training named {opt['name']} that is running there",
+            f"another training named {folder.name} that is running there",
             "Wait for it, stop it, or give this one another `name:`.",
         )
     return lock
+
+
+def _acquired(lock: filelock.BaseFileLock, folder: Path) -> bool:
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            why = f"the file system of {folder.parent} has no locks ({error.strerror})"
+            print(f"dscsr: a second training named {folder.name} would not be noticed: {why}.", file=sys.stderr)
+    return True

@@ -107,7 +107,7 @@ def registered_names() -> dict[str, str | None]:
     """The name under which each of our classes can be named in an option file; None where it is not registered."""
     names: dict[str, str | None] = {}
     for entry in entries():
-        held = _held(_registry(entry.registry))
+        held = _registry(entry.registry)._obj_map
         candidates = (entry.name, f"{entry.name}_{SUFFIX}")
         names[entry.name] = next((name for name in candidates if _is_ours(held.get(name))), None)
     return names
@@ -117,7 +117,7 @@ def is_our_model(name: Any) -> bool:
     """Whether a ``model_type`` is one of our models, or derives from one."""
     from dscsr_model.models.efficient_sr_model import EfficientSRModel
 
-    held = _held(_registry("MODEL_REGISTRY"))
+    held = _registry("MODEL_REGISTRY")._obj_map
     model = held.get(name, held.get(f"{name}_basicsr"))
     return isinstance(model, type) and issubclass(model, EfficientSRModel)
 
@@ -134,11 +134,6 @@ def _load(target: str) -> Any:
     return getattr(importlib.import_module(module_name), class_name)
 
 
-def _held(registry: Any) -> dict[Any, Any]:
-    names: dict[Any, Any] = registry._obj_map
-    return names
-
-
 def _is_ours(obj: object) -> bool:
     return getattr(obj, "__module__", "").partition(".")[0] in ("dscsr_arch", "dscsr_model")
 
@@ -147,7 +142,7 @@ def _register(registry: Any, obj: Any) -> None:
     """Put it into the registry's own table, since ``register`` knows suffixes in some releases only."""
     if not isinstance(registry._do_register, _GivingWay):
         installed.set(registry, "_do_register", _GivingWay(registry))
-    held, name = _held(registry), obj.__name__
+    held, name = registry._obj_map, obj.__name__
     if held.get(name) is obj or held.get(f"{name}_{SUFFIX}") is obj:
         return
     if name in held:
@@ -163,14 +158,11 @@ class _GivingWay:
     """
 
     def __init__(self, registry: Any) -> None:
-        self._registry = registry
-        self._do_register = registry._do_register
+        self._registry, self._do_register = registry, registry._do_register
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        held = _held(self._registry)
-        ours = {name: obj for name, obj in held.items() if _is_ours(obj)}
-        for name in ours:
-            del held[name]
+        held = self._registry._obj_map
+        ours = {name: held.pop(name) for name, obj in list(held.items()) if _is_ours(obj)}
         try:
             self._do_register(*args, **kwargs)
         finally:

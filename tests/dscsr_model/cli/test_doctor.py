@@ -18,9 +18,9 @@ DOCTOR = ("-m", "dscsr_model.cli", "doctor")
 ROOT = Path(dscsr_model.__file__).parents[1]
 
 
-def test_this_environment_is_well(run_cli, tmp_path):
+def test_this_environment_is_well(run_python, tmp_path):
     """But for a torchvision of another index than torch, which only we can import, if there is one."""
-    done = run_cli("doctor", env={"DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""})
+    done = run_python(*DOCTOR, env={"DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""})
     wrong = [line for line in done.stdout.splitlines() if line.startswith("!!")]
     assert ["torch pair" in line for line in wrong] == [True] * ("mended      torchvision:" in done.stdout)
     assert done.returncode == len(wrong), done.stdout

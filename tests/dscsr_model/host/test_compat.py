@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import dscsr_model
 from dscsr_arch import torchvision_ops
-from dscsr_model.host import compat, compat_imports, loop
+from dscsr_model.host import compat, loop
 
 NO_GPU = not torch.cuda.is_available()
 
@@ -89,7 +89,7 @@ def test_functional_tensor_stands_in():
 
     image = torch.rand(2, 3, 5, 7)
     assert torch.equal(rgb_to_grayscale(image), functional.rgb_to_grayscale(image))
-    assert importlib.util.find_spec(compat_imports.FUNCTIONAL_TENSOR) is not None
+    assert importlib.util.find_spec(compat.FUNCTIONAL_TENSOR) is not None
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,14 @@ def test_version_of_a_plain_clone(run_python, tmp_path, version, expected):
     if version is not None:
         (tmp_path / "VERSION").write_text(version)
     code = """
-from dscsr_model.host import compat_imports
-broken = compat_imports.version_missing()
-compat_imports.supply_version()
-assert not compat_imports.version_missing()
+from dscsr_model.host.compat import IMPORT_PATCHES
+patch = IMPORT_PATCHES[-1]
+broken = patch.broken()
+patch.apply()
+assert not patch.broken()
 import basicsr
-print(broken, basicsr.version.__version__, basicsr.__gitsha__, basicsr.version.version_info)
+from basicsr.version import version_info
+print(broken, basicsr.__version__, basicsr.__gitsha__, version_info)
 """
     assert run_python("-c", code, check=True, env={"DSCSR_AUTOLOAD": "0"}).stdout.strip() == expected
 
