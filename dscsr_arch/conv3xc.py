@@ -135,13 +135,9 @@ class Conv3XC(nn.Module):
 
 
 def merge_layers(layers: Sequence[Conv3XC]) -> list[Kernel]:
-    """Plain kernels of many layers, those of one shape merged together. Differentiable; float32 under autocast too.
+    """Plain kernels of many layers, in their dtypes, those of one shape merged together. Differentiable.
 
-    Args:
-        layers: Any Conv3XC layers; a fused one gives its own kernel.
-
-    Returns:
-        One kernel per layer, in their order, in the dtype of the layer.
+    A fused layer gives its own. Under autocast, too, they are formed in float32.
     """
     kernels: dict[int, Kernel] = {}
     alike: dict[Any, list[int]] = defaultdict(list)

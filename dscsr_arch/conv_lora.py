@@ -19,30 +19,9 @@ from torch.nn.parameter import is_lazy
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.errors import LoRAError
 from dscsr_arch.lora_layer import ConvLoRA, check_layer
-from dscsr_arch.low_rank import (
-    adapters,
-    average_lora,
-    factor_shapes,
-    named_entries,
-    rank_limit,
-    rank_unit,
-    scale_lora,
-)
-
-__all__ = [
-    "ConvLoRA",
-    "LoRAError",
-    "Setting",
-    "average_lora",
-    "fuse",
-    "inject",
-    "load_lora_state_dict",
-    "lora_layers",
-    "lora_state_dict",
-    "merge",
-    "scale_lora",
-    "unmerge",
-]
+from dscsr_arch.low_rank import adapters, factor_shapes, named_entries, rank_limit, rank_unit
+from dscsr_arch.low_rank import average_lora as average_lora
+from dscsr_arch.low_rank import scale_lora as scale_lora
 
 Setting = Sequence[float]
 """(rank, alpha) of a layer."""
@@ -110,11 +89,7 @@ def fuse(network: Network) -> Network:
 
 
 def lora_state_dict(network: nn.Module) -> dict[str, Tensor]:
-    """The adapters alone: ``<layer>.lora_A``, ``.lora_B``, ``.lora_alpha`` of each layer, as in ``state_dict()``.
-
-    Raises:
-        LoRAError: ``network`` has no ConvLoRA.
-    """
+    """The adapters alone: ``<layer>.lora_A``, ``.lora_B``, ``.lora_alpha`` of each layer, as in ``state_dict()``."""
     layers = lora_layers(network)
     if not layers:
         raise LoRAError("a network with ConvLoRA layers", "one without", "inject() puts them in.")
@@ -230,10 +205,7 @@ def _convolutions(network: nn.Module) -> dict[nn.Conv2d, list[str]]:
 def _install(network: Network, planned: Mapping[nn.Conv2d, _Planned], dropout: float | None) -> Network:
     """Check all layers, then replace them by ConvLoRA, and freeze what is not LoRA.
 
-    Args:
-        network: Changed in place.
-        planned: Its convolutions; those that are ConvLoRA already must be as planned.
-        dropout: Of all layers. None for none in new ones, and whatever dropout and alpha those have that are there.
+    Layers that are ConvLoRA already must be as planned; with ``dropout`` None, their dropout and alpha are theirs.
     """
     branches = {
         conv

@@ -151,15 +151,7 @@ class ConvLoRA(nn.Conv2d):
 
 
 def check_layer(conv: nn.Conv2d, rank: object, alpha: object, dropout: object, layer: str = "this convolution") -> None:
-    """Raise LoRAError unless a convolution can become ConvLoRA of this rank, alpha and dropout.
-
-    Args:
-        conv: Convolves with its ``weight``; subclasses and re-parameterised layers that do more cannot become it.
-        rank: An integer from 1 to `rank_limit` of the weight's shape.
-        alpha: A positive number.
-        dropout: A number in [0, 1).
-        layer: What messages call the convolution.
-    """
+    """Raise LoRAError unless a convolution, called ``layer``, can become ConvLoRA of this rank, alpha and dropout."""
     kind = type(conv)
     if (
         kind.forward is not nn.Conv2d.forward

@@ -53,14 +53,7 @@ def factor_shapes(shape: Sequence[int], rank: int) -> tuple[tuple[int, int], tup
 
 
 def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
-    """Sort a state dict of LoRA entries by layer.
-
-    Args:
-        state: ``<layer>.lora_A``, ``<layer>.lora_B`` and ``<layer>.lora_alpha`` for each layer, and nothing else.
-
-    Raises:
-        LoRAError: An entry is of another kind or missing, or the entries of a layer do not belong together.
-    """
+    """Sort a state dict of LoRA entries by layer; LoRAError unless it holds all entries of each, and nothing else."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         layer, _, entry = name.rpartition(".")
@@ -100,11 +93,7 @@ def is_adapters(state: Mapping[str, Tensor]) -> bool:
 
 
 def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
-    """Rank and alpha of every layer with LoRA in the state dict of a whole network; empty if there are none.
-
-    Raises:
-        LoRAError: The entries of a layer do not belong together, or its weight is not that of a convolution.
-    """
+    """Rank and alpha of every layer with LoRA in the state dict of a whole network; empty if there are none."""
     entries = {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] in ENTRIES}
     ranks = {}
     for layer, adapter in adapters(entries).items() if entries else ():
@@ -117,11 +106,7 @@ def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
 
 
 def scale_lora(state: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """Adapters whose weight updates are ``factor`` times those of ``state``, which stays as it is.
-
-    Args:
-        state: As `adapters` takes it.
-        factor: Any finite number; 0 leaves the base alone, a negative one turns the update around.
+    """Adapters whose weight updates are ``factor``, any finite number, times those of ``state``, which stays as it is.
 
     Raises:
         LoRAError: ``state`` holds no adapters, or ``factor`` is not a finite number.

@@ -49,9 +49,6 @@ def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
 
     where the products run over channels, for each of the nine taps, and the sum over taps and input channels.
 
-    Args:
-        branches: Weights of the layers, float32 or float64.
-
     Returns:
         Weights (n, o, i, 3, 3) and biases (n, o), or None where the branches have none.
     """
@@ -82,12 +79,8 @@ def unfuse_kernel(kernel: Kernel, gain: int) -> Branches:
     are drawn from a seed that is made of the kernel: a network and its running average that load one file must get
     the same branches, or their mean would merge to something else.
 
-    Args:
-        kernel: The target T, weight (o, i, 3, 3) and bias (o,) or None.
-        gain: How many times wider the branches are inside.
-
     Returns:
-        One layer (n = 1), in the dtype and on the device of the kernel.
+        One layer (n = 1) that is ``gain`` times wider inside, in the dtype and on the device of the kernel.
     """
     weight, bias = kernel
     start = _random_branches(kernel, gain)

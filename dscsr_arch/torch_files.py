@@ -226,10 +226,6 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Te
     return torch.as_strided(storage, size, stride, offset)
 
 
-def _tensor_of_bytes(storage: Tensor, *geometry: Any) -> Tensor:
-    return _tensor(storage.view(geometry[5]), *geometry[:3])
-
-
 def _first(value: Any, *_: Any) -> Any:
     return value
 
@@ -249,7 +245,7 @@ _BUILDERS: Mapping[str, Any] = {
     "torch Size": _first,
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
-    "torch._utils _rebuild_tensor_v3": _tensor_of_bytes,
+    "torch._utils _rebuild_tensor_v3": lambda storage, *rest: _tensor(storage.view(rest[5]), *rest[:3]),
     "torch._utils _rebuild_parameter": _first,
     "torch._utils _rebuild_parameter_with_state": _first,
     "torch.storage UntypedStorage": torch.uint8,

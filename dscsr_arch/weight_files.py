@@ -80,11 +80,7 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
 
 
 def weight_sets(path: str | os.PathLike[str]) -> list[str]:
-    """The ``WRAPPERS`` under which a file has weights, the preferred first; none if they are not wrapped.
-
-    Raises:
-        WeightsError: It is missing or damaged.
-    """
+    """The ``WRAPPERS`` under which a file has weights, the preferred first; none if they are not wrapped."""
     content, _ = _content(Path(path))
     return [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
 
@@ -109,10 +105,7 @@ def save_state_dict(state_dict: Mapping[str, Any], file: str | os.PathLike[str] 
 
 
 def read_pickle(path: Path) -> Any:
-    """Open a file of ``torch.save`` on the CPU, without ever running code from it.
-
-    Returns:
-        What it holds, its mappings as dicts.
+    """What a file of ``torch.save`` holds, its mappings as dicts, on the CPU; no code from it ever runs.
 
     Raises:
         WeightsError: The file is damaged, holds Python objects, or unpacks to more than it has bytes.

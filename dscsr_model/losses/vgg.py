@@ -7,10 +7,10 @@ is ever downloaded.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import torch
+import torch.hub
 from torch import Tensor, nn
 
 from dscsr_arch.checkpoint import read_state_dict
@@ -105,13 +105,7 @@ def _check_input_range(imagenet_norm: bool, input_range: float) -> None:
 
 
 def find_vgg_weights(vgg_weights: str) -> Path | None:
-    """The weight file that an option ``vgg_weights`` means.
-
-    Args:
-        vgg_weights: ``imagenet`` for torchvision's file in one of `places`, ``random`` for none, else a path.
-
-    Returns:
-        An existing file, or None for ``random``.
+    """The file that an option ``vgg_weights`` means: torchvision's in one of `places`, none (``random``), or a path.
 
     Raises:
         DscsrError: There is no such file; says where to get it and where to put it.
@@ -135,9 +129,7 @@ def find_vgg_weights(vgg_weights: str) -> Path | None:
 
 def places() -> tuple[Path, ...]:
     """Folders of torchvision's file: BasicSR's, below the working directory, and the cache of torch.hub."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
-    hub = Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
-    return Path("experiments", "pretrained_models"), hub
+    return Path("experiments", "pretrained_models"), Path(torch.hub.get_dir(), "checkpoints")
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

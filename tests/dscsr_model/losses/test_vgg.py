@@ -1,7 +1,5 @@
 """VGG-19 built by hand against torchvision's, and where its weights are looked for."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -101,15 +99,6 @@ def test_imagenet_is_torchvisions_file_in_either_place(nowhere, number):
     file.parent.mkdir(parents=True)
     file.touch()
     assert find_vgg_weights("imagenet") == file
-
-
-def test_the_second_place_is_the_cache_of_torch_hub(nowhere, monkeypatch):
-    assert places()[1] == Path(torch.hub.get_dir(), "checkpoints")
-    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    assert places()[1] == Path(torch.hub.get_dir(), "checkpoints")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere))
-    assert places()[1] == Path(torch.hub.get_dir(), "checkpoints")
 
 
 def test_a_missing_file_is_named_with_its_source_and_its_places(nowhere):
