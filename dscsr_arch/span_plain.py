@@ -38,14 +38,14 @@ class PlainSPAN(nn.Module):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        feature_channels: int = 48,
-        upscale: int = 4,
-        bias: bool = True,
-        img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
-        norm: bool = True,
+        num_in_ch: int,
+        num_out_ch: int,
+        feature_channels: int,
+        upscale: int,
+        bias: bool,
+        img_range: float,
+        rgb_mean: Sequence[float],
+        norm: bool,
         fold: str = "",
     ) -> None:
         super().__init__()

@@ -43,17 +43,20 @@ class Format(NamedTuple):
     """What the format is, for people."""
 
 
-def to_weights(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
-    """Write the weights of ``network``, as it is, with its metadata.
+def to_weights(
+    network: nn.Module, path: str | os.PathLike[str], *, half: bool = False, form: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Write the weights of a network, with its metadata.
 
     Args:
-        network: Any that `load_model` gives.
+        network: Any that `load_model` gives; it stays as it is.
         path: ``*.safetensors``, or any other name for a file of torch.save, ``{params: …, metadata: …}``, which
             BasicSR, spandrel and `load_model` read. An existing file is replaced.
         half: Round the weights to float16. Readers compute in the precision that they choose.
+        form: Gives a copy in the form that is written.
     """
-    path, metadata = Path(path), to_metadata(describe(network))
-    dtype = torch.float16 if half else torch.float32
+    path, network = Path(path), form(network)
+    metadata, dtype = to_metadata(describe(network)), torch.float16 if half else torch.float32
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
     if path.suffix.lower() == ".safetensors":
         from safetensors.torch import save
@@ -63,7 +66,7 @@ def to_weights(network: nn.Module, path: str | os.PathLike[str], *, half: bool =
         save_state_dict({"params": weights, METADATA: metadata}, path)
 
 
-def _read_weights(path: Path, network: nn.Module) -> Run:
+def _load(path: Path, network: nn.Module) -> Run:
     weights = read_state_dict(path)
     if recognise(weights) is not None:
         return load_model(path)
@@ -72,58 +75,26 @@ def _read_weights(path: Path, network: nn.Module) -> Run:
     return read
 
 
-def _of_path(run: Callable[[Any], Run]) -> Callable[[Path, nn.Module], Run]:
-    return lambda path, _: run(path)
+def _by(name: str, run: Callable[[Any], Run]) -> dict[str, Callable[[Path, nn.Module], Run]]:
+    return {name: lambda path, _: run(path)}
 
 
-_DSCSR = {"dscsr's load_model": _read_weights}
-
-
-def _fused(network: nn.Module, path: Path, *, half: bool) -> None:
-    to_weights(deployable(network), path, half=half)
-
-
-def _for_spandrel(network: nn.Module, path: Path, *, half: bool) -> None:
-    to_weights(to_spandrel_form(network), path, half=half)
-
+_FUSED, _FOR_SPANDREL = partial(to_weights, form=deployable), partial(to_weights, form=to_spandrel_form)
+_DSCSR, _SPANDREL = {"dscsr's load_model": _load}, _by("spandrel", run_spandrel)
+_RUNTIME, _SCRIPT = _by("ONNX Runtime", run_onnx), _by("torch.jit.load", run_torchscript)
+_EXPORT = _by("torch.export.load", run_torch_export)
+_SIZES = "any batch, height and width"
+_NAMES = "weights under the names that spandrel and chaiNNer read"
 
 FORMATS = {
     form.name: form
     for form in (
-        Format("pth", (".pth",), "_fused", _fused, _DSCSR, "fused weights of torch.save"),
-        Format("safetensors", (".safetensors",), "_fused", _fused, _DSCSR, "fused weights, safetensors"),
-        Format(
-            "spandrel",
-            (".pth", ".safetensors"),
-            "_spandrel",
-            _for_spandrel,
-            {**_DSCSR, "spandrel": _of_path(run_spandrel)},
-            "weights under the names that spandrel and chaiNNer read",
-        ),
-        Format(
-            "onnx",
-            (".onnx",),
-            "",
-            to_onnx,
-            {"ONNX Runtime": _of_path(run_onnx)},
-            "ONNX, any batch, height and width",
-        ),
-        Format(
-            "torch-export",
-            (".pt2",),
-            "",
-            to_torch_export,
-            {"torch.export.load": _of_path(run_torch_export)},
-            "torch.export, any batch, height and width",
-        ),
-        Format(
-            "torchscript",
-            (".pt",),
-            "",
-            to_torchscript,
-            {"torch.jit.load": _of_path(run_torchscript)},
-            "TorchScript, any batch, height and width",
-        ),
+        Format("pth", (".pth",), "_fused", _FUSED, _DSCSR, "fused weights of torch.save"),
+        Format("safetensors", (".safetensors",), "_fused", _FUSED, _DSCSR, "fused weights, safetensors"),
+        Format("spandrel", (".pth", ".safetensors"), "_spandrel", _FOR_SPANDREL, {**_DSCSR, **_SPANDREL}, _NAMES),
+        Format("onnx", (".onnx",), "", to_onnx, _RUNTIME, f"ONNX, {_SIZES}"),
+        Format("torch-export", (".pt2",), "", to_torch_export, _EXPORT, f"torch.export, {_SIZES}"),
+        Format("torchscript", (".pt",), "", to_torchscript, _SCRIPT, f"TorchScript, {_SIZES}"),
     )
 }
 """By name. Of two with one suffix, the first is what the suffix alone means."""

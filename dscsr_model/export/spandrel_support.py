@@ -42,22 +42,16 @@ def to_spandrel_form(network: nn.Module) -> nn.Module:
     name, arguments = describe(deployable(network))
     known = {each.name: each.spandrel for each in architectures().values() if each.spandrel}
     if name not in known:
-        raise DscsrError(
-            f"{', '.join(known)} for spandrel",
-            f"{name}, whose layers have other names there",
-            "Export it to another format.",
-        )
-    skipped = ("rgb_mean",) if arguments.get("norm") is False else ()
+        got = f"{name}, whose layers have other names there"
+        raise DscsrError(f"{', '.join(known)} for spandrel", got, "Export it to another format.")
     for argument, value in known[name].required.items():
-        if argument not in skipped and shown(arguments[argument]) != shown(value):
-            raise DscsrError(
-                f"{argument} {shown(value)} for spandrel, which cannot be told another",
-                shown(arguments[argument]),
-                "Export to another format (a mean cannot be worked into the weights, because of the borders), or train "
-                "with `norm: false`."
-                if argument == "rgb_mean"
-                else "Export it to another format.",
-            )
+        unread = argument == "rgb_mean" and arguments.get("norm") is False
+        if not unread and shown(arguments[argument]) != shown(value):
+            what = f"{argument} {shown(value)} for spandrel, which cannot be told another"
+            remedy = "Export it to another format"
+            if argument == "rgb_mean":
+                remedy += ", or train with `norm: false`: borders keep a mean out of the weights"
+            raise DscsrError(what, shown(arguments[argument]), f"{remedy}.")
     form = _expanded(network) if isinstance(network, SPAN) else deployable(network)
     known[name].work_in(form)
     return form

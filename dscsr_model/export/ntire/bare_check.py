@@ -9,9 +9,9 @@ the file that the job names under ``result``.
 
 import ast
 import copy
-import importlib.util
 import json
 import platform
+import runpy
 import statistics
 import sys
 import time
@@ -63,10 +63,7 @@ def load(path: str, class_name: str, weights: str = "") -> Any:
     """Import the file alone, build its network without arguments, load its weights strictly."""
     import torch
 
-    spec = importlib.util.spec_from_file_location(class_name.lower() + "_file", path)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    network = getattr(module, class_name)()
+    network = runpy.run_path(path)[class_name]()  # leaves no __pycache__
     if weights:
         network.load_state_dict(torch.load(weights, weights_only=True), strict=True)
     return network.eval()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from torch import nn
 
@@ -114,7 +113,6 @@ def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], 
         job = Job(str(file), kit.name, str(weights), form.border * SCALE, kit.seconds)
         figures = self_check(job, network, scratch, kit.python)
         alone = bare_check.load(*job[:3])
-        shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
         _compare_counts(alone, figures)
         made = Made(kit, form, figures, None if pairs is None else quality_of(alone, pairs, progress))
         _tell(building, made)
@@ -135,35 +133,29 @@ def _check_challenge(form: SingleFile) -> None:
 
 def check_place(out: Path, force: bool) -> None:
     """Raise `DscsrError` unless a kit can be put there without harm to anything but, with ``force``, an older kit."""
-    new = "a new folder for the kit"
+
+    def refuse(why: str, remedy: str) -> NoReturn:
+        raise DscsrError("a new folder for the kit", f"{out}, which {why}", remedy)
+
     if not os.path.lexists(out):
         return
     if out.is_symlink() or os.path.samefile(out, os.curdir):
         what = "a link" if out.is_symlink() else "the folder that you are in"
-        raise DscsrError(new, f"{out}, which is {what}", "Name a folder that is neither.")
+        refuse(f"is {what}", "Name a folder that is neither.")
     with disk_errors(out):
         if out.is_dir() and not any(out.iterdir()):
             return
-        is_clone = (out / "test_demo.py").exists()
-    if is_clone:
-        raise DscsrError(
-            new,
-            f"{out}, which looks like the challenge's repository",
-            "Make the kit elsewhere and copy its two files into models/ and model_zoo/.",
-        )
-    own = _listed_files(out)
-    if own is None:
-        raise DscsrError(new, f"{out}, which is there and is no kit", "Choose another -o.")
+        if (out / "test_demo.py").exists():
+            into = "Make the kit elsewhere and copy its two files into models/ and model_zoo/."
+            refuse("looks like the challenge's repository", into)
+    if (own := _listed_files(out)) is None:
+        refuse("is there and is no kit", "Choose another -o.")
     found = [path.relative_to(out) for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
     strangers = sorted(str(path) for path in found if str(path) not in own and "__pycache__" not in path.parts)
     if strangers:
-        raise DscsrError(
-            "a folder with nothing but a kit",
-            f"{out}, which also holds {', '.join(strangers[:5])}",
-            "Move that away, or choose another -o.",
-        )
+        refuse(f"also holds {', '.join(strangers[:5])}", "Move that away, or choose another -o.")
     if not force:
-        raise DscsrError(new, f"{out}, which is an older kit", "Add --force to replace it.")
+        refuse("is an older kit", "Add --force to replace it.")
 
 
 def _listed_files(out: Path) -> set[str] | None:
