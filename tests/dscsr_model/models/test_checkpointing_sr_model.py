@@ -55,10 +55,6 @@ RUNS = {
         MULTI_STEP,
         {"train:ema_decay": 0, "train:accumulate_steps": 2, "train:channels_last": True},
     ),
-        {"type": "Adam", "lr": 1e-3},
-        MULTI_STEP,
-        {"train:ema_decay": 0, "train:accumulate_steps": 2, "train:channels_last": True},
-    ),
 }
 
 

@@ -14,9 +14,11 @@ from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.tiles import Upscaler
 
 GRAY = {"type": "SPAN", "num_in_ch": 1, "num_out_ch": 1, "feature_channels": 4, "upscale": 2}
-METRICS = {name: {"type": f"calculate_{name}", "crop_border": 2, "test_y_channel": True} for name in ("psnr", "ssim")}
+PSNR, SSIM, NIQE = (
+    {"type": f"calculate_{name}", "crop_border": 2, "test_y_channel": True} for name in ("psnr", "ssim", "niqe")
+)
 KINDS = {
-    "EfficientSRModel": {},
+    "EfficientSRModel": {"val:metrics:niqe": NIQE},
     "DistillationModel": {"teacher": {"weights": "start.pth"}, "train:kd_opt": {"type": "L1Loss", "target": "teacher"}},
     "DSCLoRAModel": {"network_g": {**GRAY, "type": "DSCLoRA"}, "path:pretrain_network_g": "start.pth"},
     "CSDModel": {
