@@ -48,10 +48,8 @@ def collect(assets: Path) -> int:
     """Everything that the module's docstring lists, from ``assets``; returns the exit code of ``dscsr prepare``."""
     photographs = sorted((assets / "bsds400").glob("*.jpg"))
     if len(photographs) < HOLD_OUT_EVERY:
-        raise DscsrError(
-            f"Expected at least {HOLD_OUT_EVERY} photographs in {assets / 'bsds400'}, but got {len(photographs)}. "
-            "Give the folder that has bsds400, set5 and weights in it."
-        )
+        remedy = "Give the folder that has bsds400, set5 and weights in it."
+        raise DscsrError(f"at least {HOLD_OUT_EVERY} photographs in {assets / 'bsds400'}", len(photographs), remedy)
     training = DATA / "photographs"
     for folder in (training, DATA / "held_out/GT", DATA / "held_out/LQ"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 Published LR images are made with it, and a network trained on another kernel loses tenths of a dB on them.
 
 Both axes are one matrix each, ``out = M_h · image · M_wᵀ``. The matrices are banded (an output pixel sees a few input
-pixels), so each is kept as small dense blocks along the band: plain matrix products that meet hardly any zero. The
+pixels), so each is kept as small dense blocks along the band: matrix products that meet hardly any zero. The
 interleaved channels are folded into the column matrix (``M_w ⊗ I_c``), so that no axis is ever moved in memory.
 
 `basicsr.utils.matlab_functions.imresize`, the field's reference, computes the weights in single precision. So do we:
@@ -83,7 +83,7 @@ def cubic(distance: NDArray) -> NDArray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0)).astype(x.dtype)
 
 
-def taps(size: int, out_size: int, scale: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+def seen_pixels(size: int, out_size: int, scale: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Input pixels that each output pixel of one axis sees, and their weights.
 
     Output pixel i (from 1) lies at input coordinate ``i / scale + (1 − 1 / scale) / 2``. The kernel is stretched by
@@ -106,7 +106,7 @@ def taps(size: int, out_size: int, scale: float) -> tuple[NDArray[np.intp], NDAr
 @lru_cache(maxsize=64)
 def _row_blocks(size: int, out_size: int, scale: float) -> tuple[Block, ...]:
     """The matrix (out_size, size) of one axis, along its band."""
-    indices, weights = taps(size, out_size, scale)
+    indices, weights = seen_pixels(size, out_size, scale)
     step = max(_BLOCK, round(_BLOCK * scale))
     blocks = []
     for first in range(0, out_size, step):

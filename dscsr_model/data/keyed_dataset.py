@@ -21,7 +21,7 @@ class KeyedDataset(Dataset[Any]):
     """A dataset whose generators, Python's, numpy's and torch's, are seeded anew for each sample.
 
     In the main process they are put back afterwards: there they belong to the network (dropout, CSD's negatives).
-    A bare index is handed on, and drawn for as ever; so are attributes that are asked for.
+    A number is handed on, and drawn for as ever; so are attributes that are asked for.
 
     Args:
         dataset: Takes whole numbers.

@@ -262,9 +262,7 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
     """
     file = Path(path) / "meta_info.txt"
     if not file.is_file() or not (file.parent / "data.mdb").is_file():
-        raise DataError(
-            f"Expected an LMDB with data.mdb and meta_info.txt, but {path} has not both. Make it by `dscsr prepare`."
-        )
+        raise DataError("an LMDB with data.mdb and meta_info.txt", "not both", "Make it by `dscsr prepare`.", path)
     entries: dict[str, tuple[Shape, int]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         match = _LINE.fullmatch(line)

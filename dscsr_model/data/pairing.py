@@ -139,15 +139,15 @@ def pair(hr_names: Sequence[str], lr_names: Sequence[str], scale: int) -> dict[s
     """
     candidates: dict[str, list[str]] = defaultdict(list)
     for name in lr_names:
-        plain, scales = _plain(name)
+        own, scales = _own_name(name)
         if scales <= {scale}:
-            candidates[plain].append(name)
+            candidates[own].append(name)
     same_name = {os.path.splitext(name)[0]: [name] for name in lr_names}
     pairs: dict[str, str] = {}
     lost, several = [], []
     for name in hr_names:
         own = os.path.splitext(name)[0]  # which may itself end like an addition
-        found = candidates.get(own) or same_name.get(own) or candidates.get(_plain(name)[0], [])
+        found = candidates.get(own) or same_name.get(own) or candidates.get(_own_name(name)[0], [])
         if len(found) == 1:
             pairs[name] = found[0]
         elif found:
@@ -158,7 +158,7 @@ def pair(hr_names: Sequence[str], lr_names: Sequence[str], scale: int) -> dict[s
     return pairs
 
 
-def _plain(name: str) -> tuple[str, set[int]]:
+def _own_name(name: str) -> tuple[str, set[int]]:
     """A relative path without suffix and additions, and the scales that it names."""
     *folders, stem = os.path.splitext(name)[0].split(os.sep)
     scales, kept = set(), []

@@ -22,7 +22,7 @@ from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.data.pairing import keys_of, listed, pair, search_images
 from dscsr_model.data.prepare_job import Job, common_size
 from dscsr_model.data.workers import worker_pool
-from dscsr_model.files import atomic_folder
+from dscsr_model.files import atomic_folder, disk_errors
 
 # Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -107,7 +107,8 @@ def prepare(job: Job, progress: Progress = no_progress) -> Summary:
         channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in read)) else 3
         _check_room(job, channels, tasks)
         results = pool.in_order(partial(_make, job, channels), tasks, partial(_memory, job), free_ram())
-        counts = _write(job, folder, progress(results, "preparing", len(tasks)), broken)
+        with disk_errors(job.out):
+            counts = _write(job, folder, progress(results, "preparing", len(tasks)), broken)
     gt, lq = ((target / "data.mdb").stat().st_size for target in job.targets)
     return Summary(
         *counts,

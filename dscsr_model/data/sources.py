@@ -64,18 +64,14 @@ class FileSource:
 
 
 class MemorySource:
-    """A copy of all images of another source in memory, in one block that forked processes share."""
+    """A copy of all images of another source in memory, which forked processes share."""
 
     def __init__(self, source: ImageSource) -> None:
-        self._names = [source.name(index) for index in range(len(source))]
-        images, shapes = [], []
+        self._names, self._images = [], []
         for index in range(len(source)):
+            self._names.append(source.name(index))
             with source.pixels(index) as image:
-                images.append(image.reshape(-1).copy())
-                shapes.append(image.shape)
-        self._shapes = np.array(shapes, dtype=np.int32)
-        self._ends = np.cumsum([0, *(image.size for image in images)])
-        self._block = np.concatenate(images)
+                self._images.append(image.copy())
 
     def __len__(self) -> int:
         return len(self._names)
@@ -86,12 +82,12 @@ class MemorySource:
 
     def shapes(self) -> NDArray[np.int32]:
         """Height, width and channels, (n, 3)."""
-        return self._shapes
+        return np.array([image.shape for image in self._images], np.int32)
 
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
         """One image, not copied."""
-        yield self._block[self._ends[index] : self._ends[index + 1]].reshape(self._shapes[index])
+        yield self._images[index]
 
 
 def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[ImageSource, ImageSource]:

@@ -1,14 +1,17 @@
-"""`dscsr prepare` as a user runs it: real processes, real photographs."""
+"""`dscsr prepare` on real photographs; in a process of its own where it is killed."""
 
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,28 +19,30 @@ import pytest
 from PIL import Image
 
 from dscsr_model.cli import main
+from dscsr_model.data import prepare as prepare_module
+from dscsr_model.data import verify as verify_module
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.lmdb_store import LmdbReader, read_meta
 
-COMMAND = (sys.executable, "-m", "dscsr_model.cli", "prepare")
-
 
 @pytest.fixture
-def prepare(tmp_path):
-    """Run the command in ``tmp_path``, without a screen; returns CompletedProcess. One worker starts fastest."""
+def prepare(tmp_path, monkeypatch, capsys):
+    """Run the command in ``tmp_path``, without processes of its own; returns its exit code and what it said."""
 
-    def run(*args, **options):
-        args = args if "--workers" in args else (*args, "--workers", 1)
-        return subprocess.run(
-            [*COMMAND, *map(str, args)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            **options,
-        )
+    @contextmanager
+    def here(_):
+        yield SimpleNamespace(in_order=lambda function, items, *_: map(function, items))
 
+    def run(*args):
+        try:
+            code = main(["prepare", *map(str, args)])
+        except SystemExit as ended:
+            code = ended.code
+        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
+
+    monkeypatch.chdir(tmp_path)
+    for module in (prepare_module, verify_module):
+        monkeypatch.setattr(module, "worker_pool", here)
     return run
 
 
@@ -179,20 +184,13 @@ def test_broken_files_are_named_and_skipped(prepare, photographs, tmp_path):
     for line in ("broken.png: no image, or a broken one", "half.png: ", "tiny.png: 2×9 pixels, too small for ×4"):
         assert line in process.stdout
     assert len({key.rsplit("_", 1)[0] for key in read(tmp_path / "data/GT.lmdb")}) == 4
-
-
-def test_strict(prepare, photographs, tmp_path):
-    break_files(tmp_path)
-    process = prepare("--gt", "hr", "--out", "data", "--scale", 4, "--strict")
-    assert failed(
-        process, "Expected only whole images (--strict), but got", "broken.png", "tiny.png", "leave out --strict"
-    )
-    assert not (tmp_path / "data").exists()
-    (tmp_path / "hr" / "broken.png").unlink()
-    (tmp_path / "hr" / "tiny.png").unlink()
-    process = prepare("--gt", "hr", "--out", "data", "--scale", 4, "--strict")
-    assert failed(process, "Expected only whole images (--strict), but got", "half.png")
-    assert not (tmp_path / "data").exists()
+    shutil.rmtree(tmp_path / "data")
+    for broken in ("broken.png", "half.png"):  # seen before and while reading
+        process = prepare("--gt", "hr", "--out", "data", "--scale", 4, "--strict")
+        assert failed(process, "Expected only whole images (--strict), but got", broken, "leave out --strict")
+        assert not (tmp_path / "data").exists()
+        (tmp_path / "hr" / "broken.png").unlink(missing_ok=True)
+        (tmp_path / "hr" / "tiny.png").unlink(missing_ok=True)
 
 
 def test_only_broken_files(prepare, tmp_path):
@@ -206,18 +204,6 @@ def test_only_broken_files(prepare, tmp_path):
     (tmp_path / "hr" / "a.png").write_bytes(whole[:-5000])
     assert failed(prepare("--gt", "hr", "--out", "data", "--scale", 4), "none that can be used: hr/a.png")
     assert not (tmp_path / "data").exists()
-
-
-def test_images_smaller_than_the_crop(prepare, photographs, tmp_path):
-    process = prepare("--gt", "hr", "--out", "data", "--scale", 4)
-    assert process.returncode == 0
-    shapes = {key: shape for key, (shape, _) in read_meta(tmp_path / "data/GT.lmdb").items()}
-    assert shapes["chelsea_s001"] == (300, 448, 3)
-    assert shapes["astronaut_s001"] == (480, 480, 3)
-    assert (
-        "3 images smaller than the crop of 480 pixels, kept whole along the short side. The shortest is 300 pixels"
-        in process.stdout
-    )
 
 
 def test_wrong_folders(prepare, photographs, tmp_path):
@@ -250,13 +236,6 @@ def test_lr_that_does_not_match(prepare, photographs, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_two_names_of_one_key(prepare, photographs, tmp_path):
-    Image.fromarray(photographs["coffee"]).save(tmp_path / "hr" / "coffee.jpg")
-    process = prepare("--gt", "hr", "--out", "data", "--scale", 4)
-    assert failed(process, "Expected a key of its own for every image", "`coffee`: coffee.jpg, coffee.png", "Rename")
-    assert not (tmp_path / "data").exists()
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -266,18 +245,15 @@ def test_two_names_of_one_key(prepare, photographs, tmp_path):
         (["--scale", "4", "--thresh-size", "-2"], "Expected --thresh-size to be at least 0, but got -2"),
         (["--scale", "4", "--compression", "11"], "Expected --compression to be from 0 to 9, but got 11"),
         (["--scale", "4", "--workers", "0"], "Expected --workers to be at least 1, but got 0"),
+        ([], "the following arguments are required: --scale (or --verify DIR)"),
+        (["--scale", "4", "--color", "y"], "invalid choice: 'y'"),
     ],
 )
-def test_bad_arguments(args, message, capsys, tmp_path):
-    assert main(["prepare", "--gt", "hr", "--out", str(tmp_path / "data"), *args]) == 1
-    assert message in capsys.readouterr().err
+def test_bad_arguments(prepare, args, message, tmp_path):
+    process = prepare("--gt", "hr", "--out", "data", *args)
+    assert process.returncode in (1, 2)
+    assert message in process.stderr
     assert os.listdir(tmp_path) == []
-
-
-def test_missing_arguments(prepare):
-    process = prepare("--gt", "hr")
-    assert process.returncode == 2
-    assert "the following arguments are required: --out, --scale (or --verify DIR)" in process.stderr
 
 
 def test_overwrites_with_force_only(prepare, photographs, tmp_path):
@@ -292,35 +268,23 @@ def test_overwrites_with_force_only(prepare, photographs, tmp_path):
     assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
 
 
-def limit_files():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
-
-
 def test_full_disk(prepare, photographs, tmp_path):
     """Files cannot grow beyond 2 MiB, which stops LMDB in the middle as a full disk does."""
     args = ("--gt", "hr", "--out", "data", "--scale", 4)
-    process = prepare(*args, preexec_fn=limit_files)
-    assert failed(
-        process,
-        "Expected room on the disk for data/.GT.lmdb.tmp/building/GT.lmdb",
-        "Nothing of it is kept",
-        "Free some space",
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 2**20, before[1]))
+    try:
+        process = prepare(*args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert failed(process, "Expected room on the disk for data, but got ", "Nothing of it is kept", "Free some space")
     assert not (tmp_path / "data").exists()
     assert prepare(*args).returncode == 0
 
 
-def test_room_is_known_beforehand(prepare, photographs, tmp_path):
-    script = (
-        "import shutil, sys\n"
-        "from dscsr_model.cli import main\n"
-        "if __name__ == '__main__':\n"
-        "    shutil.disk_usage = lambda path: shutil._ntuple_diskusage(0, 0, 2**20)\n"
-        "    sys.exit(main(['prepare', *sys.argv[1:]]))\n"
-    )
-    (tmp_path / "small_disk.py").write_text(script)
-    command = [sys.executable, "small_disk.py", "--gt", "hr", "--out", "data", "--scale", "4"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_room_is_known_beforehand(prepare, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 2**20))
+    process = prepare("--gt", "hr", "--out", "data", "--scale", "4")
     assert failed(process, "data: Expected 0.0 GiB of free disk for the pixels, but got 0.0 GiB", "--format png")
     assert not (tmp_path / "data").exists()
 
@@ -329,8 +293,8 @@ def start(tmp_path, *args):
     # A suite in the background of a shell script is deaf to Ctrl-C, and would hand that on.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([*COMMAND, *map(str, args)], cwd=tmp_path, **pipes)
+        command = [sys.executable, "-m", "dscsr_model.cli", "prepare", *map(str, args)]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -351,48 +315,37 @@ def many(photographs, tmp_path):
     return ("--gt", "hr", "--out", "data", "--scale", 4, "--crop-size", 240, "--step", 60, "--workers", 1)
 
 
-def test_killed(prepare, many, tmp_path):
+def test_killed_and_two_at_once(prepare, many, tmp_path):
     process = start(tmp_path, *many)
     wait_for_data(tmp_path, 4 * 2**20)
+    assert failed(prepare(*many), "Expected to be alone in data, but got another process that is writing GT")
     process.kill()
     process.communicate()
     assert os.listdir(tmp_path / "data") == [".GT.lmdb.tmp"]
     assert failed(prepare("--verify", "data"), "Expected LMDBs")
-    process = prepare(*many)
-    assert process.returncode == 0, process.stderr
+    assert prepare("--gt", "hr", "--out", "data", "--scale", 4).returncode == 0
     assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
     assert prepare("--verify", "data").returncode == 0
 
 
-@pytest.mark.parametrize("replacing", [False, True])
-def test_interrupted_at_the_keyboard(prepare, many, tmp_path, replacing):
-    if replacing:
-        assert prepare("--gt", "hr", "--out", "data", "--scale", 4).returncode == 0
-        before = read_meta(tmp_path / "data/GT.lmdb")
-    process = start(tmp_path, *many, *(["--force"] if replacing else []))
+def test_interrupted_at_the_keyboard(prepare, many, tmp_path):
+    assert prepare("--gt", "hr", "--out", "data", "--scale", 4).returncode == 0
+    before = read_meta(tmp_path / "data/GT.lmdb")
+    process = start(tmp_path, *many, "--force")
     wait_for_data(tmp_path, 2**20)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in errors
-    if replacing:
-        assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
-        assert read_meta(tmp_path / "data/GT.lmdb") == before
-    else:
-        assert not (tmp_path / "data").exists()
-
-
-def test_two_at_once(prepare, many, tmp_path):
-    process = start(tmp_path, *many)
-    wait_for_data(tmp_path, 2**20)
-    assert failed(prepare(*many), "Expected to be alone in data, but got another process that is writing GT")
-    process.communicate()
-    assert process.returncode == 0
-    assert prepare("--verify", "data").returncode == 0
+    assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "LQ_X4.lmdb"]
+    assert read_meta(tmp_path / "data/GT.lmdb") == before
 
 
 def test_verify_reports_and_fails(prepare, photographs, tmp_path):
-    prepare("--gt", "hr", "--out", "data", "--scale", 4)
+    process = prepare("--gt", "hr", "--out", "data", "--scale", 4)
+    small = "3 images smaller than the crop of 480 pixels, kept whole along the short side. The shortest is 300 pixels"
+    assert small in process.stdout
+    assert read_meta(tmp_path / "data/GT.lmdb")["chelsea_s001"] == ((300, 448, 3), 0)
     meta = tmp_path / "data/LQ_X4.lmdb/meta_info.txt"
     meta.write_text(meta.read_text().replace("chelsea", "dog"))
     process = prepare("--verify", "data")
@@ -415,33 +368,21 @@ def test_runs_without_basicsr_and_torch(photographs, tmp_path):
     assert process.stdout.splitlines()[-1] == "0"
 
 
-def test_four_hundred_photographs(prepare, assets, tmp_path):
+@pytest.mark.slow
+def test_four_hundred_photographs(assets, tmp_path):
     """The set of the assets, killed half-way, then completed; BasicSR's own dataset reads the png form."""
-    args = ("--gt", assets / "bsds400", "--out", "data", "--scale", 4)
+    args = ("--gt", assets / "bsds400", "--out", "data", "--scale", 4, "--format", "png")
     process = start(tmp_path, *args)
-    wait_for_data(tmp_path, 60 * 2**20)
+    wait_for_data(tmp_path, 30 * 2**20)
     process.kill()
     process.communicate()
-    assert os.listdir(tmp_path / "data") == [".GT.lmdb.tmp"]
-    process = prepare(*args, "--workers", 2)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("400 images -> 400 pairs x4")
-    assert prepare("--verify", "data").stdout.endswith("No fault found.\n")
-    process = prepare(*args, "--format", "png", "--force", "--workers", 2)
-    assert process.returncode == 0, process.stderr
+    process = start(tmp_path, *args, "--workers", 2)
+    assert process.communicate()[0].startswith(b"400 images -> 400 pairs x4")
+    assert start(tmp_path, "--verify", "data").communicate()[0].endswith(b"No fault found.\n")
     stock = pytest.importorskip("basicsr.data.paired_image_dataset").PairedImageDataset
-    dataset = stock(
-        {
-            "dataroot_gt": str(tmp_path / "data/GT.lmdb"),
-            "dataroot_lq": str(tmp_path / "data/LQ_X4.lmdb"),
-            "io_backend": {"type": "lmdb"},
-            "phase": "train",
-            "scale": 4,
-            "gt_size": 256,
-            "use_hflip": True,
-            "use_rot": True,
-        }
-    )
+    roots = {"dataroot_gt": str(tmp_path / "data/GT.lmdb"), "dataroot_lq": str(tmp_path / "data/LQ_X4.lmdb")}
+    crops = {"phase": "train", "scale": 4, "gt_size": 256, "use_hflip": True, "use_rot": True}
+    dataset = stock({**roots, "io_backend": {"type": "lmdb"}, **crops})
     assert len(dataset) == 400
     assert dataset[17]["gt"].shape == (3, 256, 256)
 

@@ -262,13 +262,6 @@ def test_repeat_crops_reads_an_image_once(folders, monkeypatch):
     assert batch["lq"].shape == (4, 3, 12, 12)
 
 
-def test_batches_equal_single_samples(make_pair):
-    dataset = PairedCropDataset(make_pair())
-    wanted = [SampleKey(3, 1), SampleKey(0, 1, 2), SampleKey(3, 1, 1)]
-    for sample, key in zip(dataset.__getitems__(wanted), wanted, strict=True):
-        assert_same(sample, dataset[key])
-
-
 @pytest.mark.parametrize("cache", [None, "ram"])
 def test_picklable_always(make_pair, cache):
     dataset = PairedCropDataset({**make_pair(), "cache": cache})
@@ -354,14 +347,6 @@ def test_empty_folder(tmp_path, folders):
         PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "empty")})
     with pytest.raises(DataError, match=r"Expected a folder of images as `dataroot_gt`, but got .*none"):
         PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "none")})
-
-
-def test_opencv_and_rgb_order(folders):
-    """Files are decoded by OpenCV as BasicSR does it, and come out as RGB."""
-    file = Path(folders["dataroot_gt"]) / "photo0.png"
-    with FileSource(folders["dataroot_gt"], ["photo0.png"]).pixels(0) as image:
-        np.testing.assert_array_equal(image, cv2.imread(str(file))[:, :, ::-1])
-        np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
 
 
 @pytest.mark.parametrize("phase", ["train", "val"])

@@ -71,7 +71,7 @@ def test_a_folder_of_images_is_no_lmdb(check, training, data):
 @pytest.mark.parametrize("name", ["data.mdb", "meta_info.txt"])
 def test_incomplete_lmdbs(check, training, data, name):
     (data / "LQ.lmdb" / name).unlink()
-    assert_fault(check(training), LQ, "an LMDB with data.mdb and meta_info.txt", "has not both")
+    assert_fault(check(training), LQ, "an LMDB with data.mdb and meta_info.txt", "not both")
 
 
 def test_a_meta_info_that_is_none(check, training, data):
