@@ -107,23 +107,15 @@ def has_all(*names: str) -> Callable[[StateDict], bool]:
 
 
 def count_layers(state_dict: StateDict, pattern: str) -> int:
-    """How many layers there are: one more than the highest number in ``pattern``.
-
-    Raises:
-        WeightsError: More than there are weights: building that many layers could take any time.
-    """
+    """How many layers there are: one more than the highest number in ``pattern``."""
     count = 1 + max((int(found[1]) for name in state_dict if (found := re.match(pattern, name))), default=-1)
-    if count > len(state_dict):
+    if count > len(state_dict):  # building that many could take any time
         raise WeightsError("as many layers as there are weights", f"numbers of layers up to {count}")
     return count
 
 
 def upscale_of(state_dict: StateDict, pattern: str) -> int:
-    """Product of the scales of convolutions (c·r², c, 3, 3) before pixel shuffles of r.
-
-    Raises:
-        WeightsError: One is of another shape.
-    """
+    """Product of the scales of convolutions (c·r², c, 3, 3) before pixel shuffles of r."""
     scale = 1
     for name, tensor in state_dict.items():
         if re.fullmatch(pattern, name):

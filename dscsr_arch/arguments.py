@@ -49,11 +49,7 @@ def said_by(file: WeightFile, path: FilePath) -> Said | None:
 
 
 def trained_otherwise(file: WeightFile, path: FilePath, network: Metadata) -> str:
-    """What a file says where that is not ``network``: ``trained with img_range: 1, not 255``; else empty.
-
-    Raises:
-        WeightsError: Its metadata are damaged.
-    """
+    """What a file says where that is not ``network``: ``trained with img_range: 1, not 255``; else empty."""
     said = said_by(file, path)
     unlike = {} if said is None else differences(said.metadata, network)
     each = [f"{name}: {shown(its)}, not {shown(other)}" for name, (its, other) in unlike.items()]
@@ -65,12 +61,8 @@ def arguments_of(
 ) -> tuple[dict[str, Any], list[DscsrWarning]]:
     """Arguments of the network of ``state_dict`` at ``path``: as given, else as said, else as its shapes tell.
 
-    Returns:
-        The arguments, and what is to be warned of once the network is there: what is assumed (`AssumedWarning`), and
-        what is given while the file says otherwise.
-
-    Raises:
-        WeightsError: They contradict the weights, or are no arguments of this network.
+    Beside them, what is to be warned of once the network is there: what is assumed (`AssumedWarning`), and what is
+    given while the file says otherwise.
     """
     parameters = inspect.signature(architecture.network).parameters
     if unknown := sorted(set(given.overrides) - set(parameters)):
@@ -108,11 +100,7 @@ def arguments_of(
 
 
 def _told(said: Said, architecture: Architecture, besides: Container[str], remedy: str) -> dict[str, Any]:
-    """Of the arguments that shapes cannot tell, those that are said, but ``besides``; of others the weights speak.
-
-    Raises:
-        WeightsError: It is said of another network, for which there is a ``remedy``, or a value is of the wrong kind.
-    """
+    """Of the arguments that shapes cannot tell, those that are said, but ``besides``; of others the weights speak."""
     (network, arguments), where = said
     theirs = architectures().get(network)
     if theirs is None or (theirs.base or theirs.name) != (architecture.base or architecture.name):

@@ -30,11 +30,7 @@ def prefix(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def scaled_arguments(arguments: Mapping[str, Any], names: Sequence[str], width: float) -> dict[str, Any]:
-    """Constructor arguments of the student: those under ``names`` times ``width``.
-
-    Raises:
-        ArgumentError: A name is not among ``arguments`` or no whole number, or the width leaves no whole channel of it.
-    """
+    """Constructor arguments of the student: those under ``names`` times ``width``."""
     scaled = dict(arguments)
     for name in names:
         value = arguments.get(name)
@@ -51,12 +47,7 @@ def scaled_arguments(arguments: Mapping[str, Any], names: Sequence[str], width: 
 
 
 def check_split(teacher: nn.Module, student: nn.Module, width: float) -> None:
-    """Check that every tensor of ``student`` is a prefix of the one that ``teacher`` has under its name.
-
-    Raises:
-        ArgumentError: Names differ, a shape does not fit, a layer of the student has no channel left, or a batch
-            normalisation keeps statistics, which teacher and student would overwrite in turn.
-    """
+    """Raise `ArgumentError` unless every tensor of ``student`` is a prefix of the one that ``teacher`` calls so."""
     for name, module in teacher.named_modules():
         if isinstance(module, _NormBase) and module.track_running_stats:
             got = f"{type(module).__name__} at {name!r}: teacher and student would overwrite each other's"

@@ -230,8 +230,7 @@ def _base(
 ) -> tuple[nn.Module, list[DscsrWarning], float]:
     """The base of adapters, fused, without LoRA; of several weights in its file, those that they were ``trained_on``.
 
-    Returns:
-        The network, what is to be warned of, and how far it is from what they were trained on; 0 if that is not known.
+    Beside it, what is to be warned of, and how far it is from what they were trained on; 0 if that is not known.
     """
     sets = weight_sets(path) if trained_on is not None and param_key is None else []
     found = []

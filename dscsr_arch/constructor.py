@@ -91,9 +91,6 @@ def input_mean(rgb_mean: Sequence[float], channels: int) -> Tensor:
     """Mean of each channel that a network takes off its input, (1, channels, 1, 1) float32.
 
     Of a network of one channel it is the luma (ITU-R BT.601, with which gray images are made) of a mean of R, G, B.
-
-    Raises:
-        ArgumentError: Another number of values than channels.
     """
     check_mean(rgb_mean, channels)
     if channels == 1 and len(rgb_mean) == 3:

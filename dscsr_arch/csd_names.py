@@ -26,14 +26,8 @@ def from_csd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A network of another range than 255 is rescaled, which is exact: ``head(R·x) = (R/255·head)(255·x)``, and its last
     convolution the other way round.
 
-    Args:
-        state_dict: Names to tensors.
-
-    Returns:
-        The weights under the names of our EDSR, RCAN or CARN, for ``img_range`` 255.
-
     Raises:
-        WeightsError: The frozen mean is not that of DIV2K, so that the networks could not reproduce it.
+        WeightsError: The frozen mean is not that of DIV2K, so that our networks could not reproduce it.
     """
     known = (each.csd for each in architectures().values() if each.csd is not None)
     csd = next((csd for csd in known if csd.some <= state_dict.keys()), None)

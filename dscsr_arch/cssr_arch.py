@@ -84,11 +84,7 @@ class CSSRNet(nn.Module):
         return getattr(self.backbone, "size_multiple", None)
 
     def forward(self, x: Tensor, width: float | Sequence[float] | None = None) -> Any:
-        """Super-resolve ``x`` at ``width``; at several, give a dictionary; without one, see the class.
-
-        Raises:
-            ArgumentError: This network has no student of that width.
-        """
+        """Super-resolve ``x`` at ``width``; at several, give a dictionary; without one, see the class."""
         if isinstance(width, Sequence):
             return {each: self._run(x, self._checked(each)) for each in width}
         if width is not None:
@@ -98,21 +94,15 @@ class CSSRNet(nn.Module):
         return self._run(x, min(self.widths))
 
     def student(self, width: float) -> nn.Module:
-        """A plain backbone of ``width`` with a copy of its weights, on their device, in eval mode if this one is.
-
-        Raises:
-            ArgumentError: This network has no student of that width.
-        """
+        """A plain backbone of ``width`` with a copy of its weights, on their device, in eval mode if this one is."""
         width = self._checked(width)
         if width == 1.0:
             return copy.deepcopy(self.backbone)
         if self.students:
             return copy.deepcopy(self.students[_key(width)])
-        with torch.random.fork_rng(devices=[]):
-            student = _build(self._network, self._arguments[width])
         example = next(self.backbone.parameters())
-        student = student.to(example.device, example.dtype).train(self.training)
-        own = tensors(student)
+        student = copy.deepcopy(self._skeletons[width]).to_empty(device=example.device).to(example.dtype)
+        own = tensors(student.train(self.training))
         with torch.no_grad():
             for name, tensor in split_tensors(self.backbone, student).items():
                 own[name].copy_(tensor)
@@ -127,9 +117,6 @@ class CSSRNet(nn.Module):
         """Begin anew at ``width``: the first channels get what the student's own constructor draws, in place.
 
         A slice of a wide network starts smaller than a plain network of its width, whose layers have fewer inputs.
-
-        Raises:
-            ArgumentError: This network has no student of that width, or is fused.
         """
         if self.students or width not in self.widths:
             words = f"a width among {self.widths} of a network that is not fused"

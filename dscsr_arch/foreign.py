@@ -29,11 +29,7 @@ WIDTH_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 
 
 def find_backbone(name: str) -> type[nn.Module]:
-    """The network class that option files call ``name``: ours, or one of BasicSR's registry.
-
-    Raises:
-        ArgumentError: There is none, or it would take BasicSR, which is not installed.
-    """
+    """The network class that option files call ``name``: ours, or one of BasicSR's registry; else `ArgumentError`."""
     ours = {each.name: each.network for each in architectures().values()}
     if (own := ours.get(name.removesuffix("_dscsr"))) is not None:
         return own
@@ -57,11 +53,7 @@ def find_backbone(name: str) -> type[nn.Module]:
 
 
 def import_spandrel() -> Any:
-    """The module, also beside a torchvision, which it imports, that takes a patch beside this build of torch.
-
-    Raises:
-        UnavailableError: It cannot be imported.
-    """
+    """The module, also beside a torchvision that needs a patch; `UnavailableError` where it cannot be imported."""
     try:
         import_torchvision()
         return importlib.import_module("spandrel")
@@ -74,11 +66,8 @@ def import_spandrel() -> Any:
 def from_spandrel(state_dict: Mapping[str, Tensor]) -> tuple[nn.Module, str, dict[str, Any]]:
     """The network that spandrel builds for these weights, its name there, and what is known of its arguments.
 
-    The network says itself which sizes of images it takes (see `sizes.size_requirements`).
-
-    Raises:
-        UnavailableError: spandrel cannot be imported.
-        WeightsError: It does not know them, or not as those of a network from images to images.
+    The network says itself which sizes of images it takes (see `sizes.size_requirements`). `UnavailableError` if
+    spandrel cannot be imported, `WeightsError` if it does not know them as those of a network from images to images.
     """
     spandrel = import_spandrel()
     try:

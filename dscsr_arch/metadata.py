@@ -160,11 +160,7 @@ def in_words(metadata: Metadata) -> str:
 
 
 def to_metadata(metadata: Metadata) -> dict[str, str]:
-    """The metadata as text. ``network`` and ``arguments`` say all; the others are there for people and other programs.
-
-    Raises:
-        DscsrError: They are longer than `from_metadata` would read.
-    """
+    """As text. ``network`` and ``arguments`` say all; the others are there for people and other programs."""
     text = json.dumps(metadata.arguments)
     if len(text) > _LONGEST:
         raise DscsrError(f"arguments in at most {_LONGEST:,} characters", f"{len(text):,}", "Write them shorter.")
@@ -180,17 +176,9 @@ def to_metadata(metadata: Metadata) -> dict[str, str]:
 
 
 def from_metadata(metadata: object, where: object = None) -> Metadata | None:
-    """Read metadata back. The file may be anybody's: nothing in it is trusted, and the arguments' values are unchecked.
+    """Read metadata back; None if there are none, or another program's. `WeightsError` if ours are damaged.
 
-    Args:
-        metadata: As they are in the file.
-        where: The file, for messages.
-
-    Returns:
-        None if the metadata are of another program, or there are none.
-
-    Raises:
-        WeightsError: They claim to be of dscsr, but are damaged.
+    The file may be anybody's: nothing in it is trusted, and the arguments' values are unchecked.
     """
     if not isinstance(metadata, Mapping) or "dscsr" not in metadata:
         return None

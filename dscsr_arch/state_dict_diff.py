@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 
 def state_dict_diff(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
-    """Say which layers keep ``state_dict`` from loading strictly into ``network``, which stays as it is.
-
-    Returns:
-        None if it would load; else lines that name missing, unexpected and differently shaped entries.
-    """
+    """What keeps ``state_dict`` from loading strictly into ``network``, in lines; None if nothing does."""
     expected = network.state_dict()
     shapes = [
         f"{name}: expected {tuple(expected[name].shape)}, but the file has {tuple(tensor.shape)}"

@@ -25,17 +25,7 @@ def unknown_network(
     What the user says goes first: it is the network of the training itself, with all its arguments. spandrel knows
     shapes and its own defaults only.
 
-    Args:
-        state_dict: The weights.
-        given: What the user says.
-        said: What the file says.
-        path: The file.
-
-    Returns:
-        The network with these weights, which says itself what it is (see `describe`), and what is to be warned of.
-
-    Raises:
-        WeightsError: Nobody knows it, or it does not fit what the user says.
+    It says itself what it is (see `describe`). Beside it, what is to be warned of.
     """
     if given.section is not None:
         return _of_section(given.section, state_dict, given.overrides, path), []
