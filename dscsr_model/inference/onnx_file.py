@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from dscsr_arch.errors import DscsrError, SizeError, UnavailableError
 from dscsr_arch.sizes import LARGEST, SizeRequirements, try_sizes
@@ -28,6 +27,10 @@ _MOST_BYTES, _MOST_SECONDS, _PATIENCE = 2 * 2**30, 8, 60
 seconds in all, however busy the machine is."""
 CPU = ["CPUExecutionProvider"]
 _AGAIN = "Export it again (dscsr export --format onnx)."
+_ANY_SIZE = "Export it again with dynamic height and width."
+
+Ask = Callable[[Sequence[int] | None], dict[str, Any]]
+"""Has the file run on zeros of a shape; raises RuntimeError if that fails. None: what it takes and gives."""
 
 
 class Learned(NamedTuple):
@@ -51,109 +54,96 @@ def rehearse(path: Path) -> Learned:
     """
     if not path.is_file():
         raise DscsrError("an ONNX file", "none", "Check the path.", path)
-    with _Rehearsal(path) as rehearsal:
-        half, channels, said = rehearsal.inspect()
+    with _process(path) as (process, ask):
+        half, channels, said = _inspect(path, ask)
         _check_straight(path)
         try:
             sizes = next((SizeRequirements(n, n) for n in range(1, LARGEST + 1) if said == str(n)), None)
             if sizes is None:
-                remedy = "Export it again with dynamic height and width."
-                sizes = try_sizes(rehearsal, (channels,), str(path), torch.empty(0), remedy)
+
+                def run(x: torch.Tensor) -> torch.Tensor:
+                    return torch.empty(ask(x.shape)["shape"], device="meta")
+
+                sizes = try_sizes(run, (channels,), str(path), torch.empty(0), _ANY_SIZE)
             side = sizes.fit(PROBE_SIDE)
-            shape = tuple(rehearsal(torch.empty(1, channels, side, side)).shape)
-            return Learned(half, channels, sizes, shape, rehearsal.measure(channels, sizes))
+            found = ask((1, channels, side, side))
+            shape = tuple(found["shape"])
+            for wanted in map(sizes.fit, _SIDES):
+                if found["seconds"] * (wanted / side) ** 2 < _MOST_SECONDS / 4:
+                    side, found = wanted, ask((1, channels, wanted, wanted))
+                    break
         except (RuntimeError, SizeError) as error:
-            if rehearsal.ended or isinstance(error, SizeError):
-                raise rehearsal.ended or error from None
-            raise DscsrError(
-                "an ONNX network that takes images of any size",
-                f"one that fails: {error}",
-                "Export it again with dynamic height and width.",
-                path,
-            ) from error
+            if process.poll() is not None:
+                raise _too_much(path) from None
+            if isinstance(error, SizeError):
+                raise
+            got = f"one that fails: {error}"
+            raise DscsrError("an ONNX network that takes images of any size", got, _ANY_SIZE, path) from error
+    return Learned(
+        half, channels, sizes, shape, max(4096.0, found["grown"] / side**2)
+    )  # the heap may have some to spare
 
 
-class _Rehearsal:
-    """The process. Leaving it as a context ends it."""
+@contextmanager
+def _process(path: Path) -> Iterator[tuple[subprocess.Popen[str], Ask]]:
+    most = _MOST_BYTES + 4 * path.stat().st_size
+    process = subprocess.Popen(
+        [sys.executable, onnx_rehearsal.__file__, str(path.resolve()), str(most), str(_MOST_SECONDS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._grown = 0
-        most = _MOST_BYTES + 4 * path.stat().st_size
-        self._process = subprocess.Popen(
-            [sys.executable, onnx_rehearsal.__file__, str(path.resolve()), str(most), str(_MOST_SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
-        self._timer = Timer(_PATIENCE, self._process.kill)
-        self._timer.start()
-        self.ended: DscsrError | None = None
-
-    def __enter__(self) -> _Rehearsal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._process.kill()
-        self._process.communicate()
-
-    def inspect(self) -> tuple[bool, int, str | None]:
-        """Whether the file computes in float16, the channels of its images, and the multiple that it says."""
-        found = self._answer()
-        if "fault" in found:
-            fault = f"one that ONNX Runtime cannot open: {found['fault']}"
-            raise DscsrError("a whole ONNX file", fault, _AGAIN, self._path)
-        inputs, outputs = found["inputs"], found["outputs"]
-        _, kind, shape = inputs[0] if len(inputs) == len(outputs) == 1 else ("", "", [])
-        if kind not in onnx_rehearsal.TYPES or len(shape) != 4 or not isinstance(shape[1], int):
-            described = "; ".join(f"{name}: {kind} {shape}" for name, kind, shape in (*inputs, *outputs))
-            raise DscsrError(
-                "one input (batch, channels, height, width) of float32 or float16 and one output",
-                described[:300],
-                _AGAIN,
-                self._path,
-            )
-        return onnx_rehearsal.TYPES[kind] == "float16", shape[1], found["metadata"].get("size_multiple")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run the file on zeros: the result is a shape without numbers. Raises RuntimeError if it fails."""
-        return torch.empty(self._run(x.shape)["shape"], device="meta")
-
-    def measure(self, channels: int, sizes: SizeRequirements) -> float:
-        """Bytes of memory that a run takes per pixel. Raises RuntimeError if it fails."""
-        side = sizes.fit(PROBE_SIDE)
-        found = self._run((1, channels, side, side))
-        for wanted in map(sizes.fit, _SIDES):
-            if found["seconds"] * (wanted / side) ** 2 < _MOST_SECONDS / 4:
-                side, found = wanted, self._run((1, channels, wanted, wanted))
-                break
-        return max(4096.0, self._grown / side**2)  # the heap may have some to spare
-
-    def _run(self, shape: Sequence[int]) -> dict[str, Any]:
-        if self.ended is None:
+    def ask(shape: Sequence[int] | None) -> dict[str, Any]:
+        if shape is not None:
             with suppress(OSError):  # then there is no answer
-                print(list(shape), file=self._process.stdin, flush=True)
-        found = self._answer()
-        if "fault" in found:
-            raise RuntimeError(found["fault"])
-        self._grown += found["grown"]
-        return found
+                print(list(shape), file=process.stdin, flush=True)
+        if process.stdout is None or not (line := process.stdout.readline()):
+            process.wait()
+            raise _too_much(path)
+        answer: dict[str, Any] = json.loads(line)
+        if "fault" in answer:
+            raise RuntimeError(answer["fault"])
+        return answer
 
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout and self.ended is None else ""
-        if not line:
-            self.ended = DscsrError(
-                f"an ONNX network that runs on small images in {_MOST_SECONDS} s and 2 GiB",
-                "one that takes more",
-                "Do not use it: it is damaged, or made to do harm.",
-                self._path,
-            )
-            raise self.ended
-        found: dict[str, Any] = json.loads(line)
-        return found
+    timer = Timer(_PATIENCE, process.kill)
+    timer.start()
+    try:
+        yield process, ask
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate()
+
+
+def _inspect(path: Path, ask: Ask) -> tuple[bool, int, str | None]:
+    """Whether the file computes in float16, the channels of its images, and the multiple that it says."""
+    try:
+        found = ask(None)
+    except RuntimeError as error:
+        got = f"one that ONNX Runtime cannot open: {error}"
+        raise DscsrError("a whole ONNX file", got, _AGAIN, path) from error
+    inputs, outputs = found["inputs"], found["outputs"]
+    _, kind, shape = inputs[0] if len(inputs) == len(outputs) == 1 else ("", "", [])
+    if kind not in onnx_rehearsal.TYPES or len(shape) != 4 or not isinstance(shape[1], int):
+        raise DscsrError(
+            "one input (batch, channels, height, width) of float32 or float16 and one output",
+            "; ".join(f"{name}: {kind} {shape}" for name, kind, shape in (*inputs, *outputs))[:300],
+            _AGAIN,
+            path,
+        )
+    return onnx_rehearsal.TYPES[kind] == "float16", shape[1], found["metadata"].get("size_multiple")
+
+
+def _too_much(path: Path) -> DscsrError:
+    return DscsrError(
+        f"an ONNX network that runs on small images in {_MOST_SECONDS} s and 2 GiB",
+        "one that takes more",
+        "Do not use it: it is damaged, or made to do harm.",
+        path,
+    )
 
 
 def _check_straight(path: Path) -> None:

@@ -38,14 +38,15 @@ def main(path: str, most_bytes: int, most_seconds: int) -> None:
         return {**described, "metadata": session.get_modelmeta().custom_metadata_map}
 
     def ran(shape: list[int]) -> dict[str, Any]:
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
         given = session.get_inputs()[0]
         (result,) = session.run(None, {given.name: np.zeros(shape, TYPES[given.type])})
         after = resource.getrusage(resource.RUSAGE_SELF)
-        grown = (after.ru_maxrss - before.ru_maxrss) * 1024
-        return {"shape": result.shape, "grown": grown, "seconds": after.ru_utime - before.ru_utime}
+        grown = (after.ru_maxrss - start) * 1024
+        return {"shape": result.shape, "grown": grown, "seconds": after.ru_utime - before}
 
     answer(opened)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for line in sys.stdin:
         answer(ran, json.loads(line))
 

@@ -107,7 +107,7 @@ class Upscaler:
         if self.tiling.tile is not None:
             return self.tiling.tile
         free = free_memory(self.engine.device) - (spoken_for if self.engine.device.type == "cpu" else 0)
-        batch = channels if self.engine.channels == 1 else 2 if channels in (2, 4) else 1
+        batch = len(_images(channels, self.engine.channels))
         fitting = max(0.0, free) * _SHARE / (self.engine.receptive_field.bytes_per_pixel * batch * _MARGIN)
         largest = LARGEST.get(self.engine.device.type, 768)
         if height * width <= min(fitting, largest**2):
@@ -122,12 +122,14 @@ class Upscaler:
         height, width, channels = pixels.shape
         seen = window.widened(self.overlap, height, width)
         most = np.iinfo(pixels.dtype).max
-        batch = _batch(torch.from_numpy(pixels[seen.slices()].astype(np.float32)) / most, self.engine.channels)
+        images = _images(channels, self.engine.channels)
+        planes = torch.from_numpy(pixels[seen.slices()].astype(np.float32)).permute(2, 0, 1) / most
+        batch = planes[torch.tensor(images)]
         try:
             sizes = self.engine.receptive_field.sizes
             made = self_ensemble(self.engine, batch, sizes) if self.ensemble else self.engine(batch)
             inner = made[(..., *window.slices(self.engine.scale, seen))]
-            levels = _joined(inner, channels).clamp(0, 1).mul(most).round()
+            levels = _joined(inner, images).clamp(0, 1).mul(most).round()
         except RuntimeError as error:
             fault = (str(error) or type(error).__name__).splitlines()[0]
             if _is_out_of_memory(error):
@@ -163,23 +165,20 @@ def fill_transparent(pixels: NDArray) -> NDArray:
     return filled
 
 
-def _batch(pixels: Tensor, channels: int) -> Tensor:
-    """(H, W, C) as (B, channels, H, W): colours, and alpha after them, each as one image."""
-    planes = pixels.permute(2, 0, 1)
-    if channels == 1:
-        return planes[:, None]
-    groups = [planes[:3]] if len(planes) > 2 else [planes[:1].expand(3, -1, -1)]
-    if len(planes) in (2, 4):
-        groups.append(planes[-1:].expand(3, -1, -1))
-    return torch.stack(groups)
+def _images(channels: int, of_network: int) -> list[list[int]]:
+    """The channels of an image (H, W, C) as images for the network: colours, and alpha after them, each as one."""
+    if of_network == 1:
+        return [[channel] for channel in range(channels)]
+    colours = [0, 1, 2] if channels > 2 else [0, 0, 0]
+    return [colours, [channels - 1] * 3] if channels in (2, 4) else [colours]
 
 
-def _joined(made: Tensor, channels: int) -> Tensor:
-    """(B, channels of the network, H, W) as (channels, H, W)."""
-    if made.shape[1] == 1:
-        return made[:, 0]
-    colours = made[0] if channels > 2 else made[0].mean(dim=0, keepdim=True)
-    return torch.cat([colours, made[1].mean(dim=0, keepdim=True)]) if channels in (2, 4) else colours
+def _joined(made: Tensor, images: list[list[int]]) -> Tensor:
+    """Results (B, C, H, W) of `_images` as (channels, H, W); the mean of what were equal channels."""
+    parts = [
+        y if len(set(image)) == len(image) else y.mean(0, keepdim=True) for y, image in zip(made, images, strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
