@@ -44,8 +44,7 @@ def span():
     return torch_engine(SPAN(feature_channels=4, upscale=2), device="cpu")
 
 
-@pytest.mark.parametrize("ensemble", [False, True])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("dtype", "ensemble"), [(np.uint8, False), (np.uint16, True)])
 def test_tiled_equals_whole(span, dtype, ensemble):
     pixels = drawn((67, 53, 3), dtype)
     whole = Upscaler(span, Tiling(0), ensemble)(pixels)
@@ -66,14 +65,6 @@ def test_windows_lie_in_tiles_as_in_the_whole(ensemble):
     assert whole.std() > 10
     tiled = Upscaler(engine, Tiling(20, 3), ensemble)(pixels)
     assert np.abs(whole.astype(int) - tiled).max() <= 1
-
-
-def test_a_smaller_overlap_shows(span):
-    """So the test above would notice a radius that is too small."""
-    pixels = drawn((67, 53, 3), np.uint16)
-    whole = Upscaler(span, Tiling(0))(pixels)
-    tiled = Upscaler(span, Tiling(19, 4))(pixels)
-    assert np.abs(whole.astype(int) - tiled).max() > 5
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -198,15 +189,12 @@ def test_a_network_that_fails_on_an_image():
         upscaler(drawn((4, 4, 3)))
 
 
-def test_other_faults_are_not_hidden():
+def test_other_faults(span):
     def wrong(_):
         raise TypeError("a bug")
 
     with pytest.raises(TypeError, match="a bug"):
         Upscaler(FakeEngine(function=wrong))(drawn((4, 4, 3)))
-
-
-def test_no_numbers():
     with pytest.raises(DscsrError, match="values that are no numbers: use --precision fp32 or bf16"):
         Upscaler(FakeEngine(function=lambda y: y * float("nan")))(drawn((4, 4, 3)))
 
