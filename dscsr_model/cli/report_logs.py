@@ -211,19 +211,11 @@ def read_events(folder: Path) -> History:
         group, _, rest = tag.partition("/")
         dataset, _, metric = rest.rpartition("/")
         keys = {"losses": _loss_key(rest), "metrics": ("metric", dataset, metric), "images_per_s": _RATE}
-        if group in keys:
-            curve = _without_undone((event.step, event.value) for event in accumulator.Scalars(tag))
-            history.curves[keys[group]] = curve
+        curve = history.curves.setdefault(keys[group], {}) if group in keys else {}
+        for event in accumulator.Scalars(tag):
+            while curve and next(reversed(curve)) >= event.step:  # a resume: what was after it is undone
+                curve.popitem()
+            curve[event.step] = event.value
     if not history.losses and not history.metrics:
         raise DscsrError(f"losses or metrics in the event files of {folder}", "none", "Train on.")
     return history
-
-
-def _without_undone(points: Iterable[tuple[int, float]]) -> Curve:
-    """A step back in the order of writing is a resume: what was after it is dropped."""
-    curve: list[tuple[int, float]] = []
-    for step, value in points:
-        while curve and curve[-1][0] >= step:
-            curve.pop()
-        curve.append((step, value))
-    return dict(curve)

@@ -34,17 +34,17 @@ def input_channels(network: nn.Module) -> int:
 
 def images(channels: int) -> Iterator[Tensor]:
     """Images (B, channels, H, W) of awkward sizes, always the same."""
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for batch, height, width in _SIZES:
-        yield soft_image((batch, channels, height, width), draw)
+        yield soft_image((batch, channels, height, width), generator)
 
 
-def soft_image(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+def soft_image(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random (B, C, H, W) in [0, 1]: soft shapes with some noise, as photographs have."""
     *_, height, width = shape
-    coarse = torch.rand(*shape[:2], max(1, height // 6), max(1, width // 6), generator=draw)
+    coarse = torch.rand(*shape[:2], max(1, height // 6), max(1, width // 6), generator=generator)
     soft = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    return (soft + 0.05 * torch.randn(shape, generator=draw)).clamp(0, 1)
+    return (soft + 0.05 * torch.randn(shape, generator=generator)).clamp(0, 1)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Write a network aside, load it again, compare it with its source, and only then give it its name."""
+"""Write a network, load it again, compare it with its source, and only then give it its name."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Check a submission's file where there is nothing but Python and torch, as a script that is run there.
 
-    python -I -S bare_check.py JOB.json
+    python -I -S bare_check.py < JOB.json > ANSWER.json
 
 Like what it checks, it is for Python 3.9 and torch 1.13. It refuses to import dscsr and BasicSR, imports the file,
-loads the weights strictly, compares with what the trained network gave, counts, and takes the time. The answer is
-the file that the job names under ``result``.
+loads the weights strictly, compares with what the trained network gave, counts, and takes the time.
 """
 
 import ast
@@ -132,8 +131,4 @@ def take_time(network: Any, baseline: Any, size: list[int], seconds: float) -> d
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as opened:
-        given = json.load(opened)
-    answered = main(given)
-    with open(given["result"], "w", encoding="utf-8") as opened:
-        json.dump(answered, opened)
+    json.dump(main(json.load(sys.stdin)), sys.stdout)

@@ -76,17 +76,14 @@ def self_check(job: Job, network: nn.Module, folder: Path, python: str | None = 
         DscsrError: The file does not do what the trained network does, or not alone.
     """
     interpreter = sys.executable if python is None else _found(python)
-    examples, baseline, result = (folder / name for name in ("examples.pth", "baseline.py", "result.json"))
+    examples, baseline = folder / "examples.pth", folder / "baseline.py"
     save_state_dict({"examples": examples_of(network, job.border)}, examples)
     text = single_file(SPAN(feature_channels=28).fuse()).text("Baseline", "The baseline of 2026.")
     baseline.write_text(text, encoding="utf-8")  # its weights do not matter for its time
-    files = {"examples": str(examples), "baseline": str(baseline), "result": str(result)}
-    packages = _packages(None if python is None else interpreter)
-    told = json.dumps({**job._asdict(), **files, "size": SIZE, "packages": packages})
-    (folder / "job.json").write_text(told, encoding="utf-8")
-    bare = ("-I", "-S", "-B", "-W", "ignore")  # no environment, no site, no __pycache__ in the kit
-    command = [interpreter, *bare, os.path.abspath(bare_check.__file__), str(folder / "job.json")]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    files = {"examples": str(examples), "baseline": str(baseline), "size": SIZE}
+    told = json.dumps({**job._asdict(), **files, "packages": _packages(None if python is None else interpreter)})
+    command = [interpreter, "-I", "-S", "-W", "ignore", os.path.abspath(bare_check.__file__)]  # no environment, no site
+    ended = subprocess.run(command, input=told, cwd=folder, capture_output=True, text=True, check=False)
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         raise DscsrError(
@@ -94,7 +91,7 @@ def self_check(job: Job, network: nn.Module, folder: Path, python: str | None = 
             f"{last} (from {' '.join(command[:3])} …)",
             "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this.",
         )
-    figures = judge(json.loads(result.read_text(encoding="utf-8")))
+    figures = judge(json.loads(ended.stdout))
     return figures if torch.cuda.is_available() else figures._replace(machine=f"{processor()}, {figures.machine}")
 
 
@@ -124,9 +121,9 @@ def judge(answer: dict[str, Any]) -> Figures:
 def examples_of(network: nn.Module, border: int) -> list[tuple[Tensor, Tensor]]:
     """Images of random sizes, larger than two borders, and what the trained network makes of them, in float64."""
     trained = copy.deepcopy(network).cpu().double().eval()
-    draw = torch.Generator().manual_seed(0)
-    sizes = torch.randint(border // 2 + 16, border // 2 + 48, (3, 2), generator=draw).tolist()
-    images = [soft_image((1, 3, *size), draw).double() for size in sizes]
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(border // 2 + 16, border // 2 + 48, (3, 2), generator=generator).tolist()
+    images = [soft_image((1, 3, *size), generator).double() for size in sizes]
     return [(image, trained(image)) for image in images]
 
 
