@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ def contrastive_loss(
     terms = []
     with no_autocast(student[0].device):
         for weight, features in zip(layer_weights, zip(student, teacher, negatives, strict=True), strict=True):
-            terms.append(weight * compare(_rows(*features), sources))
+            terms.append(weight * compare(*_rows(*features), sources))
         return torch.stack(terms).sum()
 
 
@@ -103,34 +102,28 @@ def _check_layers(
         )
 
 
-class _Rows(NamedTuple):
+def _rows(student: Tensor, teacher: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features of one layer, flattened: (B, D), (B, D) and (K, D), with columns in any order that all three share."""
-
-    student: Tensor
-    teacher: Tensor
-    negatives: Tensor
-
-
-def _rows(student: Tensor, teacher: Tensor, negatives: Tensor) -> _Rows:
     dtype = torch.promote_types(student.dtype, torch.float32)
     features = [student.to(dtype), teacher.detach().to(dtype), negatives.detach().to(dtype)]
     if student.ndim == 4 and not student.is_contiguous():  # channels_last is flattened as it lies in memory
         features = [feature.permute(0, 2, 3, 1) for feature in features]
-    return _Rows(*(feature.flatten(1) for feature in features))
+    student, teacher, negatives = (feature.flatten(1) for feature in features)
+    return student, teacher, negatives
 
 
-def _l1_ratio(rows: _Rows, sources: Sequence[int] | None) -> Tensor:
+def _l1_ratio(student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None) -> Tensor:
     """``mean|t − s| / (Σ_k mean|n_k − s| + eps)``, differentiable for s."""
-    wanted = torch.is_grad_enabled() and rows.student.requires_grad
+    wanted = torch.is_grad_enabled() and student.requires_grad
     with torch.no_grad():
-        towards = rows.student - rows.teacher
+        towards = student - teacher
         near = towards.abs().mean()
-        far, away = _sum_of_distances(rows.student, rows.negatives, sources, wanted)
+        far, away = _sum_of_distances(student, negatives, sources, wanted)
         value, gradient = near / (far + _EPS), None
         if away is not None:
             # d(near/far) = dnear/far − near/far² · dfar
-            gradient = (towards.sign_() / towards.numel()).sub_(away.mul_(value)).div_(far + _EPS)
-    return attach_gradients(value, (rows.student,), (gradient,), "ContrastiveLoss")
+            gradient = towards.sign_().div_(towards.numel()).sub_(away.mul_(value)).div_(far + _EPS)
+    return attach_gradients(value, (student,), (gradient,), "ContrastiveLoss")
 
 
 def _sum_of_distances(
@@ -165,15 +158,12 @@ def _columns(rows: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + width, columns))
 
 
-def _cosine_ratio(rows: _Rows, sources: Sequence[int] | None) -> Tensor:
+def _cosine_ratio(student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None) -> Tensor:
     """The ratio of cosine distances; one matrix product has those to all negatives."""
-    student, teacher, negatives = (F.normalize(part, dim=1) for part in rows)
+    student, teacher, negatives = (F.normalize(rows, dim=1) for rows in (student, teacher, negatives))
     near = 1 - (student * teacher).sum(1).mean()
     distances = 1 - student @ negatives.T
-    if sources is None:
-        far = distances.mean(0).sum()
-    else:
-        met = torch.ones_like(distances)
+    met = torch.ones_like(distances)
+    if sources is not None:
         met[list(sources), range(len(negatives))] = 0
-        far = ((distances * met).sum(0) / met.sum(0)).sum()
-    return near / (far + _EPS)
+    return near / (((distances * met).sum(0) / met.sum(0)).sum() + _EPS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,12 +130,12 @@ def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor, block: int) -> 
     # All memory is taken once. Small tensors made between large ones that come and go would leave the allocator of a
     # CPU with holes too small for the next large one: gigabytes of them.
     sums = left.new_empty(len(tiles))
-    room = max(tile.elements for tile in tiles)
+    shapes = [[part.stop - part.start for part in tile] for tile in tiles]
+    room = max(map(math.prod, shapes))
     differences, magnitudes = left.new_empty(room), left.new_empty(room)
-    for index, tile in enumerate(tiles):
-        samples, rows, columns = tile
-        elements = tile.elements
-        signs = differences[:elements].view(tile.shape)
+    for index, (samples, rows, columns) in enumerate(tiles):
+        elements = math.prod(shapes[index])
+        signs = differences[:elements].view(shapes[index])
         torch.bmm(left[samples, :, rows].mT, right[samples, :, columns], out=signs)
         torch.sum(torch.abs(signs.view(-1), out=magnitudes[:elements]), 0, out=sums[index])
         diagonal = rows == columns
@@ -150,25 +149,8 @@ def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor, block: int) -> 
     return sums.sum(), gradient.mul_(2)
 
 
-class _Tile(NamedTuple):
-    """A part of the upper half of some samples' matrices; on the diagonal, rows == columns."""
-
-    samples: slice
-    rows: slice
-    columns: slice
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        samples, rows, columns = (part.stop - part.start for part in self)
-        return samples, rows, columns
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-
-def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[_Tile]:
-    """Tiles that cover the upper half."""
+def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[tuple[slice, slice, slice]]:
+    """Samples, rows and columns of tiles that cover the upper half; on the diagonal, rows == columns."""
     elements = _TILE_ON_CPU if on_cpu else _TILE_ELSEWHERE
     block = min(block, positions)
     group = min(batch, max(1, elements // (block * positions)))
@@ -177,6 +159,6 @@ def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[_Ti
         samples = slice(sample, min(sample + group, batch))
         for row in range(0, positions, block):
             rows = slice(row, min(row + block, positions))
-            yield _Tile(samples, rows, rows)
+            yield samples, rows, rows
             for column in range(rows.stop, positions, width):
-                yield _Tile(samples, rows, slice(column, min(column + width, positions)))
+                yield samples, rows, slice(column, min(column + width, positions))
