@@ -8,58 +8,55 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from basicsr.metrics import calculate_metric
 from basicsr.utils.registry import METRIC_REGISTRY
+from numpy.typing import NDArray
 
 from dscsr_model.files import disk_errors
-from dscsr_model.training.validation import Image, Results, Scores
+from dscsr_model.training.validation import Scores
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) BGR, or (H, W) of one channel."""
 
 
-class Scorer:
-    """Saves the results of one image where BasicSR would, if asked to, and computes their metrics.
+def save_image(image: Image, opt: Mapping[str, Any], dataset_name: str, name: str, label: str, run: Any) -> None:
+    """Save a result where BasicSR would: by image while training, by data set when testing.
 
     Args:
+        image: The result.
         opt: All options.
         dataset_name: Of the validation set.
-        current_iter: Iteration, or the name of the test.
-        save_img: Whether to save.
+        name: Of the image.
+        label: Ends it.
+        run: The iteration.
+
+    Raises:
+        DiskError: It cannot be written; imwrite would write less on a full disk, and say nothing.
     """
+    end = run if opt["is_train"] else opt["val"].get("suffix") or opt["name"]
+    folder = name if opt["is_train"] else dataset_name
+    path = Path(opt["path"]["visualization"], folder, f"{name}{label}_{end}.png")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
 
-    def __init__(self, opt: Mapping[str, Any], dataset_name: str, current_iter: Any, save_img: bool) -> None:
-        self._opt, self._dataset, self._iter, self._save = opt, dataset_name, current_iter, save_img
-        self._metrics: Mapping[str, Mapping[str, Any]] = opt["val"].get("metrics") or {}
 
-    def __call__(self, results: Results, gt: Image | None, lq_path: str) -> Scores:
-        """Save and score.
+def score(
+    results: Mapping[str, Image], gt: Image | None, metrics: Mapping[str, Mapping[str, Any]], name: str
+) -> Scores:
+    """Metrics of the results of one image, whose labels end those of the metrics.
 
-        Args:
-            results: Of one image; their labels end the names of files and metrics.
-            gt: The ground truth; without it, only metrics that need none are computed.
-            lq_path: Path of the LQ image, after which results are named.
-
-        Returns:
-            Metric with label to value, or to what it said where it could not be computed (NIQE of small images): no
-            reason to lose a run.
-        """
-        for label, image in results.items() if self._save else ():
-            path = self._path(Path(lq_path).stem, label)
-            with disk_errors(path):  # imwrite would write less on a full disk, and say nothing
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
-        truth = {} if gt is None else {"img2": gt}
-        return {
-            f"{name}{label}": _score({"img": image, **truth}, section, Path(lq_path).name)
-            for name, section in self._metrics.items()
-            if gt is not None or not _compares(section)
-            for label, image in results.items()
-        }
-
-    def _path(self, name: str, label: str) -> Path:
-        """By image while training, by data set when testing."""
-        folder = Path(self._opt["path"]["visualization"])
-        if self._opt["is_train"]:
-            return folder / name / f"{name}{label}_{self._iter}.png"
-        return folder / self._dataset / f"{name}{label}_{self._opt['val'].get('suffix') or self._opt['name']}.png"
+    What cannot be computed (NIQE of small images) becomes words: no reason to lose a run. Without a ground truth only
+    metrics are computed that need none.
+    """
+    truth = {} if gt is None else {"img2": gt}
+    return {
+        f"{metric}{label}": _score({"img": image, **truth}, section, name)
+        for metric, section in metrics.items()
+        if gt is not None or "img2" not in inspect.signature(METRIC_REGISTRY.get(section["type"])).parameters
+        for label, image in results.items()
+    }
 
 
 def _score(images: dict[str, Image], section: Mapping[str, Any], name: str) -> float | str:
@@ -67,8 +64,3 @@ def _score(images: dict[str, Image], section: Mapping[str, Any], name: str) -> f
         return float(calculate_metric(images, dict(section)))
     except Exception as error:  # whatever a metric raises
         return f"{section['type']} of {name}: {f'{type(error).__name__}: {error}'.strip().splitlines()[0]}"
-
-
-def _compares(section: Mapping[str, Any]) -> bool:
-    """Whether a metric is one of two images."""
-    return "img2" in inspect.signature(METRIC_REGISTRY.get(section["type"])).parameters

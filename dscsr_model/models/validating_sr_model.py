@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
+from torch.utils.data import default_collate
+from tqdm import tqdm
 
 from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.errors import WeightsError
@@ -18,13 +21,18 @@ from dscsr_arch.metadata import describe
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.weight_files import read_weight_file
-from dscsr_model.models.scoring import Scorer
+from dscsr_model.models.scoring import Image, save_image, score
 from dscsr_model.options.sections import ValSection
+from dscsr_model.read_ahead import read_ahead
 from dscsr_model.tiling import self_ensemble, tiled
 from dscsr_model.training import lora
 from dscsr_model.training.images import as_float
-from dscsr_model.training.stopping import StopRequest
-from dscsr_model.training.validation import Image, Results, evaluating, validate
+from dscsr_model.training.ranks import gathered
+from dscsr_model.training.stopping import Stopped, StopRequest
+from dscsr_model.training.validation import Scores, evaluating, mean_scores
+
+# So many images may wait for their scores: memory stays bounded where SSIM is slower than the network.
+_WAITING = 4
 
 
 class ValidatingSRModel(SRModel):
@@ -134,21 +142,30 @@ class ValidatingSRModel(SRModel):
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Super-resolve a data set, score it as BasicSR does, and tell of it.
+        """Super-resolve this rank's share of a data set, score it as BasicSR does, and tell of it.
+
+        The network runs in this thread, beside one that reads the next image and two that save and score the last ones.
 
         Raises:
-            Stopped: On every rank, when one of them was asked to stop.
+            Stopped: On every rank, after the image in work, when one of them was asked to stop.
         """
-        name = dataloader.dataset.opt["name"]
-        scores = validate(
-            dataloader.dataset,
-            self._super_resolved,
-            Scorer(self.opt, name, current_iter, save_img),
-            rank=self.opt["rank"],
-            world_size=self.opt["world_size"],
-            progress=self.val.pbar and self.opt["rank"] == 0,
-            asked=lambda: self.stop.asked,
-        )
+        name, metrics = dataloader.dataset.opt["name"], self.opt["val"].get("metrics") or {}
+        indices = range(self.opt["rank"], len(dataloader.dataset), self.opt["world_size"])
+
+        def finish(made: tuple[dict[str, Image], Image | None, Path]) -> Scores:
+            results, gt, path = made
+            for label, image in results.items() if save_img else ():
+                save_image(image, self.opt, name, path.stem, label, current_iter)
+            return score(results, gt, metrics, path.name)
+
+        made = self._super_resolved(dataloader.dataset, indices)
+        finished = read_ahead(finish, made, ahead=_WAITING, threads=2)
+        progress = None if self.val.pbar and self.opt["rank"] == 0 else True
+        bar = tqdm(finished, total=len(indices), unit="image", disable=progress, leave=False)
+        everyone = gathered((dict(zip(indices, bar, strict=False)), self.stop.asked))
+        if signal_number := max(number for _, number in everyone):
+            raise Stopped(signal_number)
+        scores = mean_scores({index: each for share, _ in everyone for index, each in share.items()})
         for metric, fault in scores.items():
             if isinstance(fault, str):
                 get_root_logger().warning(f"Validation {name} without `{metric}`, which failed: {fault}")
@@ -156,9 +173,16 @@ class ValidatingSRModel(SRModel):
         if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
             self._log_validation_metric_values(current_iter, name, tb_logger)
 
-    def _super_resolved(self, batch: Mapping[str, Any]) -> tuple[Results, Image | None]:
-        # The ground truth, the largest image of all, never needs the device.
-        self.feed_data({name: value for name, value in batch.items() if name != "gt"})
-        results = {label: tensor2img([output.detach().cpu()]) for label, output in self.results().items()}
-        del self.lq
-        return results, tensor2img([as_float(batch["gt"])]) if "gt" in batch else None
+    def _super_resolved(
+        self, dataset: Any, indices: Iterable[int]
+    ) -> Iterator[tuple[dict[str, Image], Image | None, Path]]:
+        """Results, ground truth and LQ path of these images; ends early when this process is asked to stop."""
+        for batch in read_ahead(lambda index: default_collate([dataset[index]]), indices):
+            if self.stop.asked:
+                return
+            # The ground truth, the largest image of all, never needs the device.
+            self.feed_data({name: value for name, value in batch.items() if name != "gt"})
+            results = {label: tensor2img([output.detach().cpu()]) for label, output in self.results().items()}
+            del self.lq
+            gt = tensor2img([as_float(batch["gt"])]) if "gt" in batch else None
+            yield results, gt, Path(batch["lq_path"][0])

@@ -197,10 +197,15 @@ def validate(monkeypatch):
     """Validate with given scores instead of measured ones, as if trained up to this iteration."""
     from dscsr_model.models import validating_sr_model
 
+    class Set(list):
+        opt: dict[str, str]
+
     def validate(model, iteration, name="Set", **scores):
-        monkeypatch.setattr(validating_sr_model, "validate", lambda *_, **__: scores)
+        monkeypatch.setattr(validating_sr_model, "mean_scores", lambda _: scores)
+        dataset = Set()
+        dataset.opt = {"name": name}
         model.iteration = iteration
-        model.validation(SimpleNamespace(dataset=SimpleNamespace(opt={"name": name})), iteration, None, False)
+        model.validation(SimpleNamespace(dataset=dataset), iteration, None, False)
 
     return validate
 
@@ -329,3 +334,18 @@ def test_a_broken_best_network_is_replaced(tmp_path, validate):
     model.resume_training(read_pickle(tmp_path / "training_states/5.state"))
     validate(model, 10, psnr=1.0, ssim=0.9, rgb=29.0)
     assert best(tmp_path) == 10
+
+
+# --- threads and faults -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["reading", "scoring"])
+def test_a_fault_of_an_image_or_of_saving_it_stops_the_validation(tmp_path, loader, monkeypatch, where):
+    model = span(tmp_path)
+    if where == "reading":
+        monkeypatch.setattr(type(loader.dataset), "__getitem__", lambda *_: 1 / 0)
+    else:
+        monkeypatch.setattr("dscsr_model.models.validating_sr_model.save_image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.validation(loader, 1, None, save_img=True)
+    assert not model.best.validated_at
