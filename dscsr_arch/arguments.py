@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dscsr_arch.architecture import Architecture, StateDict, architectures
@@ -56,6 +57,17 @@ def trained_otherwise(file: WeightFile, path: FilePath, network: Metadata) -> st
     return f"trained with {'; '.join(each)}" if each else ""
 
 
+@contextmanager
+def weights_errors(path: FilePath, expected: str, remedy: str) -> Iterator[None]:
+    """What reading or building a network raises, as a `WeightsError` about the file at ``path``."""
+    try:
+        yield
+    except DscsrError as error:
+        raise WeightsError(error.expected, error.got, error.remedy, path) from error
+    except Exception as error:  # of shapes that make no sense, or of somebody's constructor
+        raise WeightsError(expected, f"an error ({type(error).__name__}: {error})", remedy, path) from error
+
+
 def arguments_of(
     architecture: Architecture, state_dict: StateDict, given: Given, said: Said | None, path: FilePath
 ) -> tuple[dict[str, Any], list[DscsrWarning]]:
@@ -75,16 +87,8 @@ def arguments_of(
         chosen |= _told(Said(sections[0], where), architecture, chosen, remedy)
     if said is not None:
         chosen |= _told(said, architecture, chosen, "Use that network's own code.")
-    try:
+    with weights_errors(path, f"all weights of {architecture.name}, in shapes that it has", "Ask for a whole file."):
         arguments = {**architecture.arguments(state_dict, chosen), **chosen}
-    except DscsrError as error:
-        raise WeightsError(error.expected, error.got, error.remedy, path) from error
-    except (TypeError, ValueError, ArithmeticError) as error:
-        words, got = f"weights of {architecture.name} in shapes that it has", f"others ({error})"
-        raise WeightsError(words, got, "Ask for a whole file.", path) from error
-    except LookupError as error:
-        got = f"a layer that is missing or has too few dimensions ({error})"
-        raise WeightsError(f"all weights of {architecture.name}", got, "Ask for a whole file.", path) from error
     _check_shapes(sections, arguments, given, path)
     notes: list[DscsrWarning] = []
     unlike = {} if said is None else differences(Metadata(architecture.name, arguments), said.metadata)

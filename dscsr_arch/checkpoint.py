@@ -14,12 +14,12 @@ from torch import nn
 
 from dscsr_arch import conv_lora, lora_base
 from dscsr_arch.architecture import Architecture, StateDict, recognise
-from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, said_by
+from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, said_by, weights_errors
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import fused
-from dscsr_arch.errors import ArgumentError, DscsrError, DscsrWarning, LoRAError, WeightsError
+from dscsr_arch.errors import DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
 from dscsr_arch.metadata import describe, described, differences, shown
 from dscsr_arch.state_dict_diff import state_dict_diff
@@ -120,14 +120,9 @@ def _build(
     architecture: Architecture, arguments: Mapping[str, Any], state_dict: StateDict, path: FilePath
 ) -> nn.Module:
     """The network with its weights. Memory is taken only when all shapes are known to fit the file."""
-    try:
-        with torch.device("meta"):
-            shapes = _bare_network(architecture, arguments, state_dict)
-    except DscsrError as error:
-        raise WeightsError(error.expected, error.got, error.remedy, path) from error
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        words = f"arguments that {architecture.name} can be built from"
-        raise WeightsError(words, f"others: {error}", "Correct them.", path) from error
+    words = f"arguments that {architecture.name} can be built from"
+    with weights_errors(path, words, "Correct them."), torch.device("meta"):
+        shapes = _bare_network(architecture, arguments, state_dict)
     if fault := state_dict_diff(shapes, state_dict):
         call = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise WeightsError(f"{path} does not fit {architecture.name}({call}):\n{fault}")
@@ -182,10 +177,8 @@ def _student(network: nn.Module, given: Given, width: float, path: FilePath) -> 
             path,
         )
     name, arguments = describe(network)
-    try:
+    with weights_errors(path, "weights that a student can be cut out of", "Name its file."):
         shared = CSSRNet({"type": name, **arguments}, (width,), (given.section or {}).get("width_args"))
-    except ArgumentError as error:
-        raise WeightsError(error.expected, error.got, error.remedy, path) from error
     shared.load_state_dict(network.state_dict())
     student = shared.student(width).eval()
     student.described_as = described(shared.section(width))[0]  # type: ignore[assignment]

@@ -9,8 +9,8 @@ from torch import nn
 
 from dscsr_arch import conv_lora
 from dscsr_arch.architecture import StateDict, architectures
-from dscsr_arch.arguments import FilePath, Given, Said
-from dscsr_arch.errors import DscsrError, DscsrWarning, UnavailableError, WeightsError
+from dscsr_arch.arguments import FilePath, Given, Said, weights_errors
+from dscsr_arch.errors import DscsrWarning, UnavailableError, WeightsError
 from dscsr_arch.foreign import find_backbone, from_spandrel
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
@@ -32,15 +32,12 @@ def unknown_network(
     remedy = "Give the network section of its training (-opt FILE, or load_model's `network`)."
     layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
     of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
-    words = f"weights of a known network ({', '.join(architectures())}; or of one that spandrel knows)"
     try:
         network, name, arguments = from_spandrel(state_dict)
-    except UnavailableError as error:
-        raise WeightsError(
-            words, f"layers such as {layers}{of}; spandrel was not asked, as {error}", remedy, path
-        ) from error
-    except WeightsError as error:
-        raise WeightsError(words, f"layers such as {layers}{of}; {error}", remedy, path) from error
+    except (UnavailableError, WeightsError) as error:
+        words = f"weights of a known network ({', '.join(architectures())}; or of one that spandrel knows)"
+        asked = "spandrel was not asked, as " if isinstance(error, UnavailableError) else ""
+        raise WeightsError(words, f"layers such as {layers}{of}; {asked}{error}", remedy, path) from error
     if given.overrides:
         words = f"no arguments for {name}, which spandrel builds from its shapes"
         raise WeightsError(words, ", ".join(given.overrides), remedy, path)
@@ -60,7 +57,7 @@ def _of_section(
 ) -> nn.Module:
     """The network of a section; of a CSSRNet its backbone or the student that fits."""
     faults = []
-    try:
+    with weights_errors(path, "a section of a network that can be built", "Correct it."):
         for metadata in described(section):
             arguments = {**metadata.arguments, **overrides}
             network = find_backbone(metadata.network)(**arguments)
@@ -72,10 +69,4 @@ def _of_section(
                 network.described_as = metadata._replace(arguments=arguments)  # type: ignore[assignment]
                 return network
             faults.append(f"layers that differ from {metadata.network}'s:\n{fault}\n")
-    except DscsrError as error:
-        raise WeightsError(error.expected, error.got, error.remedy, path) from error
-    except Exception as error:  # of somebody's constructor
-        raise WeightsError(
-            "a section of a network that can be built", f"an error of its: {error}", where=path
-        ) from error
     raise WeightsError("weights of `network_g` of the option file", faults[0], "Name the one of their training.", path)
