@@ -106,11 +106,9 @@ def remove_unfinished(*folders: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what the operating system says against ``path`` into a message for the user.
+    """Turn what the operating system says against ``path``, which the user has named, into a `DiskError`.
 
-    Args:
-        path: What the user has named. Of nested contexts the outermost one's counts.
-        *kinds: Exceptions beside OSError that tell the same, by an ``errno`` or ``code``.
+    Of nested contexts the outermost one's path counts. ``kinds`` are exceptions that tell the same as OSError.
     """
     told: tuple[type[Exception], ...] = (OSError, DiskError, *kinds)
     try:

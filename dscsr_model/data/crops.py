@@ -34,15 +34,10 @@ class Crop(NamedTuple):
 def draw_crop(
     key: tuple[int, ...], height: int, width: int, size: int, use_hflip: bool = False, use_rot: bool = False
 ) -> Crop:
-    """Draw a crop. The same key gives the same crop on every machine, in any process, in any order of calls.
+    """Draw a crop of ``size`` out of an LR image; the same key gives the same on every machine, in any order of calls.
 
-    Args:
-        key: Whole numbers, such as (seed, epoch, index, repeat); any change of one gives an independent draw.
-        height: Of the LR image.
-        width: Of the LR image.
-        size: Side of the crop, at most ``height`` and ``width``.
-        use_hflip: Mirror every second crop.
-        use_rot: Mirror top to bottom, and exchange rows and columns, each for every second crop.
+    Any change of a number in ``key`` gives an independent draw. ``use_hflip`` mirrors every second crop; ``use_rot``
+    mirrors top to bottom, and exchanges rows and columns, each for every second crop.
     """
     # A hash is a generator whose every state is one key away; numpy's take ten times as long to be seeded.
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=17).digest()
@@ -60,8 +55,7 @@ def cut(image: NDArray[np.uint8], crop: Crop, size: int, factor: int = 1, channe
     """Copy a crop out of an image, turned, channels first.
 
     Args:
-        image: (H, W, 3) RGB or (H, W, 1) gray, uint8, may be read-only and mapped from a file: rows beyond the crop are
-            not touched.
+        image: (H, W, 3) RGB or (H, W, 1) gray, uint8, may be mapped from a file: only the crop is touched.
         crop: In LR pixels.
         size: Side of the crop in LR pixels.
         factor: How many times as large as the LR image this one is: 1, or the scale for its HR image.

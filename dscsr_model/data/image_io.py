@@ -30,6 +30,8 @@ _PER_INCH = {"in": 1.0, "inch": 1.0, "cm": 2.54, "m": 0.0254}
 oiio.attribute("limits:imagesize_MB", 0)  # who reads unknown files asks `check_memory`
 _AS_STORED = oiio.ImageSpec()
 _AS_STORED.attribute("oiio:UnassociatedAlpha", 1)  # alpha is not to be multiplied into the colours
+_WITH_INKS = oiio.ImageSpec()
+_WITH_INKS.attribute("oiio:RawColor", 1)
 _ORIENTATION = 0x0112  # EXIF
 _EXTRA_SAMPLES, _MULTIPLIED = 338, 1  # TIFF
 
@@ -104,12 +106,9 @@ def read_image(file: str | Path) -> DecodedImage:
 
 
 def read_rgb(file: str | Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) RGB uint8.
+    """Read an image as (H, W, 3) RGB uint8; see `read_image`.
 
     Gray becomes three equal channels, 16 bits are rounded to 8, alpha is left out (as BasicSR does).
-
-    Raises:
-        ImageError: See `read_image`.
     """
     pixels = as_eight_bits(read_image(file).pixels)
     return np.ascontiguousarray(pixels[:, :, :3] if pixels.shape[2] > 2 else pixels[:, :, [0, 0, 0]])
@@ -135,15 +134,10 @@ def decode_as_basicsr(data: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] 
 
 
 def in_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Give an image other channels, in the full range 0 to 255.
+    """Give an image (H, W, 3) RGB or (H, W, 1) gray, uint8, 3 or 1 channels, in the full range 0 to 255.
 
-    Args:
-        image: (H, W, 3) RGB or (H, W, 1) gray, uint8.
-        channels: 3: gray becomes three equal channels; 1: RGB becomes its luma, 0.299·R + 0.587·G + 0.114·B, of which
-            three equal channels are left as they are.
-
-    Returns:
-        (H, W, channels) uint8; ``image`` itself if it has these channels.
+    Gray becomes three equal channels; RGB its luma, 0.299·R + 0.587·G + 0.114·B, of which three equal channels are left
+    as they are.
     """
     if image.shape[2] == channels:
         return image
@@ -162,10 +156,10 @@ def upright(image: NDArray, orientation: int) -> NDArray:
 
 
 @contextlib.contextmanager
-def _opened(file: str | Path) -> Iterator[oiio.ImageInput]:
+def _opened(file: str | Path, config: oiio.ImageSpec = _AS_STORED) -> Iterator[oiio.ImageInput]:
     try:
         open(file, "rb").close()
-        source = oiio.ImageInput.open(str(file), _AS_STORED)
+        source = oiio.ImageInput.open(str(file), config)
     except OSError as error:
         raise ImageError("an image", error.strerror, where=file) from error
     except (TypeError, UnicodeEncodeError) as error:
@@ -232,9 +226,13 @@ def _extra_samples(file: str | Path) -> NDArray:
 def _through_profile(file: str | Path, pixels: NDArray, icc: bytes) -> tuple[NDArray, bytes]:
     """Inks as sRGB, and its profile; ``pixels``, mixed without one, if their own is of no use."""
     with contextlib.suppress(ImageCms.PyCMSError, OSError), Image.open(file) as image:
+        if image.format == "TIFF":  # which Pillow would turn; of JPEG, OpenImageIO has no inks
+            with _opened(file, _WITH_INKS) as source:
+                inks = Image.fromarray(np.asarray(source.read_image("uint8")), "CMYK")
+        else:
+            inks = image
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        image.getexif().clear()  # of a TIFF, that it is not turned here
-        rgb = ImageCms.profileToProfile(image, io.BytesIO(icc), srgb, outputMode="RGB")
+        rgb = ImageCms.profileToProfile(inks, io.BytesIO(icc), srgb, outputMode="RGB")
         if rgb is not None:
             return np.asarray(rgb), srgb.tobytes()
     return pixels, b""

@@ -54,11 +54,9 @@ def check_size(height: int, width: int, form: str) -> None:
     kind = FORMATS[form]
     if max(height, width) > kind.longest:
         largest = kind.longest == max(each.longest for each in FORMATS.values())
-        raise ImageError(
-            f"a result of at most {kind.longest} pixels a side, for {kind.name}",
-            f"{width}x{height}",
-            "Cut the image." if largest else "Use --format png.",
-        )
+        remedy = "Cut the image." if largest else "Use --format png."
+        expected = f"a result of at most {kind.longest} pixels a side, for {kind.name}"
+        raise ImageError(expected, f"{width}x{height}", remedy)
 
 
 def without_lost_alpha(image: DecodedImage, form: str) -> DecodedImage:
@@ -70,9 +68,8 @@ def without_lost_alpha(image: DecodedImage, form: str) -> DecodedImage:
     if not image.alpha or FORMATS[form].alpha:
         return image
     if (image.pixels[:, :, -1] < np.iinfo(image.pixels.dtype).max).any():
-        raise ImageError(
-            f"an opaque image, for {FORMATS[form].name}", "transparency", "Use --format png, webp or tiff."
-        )
+        remedy = "Use --format png, webp or tiff."
+        raise ImageError(f"an opaque image, for {FORMATS[form].name}", "transparency", remedy)
     colours: NDArray = image.pixels[:, :, :-1]
     return image._replace(pixels=np.ascontiguousarray(colours))
 

@@ -32,8 +32,6 @@ from dscsr_arch.errors import DataError
 from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.files import disk_errors
 
-FORMATS = ("raw", "png")
-LONGEST_KEY = 511  # bytes, a limit of LMDB
 _FIRST_MAP_SIZE = 64 * 2**20
 _LINE = re.compile(r"(?P<key>[^.\s][^.]*)\.\S+ \((?P<h>\d+), ?(?P<w>\d+), ?(?P<c>\d+)\)(?: (?P<level>\d+))?")
 
@@ -50,14 +48,7 @@ class Entry(NamedTuple):
 
 
 def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level: int = 1) -> Entry:
-    """Make the entry of an image.
-
-    Args:
-        key: ASCII without dots and slashes, at most `LONGEST_KEY` characters (see `pairing.keys_of`).
-        image: (H, W, 3) RGB or (H, W, 1) gray, uint8.
-        image_format: One of `FORMATS`.
-        level: PNG compression, 0 to 9.
-    """
+    """The entry of an image (H, W, 3) RGB or (H, W, 1) gray, uint8; of PNG with a compression of 0 to 9."""
     if image_format == "raw":
         return Entry(key, image.tobytes(), image.shape, 0)
     _, value = cv2.imencode(".png", image[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
@@ -65,15 +56,7 @@ def encode(key: str, image: NDArray[np.uint8], image_format: str = "raw", level:
 
 
 class LmdbWriter:
-    """Writes one LMDB; used in a ``with`` block. Made in a folder of `atomic_folder`, it is whole or not there.
-
-    Args:
-        path: The LMDB's folder; ends in ``.lmdb``, as BasicSR wants it, and does not exist.
-        map_size: Bytes to begin with. It doubles whenever the data have outgrown it.
-
-    Raises:
-        DiskError: It exists, or cannot be made.
-    """
+    """Writes an LMDB whose folder does not exist; used in a ``with`` block, inside of one of `atomic_folder`."""
 
     def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
         self.path = path
@@ -86,12 +69,7 @@ class LmdbWriter:
             self._opened = opened.pop_all()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Add entries, all or none.
-
-        Raises:
-            DataError: A key is there already.
-            DiskError: The disk is full.
-        """
+        """Add entries, all or none; raises `DataError` for a key that is there already."""
         with disk_errors(self.path, lmdb.Error):
             while not self._try_to_add(entries):
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
@@ -174,12 +152,9 @@ class LmdbReader:
             flags = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
             image = decode_as_basicsr(np.frombuffer(value, np.uint8), flags)
         if image is None:
-            raise DataError(
-                f"an encoded image or raw pixels of {tuple(shape)} as `{self.name(index)}`",
-                f"{len(value)} bytes that are neither",
-                "`dscsr prepare --verify` finds all such.",
-                self.path,
-            )
+            expected = f"an encoded image or raw pixels of {tuple(shape)} as `{self.name(index)}`"
+            remedy = "`dscsr prepare --verify` finds all such."
+            raise DataError(expected, f"{len(value)} bytes that are neither", remedy, self.path)
         yield image[:, :, None] if gray else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,12 +206,8 @@ class Environment:
         if size < whole:  # reading on would kill the process
             self._opened.close()
             self._opened = None
-            raise DataError(
-                f"a whole LMDB of {whole:,} bytes",
-                f"a data.mdb that is truncated at {size:,}",
-                "Copy or prepare it again.",
-                self._path,
-            )
+            got = f"a data.mdb that is truncated at {size:,}"
+            raise DataError(f"a whole LMDB of {whole:,} bytes", got, "Copy or prepare it again.", self._path)
         self._process = os.getpid()
 
 
@@ -270,12 +241,8 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
             fault = "which is not understood"
             if match:
                 fault = f"which names `{match['key']}` for the second time (BasicSR cuts names at the first dot)"
-            raise DataError(
-                "lines like `0001_s001.png (480,480,3) 1`, each with its own key",
-                f"{line[:80]!r} in line {number}, {fault}",
-                "Prepare it again.",
-                file,
-            )
+            expected = "lines like `0001_s001.png (480,480,3) 1`, each with its own key"
+            raise DataError(expected, f"{line[:80]!r} in line {number}, {fault}", "Prepare it again.", file)
         entries[match["key"]] = (int(match["h"]), int(match["w"]), int(match["c"])), int(match["level"] or 0)
     return entries
 

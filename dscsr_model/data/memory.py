@@ -31,17 +31,7 @@ def free_ram() -> int:
 
 
 def check_memory(needed: int, height: int, width: int, scale: int = 1) -> None:
-    """Stop before an image that would fill the memory, as one that only claims its size may.
-
-    Args:
-        needed: Bytes that it takes.
-        height: As its header says.
-        width: Likewise.
-        scale: How many times it is enlarged.
-
-    Raises:
-        ImageError: There is not so much memory.
-    """
+    """Raise `ImageError` for an image that takes more bytes than are free, as one that only claims its size may."""
     free = free_ram()
     if needed > free:
         raise ImageError(

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from dscsr_arch.errors import DataError
 from dscsr_model.data.crops import Crop, cut, draw_crop, planes
 from dscsr_model.data.image_io import in_channels
-from dscsr_model.data.sample_keys import SampleKey
+from dscsr_model.data.keyed_samples import SampleKey
 from dscsr_model.data.sources import ImageSource, MemorySource, open_pair
 from dscsr_model.options import datasets as sections
 

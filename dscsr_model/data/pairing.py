@@ -120,11 +120,8 @@ def keys_of(names: Iterable[str]) -> dict[str, str]:
         raise DataError(expected, listed(too_long, "image"), "Rename.")
     clashes = [f"`{key}`: {', '.join(same)}" for key, same in by_key.items() if len(same) > 1]
     if clashes:
-        raise DataError(
-            "a key of its own for every image (suffixes are left out; dots, slashes and spaces become `_`)",
-            f"one for several: {listed(clashes, 'key')}",
-            "Rename or remove all but one.",
-        )
+        expected = "a key of its own for every image (suffixes are left out; dots, slashes and spaces become `_`)"
+        raise DataError(expected, f"one for several: {listed(clashes, 'key')}", "Rename or remove all but one.")
     return {name: key for key, (name,) in by_key.items()}
 
 
@@ -154,7 +151,13 @@ def pair(hr_names: Sequence[str], lr_names: Sequence[str], scale: int) -> dict[s
             several.append(f"{name} ({', '.join(found)})")
         else:
             lost.append(name)
-    _raise_unpaired(lost, several, lr_names, scale)
+    if lost:
+        got = f"none for {listed(lost, 'image')}, of {listed(lr_names, 'image')}"
+        remedy = f"Name them alike (0001.png with 0001.png, 0001x{scale}.png or x{scale}/0001.png)."
+        raise DataError(f"an LR image ×{scale} for every HR image", got, remedy)
+    if several:
+        remedy = "Give the folder of one kind and scale."
+        raise DataError(f"one LR image ×{scale} for every HR image", f"several for {listed(several, 'image')}", remedy)
     return pairs
 
 
@@ -171,18 +174,6 @@ def _own_name(name: str) -> tuple[str, set[int]]:
         stem = match["name"]
         scales |= {int(match["scale"])} if match["scale"] else set()
     return os.sep.join([*kept, stem]), scales
-
-
-def _raise_unpaired(lost: Sequence[str], several: Sequence[str], lr_names: Sequence[str], scale: int) -> None:
-    if lost:
-        raise DataError(
-            f"an LR image ×{scale} for every HR image",
-            f"none for {listed(lost, 'image')}, of {listed(lr_names, 'image')}",
-            f"Name them alike (0001.png with 0001.png, 0001x{scale}.png or x{scale}/0001.png).",
-        )
-    if several:
-        remedy = "Give the folder of one kind and scale."
-        raise DataError(f"one LR image ×{scale} for every HR image", f"several for {listed(several, 'image')}", remedy)
 
 
 def listed(items: Sequence[str], what: str, most: int = 10) -> str:

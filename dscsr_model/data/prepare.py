@@ -33,25 +33,16 @@ class Summary(NamedTuple):
 
     images: int
     pairs: int
-    bytes: tuple[int, int]
-    """On the disk, GT and LQ."""
+    bytes: tuple[int, int]  # GT and LQ
     seconds: float
-    skipped: Sequence[str]
-    """Broken images that were left out: their faults."""
-    shortest: int
-    """Side of all HR sub-images, in pixels."""
-    small: int
-    """Images shorter than the crop."""
-    alpha: int
-    """Images that had an alpha channel."""
-    channels: int
-    """Of the LMDBs."""
-    recolored: int
-    """Files, HR and LR, that had other channels."""
-    sixteen_bit: int
-    """Files of which 8 bits are kept."""
-    left_out: Counter[str]
-    """Files that are no images, by kind."""
+    skipped: Sequence[str]  # the faults of broken images
+    shortest: int  # side of all HR sub-images
+    small: int  # images shorter than the crop
+    alpha: int  # images that had it
+    channels: int  # of the LMDBs
+    recolored: int  # files that had others
+    sixteen_bit: int  # files of which 8 bits are kept
+    left_out: Counter[str]  # files that are no images, by kind
 
 
 class Task(NamedTuple):
@@ -78,14 +69,10 @@ def no_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
 
 
 def prepare(job: Job, progress: Progress = no_progress) -> Summary:
-    """Make the pair of LMDBs.
-
-    Args:
-        job: What to make.
-        progress: Shows how far it is.
+    """Make the pair of LMDBs. Nothing half-made is left.
 
     Raises:
-        DscsrError: Faulty input, a full disk, LMDBs that are there already. Nothing half-made is left.
+        DscsrError: Faulty input, a full disk, LMDBs that are there already.
     """
     start = time.perf_counter()
     job.check()
@@ -167,11 +154,9 @@ def _plan(
         else:
             tasks.append(task)
     if unfitting:
-        raise DscsrError(
-            f"HR images {job.scale} times as large as their LR images (height, width)",
-            listed(unfitting, "pair"),
-            f"Give the LR folder and --scale that belong to {job.gt}.",
-        )
+        remedy = f"Give the LR folder and --scale that belong to {job.gt}."
+        expected = f"HR images {job.scale} times as large as their LR images (height, width)"
+        raise DscsrError(expected, listed(unfitting, "pair"), remedy)
     _check_broken(job, broken, bool(tasks))
     return tasks, broken
 
@@ -199,12 +184,9 @@ def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
     """Raw pixels take a known room."""
     needed, free = _pixel_bytes(job, channels, tasks), shutil.disk_usage(job.out).free
     if job.image_format == "raw" and needed > free:
-        raise DscsrError(
-            f"{needed / 2**30:.1f} GiB of free disk for the pixels",
-            f"{free / 2**30:.1f} GiB",
-            "Free some space, choose another --out, or take --format png.",
-            job.out,
-        )
+        remedy = "Free some space, choose another --out, or take --format png."
+        expected = f"{needed / 2**30:.1f} GiB of free disk for the pixels"
+        raise DscsrError(expected, f"{free / 2**30:.1f} GiB", remedy, job.out)
 
 
 def _make(job: Job, channels: int, task: Task) -> Made:

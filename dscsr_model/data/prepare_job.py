@@ -25,23 +25,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of which images.
-
-    Attributes:
-        gt: Folder of HR images; folders inside are searched too.
-        out: Where the LMDBs go; made if it is missing.
-        scale: Whole number from 1 on.
-        lq: Folder of LR images; None to make them by MATLAB's bicubic.
-        crop_size: Side of the HR sub-images, rounded down to a multiple of ``scale``; 0 keeps images whole.
-        step: Distance of neighbouring sub-images, rounded likewise.
-        thresh_size: More HR pixels than this left over at the right or lower edge get one more sub-image.
-        color: ``rgb``, ``gray`` (one channel, the luma from 0 to 255), or ``auto``: gray if all images are.
-        image_format: ``raw`` or ``png``.
-        compression: Of png, 0 to 9.
-        force: Replace LMDBs that are there.
-        strict: Stop at a broken image instead of leaving it out.
-        workers: Processes; all cores by default.
-    """
+    """What to make of which images: the options of ``dscsr prepare``, whose help says what they are."""
 
     gt: Path
     out: Path
@@ -75,11 +59,9 @@ class Job:
             if value < least:
                 raise DscsrError(f"{name} to be at least {least}", value)
         if 0 < self.crop_size < self.scale or self.step < self.scale:
-            raise DscsrError(
-                f"--crop-size and --step to be at least the scale {self.scale}, one LR pixel",
-                f"{self.crop_size} and {self.step}",
-                "Take 480 and 240, or --crop-size 0 to keep images whole.",
-            )
+            expected = f"--crop-size and --step to be at least the scale {self.scale}, one LR pixel"
+            remedy = "Take 480 and 240, or --crop-size 0 to keep images whole."
+            raise DscsrError(expected, f"{self.crop_size} and {self.step}", remedy)
         if not 0 <= self.compression <= 9:
             raise DscsrError("--compression to be from 0 to 9", self.compression)
 
@@ -99,12 +81,8 @@ class Job:
 def common_size(hr_size: tuple[int, int], lr_size: tuple[int, int] | None, scale: int) -> tuple[int, int] | None:
     """Height and width of what HR and LR images have in common, in LR pixels; None if the two do not fit together.
 
-    An HR side that ``scale`` does not divide loses its last pixels. An LR side made from it may be rounded up or down.
-
-    Args:
-        hr_size: Height and width of the HR image.
-        lr_size: Those of the LR image, or None if it is still to be made.
-        scale: Factor between them.
+    An HR side that ``scale`` does not divide loses its last pixels. An LR side made from it may be rounded up or down;
+    without ``lr_size`` it is still to be made.
     """
     floor = (hr_size[0] // scale, hr_size[1] // scale)
     if lr_size is not None and not all(

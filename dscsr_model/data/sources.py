@@ -91,11 +91,7 @@ class MemorySource:
 
 
 def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[ImageSource, ImageSource]:
-    """GT and LQ images of a dataset section, in one order.
-
-    Args:
-        opt: The section.
-        options: Its values.
+    """GT and LQ images of a dataset section ``opt``, whose values are ``options``, in one order.
 
     Raises:
         DataError: Folders or LMDBs are missing, empty, or do not hold the same images.
@@ -110,12 +106,8 @@ def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[Image
         missing = [name for name in lq_names if not os.path.isfile(os.path.join(lq, name))]
         if missing:
             example = f"'{{}}x{opt['scale']}' for names like 0001x{opt['scale']}.png"
-            raise DataError(
-                f"an LQ image for every GT image of {gt}",
-                f"no {listed(missing, 'image')}",
-                f"Rename them, or set `filename_tmpl` ({example}).",
-                lq,
-            )
+            remedy = f"Rename them, or set `filename_tmpl` ({example})."
+            raise DataError(f"an LQ image for every GT image of {gt}", f"no {listed(missing, 'image')}", remedy, lq)
         pair = FileSource(gt, names), FileSource(lq, lq_names)
     if len(pair[0]) == 0:
         raise DataError("images", "none", "Correct `dataroot_gt`.", gt)

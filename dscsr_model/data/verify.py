@@ -46,17 +46,8 @@ class Report(NamedTuple):
 def verify(folder: Path, scale: int | None, workers: int, progress: Progress) -> Report:
     """Check all LMDBs in ``folder`` (or the one that it is), and that they are pairs.
 
-    The LMDB with the largest images is the GT; the others are its LR images.
-
-    Args:
-        folder: Holds ``GT.lmdb`` and ``LQ_X4.lmdb``, or any other LMDBs laid out like BasicSR's.
-        scale: What the sizes must show; None accepts any that all images of a pair share, and that agrees with the
-            LMDB's name (``X4``, ``x4``).
-        workers: Processes.
-        progress: As in `dscsr_model.data.prepare`.
-
-    Raises:
-        DataError: No LMDB there.
+    The LMDB with the largest images is the GT; the others are its LR images. Without a ``scale`` sizes must show the
+    one that the LMDB's name has (``X4``, ``x4``), or else any that all images of a pair share.
     """
     paths = [folder] if folder.suffix == ".lmdb" else sorted(folder.glob("*.lmdb"))
     if not paths or not folder.is_dir():

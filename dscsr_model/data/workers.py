@@ -43,14 +43,8 @@ class Workers:
     ) -> Iterator[Any]:
         """Yield ``function(item)`` for every item, in order, computed at most a few items ahead.
 
-        Args:
-            function: Runs in a worker.
-            items: What it is applied to.
-            weight: What an item weighs from here until its result is taken.
-            most: What all under way may weigh; one that weighs more is alone.
-
-        Raises:
-            DscsrError: A worker was killed, usually because memory ran out.
+        An item weighs something from here until its result is taken, and all under way together no more than ``most``;
+        one that weighs more is alone.
         """
         ahead: deque[tuple[Future[Any], int]] = deque()
         try:
@@ -62,11 +56,8 @@ class Workers:
             while ahead:
                 yield ahead.popleft()[0].result()
         except BrokenProcessPool as error:
-            raise DscsrError(
-                f"{self._count} worker processes to live",
-                "one that was killed, probably for lack of memory",
-                "Use fewer of them (--workers).",
-            ) from error
+            got = "one that was killed, probably for lack of memory"
+            raise DscsrError(f"{self._count} worker processes to live", got, "Use fewer (--workers).") from error
 
 
 @contextmanager

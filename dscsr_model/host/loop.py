@@ -23,9 +23,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.keyed_dataset import KeyedDataset
-from dscsr_model.data.keyed_sampler import KeyedSampler
-from dscsr_model.data.sample_keys import takes_sample_keys
+from dscsr_model.data.keyed_samples import KeyedDataset, KeyedSampler, takes_sample_keys
 from dscsr_model.host import lock, registration, run_errors, train_log, user_code
 from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
 from dscsr_model.training import checkpoints, stopping

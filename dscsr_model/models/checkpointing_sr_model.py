@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from basicsr.utils import get_root_logger
 
 from dscsr_arch.metadata import beside
-from dscsr_model.data.keyed_dataset import GENERATORS
+from dscsr_model.data.keyed_samples import GENERATORS
 from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.options.sections import LoggerSection
 from dscsr_model.training import checkpoints, lora

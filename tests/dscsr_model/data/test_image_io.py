@@ -105,14 +105,24 @@ def test_modes_that_become_others(tmp_path):
         )
 
 
-def test_inks_go_through_their_profile(tmp_path):
-    """Their own, if it is of use: this one is not, and inks are mixed as without."""
-    inks = Image.fromarray(RGB).convert("CMYK")
+def test_inks_go_through_their_profile(tmp_path, monkeypatch):
+    """If it is of use: this one is not, and inks are mixed as without, until a library is there that takes it."""
+    inks, turned = Image.fromarray(RGB).convert("CMYK"), exif(Orientation=6).tobytes()
     for suffix in ("tif", "jpg"):
-        inks.save(tmp_path / f"a.{suffix}", icc_profile=bytes(16) + b"CMYK" + bytes(200), quality=100)
-        image = read_image(tmp_path / f"a.{suffix}")
-        assert image.icc == b""
-        assert image.pixels.shape == RGB.shape
+        inks.save(
+            tmp_path / f"a.{suffix}",
+            icc_profile=bytes(16) + b"CMYK" + bytes(200),
+            quality=100,
+            exif=turned,
+            tiffinfo={274: 6},  # the TIFF's
+        )
+        mixed = read_image(tmp_path / f"a.{suffix}")
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageCms, "profileToProfile", lambda image, *_, **__: image.convert("RGB"))
+            converted = read_image(tmp_path / f"a.{suffix}")
+        assert (mixed.icc, converted.icc[16:20]) == (b"", b"RGB ")
+        assert mixed.pixels.shape == (8, 6, 3)
+        assert np.abs(converted.pixels - mixed.pixels.astype(int)).max() <= 2
 
 
 def test_transparency_that_is_no_channel(tmp_path):

@@ -16,9 +16,9 @@ from dscsr_arch.errors import DataError, DscsrError
 from dscsr_model.data import paired_crop_dataset
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
+from dscsr_model.data.keyed_samples import SampleKey
 from dscsr_model.data.lmdb_store import LmdbReader
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
-from dscsr_model.data.sample_keys import SampleKey
 from dscsr_model.data.sources import FileSource, MemorySource
 from dscsr_model.training.images import turned
 

@@ -19,8 +19,7 @@ from training_runs import experiment, pipeline, write_options
 
 import dscsr_model
 from dscsr_arch.errors import DscsrError, DscsrWarning
-from dscsr_model.data.keyed_dataset import KeyedDataset
-from dscsr_model.data.sample_keys import SampleKey
+from dscsr_model.data.keyed_samples import KeyedDataset, SampleKey
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
 from dscsr_model.training import checkpoints

@@ -14,8 +14,7 @@ import torch
 from small_models import build, distance, options, train, weights
 
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
-from dscsr_model.data.keyed_dataset import KeyedDataset
-from dscsr_model.data.sample_keys import SampleKey
+from dscsr_model.data.keyed_samples import KeyedDataset, SampleKey
 
 
 def resumed(opt, iteration: int):
