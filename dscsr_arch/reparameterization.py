@@ -58,7 +58,8 @@ def merge_branches(branches: Branches) -> tuple[Tensor, Tensor | None]:
     out, inp = ws.shape[1:3]
     outer = torch.bmm(w3, w2.flatten(2)).view(n, out, inner, 9).transpose(2, 3)  # (n, o, 9, g·i)
     weight = torch.bmm(outer.reshape(n, out * 9, inner), w1).view(n, out, 9, inp).transpose(2, 3)
-    weight = weight.reshape(n, out, inp, 3, 3).contiguous() + F.pad(ws, (1, 1, 1, 1))
+    # Flattened, ws gets a gradient of usual strides: of others DistributedDataParallel warns.
+    weight = weight.reshape(n, out, inp, 3, 3).contiguous() + F.pad(ws.flatten(2)[..., None, None], (1, 1, 1, 1))
     if b1 is None or b2 is None or b3 is None or bs is None:
         return weight, None
     inner_bias = torch.bmm(w2.sum((3, 4)), b1.unsqueeze(2)) + b2.unsqueeze(2)

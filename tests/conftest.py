@@ -75,24 +75,3 @@ def run_cli(tmp_path):
         return done
 
     return run
-
-
-@pytest.fixture(scope="session")
-def site_without_basicsr(tmp_path_factory) -> Path:
-    """A folder with everything that is installed, but BasicSR and the hook that mends it: links, made in no time."""
-    folder = tmp_path_factory.mktemp("site")
-    for entry in (entry for path in sys.path if path.endswith("-packages") for entry in Path(path).iterdir()):
-        if not entry.name.startswith(("basicsr", "dscsr", "__editable__")) and entry.suffix != ".pth":
-            (folder / entry.name).symlink_to(entry)
-    return folder
-
-
-@pytest.fixture
-def run_without_basicsr(run_python, site_without_basicsr):
-    """``run_python`` in an environment that has no BasicSR: ``run("-m", "dscsr_model.cli", …)``."""
-
-    def run(*args, env=None, **options):
-        path = os.pathsep.join((str(ROOT), str(site_without_basicsr)))
-        return run_python("-S", *args, env={**(env or {}), "PYTHONPATH": path}, **options)
-
-    return run

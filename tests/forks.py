@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -58,6 +59,7 @@ def _become(run: Callable[[], Any], folder: Path, env: dict[str, str | None], st
             else:
                 os.environ[name] = value
         atexit._clear()  # what the tests before have left there
+        atexit.register(multiprocessing.util._exit_function)
         warnings.resetwarnings()  # pytest collects them
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", kind)

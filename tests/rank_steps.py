@@ -47,7 +47,7 @@ def one_and_two(
     for world in (1, 2):
         for done in forks.ranks(run, folder, world):
             assert done.returncode == 0, done.stderr
-            assert "Warning" not in done.stderr
+            assert "Warning" not in done.stderr, done.stderr
     one, two = (read_pickle(folder / str(world) / "found.pth") for world in (1, 2))
     return one, two
 

@@ -204,9 +204,10 @@ def test_wrong_arguments(upscale, tmp_path):
     assert not out.exists()
 
 
-def test_without_basicsr(run_without_basicsr, weights, tmp_path):
+def test_without_basicsr(run_python, weights, tmp_path):
     Image.fromarray(photograph()).save(tmp_path / "a.png")
-    process = run_without_basicsr("-m", "dscsr_model.cli", "upscale", "-i", "a.png", "-o", "out", "-w", weights)
+    code = "import sys; sys.modules['basicsr'] = None; from dscsr_model.cli import main; sys.exit(main())"
+    process = run_python("-c", code, "upscale", "-i", "a.png", "-o", "out", "-w", weights)
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("1 image x2 -> out; 768 pixels in ")
     assert "upscaling: 100%" in process.stderr

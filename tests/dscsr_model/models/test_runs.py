@@ -70,31 +70,37 @@ def test_what_tensorboard_shows(uninterrupted):
     assert [point.step for point in events.Scalars("metrics/Set/psnr")] == [16, 32, 48]
 
 
-def same_end(folder: Path, whole: Path) -> None:
-    assert distance(weights_on_disk(folder), weights_on_disk(whole)) == 0
-    last = max(checkpoints.iterations(experiment(whole) / "training_states"))
-    ours, theirs = (read_pickle(experiment(f) / f"training_states/{last}.state") for f in (folder, whole))
-    assert str(ours["optimizers"]) == str(theirs["optimizers"])
-    assert ours["epoch"] == theirs["epoch"]
-    assert not list(experiment(folder).rglob(".*.tmp"))
-
-
-def test_killed_twice_and_resumed_it_ends_where_it_would_have(uninterrupted, tmp_path):
-    """Once resumed by `dscsr train`, once by BasicSR's own script, run as users of a clone run it."""
+@pytest.mark.parametrize(
+    ("kills", "workers"), [(2, 0), *(pytest.param(25, workers, marks=pytest.mark.slow) for workers in (0, 1))]
+)
+def test_killed_at_random_moments_and_resumed_it_ends_where_it_would_have(tmp_path, kills, workers):
+    """Many of them while saving, every second step. Run by turns by `dscsr train` and by BasicSR's own script."""
     import basicsr
 
-    write_options(tmp_path)
-    (tmp_path / "basicsr").mkdir()
-    script = shutil.copy(Path(basicsr.__file__).with_name("train.py"), tmp_path / "basicsr")
-    resume = ("--auto_resume",)
-    assert train_until_killed(tmp_path, f"iter:      {random.randint(10, 14)}", random.uniform(0, 0.03))
-    assert train_until_killed(
-        tmp_path, f"iter:      {random.randint(20, 38)}", random.uniform(0, 0.03), *resume, script=str(script)
-    )
-    done = train(tmp_path, *resume)
-    assert done.returncode == 0, done.stderr
-    assert "passed over" not in done.stderr
-    same_end(tmp_path, uninterrupted[0])
+    steps = {"train:total_iter": 60 * kills, "train:scheduler:T_max": 60 * kills, "val:val_freq": 50}
+    saving = {"logger:save_checkpoint_freq": 2, "logger:keep_checkpoints": 200, "logger:use_tb_logger": False}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        write_options(folder, **steps, **saving, **{"datasets:train:num_worker_per_gpu": workers})
+    (killed / "basicsr").mkdir()
+    script = shutil.copy(Path(basicsr.__file__).with_name("train.py"), killed / "basicsr")
+    pipeline(whole)
+    states, models = experiment(killed) / "training_states", experiment(killed) / "models"
+    newest = 0
+    for kill in range(kills):
+        resume, by = ["--auto_resume"] if newest else [], str(script) if kill % 2 else None
+        assert train_until_killed(killed, "Start training", random.uniform(0.1, 0.4), *resume, script=by)
+        state, passed_over = checkpoints.newest_whole(states, models)
+        assert not passed_over
+        assert max(checkpoints.iterations(states), default=0) >= newest
+        newest = int(state.stem) if state else 0
+    pipeline(killed, "--auto_resume")
+    assert distance(weights_on_disk(killed), weights_on_disk(whole)) == 0
+    last = max(checkpoints.iterations(states))
+    ours, theirs = (read_pickle(experiment(each) / f"training_states/{last}.state") for each in (killed, whole))
+    assert str(ours["optimizers"]) == str(theirs["optimizers"])
+    assert not list(experiment(killed).rglob(".*.tmp"))
 
 
 def test_every_width_is_tested(tmp_path, monkeypatch, capfd):
@@ -109,38 +115,6 @@ def test_every_width_is_tested(tmp_path, monkeypatch, capfd):
     assert said.count("# ssim_w0.5: ") == said.count("# ssim_w1.0: ") == 2
     images = {file.name for file in Path("results/tiny_test/visualization/one").iterdir()}
     assert images == {f"{name}_w{w}_tiny_test.png" for name in ("baby", "bird", "head") for w in (0.5, 1.0)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
-def test_25_kills(tmp_path, workers):
-    """At random moments, many of them while saving, which is done every second step here."""
-    changes = {
-        "train:total_iter": 1500,
-        "train:scheduler:T_max": 1500,
-        "logger:save_checkpoint_freq": 2,
-        "logger:keep_checkpoints": 200,
-        "val:val_freq": 50,
-        "datasets:train:num_worker_per_gpu": workers,
-    }
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-        write_options(folder, **changes)
-    pipeline(whole)
-    states, models = experiment(killed) / "training_states", experiment(killed) / "models"
-    newest = while_saving = 0
-    for _ in range(25):
-        resume = ["--auto_resume"] if newest else []
-        assert train_until_killed(killed, "Start training", random.uniform(0.02, 0.4), *resume)
-        while_saving += any(True for _ in experiment(killed).rglob(".*.tmp"))
-        state, passed_over = checkpoints.newest_whole(states, models)
-        assert not passed_over
-        assert max(checkpoints.iterations(states), default=0) >= newest
-        newest = int(state.stem) if state else 0
-    assert while_saving > 0
-    pipeline(killed, "--auto_resume")
-    same_end(killed, whole)
 
 
 def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrupted, tmp_path):
