@@ -11,6 +11,7 @@ import lmdb
 import numpy as np
 import torch
 import yaml
+from small_models import SWINIR
 
 import dscsr_model
 from dscsr_model.host.options.check import Fault, OptionsError, check_options
@@ -186,3 +187,38 @@ def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:
         else:
             made = write_images(folder / name, [f"{stem}.png" for stem in stems], (size, size))
         dataset[name] = str(made)
+
+
+# --- options of the models of ours, as changes of those above; ``@name`` stands for a file of weights ---
+
+BASE = {"type": "SPAN", "feature_channels": 8, "upscale": 4}
+WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
+AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
+CSSR = {"type": "CSSRNet", "backbone": edsr(), "widths": [0.25, 0.5]}
+CONTRAST = {"type": "ContrastiveLoss", "loss_weight": 200, "num_negatives": 2, "features": "teacher"}
+L1 = {"type": "L1Loss", "loss_weight": 1.0}
+
+MODELS: dict[str, dict[str, Any]] = {
+    "SRModel": {},
+    "EfficientSRModel": {"model_type": "EfficientSRModel"},
+    "raw crops": {
+        "model_type": "EfficientSRModel",
+        "datasets:train:type": "PairedCropDataset",
+        "datasets:train:dataroot_gt": "@GT_raw.lmdb",
+        "datasets:train:dataroot_lq": "@LQ_raw.lmdb",
+    },
+    "DistillationModel": {
+        "model_type": "DistillationModel",
+        "network_g": BASE,
+        "teacher": {"weights": "@teacher.pth"},
+        "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
+        "train:affinity_opt": AFFINITY,
+    },
+    "CSDModel": {
+        "model_type": "CSDModel",
+        "network_g": CSSR,
+        "path:pretrain_network_g": "@edsr.pth",
+        "train:teacher_opt": {**L1, "output_of": "teacher", "end_iter": 5},
+        "train:contrastive_opt": CONTRAST,
+    },
+}

@@ -1,0 +1,125 @@
+"""Losses of an option file, and what CSDModel's need: backbone, widths, teacher, negatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import option_files
+import pytest
+from option_files import CONTRAST, CSSR, L1, REMOVED
+
+EDSR = option_files.edsr()
+VGG = {**CONTRAST, "features": "vgg19", "vgg_weights": "random"}
+PIXEL, LOSS, WIDTHS = "train:pixel_opt", "train:contrastive_opt", "network_g:widths"
+CSD = "CSDModel"
+ALONE = {"train:teacher_opt": REMOVED, LOSS: REMOVED}
+
+GOOD: dict[str, dict[str, Any]] = {
+    "VGG": {LOSS: VGG},
+    "layers": {LOSS: {**CONTRAST, "feature_layers": ["conv_first", "body.0"], "vgg_weights": "nowhere.pth"}},
+    "distillation": {LOSS: REMOVED, "train:kd_opt": {**L1, "target": "teacher", "start_iter": 2}},
+    "student from scratch": {**ALONE, "path:pretrain_network_g": None},
+    "SPAN": {"network_g": {"type": "CSSRNet", "backbone": {"type": "SPAN", "feature_channels": 8}, "widths": [0.5]},
+             "path:pretrain_network_g": None, LOSS: VGG},
+    "validation": {"val:widths": [0.5, 1], "val:best_metric": "psnr_w0.5", "val:tile": 16, "val:self_ensemble": True},
+    "affinity": {"train:affinity_opt": {"type": "SpatialAffinityLoss", "pool": 2, "reduction": "sum"}},
+    "one of one": {LOSS: {**CONTRAST, "num_negatives": 1}, "datasets:train:batch_size_per_gpu": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_what_csd_takes(check_all, case):
+    check_all(GOOD[case], {}, CSD)
+
+
+def test_csd_in_a_test(check_all):
+    check_all({"val:widths": [0.25], "val:best_metric": "ssim"}, {}, CSD, is_train=False)
+    check_all({"val:widths": [0.75]}, {"val: widths": "Expected widths among 0.25"}, CSD, is_train=False)
+    check_all({"model_type": "SRModel"}, {}, CSD, is_train=False)  # its smallest student
+
+
+def backbone(**changes: Any) -> dict[str, Any]:
+    return {"network_g": {**CSSR, "backbone": {**EDSR, **changes}}}
+
+
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    # widths
+    ({WIDTHS: [0.3]}, "network_g", "width 0.3 to leave a whole number of channels, from 1, but got 2.4 of `num_feat:"),
+    ({WIDTHS: [0.05]}, "network_g", "Expected width 0.05 to leave a whole number of channels, from 1, but got 0.4"),
+    ({WIDTHS: [2]}, "network_g", "Expected `widths` to be different numbers between 0 and 1"),
+    ({"val:widths": [0.75]}, "val: widths", "Expected widths among 0.25, 0.5, 1.0, but got [0.75]"),
+    ({"val:widths": "all"}, "val: widths", "Expected a list of numbers, but got the text 'all'"),
+    ({"val:best_metric": "psnr_w0.75"}, "val: best_metric", "`psnr`, `psnr_w0.25`, `psnr_w0.5`, `psnr_w1.0`, but got"),
+    # the backbone
+    (backbone(type="EDRS"), "network_g: backbone: type", "a registered network, but got the text 'EDRS'. Did you mean"),
+    (backbone(num_fet=8), "network_g: backbone: num_fet", "Did you mean `num_feat`?"),
+    (backbone(upscale=2), "network_g: backbone: upscale", "Expected 4, as `scale: 4` at the top says, but got 2"),
+    ({"network_g": {**CSSR, "backbone": {"type": "RRDBNet", "num_in_ch": 3}}}, "network_g: backbone: num_out_ch",
+     "has no default"),
+    ({"network_g": {**CSSR, "backbone": "EDSR"}}, "network_g", "Expected `backbone` to be a network section"),
+    ({"network_g": {"type": "CSSRNet"}}, "network_g: backbone", "Add `backbone:`"),
+    ({"network_g": EDSR}, "network_g: type", "Expected CSSRNet, as CSDModel trains students, but got the text 'EDSR'"),
+    ({"network_g": {**CSSR, "lora": {"layers": {"*": [1, 1]}}}}, "network_g: lora", "a model type that knows `lora"),
+    # the teacher
+    ({"path:pretrain_network_g": "@smaller.pth"}, "path: pretrain_network_g", "Expected weights of this CSSRNet"),
+    ({"path:pretrain_network_g": None}, "path: pretrain_network_g", "Expected a trained teacher, as its first layers"),
+    # the losses
+    ({f"{LOSS}:num_negatives": 3}, "train: contrastive_opt: num_negatives",
+     "Expected a batch of at least 3 negatives, but got 2"),
+    ({"train:accumulate_steps": 2}, "train: contrastive_opt: num_negatives",
+     "1, as `batch_size_per_gpu: 2` in 2 parts (`accumulate_steps`). Take larger batches, or `num_negatives: 1`"),
+    ({LOSS: {**CONTRAST, "num_negatives": 1, "exclude_self": True}, "datasets:train:batch_size_per_gpu": 1},
+     "train: contrastive_opt: exclude_self", "another sample to compare a negative with, but got a batch of one"),
+    ({"datasets:train:gt_size": 12, LOSS: VGG},
+     "datasets: train: gt_size", "Expected patches of at least 16×16 pixels, as VGG-19 compares them, but got 12"),
+    ({f"{LOSS}:feature_layers": ["body.7"]}, "train: contrastive_opt: feature_layers", "a layer of EDSR"),
+    ({f"{LOSS}:output_of": "teacher"}, "train: contrastive_opt", "to draw students to the teacher"),
+    ({f"{LOSS}:num_negative": 3}, "train: contrastive_opt: num_negative", "Did you mean `num_negatives`?"),
+    ({f"{LOSS}:features": "vgg16"}, "train: contrastive_opt", "`features` to be one of"),
+    ({f"{LOSS}:layer_weights": [1, 1], f"{LOSS}:features": "vgg19", f"{LOSS}:vgg_weights": "random"},
+     "train: contrastive_opt", "5 `layer_weights`"),
+    ({f"{LOSS}:num_negatives": 0}, "train: contrastive_opt", "`num_negatives`"),
+    ({f"{LOSS}:distance": "l2"}, "train: contrastive_opt", "`distance`"),
+    ({LOSS: {**VGG, "input_range": 255}}, "train: contrastive_opt", "`input_range` to be 1"),
+    ({"train:affinity_opt": {"type": "SpatialAffinityLoss", "pool": 0}}, "train: affinity_opt", "`pool` to be a whole"),
+    ({f"{PIXEL}:output_of": "studnt"}, "train: pixel_opt: output_of", "Did you mean `student`?"),
+    ({f"{PIXEL}:outputof": "student"}, "train: pixel_opt: outputof", "Expected an argument of L1Loss"),
+    ({f"{PIXEL}:start_iter": -1}, "train: pixel_opt: start_iter", "a whole number of at least 1"),
+    ({f"{PIXEL}:start_iter": 7, LOSS: REMOVED}, "train: total_iter",
+     "Expected a loss in every iteration, but got none in iteration 6 of 10"),
+    # other models
+    ({**ALONE, "model_type": "EfficientSRModel"}, "model_type",
+     "Expected CSDModel, as CSSRNet has several widths, but got `EfficientSRModel`"),
+    ({"train:teacher_opt": REMOVED, LOSS: VGG, "model_type": "EfficientSRModel", "network_g": EDSR},
+     "train: contrastive_opt: type", "a teacher and negatives (`CSDModel`), but got `model_type: EfficientSRModel`"),
+    ({**ALONE, "model_type": "EfficientSRModel", "network_g": EDSR, "train:pix_opt": L1}, "train",
+     "`pix_opt` beside `pixel_opt`, both logged as `l_pix`. Rename `pix_opt`."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "key", "text"), BAD)
+def test_each_fault_is_found_with_one_message(check_all, changes, key, text):
+    check_all(changes, {key: text}, CSD)
+
+
+def test_weights_of_vgg(check_all, tmp_path, data):
+    """What is not there is named with its source; nothing is downloaded."""
+    key = "train: contrastive_opt: vgg_weights"
+    for weights, text in {
+        "imagenet": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        "no.pth": "'no.pth', which does not exist",
+        "@other.pth": "whose layers differ",
+        "@broken.pth": "broken.pth",
+    }.items():
+        check_all({LOSS: {**VGG, "vgg_weights": weights}}, {key: text}, CSD)
+    by_default = {name: value for name, value in VGG.items() if name != "vgg_weights"}
+    check_all({LOSS: by_default}, {key: str(Path(tmp_path, "torch"))}, CSD)
+
+
+def test_faults_are_told_together(check_all):
+    changes = {**backbone(num_fet=8), "val:best_metric": 3, f"{PIXEL}:target": "lq", "train:accumulate_steps": 2}
+    keys = ["network_g: backbone: num_fet", "val: best_metric", "train: pixel_opt: target"]
+    check_all(changes, dict.fromkeys([*keys, "train: contrastive_opt: num_negatives"], "Expected"), CSD)
+    others = {"model_type": "EfficientSRModel", "network_g": EDSR, f"{PIXEL}:output_of": "student", "val:widths": [0.5]}
+    check_all({**ALONE, **others}, dict.fromkeys(["train: pixel_opt: output_of", "val: widths"], ""), CSD)

@@ -1,0 +1,137 @@
+"""Teachers, the layers that are compared, and LoRA: each fault is found before training, with one clear message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import option_files
+import pytest
+from option_files import AFFINITY, BASE, REMOVED, WINDOWS
+
+DISTILLATION = "DistillationModel"
+LORA = {"layers": {"body.*": [2, 4]}}
+GRAY = {"type": "SPAN", "feature_channels": 6, "upscale": 4, "num_in_ch": 1, "rgb_mean": [0.5]}
+EDSR, OF_WINDOWS = option_files.edsr(), {"weights": "@windows.pth", "network": WINDOWS}
+ALONE = {"teacher": REMOVED, "train:teacher_opt": REMOVED, "train:affinity_opt": REMOVED}
+ON_BASE = {"path:pretrain_network_g": "@base.pth"}
+
+
+def with_lora(lora: Any, **changes: Any) -> dict[str, Any]:
+    return {"network_g": {**BASE, "lora": lora}, **ON_BASE, **changes}
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "of one section": {"teacher": {"weights": "@teacher.pth", "network": {**BASE, "feature_channels": 6}}},
+    "windows of 12": {"datasets:train:gt_size": 48, "teacher": OF_WINDOWS,
+                      "train:affinity_opt": {**AFFINITY, "teacher_layers": ["conv_first", "conv_after_body"]}},
+    "two teachers": {"teacher": {"weights": ["@teacher.pth", "@base.pth"], "self_ensemble": True, "param_key": None}},
+    "other layers": {"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_2", "block_5"], "pool": 2}},
+    "no teacher needed": ALONE,
+    "EDSR": {"network_g": EDSR, "train:affinity_opt": {
+        **AFFINITY, "layers": ["body.0", "conv_first"], "teacher_layers": ["block_1", "block_6"]}},
+    "LoRA": with_lora({"layers": {"block_*": [1, 2]}}, model_type="DSCLoRAModel"),
+    "whole LoRA": with_lora({"layers": {"block_1": [1, 2]}}, **{"path:pretrain_network_g": "@whole.pth"}),
+    "clipped": with_lora({"layers": {"block_1": None, "*": [999, 2]}, "rank": "auto"}),
+    "adapters": with_lora({"weights": "@lora.pth", "dropout": 0}),
+    "DSCLoRA": {"model_type": "DSCLoRAModel", "network_g": {**BASE, "type": "DSCLoRA"}, **ON_BASE},
+    "LoRA without a teacher": {"model_type": "EfficientSRModel", **ALONE, "network_g": {**EDSR, "lora": LORA},
+                               "path:pretrain_network_g": "@edsr.pth"},
+    "a border of three": {"teacher:border": 3},  # gt_size 32, x4: 8 pixels
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_what_it_knows_is_no_fault(check_all, case):
+    check_all(GOOD[case], {}, DISTILLATION)
+
+
+def affinity(**changes: Any) -> dict[str, Any]:
+    return {"train:affinity_opt": {**AFFINITY, **changes}}
+
+
+def teacher(**section: Any) -> dict[str, Any]:
+    return {"teacher": {"weights": "@teacher.pth", **section}}
+
+
+LOSS = "train: affinity_opt"
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"teacher": REMOVED}, "teacher", "Expected a section `teacher:`, but got none, and `teacher_opt`, `affinity_opt`"),
+    ({"network_g": {**BASE, "num_in_ch": -1}}, "network_g: num_in_ch", "Expected 3, the channels of"),
+    (teacher(weights="nowhere.pt"), "teacher: weights", "nowhere.pt"),
+    (teacher(weights="@broken.pth"), "teacher: weights", "a whole weight file"),
+    (teacher(weights="@lora.pth"), "teacher: weights", "LoRA adapters alone"),
+    (teacher(weights=[]), "teacher: weights", "Expected a path or a list of paths, but got []"),
+    ({"teacher": {"network": BASE}}, "teacher: weights", "but got no such key. Add `weights:`"),
+    (teacher(self_ensembl=True), "teacher: self_ensembl", "mean `self_ensemble`?"),
+    (teacher(network=BASE), "teacher: weights", "differently shaped"),
+    (teacher(network={"type": "SPAM"}), "teacher: network: type", "mean `SPAN`?"),
+    (teacher(network={**BASE, "upscale": 7}), "teacher: network", "one of (1, 2,"),
+    (teacher(param_key="parms"), "teacher: weights", "under the key 'parms'"),
+    (teacher(weights="@x2.pth"), "teacher",
+     "Expected a teacher of scale 4, as `scale: 4` says, but got a SPAN of scale 2. Take another one."),
+    (teacher(weights=["@teacher.pth", "@x2.pth"]), "teacher", "a SPAN of scale 2"),
+    (teacher(weights="@gray.pth", network=GRAY), "teacher", "Expected a teacher for images of 3 channels"),
+    (teacher(border=4), "teacher: border",
+     "got 4, while patches have 8 LQ pixels (`gt_size: 32`). Take at most 3, or larger patches."),
+    (teacher(border=-1), "teacher: border", "a whole number of at least 0"),
+    (affinity(layers=["block_1", "blok_2"]), f"{LOSS}: layers: blok_2", "Perhaps one of these: block_2"),
+    (affinity(teacher_layers=["block_1", "body.1"]), f"{LOSS}: teacher_layers: body.1", "Expected a layer of SPAN"),
+    (affinity(teacher_layers=["block_1"]), LOSS, "to name 2 layers"),
+    (affinity(layers=[]), f"{LOSS}: layers", "Expected a list of layer names"),
+    (affinity(target="gt"), LOSS, "to be the teacher"),
+    (affinity(layers=None, teacher_layers=["block_1"]), LOSS, "Expected `layers` beside `teacher_layers`"),
+    ({"train:teacher_opt:target": "techer"}, "train: teacher_opt: target", "Did you mean `teacher`?"),
+    (affinity(type="L1Loss", layers=["block_1"]), f"{LOSS}: layers: block_1",
+     "Expected features that L1Loss can compare, for an image of 16×16, but got 8 channels of 16×16 beside the "
+     "teacher's 6 channels of 16×16. Take layers that match"),
+    (affinity(layers=["block_1"], teacher_layers=["upsampler"]), f"{LOSS}: layers: block_1", "3 channels of 64×64"),
+    ({"teacher": OF_WINDOWS, **affinity(teacher_layers=["conv_first", "conv_after_body"])},
+     "datasets: train: gt_size", "in steps of 12, but got 8 (`gt_size: 32`). Write `gt_size: 48`."),
+    ({"network_t": BASE}, "network_t", "top-level `teacher:` section"),
+    ({"model_type": "DSCLoRAModel", **ON_BASE}, "network_g", "Expected a network with LoRA, but got SPAN without"),
+    ({"model_type": "DSCLoRAModel", "network_g": {**BASE, "type": "DSCLoRA"}}, "path: pretrain_network_g",
+     "Expected the base of the LoRA, but got none"),
+    *((with_lora(lora), f"network_g: lora{key}", text) for lora, key, text in [
+        ({"layers": {"block_1*": [99, 4]}}, ": layers", "a LoRA rank of at most"),
+        ({"layers": {"boddy.*": [2, 4]}}, ": layers", "the pattern 'boddy.*' to meet a convolution"),
+        ({"layers": {"block_1*": 2}}, ": layers", "(rank, alpha) for the pattern 'block_1*', but got 2"),
+        ({"layers": {0: [2, 4]}}, ": layers", "a pattern of layer names, but got the value 0. Quote it."),
+        ({"layers": [1, 2]}, ": layers", "Expected a section"),
+        ({"layers": {"*": [1, 1]}, "dropout": 1}, ": dropout", "from 0 to below 1"),
+        ({"layers": {"*": [1, 1]}, "rank": 1}, ": rank", "Expected one of `auto`, but got 1"),
+        ({"weights": "@lora.pth", "rank": "auto"}, ": rank", "Expected `rank` beside `layers`"),
+        ({"layers": {"*": [1, 1]}, "weights": "nowhere.pt"}, ": weights", "nowhere.pt"),
+        ({"layers": {"*": [1, 1]}, "weights": "@base.pth"}, ": weights", "LoRA adapters alone"),
+        ({"dropout": 0}, "", "`lora: layers` or `lora: weights`, but got neither"),
+        ([1], "", "Expected a section"),
+    ]),
+    ({"network_g": {**EDSR, "lora": {"weights": "@lora.pth"}}, "path:pretrain_network_g": "@edsr.pth",
+      **affinity(layers=["body.0", "conv_first"], teacher_layers=["block_1", "block_6"])},
+     "network_g: lora: weights", "adapters of convolutions of the network"),
+    ({"network_g": {**BASE, "type": "DSCLoRA", "lora": {"layers": {"conv_1": [1, 1]}}}, **ON_BASE},
+     "network_g: lora: layers", "a network without LoRA for `lora: layers`, but got DSCLoRA"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "key", "text"), BAD)
+def test_each_fault_is_found_with_one_message(check_all, changes, key, text):
+    check_all(changes, {key: text}, DISTILLATION)
+
+
+@pytest.mark.parametrize("model_type", ["EfficientSRModel", "DistillationModel", "DSCLoRAModel", "SRModel"])
+def test_lora_needs_a_base_and_a_model_that_knows_it(check_all, model_type):
+    expected = {"path: pretrain_network_g": "Expected the base of the LoRA, but got none"}
+    if model_type == "SRModel":
+        expected = {"network_g: lora": "that knows `lora:` (`DSCLoRAModel`, `DistillationModel`, `EfficientSRModel`)"}
+    check_all({**ALONE, "model_type": model_type, "network_g": {**EDSR, "lora": LORA}}, expected, DISTILLATION)
+
+
+def test_faults_are_told_together(check_all):
+    changes = {**teacher(weights="@x2.pth"), **affinity(layers=["blok_1", "blok_2"]), "train:teacher_opt:target": "me"}
+    layers = {f"{LOSS}: layers: blok_{number}": "blok" for number in (1, 2)}
+    check_all(changes, {"teacher": "scale", "train: teacher_opt: target": "one of", **layers}, DISTILLATION)
+    other = {
+        "teacher": "Expected a model type that knows `teacher:` (`DSCLoRAModel`, `DistillationModel`), but got",
+        "train: teacher_opt: target": "Expected a model type that knows `target:`",
+    }
+    check_all({"model_type": "EfficientSRModel", "train:affinity_opt": REMOVED}, other, DISTILLATION)
