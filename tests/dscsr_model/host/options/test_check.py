@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import wraps
 from pathlib import Path
 
 import option_files
@@ -44,6 +45,7 @@ def test_what_a_check_costs(check, data, monkeypatch):
     read, text, forward, counts = torch_files.read_torch_file, Path.read_bytes, nn.Module.__call__, Counter()
 
     def counted(function, name):
+        @wraps(function)
         def call(*args, **kwargs):
             counts[name(args[0])] += 1
             return function(*args, **kwargs)

@@ -93,7 +93,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "Expected CSDModel, as CSSRNet has several widths, but got `EfficientSRModel`"),
     ({"train:teacher_opt": REMOVED, LOSS: VGG, "model_type": "EfficientSRModel", "network_g": EDSR},
      "train: contrastive_opt: type", "a teacher and negatives (`CSDModel`), but got `model_type: EfficientSRModel`"),
-    ({**ALONE, "model_type": "EfficientSRModel", "network_g": EDSR, "train:pix_opt": L1}, "train",
+    ({**ALONE, "model_type": "EfficientSRModel", "network_g": EDSR, "train:pix_opt": L1}, "train: pix_opt",
      "`pix_opt` beside `pixel_opt`, both logged as `l_pix`. Rename `pix_opt`."),
 ]  # fmt: skip
 
