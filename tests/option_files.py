@@ -11,7 +11,6 @@ import lmdb
 import numpy as np
 import torch
 import yaml
-from small_models import SWINIR
 
 import dscsr_model
 from dscsr_model.host.options.check import Fault, OptionsError, check_options
@@ -192,7 +191,6 @@ def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:
 # --- options of the models of ours, as changes of those above; ``@name`` stands for a file of weights ---
 
 BASE = {"type": "SPAN", "feature_channels": 8, "upscale": 4}
-WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
 CSSR = {"type": "CSSRNet", "backbone": edsr(), "widths": [0.25, 0.5]}
 CONTRAST = {"type": "ContrastiveLoss", "loss_weight": 200, "num_negatives": 2, "features": "teacher"}

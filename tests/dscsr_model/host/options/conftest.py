@@ -9,7 +9,8 @@ from typing import Any
 import option_files
 import pytest
 import torch
-from option_files import MODELS, WINDOWS, changed
+from option_files import MODELS, changed
+from small_models import LARGE_WINDOWS
 
 from dscsr_arch import EDSR, SPAN, conv_lora
 from dscsr_arch.foreign import find_backbone
@@ -22,7 +23,9 @@ def data(tmp_path_factory):
     for name, side in (("GT_raw", 48), ("LQ_raw", 12)):
         option_files.write_lmdb(root / f"{name}.lmdb", ["a", "b", "c"], (side, side), encoded=False)
     torch.manual_seed(0)
-    edsr, windows = ({k: v for k, v in section.items() if k != "type"} for section in (option_files.edsr(), WINDOWS))
+    edsr, windows = (
+        {k: v for k, v in section.items() if k != "type"} for section in (option_files.edsr(), LARGE_WINDOWS)
+    )
     networks = {
         "teacher": SPAN(feature_channels=6, upscale=4),
         "x2": SPAN(feature_channels=6, upscale=2),

@@ -6,12 +6,13 @@ from typing import Any
 
 import option_files
 import pytest
-from option_files import AFFINITY, BASE, REMOVED, WINDOWS
+from option_files import AFFINITY, BASE, REMOVED
+from small_models import LARGE_WINDOWS
 
 DISTILLATION = "DistillationModel"
 LORA = {"layers": {"body.*": [2, 4]}}
 GRAY = {"type": "SPAN", "feature_channels": 6, "upscale": 4, "num_in_ch": 1, "rgb_mean": [0.5]}
-EDSR, OF_WINDOWS = option_files.edsr(), {"weights": "@windows.pth", "network": WINDOWS}
+EDSR, OF_WINDOWS = option_files.edsr(), {"weights": "@windows.pth", "network": LARGE_WINDOWS}
 ALONE = {"teacher": REMOVED, "train:teacher_opt": REMOVED, "train:affinity_opt": REMOVED}
 ON_BASE = {"path:pretrain_network_g": "@base.pth"}
 
