@@ -19,8 +19,8 @@ EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_blo
 SWINIR = {
     "type": "SwinIR", "upscale": 2, "img_size": 16, "window_size": 8, "depths": [2], "embed_dim": 8, "num_heads": [1],
     "mlp_ratio": 2, "upsampler": "pixelshuffledirect", "drop_path_rate": 0,
-LARGE_WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
 }  # fmt: skip
+LARGE_WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
 
 
 class Windows(nn.Module):
