@@ -162,11 +162,7 @@ def short_names(files: Collection[Path]) -> dict[Path, str]:
 
 
 def read_figures(words: list[str], option: str, names: Iterable[str]) -> dict[str, float]:
-    """``["span=28.9"]`` as numbers, of known names.
-
-    Raises:
-        DscsrError: A word is not ``NAME=VALUE``, a name is unknown, or a value is no positive number.
-    """
+    """``["span=28.9"]`` as positive numbers, of known names."""
     figures = {}
     for word in words:
         name, _, value = word.rpartition("=")

@@ -117,11 +117,7 @@ def backend_of(args: argparse.Namespace) -> str:
 
 
 def make_engine(args: argparse.Namespace) -> Engine:
-    """The engine that the arguments name.
-
-    Raises:
-        DscsrError: The weights cannot be read, or not run as asked.
-    """
+    """The engine that the arguments name."""
     from dscsr_model.inference.engines import find_device, onnx_engine, torch_engine
 
     if args.weights.suffix.lower() == ".onnx":

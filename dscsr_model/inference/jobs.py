@@ -38,12 +38,7 @@ class Jobs(NamedTuple):
 
 
 def check(source: Path, out: Path) -> None:
-    """Check what can be known at once.
-
-    Raises:
-        DscsrError: ``source`` is neither file nor folder; ``out`` is no folder and cannot become one.
-        DiskError: One may not even look there.
-    """
+    """Check at once that ``source`` is a file or a folder, and that ``out`` is a folder or can become one."""
     kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
     with disk_errors(out):
         is_folder = out.is_dir()
@@ -63,17 +58,8 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
 
     Results of an earlier run are not taken for sources: what lies in ``out``, if that is a folder inside of
     ``source``, and what has the name of another image's result, if ``out`` is ``source`` itself.
-
-    Args:
-        source: An image, or a folder, which is searched with all folders inside.
-        out: A folder; need not exist.
-        scale: For the names.
-        form: One of `FORMATS`, or ``same``.
-        replace: Make results anew that exist; else those of a folder stay, and that of a single image is an error.
-
-    Raises:
-        DscsrError: There is no image; a source would be overwritten; a result exists.
-        DataError: ``source`` is a folder without images, or one inside cannot be read.
+    With ``replace``, results that exist are made anew, but for sources. Else those of a folder stay, and that of a
+    single image is an error.
     """
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
@@ -101,9 +87,6 @@ def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
     """Names of the results, no two of them equal, also where upper and lower case are.
 
     Sources that differ in the suffix alone keep it: ``a.jpg`` and ``a.png`` give ``a_jpg_x4.png`` and ``a_png_x4.png``.
-
-    Raises:
-        DscsrError: Even so two are equal.
     """
     targets = {name: _target(name, scale, form) for name in names}
     clash = _clashing(targets)
@@ -117,12 +100,7 @@ def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:
 
 @contextmanager
 def made(out: Path) -> Iterator[None]:
-    """Have the folder ``out`` in the block; one that stays empty is removed.
-
-    Raises:
-        DiskError: It cannot be made.
-        DscsrError: It cannot be written to.
-    """
+    """Have the folder ``out`` in the block; a new one that stays empty is removed."""
     new = not out.exists()
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

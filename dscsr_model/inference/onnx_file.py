@@ -46,12 +46,7 @@ class Learned(NamedTuple):
 
 
 def rehearse(path: Path) -> Learned:
-    """Get to know a file by running it on small images in a process of its own; see `onnx_rehearsal`.
-
-    Raises:
-        DscsrError: There is none; it cannot be opened, is of another kind, fails, or may never come to an end.
-        SizeError: It takes no images of any size that was tried.
-    """
+    """Get to know a file by running it on small images in a process of its own; see `onnx_rehearsal`."""
     if not path.is_file():
         raise DscsrError("an ONNX file", "none", "Check the path.", path)
     with _process(path) as (process, ask):

@@ -87,19 +87,9 @@ def run(
 ) -> Outcome:
     """Make all images. One is read and others are written while the network works on another.
 
-    Args:
-        jobs: What to make of what.
-        upscaler: Called in this thread.
-        bar: Over all pixels of the input. What is worth knowing, and what fails, is written above it.
-        quality: Of JPEG and WebP.
-        replace: Overwrite results that exist.
-
-    Returns:
-        How many succeeded. Those that failed were told: files that are broken or cannot be written, formats that
-        are too small for the result, memory that is missing.
-
-    Raises:
-        BaseException: What was no image's fault, Ctrl-C too; then no file appears any more, and none is half-made.
+    The bar is over all pixels of the input. An image that fails (a broken file, a format that is too small for the
+    result, memory that is missing) is told above it. Whatever is no image's fault is raised, Ctrl-C too; then no file
+    appears any more, and none is half-made.
     """
     start = time.monotonic()
     stages = _Stages(upscaler, bar, quality, replace)

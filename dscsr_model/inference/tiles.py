@@ -42,9 +42,6 @@ class Upscaler:
             mean it is that comes out; one of 1 is given each channel by itself.
         tiling: How images are cut.
         ensemble: Mean of the results of all eight orientations: slightly better, eight times the work.
-
-    Raises:
-        DscsrError: The engine takes neither 1 nor 3 channels.
     """
 
     def __init__(self, engine: Engine, tiling: Tiling = Tiling(), ensemble: bool = False) -> None:  # noqa: B008

@@ -48,11 +48,6 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
 
     The network is traced on the CPU, where it runs once. One that takes multiples of a window runs on what the image
     is padded to, as everywhere.
-
-    Raises:
-        DscsrError: fvcore is not installed, the size is none or needs more memory than is free, or the network does
-            not run at it.
-        SizeError: It takes no image.
     """
     check_size(height, width)
     network = deployable(network)

@@ -17,16 +17,7 @@ from dscsr_model.profiling.latency import progress
 
 
 def evaluate_folders(engine: Engine, hr: Path, lr: Path) -> Quality:
-    """PSNR of ``engine`` on all images of a folder, without a border as wide as the scale.
-
-    Args:
-        engine: From RGB to RGB, or gray to gray.
-        hr: Folder of the truth.
-        lr: Folder of the images that go in; names as `pairing.pair` matches them.
-
-    Raises:
-        DscsrError: The network has other channels, images are missing or broken, or sizes do not fit.
-    """
+    """PSNR of ``engine`` on the images of two folders, paired by name; a border as wide as the scale is left out."""
     if engine.channels not in (1, 3):
         raise DscsrError(
             "a network of RGB or gray images", f"one that takes {engine.channels} channels", "Leave --data out."
@@ -43,11 +34,7 @@ def evaluate_folders(engine: Engine, hr: Path, lr: Path) -> Quality:
 
 
 def read_images(folder: Path) -> tuple[Tensor, ...]:
-    """All images of a folder, each (1, 3, H, W) RGB float32 in [0, 1].
-
-    Raises:
-        DscsrError: There are none, or one is broken.
-    """
+    """All images of a folder, each (1, 3, H, W) RGB float32 in [0, 1]."""
     return tuple(as_input(read_rgb(os.path.join(folder, name))) for name in find_images(folder))
 
 

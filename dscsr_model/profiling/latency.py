@@ -37,14 +37,7 @@ def measure(calls: Mapping[Key, Call], *, device: torch.device, seconds: float =
 
     Each is warmed up for a quarter of ``seconds``, once at least. A turn runs each call once more unmeasured, then
     `LEAST` times; turns go on until each has had its ``seconds``.
-
-    Args:
-        calls: What to time, by any key.
-        device: Where they compute. On a GPU, events are recorded on its stream around each call, as NTIRE does.
-        seconds: For each call.
-
-    Returns:
-        For each key its `Latency`, or what its warm-up raised.
+    What a call raises while it is warmed up is its result.
     """
     warm = {key: _warm_up(calls[key], device, seconds / 4) for key in progress(list(calls), "warming up")}
     times: dict[Key, list[float]] = {key: [] for key, fault in warm.items() if fault is None}
@@ -60,7 +53,7 @@ def measure(calls: Mapping[Key, Call], *, device: torch.device, seconds: float =
 
 
 def milliseconds(call: Call, device: torch.device) -> float:
-    """Run once, wait until it is done, and say how long it took."""
+    """Of one run; on a GPU between events that are recorded on its stream, as NTIRE does."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -24,15 +24,7 @@ MARKERS = "osD^v<>P"
 
 
 def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
-    """Draw every network that has PSNR and a time, in the first variant, with its parameters.
-
-    Args:
-        profile: What was measured.
-        psnr: By name, what was not measured but is known.
-
-    Raises:
-        DscsrError: No network has both.
-    """
+    """Draw every network that has PSNR, measured or known, and a time, in the first variant, with its parameters."""
     points = {}
     for name, measured in profile.networks.items():
         run, decibel = measured.runs[profile.settings.variants[0]], psnr_of(profile, name, psnr or {})

@@ -18,7 +18,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.inference.engines import Engine, find_device, onnx_engine, torch_engine
-from dscsr_model.inference.peak_memory import peak_memory
+from dscsr_model.inference.receptive_field import peak_memory
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, check_memory, check_size, count, parameters
 from dscsr_model.profiling.folders import evaluate_folders
@@ -78,11 +78,7 @@ class Settings:
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once, in their order; ``all`` stands for all of them.
-
-    Raises:
-        DscsrError: There is none of that name, or no name at all.
-    """
+    """The names, each once, in their order; ``all`` stands for all of them."""
     wanted = tuple(dict.fromkeys(VARIANTS if "all" in names else names))
     if not wanted or (unknown := [name for name in wanted if name not in VARIANTS]):
         got = ", ".join(unknown) if wanted else "none"
@@ -137,16 +133,7 @@ class Profile:
 
 
 def profile(networks: Mapping[str, nn.Module], settings: Settings | None = None) -> Profile:
-    """Measure ``networks``, fused copies of them; they stay as they are.
-
-    Args:
-        networks: By the names that the result shall have.
-        settings: What to measure.
-
-    Raises:
-        DscsrError: This, or a network, cannot be measured at all. A variant that this machine cannot do is no
-            error: its `Run` says why.
-    """
+    """Measure fused copies of ``networks``, by name. A variant that this machine cannot do says why, in its `Run`."""
     settings = settings or Settings()
     settings.check()
     result = Profile({}, machine.describe(find_device(settings.device)), settings)
@@ -171,11 +158,7 @@ def profile(networks: Mapping[str, nn.Module], settings: Settings | None = None)
 
 
 def build(network: nn.Module, variant: str, settings: Settings) -> Engine:
-    """The network, fused, made ready to run in one of `VARIANTS`; itself, it stays as it is.
-
-    Raises:
-        DscsrError: It cannot be had here; the message says why.
-    """
+    """A fused copy of the network, made ready to run in one of `VARIANTS`."""
     if variant != "onnx":
         return torch_engine(network, device=settings.device, **_TORCH[variant])
     if settings.to_onnx is None:

@@ -36,13 +36,7 @@ def as_dict(profile: Profile, psnr: Mapping[str, float] | None = None, given: Gi
 
 
 def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Given | None = None) -> str:
-    """What the networks are, then what they take, then what the figures mean.
-
-    Args:
-        profile: What was measured.
-        psnr: By name, what was not measured but is known.
-        given: Times of other machines.
-    """
+    """What the networks are, then what they take, then what the figures mean; with PSNR and times that are known."""
     settings = profile.settings
     scored = {name: scores(profile, name, given) for name in profile.networks}
     parts = [

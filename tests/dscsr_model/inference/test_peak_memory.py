@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscsr_model.inference.peak_memory import peak, peak_memory
+from dscsr_model.inference.receptive_field import peak, peak_memory
 
 CPU = torch.device("cpu")
 MEGA = 1_000_000
