@@ -114,7 +114,7 @@ def try_sizes(
             sides = range(multiple, side + 1, multiple)
             return SizeRequirements(multiple, next(each for each in sides if takes(each, each + multiple)))
     words = f"images a whole number of times larger than (1, C, H, W), at least of sides in steps of up to {LARGEST}"
-    raise SizeError(words, f"of {name}: {fault}", remedy)
+    raise SizeError(words, fault, remedy, name)
 
 
 def padded(forward: Callable[[Tensor], Tensor], x: Tensor, requirements: SizeRequirements) -> Tensor:

@@ -60,14 +60,11 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Enlarge; returns the exit code."""
     check(args)
-    import cv2
     from PIL import Image
 
     from dscsr_model.inference import jobs, pipeline
     from dscsr_model.inference.tiles import Tiling, Upscaler
 
-    # Warnings of odd metadata would tear the bar.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check(args.input, args.output)
     engine = make_engine(args)

@@ -105,7 +105,7 @@ def test_nothing_random_changes():
 )
 def test_a_network_that_takes_no_images_is_refused(network, fault):
     name = type(network).__name__
-    expected = f"Expected images a whole .* steps of up to 64, but got of {name}: .*{fault}"
+    expected = f"{name}: Expected images a whole .* steps of up to 64, but got .*{fault}"
     with pytest.raises(SizeError, match=expected):
         size_requirements(network)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN
 from dscsr_arch.sizes import ANY_SIZE, SizeRequirements
-from dscsr_model.inference.receptive_field import MARGIN, receptive_field
+from dscsr_model.inference.receptive_field import MARGIN, peak, peak_memory, receptive_field
 
 
 def reach_of_gradients(network, side):
@@ -155,3 +155,39 @@ def test_memory():
     """Two feature maps of 10 channels, and the image with 3, are held at most."""
     network = nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU(), nn.Conv2d(10, 10, 1), nn.ReLU(), nn.Conv2d(10, 3, 1)).eval()
     assert 4 * 20 <= receptive_field(network, 3).bytes_per_pixel <= 4 * 33
+
+
+CPU = torch.device("cpu")
+MEGA = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("call", "megabytes"),
+    [
+        (lambda x: x.relu(), 4),
+        (lambda x: x.relu() + 1, 8),  # the first is held while the second is made
+        (lambda x: x.relu().relu_(), 4),
+        (lambda x: [x.relu() for _ in range(5)], 20),
+        (lambda x: [x.relu().sum() for _ in range(5)], 4),
+        (lambda x: x[1:], 0),
+    ],
+)
+def test_known_allocations(call, megabytes):
+    x = torch.rand(MEGA)
+    assert peak_memory(lambda: call(x), CPU) == pytest.approx(megabytes * MEGA, abs=1000)
+
+
+def test_it_does_not_matter_what_was_there_before_or_has_run_before():
+    x = torch.rand(MEGA)
+    call = lambda: x.exp() * 2  # noqa: E731
+    assert len({peak_memory(call, CPU) for _ in range(3)}) == 1
+
+
+def test_what_is_given_back_without_being_taken_was_there_before():
+    held = [torch.rand(MEGA)]
+    assert peak_memory(lambda: (held.clear(), torch.rand(MEGA)), CPU) == pytest.approx(4 * MEGA, abs=1000)
+
+
+@pytest.mark.parametrize(("changes", "most"), [([], 0), ([-5, 3], 3), ([4, -4, 4, 2, -6], 6), ([1, -5, 2], 2)])
+def test_peak_by_hand(changes, most):
+    assert peak(changes) == most
