@@ -215,7 +215,7 @@ BAD = {
     "ONNX": (lambda: b"\x08\x0a", "but got an ONNX model. Give the file that it was made from", "onnx"),
     "no dimensions": (
         lambda: saved({**STATE, "upsampler.0.weight": torch.ones(())}),
-        r"Expected all weights of SPAN, .* (IndexError: tuple",
+        r"Expected all weights of SPAN, .* \(IndexError: tuple",
     ),
     "sparse": (
         lambda: saved({n: t.to_sparse() for n, t in STATE.items()}),
