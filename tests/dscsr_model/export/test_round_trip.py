@@ -19,7 +19,7 @@ def span(folder, channels):
 
 
 def dsclora(folder):
-    network = DSCLoRA(upscale=4)
+    network = DSCLoRA(feature_channels=8, upscale=4)
     for layer in lora_layers(network).values():
         torch.nn.init.normal_(layer.lora_B, std=0.05)
     return folder / "net_g_latest.pth", {"params_ema": network.state_dict()}, [], network
