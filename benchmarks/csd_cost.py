@@ -86,7 +86,7 @@ def build(args: argparse.Namespace, way: str, size: str):
 
     opt = yaml.safe_load(OPTIONS.read_text(encoding="utf-8"))
     opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "num_gpu": int(args.device != "cpu")}
-    opt["path"]["pretrain_network_g"] = None
+    opt["path"] |= {"pretrain_network_g": None, "models": "nowhere", "training_states": "nowhere"}
     opt["train"] = {k: v for k, v in opt["train"].items() if not k.endswith("_opt") or k in WAYS[way]}
     if "contrastive_opt" in opt["train"]:
         opt["train"]["contrastive_opt"] |= {"vgg_weights": "random", "num_negatives": min(10, args.batch)}
