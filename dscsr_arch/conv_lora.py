@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.errors import LoRAError
 from dscsr_arch.lora_layer import ConvLoRA, check_layer
-from dscsr_arch.low_rank import adapters, factor_shapes, named_entries, rank_limit, rank_unit
+from dscsr_arch.low_rank import adapters, factor_shapes, is_number, named_entries, rank_limit, rank_unit
 from dscsr_arch.low_rank import average_lora as average_lora
 from dscsr_arch.low_rank import scale_lora as scale_lora
 
@@ -162,30 +162,24 @@ def _plan(network: nn.Module, ranks: Mapping[str, Setting | None]) -> dict[nn.Co
 
 
 def _within_limits(planned: dict[nn.Conv2d, _Planned], clip: bool) -> dict[nn.Conv2d, _Planned]:
-    """``planned`` with ranks that the weights allow."""
+    """``planned`` with ranks that the weights allow: those that are higher are lowered, or are a LoRAError."""
     limits = {conv: rank_limit(conv.weight.shape) for conv in planned if not is_lazy(conv.weight)}
-    high = {
-        conv: plan
-        for conv, plan in planned.items()
-        if isinstance(plan.rank, int) and plan.rank > limits.get(conv, plan.rank)
-    }
-    if clip:
-        for conv, (name, rank, alpha) in high.items():
-            same_scale = alpha * limits[conv] / rank if isinstance(alpha, (int, float)) else alpha
-            planned = planned | {conv: _Planned(name, limits[conv], same_scale)}
-        return planned
-    for conv, (name, rank, _) in high.items():
-        names = [plan.name for plan in high.values()]
-        pattern = re.sub(r"\b\d+\b", "*", name)
+    high = [conv for conv in limits if isinstance(planned[conv].rank, int) and planned[conv].rank > limits[conv]]
+    if high and not clip:
+        names = [planned[conv].name for conv in high]
+        pattern = re.sub(r"\b\d+\b", "*", names[0])
         if {plan.name for plan in planned.values() if _meets(plan.name, pattern)} != set(names):
-            pattern = name
-        allowed = f"{limits[conv]} (all that a weight {tuple(conv.weight.shape)} allows)"
+            pattern = names[0]
+        allowed = f"{limits[high[0]]} (all that a weight {tuple(high[0].weight.shape)} allows)"
         raise LoRAError(
             f"a LoRA rank of at most {allowed} in {_some(names, 1)}",
-            rank,
+            planned[high[0]].rank,
             "Leave out such layers (depthwise convolutions, heads of few channels) by a pattern before the others, "
             f"`'{pattern}': ~`, or lower the rank there by `rank: auto`, in Python clip_ranks=True.",
         )
+    for conv in high:
+        name, rank, alpha = planned[conv]
+        planned[conv] = _Planned(name, limits[conv], alpha * limits[conv] / rank if is_number(alpha) else alpha)
     return planned
 
 

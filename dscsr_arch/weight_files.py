@@ -167,7 +167,7 @@ def _misnamed(path: Path, expected: str, got: str, suffix: str) -> WeightsError:
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
     if isinstance(error, OSError):
-        return WeightsError(f"to read {path}", error.strerror, "Check who may read it, and the disk.")
+        return WeightsError(f"to read {path}", error.strerror or error, "Check who may read it, and the disk.")
     found = f"{path.stat().st_size:,} bytes; {type(error).__name__}"
     got = f"one that cannot be read: it is truncated or of another kind ({found})"
     return WeightsError(f"a whole weight file at {path}", got, "Copy or download it again.")
