@@ -4,7 +4,9 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import forks
 import numpy as np
@@ -44,6 +46,19 @@ def spandrel():
 
     patch_imports()
     return pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+
+
+@pytest.fixture
+def without_workers(monkeypatch):
+    """Preparing and verifying data in this process: a worker takes longer to start than such a test takes."""
+    from dscsr_model.data import prepare, verify
+
+    @contextmanager
+    def here(_):
+        yield SimpleNamespace(in_order=lambda function, items, *_: map(function, items))
+
+    for module in (prepare, verify):
+        monkeypatch.setattr(module, "worker_pool", here)
 
 
 @pytest.fixture

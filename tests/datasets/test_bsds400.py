@@ -32,7 +32,7 @@ def make_assets(folder: Path, photographs: int) -> Path:
     return folder
 
 
-def test_every_tenth_photograph_is_held_out(tmp_path, monkeypatch):
+def test_every_tenth_photograph_is_held_out(tmp_path, monkeypatch, without_workers):
     monkeypatch.chdir(tmp_path)
     assert run(make_assets(tmp_path / "assets", 20)) == 0
     data = tmp_path / "datasets/bsds400"

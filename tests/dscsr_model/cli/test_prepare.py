@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,19 +18,13 @@ import pytest
 from PIL import Image
 
 from dscsr_model.cli import main
-from dscsr_model.data import prepare as prepare_module
-from dscsr_model.data import verify as verify_module
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.lmdb_store import LmdbReader, read_meta
 
 
 @pytest.fixture
-def prepare(tmp_path, monkeypatch, capsys):
+def prepare(tmp_path, monkeypatch, capsys, without_workers):
     """Run the command in ``tmp_path``, without processes of its own; returns its exit code and what it said."""
-
-    @contextmanager
-    def here(_):
-        yield SimpleNamespace(in_order=lambda function, items, *_: map(function, items))
 
     def run(*args):
         try:
@@ -41,8 +34,6 @@ def prepare(tmp_path, monkeypatch, capsys):
         return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
 
     monkeypatch.chdir(tmp_path)
-    for module in (prepare_module, verify_module):
-        monkeypatch.setattr(module, "worker_pool", here)
     return run
 
 

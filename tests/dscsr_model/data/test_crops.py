@@ -1,7 +1,4 @@
-import random
-
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,20 +62,6 @@ def test_orientations_are_numpy_s(shape, bits, seed):
     gray = np.ascontiguousarray(image[:, :, :1])
     np.testing.assert_array_equal(planes(gray), gray.transpose(2, 0, 1))
     assert not np.shares_memory(planes(gray), gray)  # which may lie in a mapped file
-
-
-def test_orientations_are_basicsr_s(monkeypatch):
-    transforms = pytest.importorskip("basicsr.data.transforms")
-    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    seen = set()
-    for bits in np.ndindex(2, 2, 2):
-        values = iter([0.0 if bit else 1.0 for bit in bits])
-        monkeypatch.setattr(random, "random", lambda values=values: next(values))
-        expected = transforms.augment(image.copy(), hflip=True, rotation=True)
-        result = orient(image, Crop(0, 0, *map(bool, bits)))
-        np.testing.assert_array_equal(result, expected)
-        seen.add(result.tobytes())
-    assert len(seen) == 8
 
 
 def test_crops_are_keyed():

@@ -10,6 +10,8 @@ from dscsr_arch.errors import DataError
 from dscsr_model.data.prepare import no_progress
 from dscsr_model.data.verify import verify
 
+pytestmark = pytest.mark.usefixtures("without_workers")
+
 
 def run(folder, scale=None):
     return verify(Path(folder), scale, 1, no_progress)

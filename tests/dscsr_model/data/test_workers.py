@@ -46,15 +46,6 @@ def test_results_in_order_and_few_ahead():
         assert next(pool.in_order(square, [3], weight=lambda number: 11, most=10)) == 9
 
 
-def test_one_thread_each_and_nothing_left_in_the_environment(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "7")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with worker_pool(1) as pool:
-        assert list(pool.in_order(threads, [0])) == ["1"]
-    assert os.environ[VARIABLE] == "7"
-    assert "MKL_NUM_THREADS" not in os.environ
-
-
 def test_killed_worker():
     with worker_pool(2) as pool, pytest.raises(DscsrError, match=r"2 worker processes to live, .* Use fewer"):
         list(pool.in_order(die, range(3)))
