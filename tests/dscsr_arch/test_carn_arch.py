@@ -1,6 +1,5 @@
 """CARN; that its forward is the official one, written out layer by layer, is in test_csd_names."""
 
-import pytest
 import torch
 
 from dscsr_arch import CARN
@@ -34,19 +33,3 @@ def test_fuse_leaves_plain_convolutions():
     inject(net, {"entry": (2, 4)})
     assert net.fuse().fuse() is net
     assert net.state_dict().keys() == names
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"upscale": 5}, r"Expected `upscale` to be one of \(2, 3, 4\), but got 5"),
-        ({"num_feat": 0}, "Expected `num_feat` to be a whole number from 1, but got 0"),
-        ({"num_in_ch": 1.5}, "Expected `num_in_ch` to be a whole number"),
-        ({"num_out_ch": 1}, r"Expected `num_out_ch` to equal `num_in_ch` \(3\).* but got 1"),
-        ({"img_range": 0}, "Expected `img_range` to be a positive number, such as 255 or 1, but got 0"),
-        ({"rgb_mean": (0.5,)}, r"Expected `rgb_mean` to have one value per input channel \(3\), but got 1"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        CARN(**arguments)

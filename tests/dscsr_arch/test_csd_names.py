@@ -14,93 +14,61 @@ FEATURES, SQUEEZED, BLOCKS, GROUPS = 8, 4, 2, 2
 
 
 def official(kind, upscale=2, rgb_range=255.0):
-    """Random weights under the official names."""
+    """Random weights under the official names: those that the official forward asks for."""
     state = {}
-
-    def conv(name, out_channels, in_channels, kernel=3):
-        state[f"{name}.weight"] = torch.randn(out_channels, in_channels, kernel, kernel) * 0.2
-        state[f"{name}.bias"] = torch.randn(out_channels)
-
-    def sign(name, value):
+    for name, sign in {"sub_mean": -1, "add_mean": 1}.items():
         state[f"{name}.weight"] = torch.eye(3).view(3, 3, 1, 1)
-        state[f"{name}.bias"] = value * rgb_range * torch.tensor(RGB_MEAN)
-
-    sign("sub_mean", -1)
-    sign("add_mean", 1)
-    c = FEATURES
-    head, tail = {"EDSR": ("head", "tail_conv"), "RCAN": ("head_conv", "tail_conv"), "CARN": ("entry", "exit")}[kind]
-    conv(head, c, 3)
-    if kind == "EDSR":
-        for name in [f"body.{n}.conv{m}" for n in range(BLOCKS) for m in (1, 2)]:
-            conv(name, c, c)
-    if kind == "RCAN":
-        for g in range(GROUPS):
-            for b in range(BLOCKS):
-                conv(f"body.{g}.body.{b}.body.0", c, c)
-                conv(f"body.{g}.body.{b}.body.1", c, c)
-                conv(f"body.{g}.body.{b}.caLayer.conv_du.0", SQUEEZED, c, 1)
-                conv(f"body.{g}.body.{b}.caLayer.conv_du.1", c, SQUEEZED, 1)
-            conv(f"body.{g}.conv", c, c)
-    if kind == "CARN":
-        for block in ("b1.", "b2.", "b3.", ""):
-            for n in (1, 2, 3):
-                conv(f"{block}c{n}.conv", c, c * (n + 1), 1)
-                if block:
-                    conv(f"{block}b{n}.conv1", c, c)
-                    conv(f"{block}b{n}.conv2", c, c)
-    else:
-        conv("body_conv", c, c)
-    step = 3 if upscale == 3 else 2
-    for index in range(2 if upscale == 4 else 1):
-        conv(f"{'upsample' if kind == 'CARN' else 'upsampler'}.blocks.{index}", c * step**2, c)
-    conv(tail, 3, c)
+        state[f"{name}.bias"] = sign * rgb_range * torch.tensor(RGB_MEAN)
+    official_forward(kind, state, torch.rand(1, 3, 4, 4), upscale)
     return state
 
 
 def official_forward(kind, state, x, upscale=2, width=1.0, rgb_range=255.0, res_scale=1.0):
     """Image in [0, 1] to image in [0, 1], through [0, rgb_range]; every layer cut to its first channels."""
 
-    def conv(name, x, out_channels=None):
+    def conv(name, x, out=FEATURES, kernel=3):
+        if f"{name}.weight" not in state:
+            state[f"{name}.weight"] = torch.randn(out, x.shape[1], kernel, kernel) * 0.2
+            state[f"{name}.bias"] = torch.randn(out)
         weight, bias = state[f"{name}.weight"].to(x), state[f"{name}.bias"].to(x)
-        out = round(weight.shape[0] * width) if out_channels is None else out_channels
-        cut = weight[:out, : x.shape[1]]
-        return F.conv2d(x, cut, bias[:out], padding=weight.shape[-1] // 2)
+        first = out if out == 3 else round(out * width)
+        return F.conv2d(x, weight[:first, : x.shape[1]], bias[:first], padding=kernel // 2)
 
     def residual(name, x):
         return x + res_scale * conv(f"{name}.conv2", conv(f"{name}.conv1", x).relu())
 
     def attended(name, x):
         out = conv(f"{name}.body.1", conv(f"{name}.body.0", x).relu())
-        squeezed = conv(f"{name}.caLayer.conv_du.0", out.mean((2, 3), keepdim=True)).relu()
-        return x + out * conv(f"{name}.caLayer.conv_du.1", squeezed).sigmoid()
+        squeezed = conv(f"{name}.caLayer.conv_du.0", out.mean((2, 3), keepdim=True), SQUEEZED, 1).relu()
+        return x + out * conv(f"{name}.caLayer.conv_du.1", squeezed, kernel=1).sigmoid()
+
+    def group(name, x):
+        out = x
+        for block in range(BLOCKS):
+            out = attended(f"{name}.body.{block}", out)
+        return x + conv(f"{name}.conv", out)
 
     def cascade(prefix, x, block):
         out, seen = x, x
         for n in (1, 2, 3):
             seen = torch.cat([seen, block(f"{prefix}b{n}", out)], 1)
-            out = conv(f"{prefix}c{n}.conv", seen).relu()
+            out = conv(f"{prefix}c{n}.conv", seen, kernel=1).relu()
         return out
 
+    carn = kind == "CARN"
     x = F.conv2d(x * rgb_range, state["sub_mean.weight"].to(x), state["sub_mean.bias"].to(x))
-    head, tail = {"EDSR": ("head", "tail_conv"), "RCAN": ("head_conv", "tail_conv"), "CARN": ("entry", "exit")}[kind]
-    x = conv(head, x)
-    if kind == "CARN":
+    x = conv({"EDSR": "head", "RCAN": "head_conv", "CARN": "entry"}[kind], x)
+    if carn:
         x = cascade("", x, lambda name, x: cascade(f"{name}.", x, residual))
     else:
         out = x
         for n in range(BLOCKS if kind == "EDSR" else GROUPS):
-            if kind == "EDSR":
-                out = residual(f"body.{n}", out)
-                continue
-            inner = out
-            for b in range(BLOCKS):
-                inner = attended(f"body.{n}.body.{b}", inner)
-            out = out + conv(f"body.{n}.conv", inner)
+            out = (residual if kind == "EDSR" else group)(f"body.{n}", out)
         x = x + conv("body_conv", out)
     step = 3 if upscale == 3 else 2
-    for index in range(2 if upscale == 4 else 1):
-        x = F.pixel_shuffle(conv(f"{'upsample' if kind == 'CARN' else 'upsampler'}.blocks.{index}", x), step)
-    x = conv(tail, x, 3)
+    for n in range(2 if upscale == 4 else 1):
+        x = F.pixel_shuffle(conv(f"{'upsample' if carn else 'upsampler'}.blocks.{n}", x, FEATURES * step**2), step)
+    x = conv("exit" if carn else "tail_conv", x, 3)
     return F.conv2d(x, state["add_mean.weight"].to(x), state["add_mean.bias"].to(x)) / rgb_range
 
 

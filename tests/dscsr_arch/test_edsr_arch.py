@@ -62,17 +62,3 @@ def test_fusing_leaves_it_as_it_is():
     before = copy.deepcopy(net.state_dict())
     assert net.fuse().fuse() is net
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"upscale": 6}, r"Expected `upscale` to be one of \(1, 2, 3, 4, 8, 16\), but got 6"),
-        ({"num_block": 0}, "Expected `num_block` to be a whole number from 1, but got 0"),
-        ({"res_scale": "big"}, "Expected `res_scale` to be a number, but got 'big'"),
-        ({"rgb_mean": (0.5, 0.5)}, r"Expected `rgb_mean` to have one value per input channel \(3\), but got 2"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        EDSR(**arguments)
