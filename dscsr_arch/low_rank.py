@@ -63,19 +63,17 @@ def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
         layers.setdefault(layer, {})[entry] = tensor
     if not layers:
         raise LoRAError("the LoRA entries of at least one layer", "none")
-    return {layer: _adapter(layer, entries) for layer, entries in layers.items()}
-
-
-def _adapter(layer: str, entries: Mapping[str, Tensor]) -> Adapter:
-    if entries.keys() != set(ENTRIES):
-        raise LoRAError(f"{', '.join(ENTRIES)} of layer {layer!r}", f"{', '.join(sorted(entries))} alone")
-    adapter = Adapter(**entries)
-    a, b, alpha = adapter
-    if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0]:
-        raise LoRAError(f"lora_A (r, n) and lora_B (m, r) of layer {layer!r}", f"{tuple(a.shape)} and {tuple(b.shape)}")
-    if alpha.numel() != 1 or not (alpha.is_meta or 0 < float(alpha) < math.inf):
-        raise LoRAError(f"lora_alpha of layer {layer!r} to be a positive number", alpha)
-    return adapter
+    found = {}
+    for layer, entries in layers.items():
+        if entries.keys() != set(ENTRIES):
+            raise LoRAError(f"{', '.join(ENTRIES)} of layer {layer!r}", f"{', '.join(sorted(entries))} alone")
+        a, b, alpha = found[layer] = Adapter(**entries)
+        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0]:
+            got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise LoRAError(f"lora_A (r, n) and lora_B (m, r) of layer {layer!r}", got)
+        if alpha.numel() != 1 or not (alpha.is_meta or 0 < float(alpha) < math.inf):
+            raise LoRAError(f"lora_alpha of layer {layer!r} to be a positive number", alpha)
+    return found
 
 
 def named_entries(layers: Mapping[str, Adapter]) -> dict[str, Tensor]:

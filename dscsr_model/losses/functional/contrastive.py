@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -133,13 +133,14 @@ def _sum_of_distances(
     samples, elements = len(student), student.numel()
     # A negative that skips a sample has one sample less to take the mean over.
     share = 1 / elements if sources is None else samples / max(samples - 1, 1) / elements
-    pieces = list(_columns(student))
-    room = samples * pieces[0].stop
+    width = max(1, (_ELEMENTS_ON_CPU if student.is_cpu else _ELEMENTS_ELSEWHERE) // samples)
+    pieces = student.split(width, dim=1)
+    room = pieces[0].numel()
     differences, magnitudes = student.new_empty(room), student.new_empty(room)
     sums = student.new_empty(len(pieces), len(negatives))
     away = torch.zeros_like(student) if wanted else None
-    for index, columns in enumerate(pieces):
-        piece = student[:, columns]
+    for index, piece in enumerate(pieces):
+        columns = slice(index * width, index * width + piece.shape[1])
         difference, magnitude = (flat[: piece.numel()].view(piece.shape) for flat in (differences, magnitudes))
         for k, negative in enumerate(negatives[:, columns]):
             torch.sub(piece, negative, out=difference)
@@ -149,13 +150,6 @@ def _sum_of_distances(
             if away is not None:
                 away[:, columns].add_(difference.sign_(), alpha=share)
     return sums.sum() * share, away
-
-
-def _columns(rows: Tensor) -> Iterator[slice]:
-    samples, columns = rows.shape
-    width = max(1, (_ELEMENTS_ON_CPU if rows.is_cpu else _ELEMENTS_ELSEWHERE) // samples)
-    for start in range(0, columns, width):
-        yield slice(start, min(start + width, columns))
 
 
 def _cosine_ratio(student: Tensor, teacher: Tensor, negatives: Tensor, sources: Sequence[int] | None) -> Tensor:
