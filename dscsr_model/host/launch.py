@@ -15,11 +15,7 @@ from dscsr_model.host.run_errors import explained
 
 
 def run(phase: str, args: argparse.Namespace) -> None:
-    """Run BasicSR's ``train_pipeline`` or ``test_pipeline`` under the working directory.
-
-    Args:
-        phase: "train" or "test".
-        args: What ``dscsr train`` or ``dscsr test`` parsed: exactly BasicSR's arguments.
+    """Run BasicSR's ``train_pipeline`` or ``test_pipeline``, as ``phase`` says, under the working directory.
 
     Raises:
         DscsrError: BasicSR is missing, the launcher does not fit, or the options are faulty: nothing was written. Or

@@ -80,12 +80,7 @@ def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
-    """Prepare the loop of a train script for the run that these options describe.
-
-    Args:
-        namespace: Of the module that called ``parse_options``.
-        opt: All options.
-        parsed: The command line.
+    """Prepare the names of a train script, which has parsed its command line, for the run that its options describe.
 
     Raises:
         BusyError: Another training of this name is running.
@@ -140,12 +135,7 @@ class Run:
     """A run of one of our models.
 
     Its methods in `LOOP` stand in for what the train loop calls by these names, in this order. Each gets BasicSR's own
-    first.
-
-    Args:
-        opt: All options.
-        parsed: The command line.
-        patches: Undone when the run ends.
+    first. ``patches`` are undone when the run ends.
     """
 
     LOOP = ("load_resume_state", "get_root_logger", "build_dataloader", "build_model", "MessageLogger")

@@ -23,20 +23,10 @@ class Patches:
         self._before.append((owner, name, entries.get(name, _NOTHING)))
         _write(owner, name, value)
 
-    def undo(self, keep: int = 0) -> None:
-        """Put back everything but the first ``keep`` replacements, the last one first."""
-        while len(self._before) > keep:
+    def undo(self) -> None:
+        """Put everything back, the last replacement first."""
+        while self._before:
             _write(*self._before.pop())
-
-    @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Put back what was replaced inside if an error leaves it."""
-        made = len(self._before)
-        try:
-            yield
-        except BaseException:
-            self.undo(keep=made)
-            raise
 
 
 def _write(owner: Any, name: str, value: object) -> None:

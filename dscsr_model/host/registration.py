@@ -75,13 +75,13 @@ def register() -> None:
             module, _, names = needed.partition(":")
             operator.attrgetter(names)(importlib.import_module(module))
         objects = [(_registry(entry.registry), _load(entry.target)) for entry in entries()]
-        with installed.all_or_nothing():
-            compat.patch_loops()
-            saved_metadata.install()
-            for registry, obj in objects:
-                if obj is not None:
-                    _register(registry, obj)
+        compat.patch_loops()
+        saved_metadata.install()
+        for registry, obj in objects:
+            if obj is not None:
+                _register(registry, obj)
     except Exception as error:
+        installed.undo()
         raise _cannot_register(error) from error
     finally:
         _registering = False

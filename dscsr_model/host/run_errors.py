@@ -27,8 +27,7 @@ _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "p
 def explained(error: Exception) -> DscsrError | None:
     """What to tell of an error that ended a run; None for a fault of ours, whose traceback is to be seen.
 
-    Args:
-        error: As it was caught. Whose it is, the last of its frames tells that is neither Python's nor a library's.
+    Whose it is, the last of its frames tells that is neither Python's nor a library's.
     """
     if "DSCSR_TRACEBACK" in os.environ:
         return None
@@ -65,9 +64,7 @@ def explained(error: Exception) -> DscsrError | None:
     )
 
 
-def without_traceback(
-    hook: Callable[[type[BaseException], BaseException, TracebackType | None], Any],
-) -> Callable[[type[BaseException], BaseException, TracebackType | None], Any]:
+def without_traceback(hook: Callable[..., Any]) -> Callable[..., Any]:
     """``sys.excepthook`` in a train script of others: what is meant for the user is told as `dscsr train` tells it."""
 
     @functools.wraps(hook)

@@ -32,10 +32,8 @@ def names(value: object) -> list[str]:
 def import_user_code(code: Iterable[str], option_file: str | os.PathLike[str]) -> None:
     """Import files and modules, each once in a process; processes that it spawns do the same.
 
-    Args:
-        code: Files (``my_loss.py``, ``archs/mine.py``), looked for in the option file's folder, then in the working
-            directory; and modules (``hat.archs``), of the working directory too.
-        option_file: The option file that names them.
+    Files (``my_loss.py``, ``archs/mine.py``) are looked for in the option file's folder, then in the working directory;
+    modules (``hat.archs``) in the working directory too.
 
     Raises:
         DscsrError: One is not there, or raises an error of its own, which the message shows.
