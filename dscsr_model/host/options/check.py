@@ -4,9 +4,8 @@
 networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
 
 - `file`: is it there, is it YAML, ``--force_yml``;
-- `structure`: keys and values, against the declarations of `dscsr_model.options`; `unread`: options of ours
-  that another plugin's model ignores;
-- `registry`: types that are named, and the arguments of their constructors;
+- `structure`: keys and values, against the declarations of `dscsr_model.options`;
+- `registry`: types that are named, the arguments of their constructors, options of ours that another model ignores;
 - `losses`: what they compare, and whether they can be built;
 - `data` with `images`: GPUs, folders, LMDBs, pairs, sizes, batches;
 - `weights` with `networks`: networks, their scale, weight files, the state to resume from;
@@ -25,11 +24,10 @@ from dscsr_model.host.options.data import check_datasets, check_machine, leave_o
 from dscsr_model.host.options.faults import Fault, OptionsError
 from dscsr_model.host.options.file import apply_force_yml, read_options
 from dscsr_model.host.options.losses import check_csd, check_losses, check_targets
-from dscsr_model.host.options.registry import check_registered
-from dscsr_model.host.options.run import Registries, Run
+from dscsr_model.host.options.registry import check_registered, check_unread
+from dscsr_model.host.options.run import Run, registries
 from dscsr_model.host.options.structure import check_structure
 from dscsr_model.host.options.teachers import check_teachers
-from dscsr_model.host.options.unread import check_unread
 from dscsr_model.host.options.weights import check_networks
 
 __all__ = ["Fault", "OptionsError", "check_options"]
@@ -65,10 +63,10 @@ def check_options(
     """
     options, report = read_options(os.fspath(path))
     apply_force_yml(options, force_yml, report)
-    registries = Registries()
+    found = registries()
     user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
     left_out = leave_out_missing(options) if skip_missing else {}
-    run = Run(options, report, is_train, launcher, auto_resume, registries)
+    run = Run(options, report, is_train, launcher, auto_resume, found)
     check_unread(run)
     check_structure(run)
     check_targets(run)

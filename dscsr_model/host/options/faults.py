@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -77,6 +78,14 @@ class Report:
             return
         message = str(error).strip().rstrip(".") or type(error).__name__
         self.add(key, expected, f"its error: {message}", remedy)
+
+    @contextmanager
+    def catching(self, key: Key) -> Iterator[None]:
+        """Record a `DscsrError` that is raised inside."""
+        try:
+            yield
+        except DscsrError as error:
+            self.add_error(key, error)
 
     def add_note(self, key: Key, line: int, *said: str) -> None:
         """Record a fault that says nothing about the value at ``key``: the value is still checked."""

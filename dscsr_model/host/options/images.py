@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dscsr_arch.errors import DataError
-from dscsr_model.data.lmdb_store import Shape, read_meta
+from dscsr_model.data.lmdb_store import Shape, environment, read_meta
 from dscsr_model.host.options.faults import Key, Report
 from dscsr_model.options.section import listed
 
@@ -58,14 +58,7 @@ def existing_folder(path: str, key: Key, report: Report) -> Path | None:
 
 
 def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str, Shape] | None:
-    """Names and shapes of the images of an LMDB in BasicSR's form, or None when it cannot be used.
-
-    Args:
-        path: The LMDB's folder.
-        key: Where faults belong.
-        report: Where faults go.
-        encoded: Whether its reader needs encoded images (PNG), not raw pixels.
-    """
+    """Names and shapes of the images of an LMDB, whose reader may need them ``encoded``; None when it is of no use."""
     folder = existing_folder(path, key, report)
     if folder is None:
         return None
@@ -75,46 +68,32 @@ def read_lmdb(path: str, key: Key, report: Report, *, encoded: bool) -> dict[str
             remedy = "Remove the slash at its end: BasicSR looks at the last letters."
         report.add(key, "a folder whose name ends in .lmdb (io_backend is lmdb)", repr(path), remedy)
         return None
-    try:
+    with report.catching(key):
         shapes = {name: shape for name, (shape, _) in read_meta(folder).items()}
         _check_entries(folder, list(shapes), encoded)
-    except DataError as error:
-        report.add_error(key, error)
-        return None
-    return shapes
+        return shapes
+    return None
 
 
 def _check_entries(folder: Path, names: list[str], encoded: bool) -> None:
-    """Check that the database holds every name and its first image decodes. Opened read-only, nothing is written.
-
-    Raises:
-        DataError: It does not, or it is damaged.
-    """
-    import lmdb
-
+    """Check that the database holds every name and its first image decodes."""
     how = "--format png` (BasicSR's dataset reads encoded images)" if encoded else "…`"
     remedy = f"Prepare it again with `dscsr prepare {how}."
-    file = folder / "data.mdb"
     try:
-        env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        if "already open" in str(error):  # by the program that called us: so it can be read
-            return
-        raise DataError("an LMDB that opens", f"{folder}: {error}", remedy) from error
-    with env:
-        size, whole = file.stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-        if size < whole:  # reading past the end of a mapped file kills the process
-            raise DataError(f"{whole} bytes in {file}", f"{size}: it is truncated", remedy)
-        with env.begin() as transaction:
+        with environment(folder).begin() as transaction:
             lost = [name for name in names if transaction.get(name.encode()) is None]
-            first = transaction.get(names[0].encode()) if names and not lost else None
+            first = bytes(transaction.get(names[0].encode())) if names and not lost else None
+    except DataError as error:
+        if "already open" in str(error.got):  # by the program that called us: so it can be read
+            return
+        raise
     if foreign := [name for name in names if encoded and not name.isascii()]:
-        names_remedy = "Rename the images and prepare them again."
-        raise DataError("ASCII names (BasicSR looks up no others)", listed(foreign, most=3), names_remedy)
+        got = listed(foreign, most=3)
+        raise DataError("ASCII names (BasicSR looks up no others)", got, "Rename the images and prepare them again.")
     if lost:
         got = f"{len(lost)} of {len(names)} that are not ({listed(lost, most=3)})"
-        raise DataError(f"every image of meta_info.txt in {file}", got, remedy)
-    if encoded and first is not None and not _decodes(first):
+        raise DataError(f"every image of meta_info.txt in {folder / 'data.mdb'}", got, remedy)
+    if first is not None and encoded and not _decodes(first):
         got = f"`{names[0]}` of {len(first)} bytes, which is none (raw pixels?)"
         raise DataError(f"encoded images (PNG or JPEG) in {folder}", got, remedy)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from dscsr_arch.cssr_arch import CSSRNet
@@ -29,7 +27,7 @@ def check_losses(run: Run) -> None:
     for key, section in run.losses():
         if run.report.has(*key):
             continue
-        kind = find(run.registries.losses, section.get("type"))
+        kind = find(run.registries.LOSS_REGISTRY, section.get("type"))
         if kind is ContrastiveLoss and run.known_model is not None and not run.is_csd:
             words = f"a model type that gives {section['type']} a teacher and negatives (`CSDModel`)"
             got = f"`model_type: {run.known_model}`, which has no negatives"
@@ -72,14 +70,6 @@ def _check_negatives(key: Key, loss: ContrastiveLoss, run: Run) -> None:
         run.report.add((*key, "exclude_self"), "another sample to compare a negative with", "a batch of one", remedy)
 
 
-def _try(run: Run, key: Key, check: Callable[[], Any]) -> Any | None:
-    try:
-        return check()
-    except DscsrError as error:
-        run.report.add_error(key, error)
-        return None
-
-
 # --- whose output a loss trains, against what -------------------------------------------------------------------------
 
 
@@ -93,8 +83,9 @@ def check_targets(run: Run) -> None:
     for key, section in run.losses():
         given = {name: section[name] for name in keys if name in section}
         check_section(run, key, given, kind, "train")
-        if not run.report.has(*key) and (target := _try(run, key, partial(kind.parse, given))):
-            run.targets[key] = target
+        if not run.report.has(*key):
+            with run.report.catching(key):
+                run.targets[key] = kind.parse(given)
     needing = [key[-1] for key, target in run.targets.items() if target.needs_teacher]
     if run.distils and needing and not run.options.get("teacher"):
         got = f"none, and {listed(needing)} compares with it"
@@ -123,9 +114,9 @@ def _check_cover(run: Run) -> None:
 def _check_backbone(run: Run) -> None:
     """A backbone is checked under every model type: any of them can test its smallest student."""
     section, key = run.section("network_g"), ("network_g", "backbone")
-    kind = find(run.registries.networks, section.get("type"))
+    kind = find(run.registries.ARCH_REGISTRY, section.get("type"))
     if kind is CSSRNet and isinstance(section.get("backbone"), dict):
-        check_typed(run, key, run.registries.networks, "network")
+        check_typed(run, key, run.registries.ARCH_REGISTRY, "network")
     if run.is_csd and kind is not None and kind is not CSSRNet:
         remedy = "Write `{type: CSSRNet, backbone: {…}, widths: [0.25]}`, or take `model_type: EfficientSRModel`."
         run.report.add(("network_g", "type"), "CSSRNet, as CSDModel trains students", describe(section["type"]), remedy)
@@ -170,8 +161,8 @@ def _check_contrast(run: Run, key: Key, target: CSDLoss, network: CSSRNet) -> No
             words = "a trained teacher, as its first layers compare the images (`features: teacher`)"
             remedy = "Name its weight file, or take other `features` of `vgg19`."
             run.report.add(("path", "pretrain_network_g"), words, "none", remedy)
-        layers = tuple(target.feature_layers or ())
-        _try(run, (*key, "feature_layers"), lambda: TeacherFeatures(network.backbone, layers))
+        with run.report.catching((*key, "feature_layers")):
+            TeacherFeatures(network.backbone, tuple(target.feature_layers or ()))
     elif side is not None and side < SMALLEST:
         words = f"patches of at least {SMALLEST}×{SMALLEST} pixels, as VGG-19 compares them"
         remedy = "Take larger patches, or `features: teacher`."

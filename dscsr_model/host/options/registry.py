@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from dscsr_model.host.options.faults import Key, Report, did_you_mean, nearest
 from dscsr_model.host.options.run import Run, find
-from dscsr_model.options.section import describe, listed
+from dscsr_model.host.options.structure import LORA_MODELS, of_other_models
+from dscsr_model.options.section import MODELS, describe, listed
+from dscsr_model.options.sections import Options
 from dscsr_model.training import optimizers
 
 _SCHEDULERS = {  # SRModel's names, and the classes of basicsr.models.lr_scheduler behind them
@@ -25,18 +30,20 @@ _METRIC_EXTRAS = frozenset({"type", "better"})  # read by SRModel, not by the me
 def check_registered(run: Run) -> None:
     """Report types that are not registered and constructor arguments that do not exist or are missing."""
     report, registries = run.report, run.registries
-    look_up(("model_type",), run.options.get("model_type"), registries.models, "model", report)
+    look_up(("model_type",), run.options.get("model_type"), registries.MODEL_REGISTRY, "model", report)
     for name, dataset in run.section("datasets").items():
         if isinstance(dataset, dict):
-            look_up(("datasets", str(name), "type"), dataset.get("type"), registries.datasets, "dataset", report)
+            look_up(
+                ("datasets", str(name), "type"), dataset.get("type"), registries.DATASET_REGISTRY, "dataset", report
+            )
     # Another plugin's model may build its networks and losses by itself: only what is registered is checked then.
     for name, section in run.options.items():
         if str(name).startswith("network_") and isinstance(section, dict):
-            check_typed(run, (str(name),), registries.networks, "network", run.basicsr_builds)
+            check_typed(run, (str(name),), registries.ARCH_REGISTRY, "network", run.basicsr_builds)
     if run.distils and run.section("teacher", "network"):
-        check_typed(run, ("teacher", "network"), registries.networks, "network")
+        check_typed(run, ("teacher", "network"), registries.ARCH_REGISTRY, "network")
     for key, section in run.losses():
-        loss = check_typed(run, key, registries.losses, "loss", run.basicsr_builds)
+        loss = check_typed(run, key, registries.LOSS_REGISTRY, "loss", run.basicsr_builds)
         if loss is not None and section["type"] in _PLAIN_LOSSES:
             _try_loss(run, key, loss)
     if run.known_model is not None:
@@ -125,7 +132,7 @@ def _check_metrics(run: Run) -> None:
         key = ("val", "metrics", str(name))
         if not isinstance(section, dict):
             continue
-        metric = look_up((*key, "type"), section.get("type"), run.registries.metrics, "metric", run.report)
+        metric = look_up((*key, "type"), section.get("type"), run.registries.METRIC_REGISTRY, "metric", run.report)
         if metric is None:
             continue
         arguments = {k: v for k, v in section.items() if k not in _METRIC_EXTRAS}
@@ -143,7 +150,7 @@ def _check_optimizer(run: Run) -> None:
     from basicsr.models.base_model import BaseModel
 
     key, section = ("train", "optim_g"), run.section("train", "optim_g")
-    model = find(run.registries.models, run.known_model)
+    model = find(run.registries.MODEL_REGISTRY, run.known_model)
     if run.report.has(*key) or not section or model is None:
         return
     kind, known, stock = section["type"], optimizers.optimizer_names(), model.get_optimizer is BaseModel.get_optimizer
@@ -178,7 +185,7 @@ def _check_scheduler(run: Run) -> None:
     from basicsr.models.base_model import BaseModel
 
     key, section, report = ("train", "scheduler"), run.section("train", "scheduler"), run.report
-    model = find(run.registries.models, run.known_model)
+    model = find(run.registries.MODEL_REGISTRY, run.known_model)
     if report.has(*key) or not section or model is None:
         return
     kind, known, arguments = section["type"], list(_SCHEDULERS), run.arguments(key)
@@ -212,3 +219,46 @@ def _check_scheduler(run: Run) -> None:
     if kind == "OneCycleLR" and total - 1 > built.total_steps:
         got = f"{built.total_steps} steps, fewer than `total_iter: {total}`"
         report.add(key, "a cycle of the whole training", got, "It would stop with an error there: lengthen it.")
+
+
+# --- models of others -------------------------------------------------------------------------------------------------
+
+
+def check_unread(run: Run) -> None:
+    """Report options that only our models read, under a model of others whose source never mentions them."""
+    model = find(run.registries.MODEL_REGISTRY, run.options.get("model_type"))
+    if run.known_model is not None or not inspect.isclass(model):
+        return
+    ours = {cls.__name__ for cls in model.__mro__} & set(MODELS)  # it is one of ours, and more
+    source: str | None = None
+    for key, models in _of_ours(run):
+        if ours & set(models):
+            continue
+        source = _source(model) if source is None else source
+        if not re.search(rf"""["']{key[-1]}["']""", source):
+            of_other_models(run, key, models, "whose code does not mention it")
+
+
+def _of_ours(run: Run) -> Iterator[tuple[Key, list[str]]]:
+    """The keys of ours in the file, each with the model types that know it."""
+    if "lora" in run.section("network_g"):
+        yield ("network_g", "lora"), LORA_MODELS
+    for section in ("", "train", "val", "logger") if run.is_train else ("", "val"):
+        key, kind = ((section,), Options.inside(section)) if section else ((), Options)
+        for name in run.section(*key):
+            if kind is not None and (models := kind.readers(name)):
+                yield (*key, str(name)), models
+
+
+def _source(model: type) -> str:
+    """All that is loaded of the packages that the model and its parents come from, but ours."""
+    packages = {cls.__module__.partition(".")[0] for cls in model.__mro__} - {"builtins", "dscsr_model"}
+    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    return "\n".join(filter(None, map(_text, loaded)))
+
+
+def _text(module: ModuleType) -> str | None:
+    try:
+        return inspect.getsource(module)
+    except (OSError, TypeError):  # no Python source, or an empty file
+        return None

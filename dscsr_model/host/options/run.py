@@ -18,20 +18,14 @@ OTHER_BASICSR_MODELS = frozenset({
 """BasicSR's other models: their networks, losses and metrics are looked up, their keys are their own affair."""
 
 
-class Registries:
-    """BasicSR's registries, with our own types in them. Read through their public mapping methods only."""
+def registries() -> Any:
+    """BasicSR's ``basicsr.utils.registry``, with our own types in it."""
+    import dscsr_model
 
-    def __init__(self) -> None:
-        import dscsr_model
+    dscsr_model.register()
+    from basicsr.utils import registry
 
-        dscsr_model.register()
-        from basicsr.utils import registry
-
-        self.models = registry.MODEL_REGISTRY
-        self.networks = registry.ARCH_REGISTRY
-        self.losses = registry.LOSS_REGISTRY
-        self.datasets = registry.DATASET_REGISTRY
-        self.metrics = registry.METRIC_REGISTRY
+    return registry
 
 
 def find(registry: Any, name: Any) -> Any | None:
@@ -52,7 +46,7 @@ class Run:
         is_train: Training (True) or testing.
         launcher: none, pytorch or slurm.
         auto_resume: Whether training continues from the newest state by itself.
-        registries: BasicSR's.
+        registries: BasicSR's module of them.
         known_model: The model type whose keys are known, or None for another plugin's.
         known_datasets: The same for each dataset, by its key under ``datasets:``.
         channels: Of the images that a dataset gives, by the same key, where they are known.
@@ -64,17 +58,17 @@ class Run:
     is_train: bool
     launcher: str
     auto_resume: bool
-    registries: Registries = field(default_factory=Registries)
+    registries: Any
     known_model: str | None = None
     known_datasets: dict[str, str | None] = field(default_factory=dict)
     channels: dict[Any, int] = field(default_factory=dict)
     targets: dict[Key, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.known_model = _known_type(self.options.get("model_type"), MODELS, self.registries.models)
+        self.known_model = _known_type(self.options.get("model_type"), MODELS, self.registries.MODEL_REGISTRY)
         for name, section in self.section("datasets").items():
             if isinstance(section, dict):
-                self.known_datasets[name] = _known_type(section.get("type"), DATASETS, self.registries.datasets)
+                self.known_datasets[name] = _known_type(section.get("type"), DATASETS, self.registries.DATASET_REGISTRY)
 
     @property
     def phase(self) -> str:
@@ -115,6 +109,7 @@ class Run:
     def whole(self, *key: str, default: int | None = None) -> int | None:
         """A whole number, or its default; None where it is faulty."""
         value = self.section(*key[:-1]).get(key[-1], default)
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         sound = isinstance(value, int) and not isinstance(value, bool) and not self.report.has(*key)
         return value if sound else None
 
@@ -123,15 +118,14 @@ class Run:
         sections = self.section("train").items() if self.is_train else ()
         return [(("train", str(k)), s) for k, s in sections if str(k).endswith("_opt") and isinstance(s, dict) and s]
 
-    def arguments(self, key: Key, section: Mapping[Any, Any] | None = None) -> dict[str, Any]:
+    def arguments(self, key: Key) -> dict[str, Any]:
         """What the constructor of a network or loss gets: without ``type`` and the keys that the model reads itself."""
         own: tuple[str, ...] = ("type",)
         if key == ("network_g",) and (self.known_model is None or self.ours) and not self.is_csd:
             own = ("type", "lora")
         elif key[-1].endswith("_opt") and (self.distils or self.is_csd):
             own = ("type", *(TARGET_KEYS if self.distils else CSD_KEYS))
-        section = self.section(*key) if section is None else section
-        return {str(name): value for name, value in section.items() if name not in own}
+        return {str(name): value for name, value in self.section(*key).items() if name not in own}
 
 
 def _known_type(name: Any, known: Iterable[str], registry: Any) -> str | None:

@@ -175,7 +175,7 @@ def _check_losses(run: Run) -> None:
         remedy = "Add for example `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
         run.report.add(("train", "pixel_opt"), "a loss (`pixel_opt` or `perceptual_opt`)", "none", remedy)
     for key, section in given if not (run.distils or run.is_csd) else ():
-        kind = find(run.registries.losses, section.get("type"))
+        kind = find(run.registries.LOSS_REGISTRY, section.get("type"))
         takes = inspect.signature(kind).parameters if kind is not None else {}
         for name in TARGET_KEYS:
             if name in section and name not in takes:

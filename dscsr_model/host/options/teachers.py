@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import lora_layers
-from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
+from dscsr_arch.errors import LoRAError, WeightsError
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import SIDE, check_sizes, common_side, quietly_built
 from dscsr_model.host.options.run import Run, find
@@ -40,17 +40,13 @@ def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
             run.report.add((*key, name), words, describe(section[name]), "Remove it, or add `layers`.")
     if run.report.has(*key):
         return None
-    blamed: Key = key
-    try:
-        if section.get("layers"):
-            blamed = (*key, "layers")
-            network = lora.inject_lora(network, {**section, "weights": None})
-        if section.get("weights"):
-            blamed = (*key, "weights")
-        return lora.start_from(network, section) if section.get("layers") else lora.inject_lora(network, section)
-    except DscsrError as error:
-        run.report.add_error(blamed, error)
-        return None
+    layers, weights = section.get("layers"), section.get("weights")
+    with run.report.catching((*key, "layers") if layers else (*key, "weights") if weights else key):
+        network = lora.inject_lora(network, {**section, "weights": None} if layers else section)
+    if layers and weights:
+        with run.report.catching((*key, "weights")):
+            network = lora.start_from(network, section)
+    return None if run.report.has(*key) else network
 
 
 def _check_base(run: Run) -> None:
@@ -60,12 +56,7 @@ def _check_base(run: Run) -> None:
 
 
 def check_teachers(run: Run, network: nn.Module | None) -> None:
-    """Report layers that are not there, and a teacher that cannot be had or does not match the student.
-
-    Args:
-        run: What is checked.
-        network: ``network_g``; None where it could not be built.
-    """
+    """Report layers that are not there, and a teacher that cannot be had or does not match the student, ``network``."""
     if not run.is_train or not run.distils:
         return
     if run.known_model == "DSCLoRAModel":
@@ -77,22 +68,16 @@ def check_teachers(run: Run, network: nn.Module | None) -> None:
     needed = any(target.needs_teacher for target in run.targets.values())
     teachers = [teacher for teacher in _teachers(run) if teacher is not None] if needed else []
     for key, target in run.targets.items():
-        for name, of in (("layers", network), ("teacher_layers", teachers[0] if teachers else None)):
+        networks = {"layers": network, "teacher_layers": teachers[0] if teachers else None}
+        for name, of in ((name, of) for name, of in networks.items() if of is not None):
             where = (*key, name if name in run.section(*key) else "layers")
             for layer in getattr(target, name) or target.layers or ():
-                if of is not None:
-                    _check_layer(run, (*where, layer), layer, of)
+                with run.report.catching((*where, layer)):
+                    check_layer(layer, dict(of.named_modules()), type(of).__name__)
     if teachers and any(target.layers for target in run.targets.values()):
         check_sizes(teachers[0], run, ("teacher",), AS_TEACHER)
     if teachers and not run.report.has("network_g"):
         _compare(run, network, teachers)
-
-
-def _check_layer(run: Run, key: Key, layer: str, network: nn.Module) -> None:
-    try:
-        check_layer(layer, dict(network.named_modules()), type(network).__name__)
-    except DscsrError as error:
-        run.report.add_error(key, error)
 
 
 def _teachers(run: Run) -> Iterator[nn.Module | None]:
@@ -102,7 +87,7 @@ def _teachers(run: Run) -> Iterator[nn.Module | None]:
         return
 
     def build(network: Mapping[str, Any]) -> Any:
-        return run.registries.networks.get(network["type"])(**{k: v for k, v in network.items() if k != "type"})
+        return run.registries.ARCH_REGISTRY.get(network["type"])(**{k: v for k, v in network.items() if k != "type"})
 
     named = section["weights"]
     for file in named if isinstance(named, list) else [named]:
@@ -151,7 +136,7 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
 def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int) -> None:
     """Whether the loss takes features of these shapes; losses that are costly to build are not asked."""
     kind = run.section(*key)["type"]
-    loss = find(run.registries.losses, kind)
+    loss = find(run.registries.LOSS_REGISTRY, kind)
     if kind not in _FEATURE_LOSSES or loss is None or ours.dim() != 4 or theirs.dim() != 4:
         return
     try:
@@ -167,7 +152,7 @@ def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tens
 
 def _input_channels(run: Run) -> int:
     section = run.section("network_g")
-    network = find(run.registries.networks, section.get("type"))
+    network = find(run.registries.ARCH_REGISTRY, section.get("type"))
     parameter = inspect.signature(network).parameters.get("num_in_ch") if network is not None else None
     default = 3 if parameter is None or not isinstance(parameter.default, int) else parameter.default
     return run.whole("network_g", "num_in_ch", default=default) or default

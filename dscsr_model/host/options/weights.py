@@ -36,7 +36,7 @@ def check_networks(run: Run) -> nn.Module | None:
         key = (str(name),)
         if not str(name).startswith("network_") or not isinstance(section, dict) or run.report.has(*key):
             continue
-        network_class = find(run.registries.networks, section.get("type"))
+        network_class = find(run.registries.ARCH_REGISTRY, section.get("type"))
         if network_class is None:
             continue
         if name == "network_g":
