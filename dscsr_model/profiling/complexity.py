@@ -29,6 +29,7 @@ class Complexity(NamedTuple):
     """What a network is and does for one image."""
 
     parameters: int
+    """Numbers that were learned, of the fused network; buffers such as a mean are none."""
     flops: int
     """Multiplications with an addition each, as fvcore counts them."""
     activations: int
@@ -38,20 +39,16 @@ class Complexity(NamedTuple):
     """Operators of weight, attention or the like, that nobody here can count: not in ``flops``."""
 
 
-def parameters(network: nn.Module) -> int:
-    """How many numbers were learned, of the fused network; buffers such as a mean are none."""
-    return sum(parameter.numel() for parameter in deployable(network).parameters())
-
-
-def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity:
+def count(network: nn.Module, height: int = 256, width: int = 256, *, flops: bool = True) -> Complexity:
     """Count for one image of ``height`` × ``width``, fused or not: always the fused network's figures.
 
     The network is traced on the CPU, where it runs once. One that takes multiples of a window runs on what the image
-    is padded to, as everywhere.
+    is padded to, as everywhere. Without ``flops``, only parameters are counted, which needs no fvcore.
     """
-    check_size(height, width)
     network = deployable(network)
     learned = sum(parameter.numel() for parameter in network.parameters())
+    if not flops:
+        return Complexity(learned, 0, 0, 0)
     sizes = size_requirements(network)
     channels, _ = try_channels(network, sizes.fit(PROBE_SIDE))
     height, width = sizes.fit(height), sizes.fit(width)
@@ -59,12 +56,6 @@ def count(network: nn.Module, height: int = 256, width: int = 256) -> Complexity
     sums, uncounted = _trace(network, (1, channels, height, width))
     activations, convolutions = sums.pop("activations", 0), sums.pop("convolutions", 0)
     return Complexity(learned, int(sum(sums.values())), int(activations), int(convolutions), uncounted)
-
-
-def check_size(height: int, width: int) -> None:
-    """Raise `DscsrError` unless an image can have this size."""
-    if min(height, width) < 1:
-        raise DscsrError("an image of at least 1×1 pixels", f"{height}×{width}", "NTIRE counts at 256×256.")
 
 
 def check_memory(bytes_per_pixel: float, height: int, width: int, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.inference.engines import Engine, find_device, onnx_engine, torch_engine
 from dscsr_model.inference.receptive_field import peak_memory
 from dscsr_model.profiling import latency, machine
-from dscsr_model.profiling.complexity import Complexity, check_memory, check_size, count, parameters
+from dscsr_model.profiling.complexity import Complexity, check_memory, count
 from dscsr_model.profiling.folders import evaluate_folders
 from dscsr_model.profiling.latency import Latency, progress
 
@@ -68,7 +68,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise a `DscsrError` if it cannot be carried out."""
-        check_size(self.height, self.width)
+        if min(self.height, self.width) < 1:
+            raise DscsrError("an image of at least 1×1 pixels", f"{self.height}×{self.width}", "256×256 is usual.")
         check_variants(self.variants)
         find_device(self.device)
         for folder in self.data or ():
@@ -138,7 +139,10 @@ def profile(networks: Mapping[str, nn.Module], settings: Settings | None = None)
     settings.check()
     result = Profile({}, machine.describe(find_device(settings.device)), settings)
     for name in progress(list(networks), "counting"):
-        result.networks[name] = _count(networks[name], settings)
+        complexity = count(networks[name], settings.height, settings.width, flops=settings.flops)
+        same = (settings.height, settings.width) == (256, 256)
+        at_256 = complexity if same else count(networks[name], flops=settings.flops)
+        result.networks[name] = Measured(complexity, at_256.flops)
     if settings.data:
         for name in networks.keys() - settings.untrained:
             engine = build(networks[name], "eager", settings)
@@ -176,14 +180,6 @@ def reason(error: Exception) -> str:
     words = " ".join(str(error).split())
     words = words if isinstance(error, DscsrError) else f"{type(error).__name__}: {words}"
     return words if len(words) <= 200 else f"{words[:199]}…"
-
-
-def _count(network: nn.Module, settings: Settings) -> Measured:
-    if not settings.flops:
-        return Measured(Complexity(parameters(network), 0, 0, 0))
-    complexity = count(network, settings.height, settings.width)
-    at_256 = complexity if (settings.height, settings.width) == (256, 256) else count(network)
-    return Measured(complexity, at_256.flops)
 
 
 def _build(network: nn.Module, variant: str, settings: Settings) -> Engine | str:

@@ -1,5 +1,6 @@
 """Stages that work at the same time; faults of one image and of the program; bounded memory."""
 
+import queue
 import threading
 import time
 import weakref
@@ -217,27 +218,23 @@ def test_nothing_holds_an_image_that_is_done(make_jobs, monkeypatch):
 
 def test_memory_for_one_that_is_too_large_and_for_nobody_in_the_end():
     """It goes alone; whoever waits when all is to end, is told so."""
-    budget, events = Budget(10), []
+    budget, events = Budget(10), queue.Queue()
     budget.acquire(50)
 
     def wait():
         budget.acquire(1)
-        events.append("acquired")
-        try:
+        events.put("acquired")
+        with pytest.raises(Stopped):
             budget.acquire(10)
-        except Stopped:
-            events.append("stopped")
+        events.put("stopped")
 
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    waiting.join(0.05)
-    assert events == []
+    threading.Thread(target=wait, daemon=True).start()
+    time.sleep(0.05)
+    assert events.empty()
     budget.release(50)
-    waiting.join(0.05)
-    assert events == ["acquired"]
+    assert events.get(timeout=WAIT) == "acquired"
     budget.stop(KeyboardInterrupt())
-    waiting.join(WAIT)
-    assert events == ["acquired", "stopped"]
+    assert events.get(timeout=WAIT) == "stopped"
 
 
 def test_notes(make_jobs):

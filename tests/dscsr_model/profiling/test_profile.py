@@ -12,8 +12,7 @@ from PIL import Image
 from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling import latency
-from dscsr_model.profiling import profile as profiling
-from dscsr_model.profiling.complexity import Complexity, count
+from dscsr_model.profiling.complexity import count
 from dscsr_model.profiling.profile import VARIANTS, Settings, build, check_variants, profile, reason
 from dscsr_model.profiling.report import table
 
@@ -84,12 +83,6 @@ def test_psnr_is_measured_but_not_of_random_weights(tmp_path):
     result = profile(networks, settings)
     assert result.networks["random"].quality is None
     assert result.networks["trained"].quality.images == 1
-
-
-def test_without_flops_no_fvcore(monkeypatch):
-    monkeypatch.setattr(profiling, "count", lambda *_: pytest.fail("counted"))
-    network = SPAN(feature_channels=4)
-    assert profile({"net": network}, BARE).networks["net"].complexity == Complexity(count(network).parameters, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
