@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dscsr_arch import CARN, SPAN, DSCLoRA
-from dscsr_arch.cssr_arch import find_backbone
+from dscsr_arch import CARN, EDSR, SPAN, DSCLoRA
 from dscsr_arch.metadata import beside
 from dscsr_model import cli
 from dscsr_model.cli.profile import short_names
@@ -71,7 +70,7 @@ def test_option_files_need_no_weights(capsys):
     first = options("wide.yml", "network_g: {type: SPAN, feature_channels: 6}")
     second = options("edsr.yml", "network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: 8, num_block: 2}")
     found = figures(capsys, span(), "-opt", first, "-opt", second)
-    edsr = find_backbone("EDSR")(3, 3, num_feat=8, num_block=2)
+    edsr = EDSR(3, 3, num_feat=8, num_block=2)
     assert list(found) == ["span", "wide", "edsr"]
     assert found["wide"]["parameters"] == parameters(SPAN(feature_channels=6))
     assert found["edsr"]["parameters"] == sum(parameter.numel() for parameter in edsr.parameters())
@@ -89,13 +88,6 @@ def test_a_cssrnet_comes_at_all_its_widths_or_at_one(capsys):
     for file in (("-opt", "csd.yml"), ("-opt", "carn.yml"), (weights("carn.pth", CARN(num_feat=16)),)):
         (one,) = figures(capsys, *file, "--width", "0.5").values()
         assert one["parameters"] == expected["csd at 0.5"]
-
-
-def test_files_of_one_name_are_told_apart(capsys):
-    for run in ("a", "b"):
-        Path("experiments", run, "models").mkdir(parents=True)
-    files = [span(f"experiments/{run}/models/net_g_latest.pth") for run in ("a", "b")]
-    assert list(figures(capsys, *files, span())) == ["a/net_g_latest", "b/net_g_latest", "span"]
 
 
 @pytest.mark.parametrize(

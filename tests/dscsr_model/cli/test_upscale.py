@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from small_models import SWINIR
 
 from dscsr_arch import SPAN, load_model
+from dscsr_arch.foreign import find_backbone
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.data.image_io import read_image
@@ -149,6 +151,18 @@ def test_onnx(upscale, tmp_path, monkeypatch):
     plain, *others = (read_image(tmp_path / name / "a_x2.png").pixels.astype(int) for name in ("plain", "out", "out2"))
     for other in others:
         assert np.abs(plain - other).max() <= 1
+
+
+def test_networks_that_spandrel_knows(upscale, tmp_path):
+    """SwinIR is found by its weights, and its windows lie in tiles as in the whole image."""
+    pytest.importorskip("spandrel", reason="extra: spandrel")
+    swinir = {name: value for name, value in SWINIR.items() if name != "type"}
+    torch.save({"params": find_backbone("SwinIR")(**swinir).state_dict()}, tmp_path / "swinir.pth")
+    Image.fromarray(photograph(70, 61)).save(tmp_path / "a.png")
+    for tile in (0, 24):
+        assert upscale(tmp_path / "a.png", tmp_path / str(tile), "--tile", tile, w=tmp_path / "swinir.pth")[0] == 0
+    whole, tiled = (next((tmp_path / tile).iterdir()) for tile in ("0", "24"))
+    assert np.abs(read_image(whole).pixels.astype(int) - read_image(tiled).pixels).max() <= 1
 
 
 def test_formats(upscale, tmp_path):

@@ -10,22 +10,22 @@ from dscsr_model.inference import jobs
 from dscsr_model.inference.jobs import check, name_targets, plan
 
 
+def touch(*files):
+    """Empty files: planning reads names only."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Empty files: planning reads names only."""
     root = tmp_path / "in"
-    for name in (
-        "photo.jpg",
-        "b/ünï cödé.PNG",
-        "b/deep/er.tiff",
-        "notes.txt",
-        ".hidden.png",
-        ".git/x.png",
-        "no_suffix",
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+    images = ("photo.jpg", "b/ünï cödé.PNG", "b/deep/er.tiff")
+    touch(*(root / name for name in (*images, "notes.txt", ".hidden.png", ".git/x.png", "no_suffix")))
     return root
+
+
+RESULTS = {"photo_x4.png", "b/ünï cödé_x4.png", "b/deep/er_x4.png"}
 
 
 def targets(found, out):
@@ -34,20 +34,12 @@ def targets(found, out):
 
 def test_folders_keep_their_structure(folder, tmp_path):
     found = plan(folder, tmp_path / "out", 4)
-    assert targets(found, tmp_path / "out") == {"photo_x4.png", "b/ünï cödé_x4.png", "b/deep/er_x4.png"}
+    assert targets(found, tmp_path / "out") == RESULTS
     assert found.there == found.renamed == []
     assert found.left_out == {".txt": 1, "without a suffix": 1}
     assert not (tmp_path / "out").exists()
-    assert {job.source for job in found.jobs} == {
-        folder / "photo.jpg",
-        folder / "b/ünï cödé.PNG",
-        folder / "b/deep/er.tiff",
-    }
-
-
-def test_one_file(folder, tmp_path):
     (job,) = plan(folder / "b/deep/er.tiff", tmp_path, 2, "same").jobs
-    assert (job.target, job.form) == (tmp_path / "er_x2.tiff", "tiff")
+    assert job == (folder / "b/deep/er.tiff", tmp_path / "er_x2.tiff", "tiff")
 
 
 @pytest.mark.parametrize(
@@ -69,36 +61,32 @@ def test_same_names_in_spite_of_that():
 def test_results_that_are_there_stay(folder, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "photo_x4.png").touch()
+    (out / "photo_x4.png").symlink_to(tmp_path / "nowhere")  # a broken link is there, too
     found = plan(folder, out, 4)
     assert found.there == [out / "photo_x4.png"]
     assert "photo_x4.png" not in targets(found, out)
     assert "photo_x4.png" in targets(plan(folder, out, 4, replace=True), out)
-    with pytest.raises(DscsrError, match=r"new, but .*photo_x4.png, which exists. Add --force, or choose another -o"):
+    with pytest.raises(DscsrError, match=r"new, but got .*photo_x4.png, which exists. Add --force, or choose another"):
         plan(folder / "photo.jpg", out, 4)
     assert len(plan(folder / "photo.jpg", out, 4, replace=True).jobs) == 1
 
 
-def test_a_broken_link_is_there_too(folder, tmp_path):
-    (tmp_path / "photo_x4.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DscsrError, match="exists"):
-        plan(folder / "photo.jpg", tmp_path, 4)
-
-
+@pytest.mark.parametrize("where", ["in/b/out", "elsewhere/out"])
 @pytest.mark.parametrize("link", [False, True])
-def test_results_inside_of_the_input_are_no_input(folder, tmp_path, link):
-    out = folder / "b" / "out"
-    out.mkdir()
+def test_results_inside_of_the_input_are_no_input(folder, tmp_path, where, link):
+    """Nor are those in a folder that the input links to."""
+    touch(tmp_path / "elsewhere/c.png")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    out = tmp_path / where
+    out.mkdir(exist_ok=True)
     if link:
         (tmp_path / "link").symlink_to(out)
         out = tmp_path / "link"
     first = plan(folder, out, 4)
-    for job in first.jobs:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        job.target.touch()
+    assert targets(first, out) == RESULTS | {"link/c_x4.png"}
+    touch(*(job.target for job in first.jobs))
     again = plan(folder, out, 4)
-    assert again.jobs == []
-    assert len(again.there) == len(first.jobs) == 3
+    assert (again.jobs, len(again.there)) == ([], 4)
 
 
 @pytest.mark.parametrize("link", [False, True])
@@ -107,18 +95,13 @@ def test_results_beside_the_input_are_no_input(folder, tmp_path, link):
     if link:
         (tmp_path / "link").symlink_to(folder)
         out = tmp_path / "link"
-    for name in ("photo_x4.png", "photo_x4_x4.png", "other_x4.png"):
-        (folder / name).touch()
+    touch(*(folder / name for name in ("photo_x4.png", "photo_x4_x4.png", "other_x4.png")))
     found = plan(folder, out, 4)
     # other_x4.png is nobody's result: an image like any other.
-    assert targets(found, out) == {"other_x4_x4.png", "b/ünï cödé_x4.png", "b/deep/er_x4.png"}
+    assert targets(found, out) == RESULTS - {"photo_x4.png"} | {"other_x4_x4.png"}
     assert found.there == [out / "photo_x4.png"]
-
-
-def test_force_never_overwrites_a_source(folder, tmp_path):
-    (folder / "photo_x4.png").touch()
     with pytest.raises(DscsrError, match=r"--force, which would replace .*photo_x4.png, which -i reads"):
-        plan(folder, folder, 4, replace=True)
+        plan(folder, out, 4, replace=True)
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
@@ -130,19 +113,23 @@ def test_force_never_overwrites_a_source_through_links(folder, tmp_path, make):
 
 
 def test_nothing_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"Expected images .* but got nothing"):
+    with pytest.raises(DataError, match=r"Expected images .* but (got|found) nothing"):
         plan(tmp_path, tmp_path / "out", 4)
-    (tmp_path / "a.txt").touch()
+    touch(tmp_path / "a.txt", tmp_path / "out" / "a_x4.png")
     with pytest.raises(DscsrError, match=r"Expected an image \(\.png, .*\) as -i, but got .*a\.txt"):
         plan(tmp_path / "a.txt", tmp_path / "out", 4)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a_x4.png").touch()
     with pytest.raises(DscsrError, match="but got only such as lie in -o"):
         plan(tmp_path, tmp_path / "out", 4)
 
 
-def test_what_is_checked_first(folder, tmp_path):
-    (tmp_path / "file").touch()
+def test_pipes_are_passed_over_and_broken_links_are_not(folder, tmp_path):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(tmp_path / "nowhere")
+    assert targets(plan(folder, tmp_path / "out", 4), tmp_path / "out") == RESULTS | {"link_x4.png"}
+
+
+def test_what_is_checked_first(folder, tmp_path, monkeypatch):
+    touch(tmp_path / "file")
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")
     for out, what in (("file", "a file"), ("new.png", "the name of one"), ("broken", "a broken link")):
@@ -152,8 +139,6 @@ def test_what_is_checked_first(folder, tmp_path):
         with pytest.raises(DscsrError, match=f"Expected an image or a folder as -i, but got .*{source}.*{what}"):
             check(tmp_path / source, tmp_path)
 
-
-def test_where_nobody_may_look(tmp_path, monkeypatch):
     def deny(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -162,29 +147,17 @@ def test_where_nobody_may_look(tmp_path, monkeypatch):
         check(tmp_path, tmp_path / "closed")
 
 
-def test_pipes_are_passed_over_and_broken_links_are_not(folder, tmp_path):
-    os.mkfifo(folder / "pipe.png")
-    (folder / "link.png").symlink_to(tmp_path / "nowhere")
-    names = {job.source.name for job in plan(folder, tmp_path / "out", 4).jobs}
-    assert "pipe.png" not in names
-    assert "link.png" in names
-
-
-def test_the_output_folder(tmp_path):
-    with jobs.made(tmp_path / "new" / "out"):
-        assert (tmp_path / "new" / "out").is_dir()
-    assert not (tmp_path / "new" / "out").exists(), "nothing was written"
-    with jobs.made(tmp_path / "out"):
-        (tmp_path / "out" / "a.png").touch()
-    with jobs.made(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out" / "a.png").exists()
-    (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match=r"Expected to write .*out, but got"), jobs.made(tmp_path / "file" / "out"):
+def test_the_output_folder(tmp_path, monkeypatch):
+    new, full = tmp_path / "new" / "out", tmp_path / "out"
+    with jobs.made(new):
+        assert new.is_dir()
+    assert not new.exists(), "nothing was written"
+    for _ in range(2):
+        with jobs.made(full):
+            touch(full / "a.png")
+    assert (full / "a.png").exists()
+    with pytest.raises(DiskError, match=r"Expected to write .*a.png"), jobs.made(full / "a.png" / "out"):
         pytest.fail("there is no such folder")
-
-
-def test_an_output_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs.os, "access", lambda *_: False)
     with pytest.raises(DscsrError, match="Expected a folder as -o that can be written to, but"), jobs.made(tmp_path):
         pytest.fail("it cannot be written to")
