@@ -18,11 +18,22 @@ from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import CSD_KEYS, CSDLoss
 from dscsr_model.options.sections import ValSection
-from dscsr_model.training import widths
 from dscsr_model.training.images import check_output
-from dscsr_model.training.loss_sections import loss_sections, named
+from dscsr_model.training.log import loss_sections, named
 from dscsr_model.training.teacher import TeacherFeatures
-from dscsr_model.training.widths import TEACHER
+
+TEACHER = 1.0
+
+
+def width_label(width: float) -> str:
+    """``w0.25``: ends names of metrics, images and files of a student, or of the teacher."""
+    return f"w{float(width)}"
+
+
+def validated_widths(given: Sequence[float] | None, students: Sequence[float], teacher: bool) -> tuple[float, ...]:
+    """``val: widths`` in ascending order; if none are given, all students' and, if it takes part, the teacher's."""
+    everyone = [*students, *([TEACHER] if teacher else [])]
+    return tuple(sorted({float(width) for width in (everyone if given is None else given)}))
 
 
 class CSDModel(EfficientSRModel):
@@ -60,12 +71,12 @@ class CSDModel(EfficientSRModel):
     def validated(self) -> tuple[float, ...]:
         """The widths that are validated, in ascending order."""
         given = ValSection.parse(self.opt.get("val"), "val").widths
-        return widths.validated_widths(given, self.students, not self.is_train or self._needs_teacher())
+        return validated_widths(given, self.students, not self.is_train or self._needs_teacher())
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
         """``_w0.25`` and so on, the smallest width first."""
-        return tuple(f"_{widths.label(width)}" for width in self.validated)
+        return tuple(f"_{width_label(width)}" for width in self.validated)
 
     # --- before the training ----------------------------------------------------------------------------------
 
@@ -187,7 +198,7 @@ class CSDModel(EfficientSRModel):
         for width in self.students:
             student = network.student(width).cpu()
             saved = {"params": student.state_dict(), **beside(student, network.section(width))}
-            self.checkpoints.save_network(saved, label, f"student_{widths.label(width)}")
+            self.checkpoints.save_network(saved, label, f"student_{width_label(width)}")
         return super().save_networks(content, label)
 
     def _teacher_features(self) -> dict[str, TeacherFeatures]:

@@ -16,7 +16,7 @@ from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
-from dscsr_model.training.loss_sections import loss_sections
+from dscsr_model.training.log import loss_sections
 from dscsr_model.training.teacher import Teacher, TeacherOutput, build_teachers
 
 

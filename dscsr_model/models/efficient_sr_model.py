@@ -20,7 +20,7 @@ from dscsr_model.training import log, lora
 from dscsr_model.training.ema import start_average, update_average, warmed_up
 from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.images import as_float, check_batch, check_output, turned
-from dscsr_model.training.loss_sections import loss_sections, named
+from dscsr_model.training.log import loss_sections, named
 from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer
 from dscsr_model.training.precision import CompiledForward, Precision
 

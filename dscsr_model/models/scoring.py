@@ -23,14 +23,6 @@ Image = NDArray[np.uint8]
 def save_image(image: Image, opt: Mapping[str, Any], dataset_name: str, name: str, label: str, run: Any) -> None:
     """Save a result where BasicSR would: by image while training, by data set when testing.
 
-    Args:
-        image: The result.
-        opt: All options.
-        dataset_name: Of the validation set.
-        name: Of the image.
-        label: Ends it.
-        run: The iteration.
-
     Raises:
         DiskError: It cannot be written; imwrite would write less on a full disk, and say nothing.
     """

@@ -24,22 +24,12 @@ KINDS = ("net_*", "lora_g", "fused_g", "student_w*")
 
 
 class Checkpoints:
-    """The files of a run, which appear under their names when they are whole.
-
-    Args:
-        models: Folder of the networks.
-        states: Folder of the training states.
-        keep: So many numbered checkpoints stay; None for all of them.
-
-    Attributes:
-        iteration: The iteration of the last checkpoint.
-        last: The network that was saved last.
-    """
+    """The files of a run, which appear under their names when they are whole; so many numbered ones stay."""
 
     def __init__(self, models: Path, states: Path, keep: int | None = None) -> None:
         self.models, self.states, self.keep = models, states, keep
-        self.iteration: int | None = None
-        self.last: Path | None = None
+        self.iteration: int | None = None  # of the last checkpoint
+        self.last: Path | None = None  # the network that was saved last
 
     def save_network(self, content: Mapping[str, Any], label: str, kind: str = "net_g") -> Path:
         """Save a network under a label: an iteration, ``latest`` or ``best``."""
@@ -82,15 +72,7 @@ def validation_record(states: Path, iteration: int) -> Path:
 
 
 def newest_whole(states: Path, models: Path) -> tuple[Path | None, list[str]]:
-    """The newest training state that opens and whose networks open.
-
-    Args:
-        states: Folder ``training_states`` of an experiment; need not exist.
-        models: Its folder ``models``.
-
-    Returns:
-        The state file, or None if no checkpoint is whole; and one line for each newer one that was passed over.
-    """
+    """The newest training state that opens and whose networks open, and a line for each that was passed over."""
     passed_over: list[str] = []
     for iteration in reversed(iterations(states)):
         state = states / f"{iteration}.state"
@@ -130,11 +112,7 @@ def _storable(value: Any) -> Any:
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file of torch.save, so that ``path`` is at every moment either the old one or the whole new one.
-
-    Raises:
-        DiskError: It cannot be written.
-    """
+    """Write a file of torch.save, so that ``path`` is at every moment either the old one or the whole new one."""
     with atomic(path) as stream:
         save_state_dict(content, stream)
 

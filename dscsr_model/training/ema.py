@@ -14,12 +14,7 @@ from dscsr_arch.state_dict_diff import state_dict_diff
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move ``average`` towards ``network``: ``average ← decay · average + (1 − decay) · network``, in one call.
 
-    Floating-point parameters and buffers are averaged; other buffers (counters) are copied.
-
-    Args:
-        average: A network of the same build, changed in place.
-        network: The network in training, without a DistributedDataParallel around it.
-        decay: In [0, 1]; 0 copies.
+    Floating-point parameters and buffers are averaged; other buffers (counters) are copied, and all with a decay of 0.
     """
     ours, theirs = _tensors(average), _tensors(network)
     floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
@@ -33,13 +28,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 
 def start_average(average: nn.Module, network: nn.Module, path: str | None) -> nn.Module:
-    """Let an average begin as in the file that training starts from, if that has one, else as the network itself.
-
-    Args:
-        average: A network of the same build, changed in place; will not be trained.
-        network: The network, loaded.
-        path: The file, if there is one.
-    """
+    """Let an average begin as in the file that training starts from, if that has one, else as the network itself."""
     try:
         state = read_state_dict(path, "params_ema") if path else {}
     except WeightsError:
@@ -59,10 +48,6 @@ def warmed_up(decay: float, updates: int) -> float:
     updates). The formula is that of TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``: the average begins
     close to the network and reaches back about a tenth of the training, until that is as far as ``decay`` reaches
     (0.999: after 9000 updates).
-
-    Args:
-        decay: In [0, 1].
-        updates: How often the average was updated.
     """
     return min(decay, (1 + updates) / (10 + updates))
 

@@ -45,10 +45,7 @@ class FeatureHooks:
     def watch(self, forward: Callable[[Tensor], Any], x: Tensor, *, whole: bool = True) -> tuple[Any, Features]:
         """Run ``forward(x)``, which runs the network once; give its result and the features on the way, by layer.
 
-        Args:
-            forward: The network, or what wraps it.
-            x: Its input.
-            whole: Whether the result is wanted. Else it is None, and what comes behind the last layer never runs.
+        If it is not needed ``whole``, the result is None, and what comes behind the last layer never runs.
 
         Raises:
             DscsrError: A layer did not run, or put out no tensor.
@@ -63,11 +60,8 @@ class FeatureHooks:
             self._features = None
         for layer in self.layers:
             if layer not in features:
-                raise DscsrError(
-                    f"the layer {layer!r} to run in every forward",
-                    "a forward without it",
-                    "Name a layer that is called itself, such as the block that it belongs to.",
-                )
+                remedy = "Name a layer that is called itself, such as the block that it belongs to."
+                raise DscsrError(f"the layer {layer!r} to run in every forward", "a forward without it", remedy)
         return output, features
 
     def _keep(self, layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -76,11 +70,8 @@ class FeatureHooks:
         if isinstance(output, tuple | list) and output:
             output = output[0]
         if not isinstance(output, Tensor):
-            raise DscsrError(
-                f"the layer {layer!r} to put out a tensor (or a tuple that begins with one)",
-                type(output).__name__,
-                "Name another layer.",
-            )
+            expected = f"the layer {layer!r} to put out a tensor (or a tuple that begins with one)"
+            raise DscsrError(expected, type(output).__name__, "Name another layer.")
         self._features[layer] = output
         if not self._whole and len(self._features) == len(self.layers):
             raise _Enough

@@ -19,13 +19,8 @@ class StepGuard:
     On the CPU the flag is read at once. A fused optimizer on a GPU gets it as a tensor, so that nothing waits for
     the device; the counters stay there until somebody asks. fp16's scaler reads it on every step in any case.
 
-    Args:
-        optimizer: Of all that is trained.
-        network: Its batch statistics are kept clean of a batch that is skipped.
-        scaler: The loss scaler; enabled for fp16 only.
-        max_bad_steps: So many bad steps in a row stop the run.
-        max_norm: Gradients are scaled down to this norm; None leaves them.
-        stop: Agreed upon by the ranks with every step.
+    The network's batch statistics are kept clean of a batch that is skipped. Gradients are scaled down to ``max_norm``,
+    and ranks agree upon ``stop`` with every step.
     """
 
     def __init__(
@@ -56,12 +51,12 @@ class StepGuard:
 
     @property
     def total(self) -> int:
-        """Steps skipped so far; reads from the device."""
+        """Steps skipped so far. Waits for the device, as does `in_row`."""
         return int(self._total)
 
     @property
     def in_row(self) -> int:
-        """Steps skipped since the last good one; reads from the device."""
+        """Steps skipped since the last good one."""
         return int(self._in_row)
 
     def begin(self) -> None:
@@ -70,11 +65,7 @@ class StepGuard:
         self._before = [buffer.clone() for buffer in self._statistics]
 
     def step(self, loss: Tensor) -> None:
-        """Clip the gradients, which are complete; step if all is finite on every rank, and count.
-
-        Args:
-            loss: Total loss of the step, a scalar.
-        """
+        """Clip the gradients, which are complete; step if they and ``loss`` are finite on every rank, and count."""
         self.scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._weights(), self._max_norm, foreach=True)
         bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))

@@ -35,11 +35,8 @@ def check_output(output: Tensor, gt: Tensor) -> None:
         DscsrError: It does not.
     """
     if output.shape != gt.shape:
-        raise DscsrError(
-            f"images {tuple(gt.shape)}, as the ground truth is, from the network",
-            f"{tuple(output.shape)}",
-            "Give it the channels and the scale of the data.",
-        )
+        expected = f"images {tuple(gt.shape)}, as the ground truth is, from the network"
+        raise DscsrError(expected, tuple(output.shape), "Give it the channels and the scale of the data.")
 
 
 def as_float(images: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:

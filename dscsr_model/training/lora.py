@@ -58,10 +58,7 @@ def start_from(
 ) -> Network:
     """Load the adapters of ``lora: weights``, if the section has them, onto the base that ``network`` holds.
 
-    Args:
-        network: With its base loaded, if there is ``tell``.
-        section: As of `inject_lora`.
-        tell: Is told if the adapters were trained on another base, as their file says.
+    ``tell`` is told if they were trained on another base, as their file says.
 
     Raises:
         LoRAError: The file holds more than adapters, or those of another network.

@@ -28,13 +28,7 @@ def scheduler_names() -> list[str]:
 
 
 def build_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], **arguments: Any) -> Optimizer:
-    """Build an optimizer of ``torch.optim``; its fused form where all parameters are on a GPU and it has one.
-
-    Args:
-        name: One of `optimizer_names`.
-        parameters: What to optimize.
-        **arguments: Of the constructor; an explicit ``fused`` or ``foreach`` is respected.
-    """
+    """One of `optimizer_names`; in its fused form where all parameters are on a GPU and the arguments leave it open."""
     parameters = list(parameters)
     cls: type[Optimizer] = getattr(torch.optim, name)
     asked = {"fused", "foreach", "capturable", "differentiable"} & set(arguments)
@@ -46,12 +40,7 @@ def build_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], **argum
 def take_over(optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
     """Let a new optimizer remember what a saved one did (moments, momentum); its options stay its own.
 
-    Args:
-        optimizer: Has not stepped yet.
-        saved: The other's ``state_dict()``.
-
-    Returns:
-        False if it remembers other things, as after a change of its type: then nothing is taken over.
+    Returns False if it remembers other things, as after a change of its type: then nothing is taken over.
     """
     groups = optimizer.state_dict()["param_groups"]
     counts = [[len(group["params"]) for group in some] for some in (groups, saved["param_groups"])]
@@ -71,11 +60,6 @@ class WarmedSchedule:
 
     BasicSR writes the warm-up's rate into the optimizer, where a schedule that computes each rate from the last would
     take it for its own. So the schedule's rates are kept here and put back before it steps.
-
-    Args:
-        name: One of `scheduler_names`.
-        optimizer: Whose rates it sets.
-        **arguments: Of the schedule's constructor.
     """
 
     def __init__(self, name: str, optimizer: Optimizer, **arguments: Any) -> None:

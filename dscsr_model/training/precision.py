@@ -34,13 +34,7 @@ class Precision:
 
 
 class CompiledForward:
-    """Calls a network, compiled if that works here; else, after one warning, as it is.
-
-    Args:
-        network: The network, with its DistributedDataParallel if it has one.
-        mode: A mode of ``torch.compile``; None or False for eager.
-        logger: Gets the warning.
-    """
+    """Calls a network, compiled in this mode if that works here; else, after one warning, as it is."""
 
     def __init__(self, network: nn.Module, mode: str | bool | None, logger: logging.Logger) -> None:
         self.network = network

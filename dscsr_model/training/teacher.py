@@ -29,14 +29,10 @@ DEFAULT_LAYERS = 3
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher says to a batch.
-
-    Attributes:
-        output: Super-resolved images (B, C, H·s, W·s) in float32; None if nobody asked for them.
-        features: Layer name to feature map (B, C', h, w).
-    """
+    """What a teacher says to a batch."""
 
     output: Tensor | None
+    """Super-resolved images (B, C, H·s, W·s) in float32; None if nobody asked for them."""
     features: Features
 
 
@@ -114,10 +110,7 @@ def frozen(network: nn.Module) -> nn.Module:
 def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]], nn.Module]) -> list[nn.Module]:
     """The networks of a ``teacher:`` section, with their weights, on the CPU.
 
-    Args:
-        section: ``weights``, a path or a list of them; ``network``, a network section for all of them, or none: then
-            each is built from its weight file alone; ``param_key``, as for `read_state_dict`.
-        build: Builds a network from its section.
+    Without ``network:`` each is built from its weight file alone.
 
     Raises:
         WeightsError: A file cannot be read, or does not fit.

@@ -35,17 +35,13 @@ class BestResults:
 
     Args:
         better: Names of metrics, each with the direction that is better: ``higher`` or ``lower``.
-        deciding: The metric that decides which network is best.
-        sets: Names of the validation sets. The first that has been scored by this metric decides: one without ground
-            truth is not.
-
-    Attributes:
-        records: Set to metric to ``better``, ``val`` and ``iter``, as BasicSR keeps them; -1 for no iteration.
-        validated_at: Set to iteration.
+        deciding: The metric that decides which network is best, in the first set that has been scored by it: one
+            without ground truth is not.
+        sets: Names of the validation sets.
     """
 
     def __init__(self, better: Mapping[str, str], deciding: str, sets: Sequence[str]) -> None:
-        self.records: dict[str, dict[str, dict[str, Any]]] = {}
+        self.records: dict[str, dict[str, dict[str, Any]]] = {}  # by set and metric, as BasicSR keeps them
         self.validated_at: dict[str, int] = {}
         self._better, self._deciding, self._sets = better, deciding, sets
 

@@ -13,10 +13,10 @@ from dscsr_model.host.options.structure import check_section
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 from dscsr_model.losses.vgg import SMALLEST
+from dscsr_model.models.csd_model import TEACHER, width_label
 from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS, CSDLoss, LossTarget
 from dscsr_model.options.section import describe, listed
-from dscsr_model.training import widths
-from dscsr_model.training.loss_sections import BASICSR_NAMES, loss_sections
+from dscsr_model.training.log import BASICSR_NAMES, loss_sections
 from dscsr_model.training.teacher import TeacherFeatures
 
 
@@ -141,14 +141,14 @@ def _check_widths(run: Run, network: CSSRNet) -> None:
     val, report = run.section("val"), run.report
     if report.has("val", "widths"):
         return
-    teacher = [widths.TEACHER] if not run.is_train or any(t.needs_teacher for t in run.targets.values()) else []
-    given, known = val.get("widths"), sorted({widths.TEACHER, *network.widths})
+    teacher = [TEACHER] if not run.is_train or any(t.needs_teacher for t in run.targets.values()) else []
+    given, known = val.get("widths"), sorted({TEACHER, *network.widths})
     if given is not None and not (given and all(width in known for width in given)):
         remedy = "Take these, or add to `network_g: widths`."
         report.add(("val", "widths"), f"widths among {listed(known, code=False)}", describe(given), remedy)
         return
     metrics = run.section("val", "metrics")
-    names = [*metrics, *(f"{name}_{widths.label(w)}" for name in metrics for w in given or [*network.widths, *teacher])]
+    names = [*metrics, *(f"{name}_{width_label(w)}" for name in metrics for w in given or [*network.widths, *teacher])]
     best = val.get("best_metric")
     if best is not None and best not in names:
         report.add(("val", "best_metric"), f"one of {listed(names, most=20)}", describe(best), "Take one.")
