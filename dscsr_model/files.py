@@ -27,14 +27,7 @@ REFUSED = (*FULL, errno.EROFS)
 def atomic(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which gets its name when the block ends without an exception and everything is on the disk.
 
-    Who can only write by name takes the stream's ``name``.
-
-    Args:
-        path: The file. Its folder is made if it is missing. A link is replaced, not followed.
-        replace: Take the place of a file that is there.
-
-    Raises:
-        DiskError, BusyError: See `atomic_folder`. What was there before still is.
+    Who can only write by name takes the stream's ``name``. A link is replaced, not followed; see `atomic_folder`.
     """
     path = Path(path)
     with (
@@ -134,23 +127,15 @@ def explain(error: BaseException, path: Path) -> DiskError:
     """What an error of the operating system means for ``path``, and what to do."""
     if getattr(error, "errno", getattr(error, "code", None)) not in FULL:
         return DiskError(f"to write {path}", error, "Choose another folder.")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    return DiskError(
-        f"room on the disk for {path}",
-        f"{error} ({shutil.disk_usage(folder).free / 2**30:.2f} GiB free)",
-        "Nothing of it is kept. Free some space, or choose a folder on another disk.",
-    )
+    free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+    remedy = "Nothing of it is kept. Free some space, or choose a folder on another disk."
+    return DiskError(f"room on the disk for {path}", f"{error} ({free / 2**30:.2f} GiB free)", remedy)
 
 
 def _claim(folder: Path, keep: str) -> int:
     """Make ``folder`` an empty folder that belongs to this process, but for an entry named ``keep``.
 
-    Returns:
-        A descriptor. Until it is closed, or this process ends in whatever way, no other can claim the folder.
-
-    Raises:
-        BusyError: A living process holds it.
-        OSError: The folder cannot be made or emptied.
+    Until the descriptor is closed, or this process ends in whatever way, no other can claim it.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,11 +143,8 @@ def _claim(folder: Path, keep: str) -> int:
             handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
             if not _lock(handle):
                 os.close(handle)
-                raise BusyError(
-                    f"to be alone in {folder.parent}",
-                    f"another process that is writing {folder.name.removeprefix('.').removesuffix('.tmp')}",
-                    "Wait for it, or choose another folder.",
-                )
+                got = f"another process that is writing {folder.name.removeprefix('.').removesuffix('.tmp')}"
+                raise BusyError(f"to be alone in {folder.parent}", got, "Wait for it, or choose another folder.")
             if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
                 break
             os.close(handle)  # removed, and what is there now is another's
@@ -184,11 +166,8 @@ def _lock(handle: int) -> bool:
 def _check_free(out: Path, names: Sequence[str], replace: bool) -> None:
     there = [str(out / name) for name in names if os.path.lexists(out / name)]
     if there and not replace:
-        raise DiskError(
-            "to write something new",
-            f"{' and '.join(there)}, which exist{'s' if len(there) == 1 else ''}",
-            "Pass --force to replace, or choose another place.",
-        )
+        got = f"{' and '.join(there)}, which exist{'s' if len(there) == 1 else ''}"
+        raise DiskError("to write something new", got, "Pass --force to replace, or choose another place.")
 
 
 def _move(whole: Path, out: Path) -> None:

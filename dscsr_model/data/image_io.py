@@ -67,23 +67,16 @@ class DecodedImage(NamedTuple):
 
 
 def read_header(file: str | Path) -> Header:
-    """Look at an image without decoding it.
-
-    Raises:
-        ImageError: It cannot be read, is no image, or has neither 8 nor 16 bits a channel.
-    """
+    """Look at an image without decoding it; raises `ImageError` if it is none, or has neither 8 nor 16 bits."""
     with _opened(file) as source:
         return _header(file, source)
 
 
 def read_image(file: str | Path) -> DecodedImage:
-    """Read an image: 8 or 16 bits; gray, RGB, with alpha or without; 1 bit, palettes and CMYK converted to these.
-
-    Args:
-        file: PNG, JPEG, WebP, TIFF or BMP.
+    """Read a PNG, JPEG, WebP, TIFF or BMP: 8 or 16 bits, gray or RGB, with alpha or without, into which others convert.
 
     Raises:
-        ImageError: As `read_header`, or the pixels are broken or incomplete.
+        ImageError: It cannot be read, is broken or incomplete, or has neither 8 nor 16 bits a channel.
     """
     with _opened(file) as source:
         header, spec = _header(file, source), source.spec()

@@ -87,15 +87,14 @@ def write_image(
 
     Args:
         path: The file.
-        image: What.
-        form: One of `FORMATS`. JPEG and WebP get 8 bits.
+        image: What. JPEG and WebP get 8 bits.
+        form: One of `FORMATS`.
         quality: Of JPEG and WebP, 1 to 100.
         replace: Take the place of a file that is there.
         between: Called now and then, and before the file gets its name; may raise, to give up.
 
     Raises:
         ImageError: The format does not take the image.
-        DiskError, BusyError: See `dscsr_model.files.atomic`.
     """
     between()
     with atomic(path, replace=replace) as stream:

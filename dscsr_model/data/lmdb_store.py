@@ -97,13 +97,7 @@ class LmdbWriter:
 class LmdbReader:
     """Reads one LMDB, ours or BasicSR's. Images are numbered in the order of their sorted keys.
 
-    It is opened at the first read, and a reader can be pickled at any time; see `environment`.
-
-    Args:
-        path: The LMDB's folder.
-
-    Raises:
-        DataError: Files are missing, or the list cannot be understood.
+    It is opened at the first read, and a reader can be pickled at any time; see `environment` and `read_meta`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -176,11 +170,7 @@ class Environment:
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Any]:
-        """A read transaction, whose values are views of the mapped file.
-
-        Raises:
-            DataError: It does not open, or is truncated.
-        """
+        """A read transaction, whose values are views of the mapped file; `DataError` for a file that is not whole."""
         if self._process != os.getpid():
             with self._lock:  # of several threads, one opens
                 if self._process != os.getpid():
@@ -229,7 +219,7 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
     """Shape and compression level of every image of an LMDB, by key, from its ``meta_info.txt``.
 
     Raises:
-        DataError: It is not there; a line is not understood; a key comes twice.
+        DataError: Files are missing; a line is not understood; a key comes twice.
     """
     file = Path(path) / "meta_info.txt"
     if not file.is_file() or not (file.parent / "data.mdb").is_file():
@@ -248,8 +238,5 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
 
 
 def is_raw(length: int, shape: Sequence[int], level: int) -> bool:
-    """Whether a value of so many bytes is the raw pixels of an image, not an encoded one.
-
-    An encoded image of compression level 0 is longer than its pixels.
-    """
+    """Whether a value is raw pixels: an encoded image of compression level 0 is longer than those."""
     return level == 0 and shape[2] in (1, 3) and length == shape[0] * shape[1] * shape[2]

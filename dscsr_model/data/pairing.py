@@ -28,12 +28,10 @@ def find_images(folder: str | Path) -> list[str]:
 
 
 def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
-    """All images in a folder and in the folders inside, linked ones too; hidden ones left out.
+    """All images in a folder and in those inside, as sorted relative paths; and how many other files, by kind.
 
-    However many links lead to a folder, it is searched once; by its own path if that is inside.
-
-    Returns:
-        Paths relative to ``folder``, sorted; and how many other files of each kind there are, by suffix.
+    Hidden ones are left out. However many links lead to a folder, it is searched once, by its own path if that is
+    inside.
 
     Raises:
         DataError: No such folder, no image in it, or a folder that cannot be read.
@@ -106,11 +104,7 @@ def key_of(name: str) -> str:
 
 
 def keys_of(names: Iterable[str]) -> dict[str, str]:
-    """Key of every image, by its relative path.
-
-    Raises:
-        DataError: Two images would get one key, or a key is too long; all such are named.
-    """
+    """Key of every image, by its relative path; raises `DataError` where two would get one, or one is too long."""
     by_key: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_key[key_of(name)].append(name)
