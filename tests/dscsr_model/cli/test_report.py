@@ -238,7 +238,7 @@ def test_many_experiments_have_different_colours(number):
     assert legend.get_texts()[0].get_text() == r" _a\$b\$c0"  # odd names stand in the legend
 
 
-@pytest.mark.parametrize("suffix", [".pdf", ".svg"])
+@pytest.mark.parametrize("suffix", [pytest.param(".pdf", marks=pytest.mark.slow), ".svg"])
 def test_other_formats(suffix):
     write("a", log_text(range(10, 101, 10)))
     Path(f"figure{suffix}").write_text("older")
