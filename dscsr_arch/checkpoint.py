@@ -17,7 +17,7 @@ from dscsr_arch.architecture import Architecture, StateDict, recognise
 from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, said_by, weights_errors
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
-from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.cssr_arch import STUDENTS, CSSRNet, width_key
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
@@ -39,9 +39,6 @@ __all__ = [
     "save_state_dict",
     "state_dict_diff",
 ]
-
-_STUDENTS = "students."
-"""Before the names of the students that a fused CSSR-Net has beside its backbone."""
 
 
 def load_model(
@@ -154,12 +151,12 @@ def _of_width(state_dict: StateDict, width: float | None, path: FilePath) -> tup
 
     A fused CSSR-Net keeps its students beside its backbone, since they are no slices of it.
     """
-    students = {name for name in state_dict if name.startswith(_STUDENTS)}
+    students = {name for name in state_dict if name.startswith(STUDENTS)}
     if width is None or width == 1:
         return {name: tensor for name, tensor in state_dict.items() if name not in students}, None
     if not students:
         return state_dict, width
-    start = f"{_STUDENTS}{f'{width:g}'.replace('.', '_')}."
+    start = f"{STUDENTS}{width_key(width)}."
     chosen = {name.removeprefix(start): state_dict[name] for name in students if name.startswith(start)}
     if not chosen:
         there = sorted({name.split(".")[1].replace("_", ".") for name in students})

@@ -30,7 +30,8 @@ from dscsr_arch.errors import ArgumentError
 from dscsr_arch.foreign import WIDTH_ARGUMENTS, arguments_of_section, find_backbone
 
 _PREFIX = "backbone."
-_STUDENTS = "students."
+STUDENTS = "students."
+"""Before the names of the students that a fused CSSR-Net has beside its backbone."""
 
 
 class CSSRNet(nn.Module):
@@ -99,7 +100,7 @@ class CSSRNet(nn.Module):
         if width == 1.0:
             return copy.deepcopy(self.backbone)
         if self.students:
-            return copy.deepcopy(self.students[_key(width)])
+            return copy.deepcopy(self.students[width_key(width)])
         example = next(self.backbone.parameters())
         student = copy.deepcopy(self._skeletons[width]).to_empty(device=example.device).to(example.dtype)
         own = tensors(student.train(self.training))
@@ -134,7 +135,7 @@ class CSSRNet(nn.Module):
         backbone_fuse = getattr(self.backbone, "fuse", None)
         if self.students or backbone_fuse is None:
             return self
-        students = {_key(width): self.student(width) for width in self.widths}
+        students = {width_key(width): self.student(width) for width in self.widths}
         names = [name for name, _ in self.backbone.named_parameters()]
         backbone_fuse()
         if names != [name for name, _ in self.backbone.named_parameters()]:
@@ -163,7 +164,7 @@ class CSSRNet(nn.Module):
         given = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
         for name, tensor in given.items():
             bare = name.removeprefix(prefix)
-            placed = bare.startswith(_PREFIX) or (bool(self.students) and bare.startswith(_STUDENTS))
+            placed = bare.startswith(_PREFIX) or (bool(self.students) and bare.startswith(STUDENTS))
             state_dict[name if placed and bare not in own else prefix + _PREFIX + bare] = tensor
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -171,7 +172,7 @@ class CSSRNet(nn.Module):
         if width == 1.0:
             return self.backbone(x)
         if self.students:
-            return self.students[_key(width)](x)
+            return self.students[width_key(width)](x)
         return split_forward(self.backbone, self._skeletons[width], x)
 
     def _checked(self, width: float) -> float:
@@ -181,8 +182,9 @@ class CSSRNet(nn.Module):
         return float(width)
 
 
-def _key(width: float) -> str:
-    return f"{width:g}".replace(".", "_")  # names of modules have no dots
+def width_key(width: float) -> str:
+    """What follows `STUDENTS`: names of modules have no dots."""
+    return f"{width:g}".replace(".", "_")
 
 
 def _read_backbone(backbone: object) -> tuple[str, type[nn.Module], dict[str, Any]]:
