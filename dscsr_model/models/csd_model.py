@@ -17,7 +17,6 @@ from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import CSD_KEYS, CSDLoss
-from dscsr_model.options.sections import ValSection
 from dscsr_model.training.images import check_output
 from dscsr_model.training.log import loss_sections, named
 from dscsr_model.training.teacher import TeacherFeatures
@@ -70,8 +69,7 @@ class CSDModel(EfficientSRModel):
     @cached_property
     def validated(self) -> tuple[float, ...]:
         """The widths that are validated, in ascending order."""
-        given = ValSection.parse(self.opt.get("val"), "val").widths
-        return validated_widths(given, self.students, not self.is_train or self._needs_teacher())
+        return validated_widths(self.val.widths, self.students, not self.is_train or self._needs_teacher())
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]

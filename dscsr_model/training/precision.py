@@ -13,13 +13,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """Autocast and loss scaling.
-
-    Args:
-        name: ``fp32``, ``bf16`` or ``fp16``. Weights stay in float32; fp16 scales the loss so that small gradients
-            survive.
-        device: Where the network is.
-    """
+    """Autocast and loss scaling. Weights stay in float32; fp16 scales the loss so that small gradients survive."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = name
@@ -46,7 +40,8 @@ class CompiledForward:
     def __call__(self, x: Tensor, **arguments: Any) -> Any:
         """Run the network; ``arguments`` are further ones of its ``forward``."""
         try:
-            self._run = self._run or torch.compile(self.network, mode=self._mode)
+            if self._run is None:
+                self._run = torch.compile(self.network, mode=self._mode)
             output = self._run(x, **arguments)
         except Exception as error:  # whatever keeps the compiler from working: no C++ compiler, an old GPU, a graph
             if self._works:

@@ -95,7 +95,6 @@ CHANGES = {
         ["train:optim_g:type: Adam before this resume, Adamax from here on",
          "The optimizer remembers other things than it did before: it starts anew."],
     ),
-    "precision": ({"train:precision": "fp16"}, ["train:precision: not given before this resume, fp16 from here on"]),
 }  # fmt: skip
 
 
@@ -232,11 +231,3 @@ def test_old_checkpoints_are_pruned_but_never_the_best(tmp_path):
             (tmp_path / "training_states/5.validation").touch()
     names = [file.name for folder in ("models", "training_states") for file in sorted((tmp_path / folder).iterdir())]
     assert names == ["net_g_15.pth", "net_g_20.pth", "net_g_best.pth", "net_g_latest.pth", "15.state", "20.state"]
-
-
-def test_resuming_clears_what_a_killed_process_left(tmp_path):
-    opt = options(tmp_path)
-    train(build(copy.deepcopy(opt)), [1]).save(0, 1)
-    (tmp_path / "models/.net_g_2.pth.99.tmp").write_bytes(b"half")
-    resumed(opt, 1)
-    assert [file.name for file in (tmp_path / "models").iterdir()] == ["net_g_1.pth"]

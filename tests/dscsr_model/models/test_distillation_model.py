@@ -1,7 +1,6 @@
 """DistillationModel: what its losses compare, one forward of the student, nothing of the teacher in checkpoints."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import small_models
@@ -11,7 +10,6 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
-from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 
 LOSSES = {
@@ -112,50 +110,7 @@ def test_nothing_of_the_teacher_is_saved_or_trained(options, tmp_path):
     assert sorted(file.name for file in (tmp_path / "models").iterdir()) == ["net_g_3.pth"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "iteration", "due"),
-    [
-        ({}, 0, True),
-        ({"path:pretrain_network_g": None}, 0, False),  # nothing to be better than
-        ({"val": None}, 0, False),
-        ({}, 4, False),
-        ({}, 8, True),  # in a resumed run, where nothing says that it was validated
-    ],
-)
-def test_what_is_validated_before_the_first_step(options, tmp_path, monkeypatch, changes, iteration, due):
-    build(options()).save(0, 1)
-    base = {"path:pretrain_network_g": str(tmp_path / "models/net_g_1.pth"), "val:val_freq": 8}
-    model, validated = build(options(**{**base, **changes})), []
-    monkeypatch.setattr(model, "validation", lambda *arguments: validated.append(arguments[1]))
-    model.validate_start([SimpleNamespace(dataset=SimpleNamespace(opt={"name": "Set"}))], iteration, None)
-    assert validated == [iteration] * due
-
-
 def test_without_losses_on_it_no_teacher_is_built(options):
     model = build(options(**{"train:teacher_opt": None, "train:affinity_opt": None, "teacher:weights": "nowhere"}))
     assert model.teacher is None
     assert train(model, [1]).get_current_log()["l_pix"] > 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "text"),
-    [
-        ({"teacher:weights": "nowhere.pth"}, WeightsError, "Expected a weight file at nowhere.pth"),
-        ({"train:affinity_opt:layers": ["body.0", "body.9"]}, DscsrError, "layer of EDSR, but got 'body.9'"),
-        ({"train:affinity_opt:teacher_layers": ["x", "y"]}, DscsrError, "Expected a layer of SPAN, but got 'x'"),
-    ],
-)
-def test_without_the_option_check_faults_are_as_clear(options, changes, error, text):
-    with pytest.raises(error, match=text):
-        build(options(**changes))
-
-
-def test_resumed_with_its_teacher_it_ends_where_it_would_have(options, tmp_path):
-    whole = train(build(options()), range(1, 7))
-    model = train(build(options()), range(1, 4))
-    model.save(0, 3)
-    again = {"path:pretrain_network_g": str(tmp_path / "models/net_g_3.pth"), "path:param_key_g": None}
-    resumed = build(options(**again, **{"path:resume_state": "3.state"}))
-    resumed.resume_training(read_pickle(tmp_path / "training_states/3.state"))
-    train(resumed, range(4, 7))
-    assert small_models.distance(small_models.weights(whole), small_models.weights(resumed)) == 0

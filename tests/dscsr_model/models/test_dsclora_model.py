@@ -10,7 +10,6 @@ from torch import nn
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
-from dscsr_arch.errors import LoRAError
 
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
 SPAN_LORA = {**small_models.SPAN, "lora": {"layers": {"block_*": [2, 4]}, "dropout": 0}}
@@ -135,22 +134,3 @@ def test_training_starts_from_adapters_but_resumes_from_its_own(options, tmp_pat
     again = {"path:pretrain_network_g": str(tmp_path / "models/net_g_3.pth"), "path:resume_state": "3.state"}
     third = build(options("SPAN", network_g=network, **again))
     assert small_models.distance(small_models.weights(third), small_models.weights(second)) == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"network_g": {**small_models.SPAN, "lora": {}}}, "`lora: layers` or `lora: weights`, but got neither"),
-        ({"network_g": {**DSCLORA, "lora": {"layers": {"conv_1": [1, 1]}}}}, "without LoRA for `lora: layers`"),
-        ({"network_g": {**small_models.SPAN, "lora": {"layers": {"block_1": [99, 1]}}}}, "a LoRA rank of at most 8"),
-    ],
-)
-def test_without_the_option_check_faults_are_as_clear(options, changes, text):
-    with pytest.raises(LoRAError, match=text):
-        build(options(**changes))
-
-
-def test_a_whole_network_is_no_adapter(options, tmp_path):
-    network = {**SPAN_LORA, "lora": {**SPAN_LORA["lora"], "weights": str(tmp_path / "SPAN.pth")}}
-    with pytest.raises(LoRAError, match=r"Expected LoRA adapters alone in .*SPAN.pth, but got a whole network"):
-        build(options("SPAN", network_g=network))

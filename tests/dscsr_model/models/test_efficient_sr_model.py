@@ -64,14 +64,6 @@ def test_every_way_of_computing_stays_near_fp32_and_trains(tmp_path, way):
     assert model.guard.total == 0
 
 
-def test_fp16_finds_its_scale_by_skipping_steps(tmp_path):
-    changes = {"network_g": SPAN, "train:pixel_opt:loss_weight": 1.0, "train:precision": "fp16"}
-    model = train(build(options(tmp_path, **{**SMOOTH, **changes})), STEPS)
-    assert 0 < model.guard.total < 20
-    assert model.guard.in_row == 0
-    assert model.precision.scaler.get_scale() < 65536
-
-
 def test_accumulated_parts_are_as_many_as_asked_for(tmp_path, monkeypatch):
     model, seen = build(options(tmp_path, **{"train:accumulate_steps": 3})), []
     monkeypatch.setattr(model, "training_forward", lambda lq: seen.append(len(lq)) or model.net_g(lq))
@@ -241,11 +233,3 @@ def test_any_optimizer_and_schedule_of_torch_with_basicsrs_warm_up(tmp_path):
         train(model, [step], warmup=4)
         rates.append(model.get_current_learning_rate()[0])
     assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.04, 0.04, 0.04, 0.04, 0.02, 0.02])
-
-
-def test_images_per_second_and_memory_are_told(tmp_path):
-    model = train(build(options(tmp_path)), range(1, 4))
-    figures = model.get_current_log()
-    assert list(figures) == ["l_pix", "images_per_s", "peak_memory_gib"]
-    assert figures["images_per_s"] > 1
-    assert 0.05 < figures["peak_memory_gib"] < 100

@@ -231,21 +231,6 @@ def test_the_best_network_is_kept(tmp_path, validate, logged):
     assert sum("Best psnr on Set so far: saved as net_g_best.pth." in line for line in logged()) == 2
 
 
-@pytest.mark.parametrize(("metric", "better", "winner"), [("rgb", "higher", 10), ("rgb", "lower", 5)])
-def test_the_deciding_metric_and_its_direction_can_be_chosen(tmp_path, validate, metric, better, winner):
-    model = span(tmp_path, **{"val:best_metric": metric, f"val:metrics:{metric}:better": better})
-    for iteration, value in ((5, 1.0), (10, 2.0), (15, 1.5)):
-        validate(model, iteration, psnr=1.0, ssim=0.1, rgb=value)
-    assert best(tmp_path) == winner
-
-
-def test_the_first_validation_set_decides(tmp_path, validate):
-    model = span(tmp_path, **{"datasets:val_2": {"name": "Other"}})
-    validate(model, 5, "Set", psnr=30.0, ssim=0.9, rgb=29.0)
-    validate(model, 10, "Other", psnr=40.0, ssim=0.9, rgb=29.0)
-    assert best(tmp_path) == 5
-
-
 def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, loader, logged):
     images = option_files.write_images(tmp_path / "large", ["a.png"], (98, 98))
     single = {"name": "Lone", "type": "SingleImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
@@ -309,20 +294,6 @@ def test_a_resumed_run_does_not_put_a_worse_network_over_the_best(tmp_path, vali
     assert best(tmp_path) == kept
     validate(model, 20, psnr=31.0, ssim=0.9, rgb=29.0)
     assert best(tmp_path) == 20
-
-
-def test_metrics_may_change_before_a_resume(tmp_path, validate):
-    opt = options(tmp_path, network_g=SPAN, **{"val:metrics": {"psnr": METRICS["psnr"]}})
-    model = build(copy.deepcopy(opt))
-    validate(model, 5, psnr=30.0)
-    model.save(0, 8)
-    opt["val"]["metrics"] = {"psnr": METRICS["psnr"] | {"better": "lower"}, "rgb": METRICS["rgb"]}
-    model = build(opt)
-    model.resume_training(read_pickle(tmp_path / "training_states/8.state"))
-    validate(model, 10, psnr=31.0, rgb=29.0)
-    opt["val"] = None
-    build(opt).resume_training(read_pickle(tmp_path / "training_states/8.state"))
-    assert {name: best["val"] for name, best in model.best_metric_results["Set"].items()} == {"psnr": 31.0, "rgb": 29.0}
 
 
 def test_a_broken_best_network_is_replaced(tmp_path, validate):

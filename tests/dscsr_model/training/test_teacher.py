@@ -91,11 +91,6 @@ def test_windows_that_do_not_fit_into_a_patch():
     torch.testing.assert_close(eight, self_ensemble(network, X, sizes).detach())
 
 
-def test_a_layer_that_it_does_not_have():
-    with pytest.raises(DscsrError, match="Expected a layer of SPAN, but got 'block_7'"):
-        Teacher([span()], ["block_7"], precision=FP32)
-
-
 def test_built_from_a_file_alone_or_with_a_network_section(tmp_path):
     network = span().float()
     save_state_dict({"params": network.state_dict()}, tmp_path / "t.pth")

@@ -3,7 +3,7 @@
 import pytest
 
 from dscsr_arch import CSSRNet
-from dscsr_model.training.validation import evaluating, mean_scores
+from dscsr_model.training.validation import BestResults, evaluating, mean_scores
 
 
 def test_means_do_not_depend_on_who_computed_what():
@@ -13,6 +13,34 @@ def test_means_do_not_depend_on_who_computed_what():
     assert mean_scores({index: shares[index] for index in (3, 0, 4, 2, 1)}) == means
     assert mean_scores({0: {"niqe": 3.0}, 1: {"niqe": "too small"}}) == {"niqe": "too small"}
     assert mean_scores({}) == {}
+
+
+HIGHER, LOWER = {"psnr": "higher", "niqe": "higher"}, {"psnr": "higher", "niqe": "lower"}
+
+
+@pytest.mark.parametrize(
+    ("better", "deciding", "winner"), [(HIGHER, "psnr", 5), (HIGHER, "niqe", 10), (LOWER, "niqe", 5)]
+)
+def test_the_best_by_the_deciding_metric_in_the_first_set_that_has_it(better, deciding, winner):
+    best = BestResults(better, deciding, ["Lone", "Set", "Other"])
+    found = []
+    for iteration, psnr, niqe in ((5, 30.0, 1.0), (10, 29.0, 2.0), (15, 30.0, 1.0), (20, float("nan"), 1.5)):
+        for dataset, scores in (("Lone", {}), ("Set", {"psnr": psnr, "niqe": niqe}), ("Other", {"psnr": 40.0})):
+            best.update(dataset, scores, iteration)
+            found += [best.of(dataset, iteration)] if best.of(dataset, iteration) else []
+    assert (found[-1]["dataset"], found[-1]["metric"], found[-1]["iter"]) == ("Set", deciding, winner)
+
+
+def test_metrics_and_their_directions_may_change_before_a_resume():
+    before = BestResults(HIGHER, "psnr", ["Set"])
+    before.update("Set", {"psnr": 30.0, "niqe": 5.0}, 5)
+    after = BestResults(LOWER | {"ssim": "higher"}, "psnr", ["Set"])
+    later = {"dataset": "Set", "metric": "psnr", "better": "higher", "val": 31.0, "iter": 8}
+    after.load_state(before.state(), later)
+    after.update("Set", {"psnr": 29.0, "niqe": 6.0, "ssim": 0.9}, 10)
+    assert {name: (one["val"], one["iter"]) for name, one in after.records["Set"].items()} == {
+        "psnr": (31.0, 8), "niqe": (6.0, 10), "ssim": (0.9, 10)
+    }  # fmt: skip
 
 
 def test_afterwards_every_module_is_in_its_mode_and_so_is_what_follows_the_network():
