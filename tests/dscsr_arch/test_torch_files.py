@@ -127,7 +127,7 @@ def damaged(content, draw):
     return bytes(changed[: len(changed) if draw.random() < 0.9 else draw.randrange(len(changed) + 1)])
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(8000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(8000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("error", "ignore::dscsr_arch.arguments.AssumedWarning")
 def test_damaged_files_give_one_kind_of_error(tmp_path, count):
     files = list(seeds())

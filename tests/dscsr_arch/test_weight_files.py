@@ -201,7 +201,7 @@ BAD = {
         DAMAGED,
     ),
     "keys of one hash": (lambda: zipped(b"}(" + integer(2**61 - 1) + b"Nu."), r"a key .* \(int\)"),
-    "steps": (lambda: zipped(b"(" * 3_000_000 + b"."), "more objects than the weights"),
+    "steps": (lambda: zipped(b"(" * 1_000_100 + b"."), "more objects than the weights"),
     "arguments": (
         lambda: zipped(b"(" + b"N" * 10**5 + b"tq\x00ctorch\nSize\nq\x01" + b"h\x01h\x00R" * 10**5 + b"."),
         "but got a call with 100000 arguments",
