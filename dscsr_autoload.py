@@ -1,4 +1,4 @@
-"""Lets stock BasicSR find this project: when somebody imports ``basicsr``, mend it first and register afterwards.
+"""Lets stock BasicSR find this project: when somebody imports ``basicsr``, patch it first and register afterwards.
 
 ``dscsr_autoload.pth`` puts a finder in front of every Python's ``sys.meta_path`` in the environment. It imports
 nothing, this module included, until somebody imports ``basicsr``; then it asks `find_spec` below.
@@ -38,7 +38,7 @@ def _wanted():
     if os.environ.get("DSCSR_AUTOLOAD") != "0":
         return True
     # Switched off, but the parent called dscsr_model.register() itself: its spawned data-loader workers import
-    # BasicSR anew and need the same mends.
+    # BasicSR anew and need the same patches.
     return os.environ.get("DSCSR_REGISTERED_IN") == str(os.getppid())
 
 

@@ -7,13 +7,13 @@ __all__ = ["register"]
 
 
 def register() -> None:
-    """Mend BasicSR where this machine breaks it, import it, and register our networks, models, losses, datasets.
+    """Patch BasicSR where this machine breaks it, import it, and register our networks, models, losses, datasets.
 
     The autoload calls this when somebody imports ``basicsr``. With ``DSCSR_AUTOLOAD=0``, call it before importing
     BasicSR. A repeat does nothing.
 
     Raises:
-        dscsr_model.host.UnavailableError: BasicSR is not installed.
+        dscsr_arch.errors.UnavailableError: BasicSR is not installed.
     """
     from dscsr_model.host import registration
 

@@ -18,15 +18,12 @@ from conftest import ROOT
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle
+from dscsr_model.host import registration
 
 pytestmark = pytest.mark.hosts
 
 RELEASES = ("1.3.4.9", "1.3.5", "1.4.0", "1.4.1", "1.4.2")
 DSCSR = str(Path(sys.executable).with_name("dscsr"))
-CLASSES = (
-    "SPAN", "DSCLoRA", "CARN", "CSSRNet", "PairedCropDataset", "ContrastiveLoss", "SpatialAffinityLoss",
-    "EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=[*RELEASES, "master"])
@@ -93,7 +90,7 @@ def test_doctor_names_it_and_everything_is_registered(project):
     version = "1.4.2" if project.name == "master" else project.name
     said = run(project, DSCSR, "doctor", codes=(0, 1))  # it may find fault with this machine
     assert f"ok  basicsr       {version} ({project / 'basicsr'})\n" in said
-    assert [name for name in CLASSES if f"  registered  {name}\n" not in said] == []
+    assert [entry.name for entry in registration.entries() if f"  registered  {entry.name}\n" not in said] == []
 
 
 @pytest.mark.parametrize("name", ["span", "dsclora", "cssrnet"])

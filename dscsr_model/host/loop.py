@@ -146,6 +146,8 @@ class Run:
         self.state: dict[str, Any] | None = None
         self.model: Any = None
         self.validation_loaders: list[Any] = []
+        patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
+        patches.set(warnings, "showwarning", train_log.logging_ours(warnings.showwarning))
         if opt.get("is_train"):
             _changed.callback(lock.lock_experiment(opt).release)
         # BasicSR seeds before it reads `--force_yml`: runs with other seeds would be the same run.
@@ -155,8 +157,6 @@ class Run:
 
     def take_over(self, namespace: dict[str, Any]) -> None:
         """Stand in for the loop's names. A module that lacks any, as a test script does, is no train loop."""
-        self.patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
-        self.patches.set(warnings, "showwarning", train_log.logging_ours(warnings.showwarning))
         if namespace.keys() >= set(self.LOOP):
             for name in self.LOOP:
                 self.patches.set(namespace, name, partial(getattr(self, name), namespace[name]))

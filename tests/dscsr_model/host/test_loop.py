@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from training_runs import experiment, pipeline, write_options
 
 import dscsr_model
-from dscsr_arch.errors import DscsrError, DscsrWarning
+from dscsr_arch.errors import BusyError, DscsrError, DscsrWarning
 from dscsr_model.data.keyed_samples import KeyedDataset, SampleKey
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
@@ -296,7 +296,7 @@ def test_what_cannot_be_resumed(namespace, checkpoint, capsys):
 # --- one training at a time in an experiment ----------------------------------------------------------------------
 
 
-def test_a_second_training_of_the_same_name_is_refused_and_the_first_ones_folder_stays(tmp_path, capsys):
+def test_a_second_training_of_the_same_name_is_refused_and_the_first_ones_folder_stays(tmp_path, namespace, capsys):
     write_options(tmp_path, **{"train:total_iter": 1, "logger:save_checkpoint_freq": 1, "val:val_freq": 100})
     (experiment(tmp_path) / "models").mkdir(parents=True)
     with filelock.FileLock(tmp_path / "experiments/.tiny.lock"):  # as the first one, of whatever process, holds it
@@ -306,6 +306,10 @@ def test_a_second_training_of_the_same_name_is_refused_and_the_first_ones_folder
             said = capsys.readouterr().err.strip().splitlines()
             assert said[-1].startswith(f"dscsr: error: Expected to be alone in {experiment(tmp_path)}, but got another")
         assert [folder.name for folder in (tmp_path / "experiments").iterdir() if folder.is_dir()] == ["tiny"]
+        hook = sys.excepthook
+        with pytest.raises(BusyError):  # in a script of others, too, with the message alone
+            loop.enter(namespace, options(is_train=True, path={"experiments_root": str(experiment(tmp_path))}), None)
+        assert sys.excepthook is not hook
     pipeline(tmp_path)  # which BasicSR begins by archiving what is there
     assert len(list((tmp_path / "experiments").glob("tiny_archived_*"))) == 1
     pipeline(tmp_path, "--auto_resume")  # the run before has given it back

@@ -10,58 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import forks
-import option_files
 import pytest
 import torch
 from small_models import distance
 from torch.utils._pytree import tree_flatten
-from training_runs import dscsr, experiment, pipeline, weights_on_disk, write_options
+from training_runs import dscsr, experiment, pipeline, prepare_csd, prepare_dsclora, weights_on_disk, write_options
 
 import dscsr_model
-from dscsr_arch import EDSR, SPAN
-from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_arch.checkpoint import read_pickle
 from dscsr_model.training import checkpoints
 
 EPOCH = 3  # iterations: six samples in batches of two
 LAST = 3 * EPOCH
 
-BASE = {**option_files.edsr(), "num_feat": 4}
-LORA = {
-    "network_g": {**BASE, "lora": {"layers": {"body.*": [1, 2]}, "dropout": 0.5}},
-    "path:pretrain_network_g": "EDSR.pth",
-}
+MODELS = ("EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel")
 ADAPTED = {"type": "SPAN", "feature_channels": 4, "upscale": 4, "lora": {"layers": {"block_*": [1, 2]}, "dropout": 0.5}}
-TEACHER = {
-    "teacher": {"weights": "SPAN.pth"},
-    "path:pretrain_network_g": "SPAN.pth",
-    "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
-}
-RUNS: dict[str, dict[str, Any]] = {
-    "EfficientSRModel": LORA,
-    "DistillationModel": {"network_g": ADAPTED, **TEACHER},
-    "DSCLoRAModel": {"network_g": ADAPTED, **TEACHER},
-    "CSDModel": {
-        "network_g": {"type": "CSSRNet", "backbone": BASE, "widths": [0.5]},
-        "path:pretrain_network_g": "EDSR.pth",
-        "train:contrastive_opt": {
-            "type": "ContrastiveLoss", "loss_weight": 0.1, "num_negatives": 1, "features": "teacher",
-            "feature_layers": ["conv_first"],
-        },
-    },
-}  # fmt: skip
 
 
 def write(folder: Path, model: str, **changes: Any) -> None:
     """A run that saves after every iteration."""
-    torch.manual_seed(2)
-    folder.mkdir(exist_ok=True)
-    edsr = EDSR(**{name: value for name, value in BASE.items() if name != "type"})
-    save_state_dict({"params": SPAN(feature_channels=4).state_dict()}, folder / "SPAN.pth")
-    save_state_dict({"params": edsr.state_dict()}, folder / "EDSR.pth")
+    if model == "CSDModel":
+        prepared = prepare_csd(folder, 4)
+    else:
+        prepared = prepare_dsclora(folder, 4) | {"network_g": ADAPTED, "model_type": model}
+    if model == "EfficientSRModel":
+        prepared = {name: prepared[name] for name in ("model_type", "network_g", "path:pretrain_network_g")}
     write_options(
         folder,
         **{
-            "model_type": model,
+            **prepared,
             "datasets:train:dataset_enlarge_ratio": 2,
             "datasets:train:gt_size": 16,
             "train:total_iter": LAST,
@@ -70,7 +47,6 @@ def write(folder: Path, model: str, **changes: Any) -> None:
             "logger:save_checkpoint_freq": 1,
             "logger:use_tb_logger": False,
             "val:val_freq": 100,
-            **RUNS[model],
             **changes,
         },
     )
@@ -110,7 +86,7 @@ EVERYWHERE = tuple(range(1, LAST))
     [
         ("DSCLoRAModel", (EPOCH - 1, EPOCH), 0),
         ("CSDModel", (EPOCH - 1, EPOCH), 0),
-        *(pytest.param(model, EVERYWHERE, workers, marks=pytest.mark.slow) for model in RUNS for workers in (0, 1)),
+        *(pytest.param(model, EVERYWHERE, workers, marks=pytest.mark.slow) for model in MODELS for workers in (0, 1)),
     ],
 )
 def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, workers):
@@ -121,7 +97,7 @@ def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, 
     before, after = (checkpoint(whole, iteration)[0]["params"] for iteration in (LAST - 1, LAST))
     assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
     if model == "CSDModel":
-        (whole / "EDSR.pth").unlink()  # its teacher goes on from the checkpoint
+        (whole / "teacher.pth").unlink()  # its teacher goes on from the checkpoint
     for iteration in iterations:
         resume_from(whole, tmp_path / str(iteration), iteration)
 
