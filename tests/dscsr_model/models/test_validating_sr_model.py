@@ -31,6 +31,10 @@ def span(tmp_path, model_type="EfficientSRModel", **changes):
     return build(options(tmp_path, model_type, network_g=SPAN, **{"val:metrics": METRICS, **changes}))
 
 
+def edsr(tmp_path, **changes):
+    return build(options(tmp_path, **{"val:metrics": METRICS, **changes}))
+
+
 class Writer:
     def __init__(self):
         self.points = {}
@@ -178,7 +182,7 @@ def test_sizes_are_known_before_the_first_step_and_found_once(tmp_path, monkeypa
 
 
 def test_a_network_of_images_of_one_size_is_refused(tmp_path):
-    with pytest.raises(SizeError, match=r"of SwinIR: .* Give another network, or its class a `size_multiple`"):
+    with pytest.raises(SizeError, match=r"SwinIR: .* Give another network, or its class a `size_multiple`"):
         build(options(tmp_path, network_g={**SWINIR, "ape": True}))
 
 
@@ -215,7 +219,7 @@ def best(root: Path) -> int:
 
 
 def test_the_best_network_is_kept(tmp_path, validate, logged):
-    model = span(tmp_path)
+    model = edsr(tmp_path)
     validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
     assert best(tmp_path) == 5
     early = read_state_dict(tmp_path / "models/net_g_best.pth", "params")
@@ -258,7 +262,7 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, lo
 
 def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, loader, logged):
     niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs two blocks of 96 pixels
-    model = span(tmp_path, **{"val:metrics": {"niqe": niqe, **METRICS}, "val:best_metric": "psnr"})
+    model = edsr(tmp_path, **{"val:metrics": {"niqe": niqe, **METRICS}, "val:best_metric": "psnr"})
     before = len(logged())
     model.validation(loader, 6, None, save_img=False)
     assert model.metric_results.keys() == METRICS.keys()
@@ -268,10 +272,10 @@ def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, loader, logged)
 
 
 def test_a_best_network_that_is_not_finite_is_not_kept(tmp_path, validate):
-    model = span(tmp_path)
+    model = edsr(tmp_path)
     validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
     with torch.no_grad():
-        model.net_g.conv_cat.weight.fill_(torch.nan)
+        model.net_g.conv_first.weight.fill_(torch.nan)
     validate(model, 10, psnr=31.0, ssim=0.9, rgb=29.0)
     assert best(tmp_path) == 5
 
@@ -279,7 +283,7 @@ def test_a_best_network_that_is_not_finite_is_not_kept(tmp_path, validate):
 @pytest.mark.parametrize("saved_at", [5, 8])
 def test_a_resumed_run_does_not_put_a_worse_network_over_the_best(tmp_path, validate, saved_at):
     """BasicSR saves before it validates, so that the checkpoint of the best iteration knows nothing of it."""
-    opt = options(tmp_path, network_g=SPAN, **{"val:metrics": METRICS})
+    opt = options(tmp_path, **{"val:metrics": METRICS})
     model = build(copy.deepcopy(opt))
     if saved_at == 5:
         model.save(0, 5)
@@ -297,7 +301,7 @@ def test_a_resumed_run_does_not_put_a_worse_network_over_the_best(tmp_path, vali
 
 
 def test_a_broken_best_network_is_replaced(tmp_path, validate):
-    opt = options(tmp_path, network_g=SPAN, **{"val:metrics": METRICS})
+    opt = options(tmp_path, **{"val:metrics": METRICS})
     model = build(copy.deepcopy(opt))
     model.save(0, 5)
     (tmp_path / "models/net_g_best.pth").write_bytes(b"left by another tool")
@@ -312,7 +316,7 @@ def test_a_broken_best_network_is_replaced(tmp_path, validate):
 
 @pytest.mark.parametrize("where", ["reading", "scoring"])
 def test_a_fault_of_an_image_or_of_saving_it_stops_the_validation(tmp_path, loader, monkeypatch, where):
-    model = span(tmp_path)
+    model = edsr(tmp_path)
     if where == "reading":
         monkeypatch.setattr(type(loader.dataset), "__getitem__", lambda *_: 1 / 0)
     else:
