@@ -29,7 +29,8 @@ def unknown_network(
     """
     if given.section is not None:
         return _of_section(given.section, state_dict, given.overrides, path), []
-    remedy = "Give the network section of its training (-opt FILE, or load_model's `network`)."
+    section = "the network section of its training (-opt FILE, or load_model's `network`)"
+    remedy = f"Give {section}."
     layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
     of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
     try:
@@ -48,8 +49,8 @@ def unknown_network(
     network.described_as = metadata  # type: ignore[assignment]
     if said is not None:
         return network, []
-    note = f"{path} is taken for {name}, as spandrel does, with defaults where shapes tell nothing. If that is wrong:"
-    return network, [DscsrWarning(f"{note} {remedy}")]
+    note = f"{path} is taken for {name}, as spandrel does, with defaults where shapes tell nothing"
+    return network, [DscsrWarning(f"{note}. If that is wrong, give {section}.")]
 
 
 def _of_section(

@@ -67,7 +67,7 @@ def test_another_section_gets_one_message(swinir, tmp_path, section, message):
 
 @torch.no_grad()
 def test_spandrel_knows_others(swinir, tmp_path, spandrel):
-    with pytest.warns(UserWarning, match=r"swinir.pth is taken for SwinIR, .* If that is wrong: Give the network sec"):
+    with pytest.warns(UserWarning, match=r"swinir.pth is taken for SwinIR, .* If that is wrong, give the network sec"):
         loaded = load_model(tmp_path / "swinir.pth")
     assert not loaded.training
     assert size_requirements(loaded) == SizeRequirements(multiple_of=1, minimum=16)
