@@ -274,13 +274,6 @@ def test_a_width_is_a_part_of_the_backbone(tmp_path, width):
         load_model(tmp_path / "w.pth", width=width)
 
 
-@pytest.mark.parametrize(("name", "value"), [("upscale", 0), ("upscale", "a"), ("num_out_ch", True), ("upscale", 2.0)])
-def test_overrides_that_shapes_are_read_by_are_checked(tmp_path, name, value):
-    torch.save(STATE, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=f"Expected `{name}` to be a whole number from 1, but got {value!r}"):
-        load_model(tmp_path / "w.pth", **{name: value})
-
-
 def test_a_layer_used_twice_is_no_lie(tmp_path):
     shared = torch.rand(1000)
     torch.save({"params": {"a": shared, "b": shared, "c": shared}}, tmp_path / "w.pth")
