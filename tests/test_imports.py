@@ -92,7 +92,6 @@ def test_registries_are_touched_in_one_place():
         "dscsr_model.host.options.run",  # reads them, to suggest names
         *(f"dscsr_model.host.options.{room}" for room in ("registry", "structure", "losses", "teachers", "weights")),
         "dscsr_model.models.validating_sr_model",  # reads it, to learn which metrics compare
-        "dscsr_model.export.spandrel_form",  # spandrel's, a copy of it
         "dscsr_model.export.spandrel_support",  # spandrel's
     }
 

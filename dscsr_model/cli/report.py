@@ -6,13 +6,11 @@ import argparse
 import difflib
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.cli.report_logs import History, best_of, read_events, read_logs
 from dscsr_model.files import check_new
-
-if TYPE_CHECKING:
-    from dscsr_model.cli.report_logs import History
 
 EPILOG = """\
 examples:
@@ -103,8 +101,6 @@ def read_history(folder: Path) -> History:
     Raises:
         DscsrError: There are none of either, or nothing is in them.
     """
-    from dscsr_model.cli.report_logs import read_events, read_logs
-
     if logs := list(folder.glob("train_*.log")):
         return read_logs(logs)
     resolved = folder.resolve()
@@ -133,15 +129,11 @@ def table(histories: dict[str, History]) -> str:
 
 def _losses(history: History) -> str:
     several = len(history.losses) > 1
-    return (
-        "\n".join(f"{f'{name} ' * several}{list(curve.values())[-1]:.4g}" for name, curve in history.losses.items())
-        or "-"
-    )
+    last = {name: next(reversed(curve.values())) for name, curve in history.losses.items()}
+    return "\n".join(f"{f'{name} ' * several}{value:.4g}" for name, value in last.items()) or "-"
 
 
 def _scores(history: History) -> str:
-    from dscsr_model.cli.report_logs import best_of
-
     lines, names = [], [set(each) for each in zip(*history.psnr, strict=True)]
     for key, curve in history.psnr.items():
         at, value = best_of(curve)

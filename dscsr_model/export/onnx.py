@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.export.programs import Prepared, prepared, translating
+from dscsr_model.export.programs import prepared, translating
 from dscsr_model.inference.onnx_file import require_onnx
 
 OPSETS = range(17, 21)
@@ -41,11 +41,11 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
     require_onnx()
     import onnx
 
-    made = prepared(network, half)
-    model = onnx.load_from_string(_translate(made, opset))
+    network, example, metadata = prepared(network, half)
+    model = onnx.load_from_string(_translate(network, example, opset))
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _strip(model)
-    onnx.helper.set_model_props(model, made.metadata)
+    onnx.helper.set_model_props(model, metadata)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # ONNX has several classes, one per stage
@@ -72,15 +72,15 @@ def run_onnx(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _translate(made: Prepared, opset: int) -> bytes:
+def _translate(network: nn.Module, example: Tensor, opset: int) -> bytes:
     """By torch's older exporter: the newer one begins at opset 18, which ONNX's converter cannot take back for RCAN."""
     if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
         raise DscsrError("torch 2.5 or newer for ONNX", torch.__version__, "Update it.")
     model = BytesIO()
     with translating("torch's exporter to ONNX"):
         torch.onnx.export(
-            made.network,
-            (made.example,),
+            network,
+            (example,),
             model,  # type: ignore[arg-type]  # a file is as good as a path
             input_names=["input"],
             output_names=["output"],

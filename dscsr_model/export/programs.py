@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,25 +41,19 @@ class HalfInside(nn.Module):
         return out.to(torch.float32)
 
 
-class Prepared(NamedTuple):
-    """A network that is to be translated."""
+def prepared(network: nn.Module, half: bool) -> tuple[nn.Module, Tensor, dict[str, str]]:
+    """What becomes a program of ``network``, which stays as it is.
 
-    network: nn.Module
-    """Plain convolutions, from float32 to float32."""
-    example: Tensor
-    """An image to trace it with."""
-    metadata: dict[str, str]
-    """As text, with the multiple that the sides of images must be of."""
-
-
-def prepared(network: nn.Module, half: bool) -> Prepared:
-    """``network``, which stays as it is, to be translated into a program; with ``half`` it computes in float16."""
+    Returns:
+        Plain convolutions from float32 to float32, with ``half`` in float16 inside; an image to trace them with; and
+        the network's metadata, with the multiple that the sides of images must be of.
+    """
     shipped = deployable(network)
     sizes = size_requirements(shipped)
     height = sizes.fit(24)
     example = torch.rand(2, input_channels(shipped), height, sizes.fit(height + 16))
     metadata = to_metadata(describe(shipped)) | {"size_multiple": str(sizes.multiple_of)}
-    return Prepared(HalfInside(shipped).eval() if half else shipped, example, metadata)
+    return HalfInside(shipped).eval() if half else shipped, example, metadata
 
 
 @contextmanager
@@ -89,11 +82,12 @@ def to_torch_export(network: nn.Module, path: str | os.PathLike[str], *, half: b
     Raises:
         DscsrError: torch cannot translate the network.
     """
-    made, buffer = prepared(network, half), io.BytesIO()
+    network, example, metadata = prepared(network, half)
+    buffer = io.BytesIO()
     axes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
     with translating("torch.export"):
-        program = torch.export.export(made.network, (made.example,), dynamic_shapes=(axes,))
-        torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(made.metadata)})
+        program = torch.export.export(network, (example,), dynamic_shapes=(axes,))
+        torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(metadata)})
     Path(path).write_bytes(buffer.getbuffer())
 
 
@@ -103,10 +97,13 @@ def to_torchscript(network: nn.Module, path: str | os.PathLike[str], *, half: bo
     Raises:
         DscsrError: torch cannot translate the network.
     """
-    made, buffer = prepared(network, half), io.BytesIO()  # on a full disk torch's own writer ends the process
+    (network, example, metadata), buffer = (
+        prepared(network, half),
+        io.BytesIO(),
+    )  # on a full disk torch's own writer ends the process
     with translating("TorchScript"), torch.no_grad():
-        program = torch.jit.freeze(torch.jit.trace(made.network, made.example, check_trace=False))
-        torch.jit.save(program, buffer, _extra_files={METADATA_FILE: json.dumps(made.metadata)})
+        program = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
+        torch.jit.save(program, buffer, _extra_files={METADATA_FILE: json.dumps(metadata)})
     Path(path).write_bytes(buffer.getbuffer())
 
 
