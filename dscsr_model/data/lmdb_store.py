@@ -151,13 +151,6 @@ class LmdbReader:
             raise DataError(expected, f"{len(value)} bytes that are neither", remedy, self.path)
         yield image[:, :, None] if gray else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_environment"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._environment = environment(self.path)
-
 
 class Environment:
     """An LMDB that opens itself when it is needed, anew in every process. See `environment`."""
@@ -167,6 +160,9 @@ class Environment:
         self._process = -1
         self._opened: Any = None
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return environment, (self._path,)
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Any]:
