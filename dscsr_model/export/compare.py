@@ -66,7 +66,10 @@ def difference(
         DscsrError: The difference is beyond the tolerance, the output has another size, or is not finite.
     """
     worst, sizes, what = 0.0, size_requirements(source), f"the file, read by {by},"
-    report = "Nothing is kept; please report this with the versions of torch and of the format's packages."
+    report = (
+        "Nothing is kept. No program can be made of code that does other things for other sizes of images (windows, "
+        "attention); otherwise please report this with the versions of torch and of the format's packages."
+    )
     for image in images(input_channels(source)):
         wanted, got = padded(source, image, sizes), padded(candidate, image, sizes)
         size = " × ".join(map(str, image.shape))

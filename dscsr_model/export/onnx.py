@@ -57,8 +57,10 @@ def run_onnx(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     """The model at ``path`` as a function of images, run by ONNX Runtime on the CPU."""
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it would print what it raises
     try:
-        session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base
         raise DscsrError("ONNX Runtime to load the model", f"this from it: {error}") from error
 
@@ -67,7 +69,8 @@ def run_onnx(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
             return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
         except Exception as error:
             what = f"ONNX Runtime to run the model on an image {tuple(x.shape)}"
-            raise DscsrError(what, f"this from it: {error}") from error
+            said = f"this from it: {' '.join(str(error).split())[:200]}"
+            raise DscsrError(what, said, "Code that does other things for other sizes cannot be translated.") from error
 
     return run
 
