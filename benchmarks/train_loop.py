@@ -107,14 +107,8 @@ def options(way: str, folder: Path, workers: int = 0) -> dict:
     }
     return {
         **{"name": way, "model_type": WAYS[way]["model"], "scale": SCALE, "num_gpu": 0, "is_train": True},
-        **{
-            "dist": False,
-            "rank": 0,
-            "world_size": 1,
-            "manual_seed": SEED,
-            "path": {"models": "", "training_states": ""},
-            "logger": {},
-        },
+        **{"dist": False, "rank": 0, "world_size": 1, "manual_seed": SEED, "logger": {}},
+        "path": {"models": "", "training_states": ""},
         "datasets": {"train": train},
         "network_g": dict(WAYS[way]["network"]),
         "train": {
