@@ -178,8 +178,8 @@ class CSDModel(EfficientSRModel):
         figures = super().get_current_log()
         sums: dict[str, float] = OrderedDict()
         for name in self.loss_terms:
-            bare = next((name.removesuffix(f"_{width}") for width in self.students if name.endswith(f"_{width}")), name)
-            sums[bare] = sums.get(bare, 0.0) + figures[name]
+            loss = next((name.removesuffix(f"_{width}") for width in self.students if name.endswith(f"_{width}")), name)
+            sums[loss] = sums.get(loss, 0.0) + figures[name]
         return sums | figures
 
     # --- every width ------------------------------------------------------------------------------------------

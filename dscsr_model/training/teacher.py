@@ -80,19 +80,16 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, lq: Tensor) -> TeacherOutput:
         """Answer images (B, C, H, W) in [0, 1]."""
-        plain: Tensor | None = None
-        features: Features = {}
-        if self.hooks.layers:
-            plain, features = self.hooks.watch(self._forwards[0], lq)
-        return TeacherOutput(self._output(lq, plain) if self.wants_output else None, features)
+        known, features = self.hooks.watch(self._forwards[0], lq) if self.hooks.layers else (None, {})
+        return TeacherOutput(self._output(lq, known) if self.wants_output else None, features)
 
-    def _output(self, lq: Tensor, plain: Tensor | None) -> Tensor:
-        """Mean over networks and, if asked for, orientations; ``plain`` is what the first network has said already."""
+    def _output(self, lq: Tensor, known: Tensor | None) -> Tensor:
+        """Mean over networks and, if asked for, orientations; ``known`` is what the first network has said already."""
         if self.ensemble:
             forwards = zip(self._forwards, self.size_requirements, strict=True)
             outputs = [self_ensemble(forward, lq, sizes) for forward, sizes in forwards]
         else:
-            first = self._forwards[0](lq) if plain is None else plain
+            first = self._forwards[0](lq) if known is None else known
             outputs = [first, *(forward(lq) for forward in self._forwards[1:])]
         return torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0]
 
