@@ -6,18 +6,16 @@ A run is that of the command line, in a fork of this process that ends after two
 from __future__ import annotations
 
 import copy
-import os
 import random
 import resource
 import signal
-import sys
-import time
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forks
 import option_files
 import yaml
 
@@ -125,22 +123,18 @@ def _retype(draw: random.Random, options: Section) -> None:
     section[key] = draw.choice([*same, *_TORCHS])
 
 
-def _move(draw: random.Random, options: Section) -> None:
+def _copy(draw: random.Random, options: Section) -> None:
+    """A key into another section, or under another name; it may be taken away where it was."""
     section, key = draw.choice(_places(options))
-    target = draw.choice([options, *(s[k] for s, k in _places(options) if isinstance(s[k], dict))])
-    value = section.pop(key)
-    target[key] = copy.deepcopy(value)
+    target = draw.choice([section, options, *(s[k] for s, k in _places(options) if isinstance(s[k], dict))])
+    name = draw.choice([f"{key}_2", f"x_{key}", *_KEYS]) if target is section else key
+    target[name] = copy.deepcopy(section[key] if draw.random() < 0.5 else section.pop(key))
 
 
 def _misspell(draw: random.Random, options: Section) -> None:
     section, key = draw.choice(_places(options))
     name, at = str(key), draw.randrange(len(str(key)))
     section[name[:at] + draw.choice(["", "x", name[at:] + "_opt", name[at] * 2]) + name[at + 1 :]] = section.pop(key)
-
-
-def _copy_key(draw: random.Random, options: Section) -> None:
-    section, key = draw.choice(_places(options))
-    section[draw.choice([f"{key}_2", f"x_{key}", *_KEYS])] = copy.deepcopy(section[key])
 
 
 def _exchange(draw: random.Random, options: Section) -> None:
@@ -197,7 +191,7 @@ def _network(draw: random.Random, options: Section) -> None:
 
 
 _CHANGES: tuple[Callable[[random.Random, Section], None], ...] = (
-    _drop, _replace, _replace, _scale, _retype, _move, _misspell, _copy_key, _exchange,
+    _drop, _replace, _replace, _scale, _retype, _copy, _copy, _misspell, _exchange,
     *[_likely] * 8, *[_loss] * 3, *[_network] * 2,
 )  # fmt: skip
 
@@ -206,9 +200,7 @@ def mutant(options: Section, seed: int) -> str:
     """The text of an option file, one to three changes away from ``options``; the same for the same seed."""
     draw, changed = random.Random(seed), copy.deepcopy(options)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        with suppress(
-            IndexError, KeyError, ValueError, OverflowError, TypeError, AttributeError
-        ):  # nothing left to change in this way
+        with suppress(LookupError, ValueError, ArithmeticError, TypeError, AttributeError):  # nothing left to change so
             draw.choice(_CHANGES)(draw, changed)
     train = changed.get("train")
     if isinstance(train, dict) and train.get("compile"):
@@ -234,37 +226,10 @@ class _Enough(BaseException):
 
 def outcome(file: Path, phase: str) -> tuple[str, str]:
     """``ran``, ``refused`` or ``failed``, and what was printed, of ``dscsr train|test -opt file`` in its folder."""
-    said = file.with_suffix(".txt")
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            _redirect(said, file.parent)
-            code = _run(file.name, phase)
-        finally:
-            os._exit(code)
-    end = time.monotonic() + MOST_SECONDS
-    while (waited := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "failed", said.read_text(errors="replace") + f"\nstill running after {MOST_SECONDS} s"
-        time.sleep(0.005)
-    text, code = said.read_text(errors="replace"), os.waitstatus_to_exitcode(waited[1])
-    if code == 0:
-        return "ran", text
+    done = forks.finished(partial(_run, file.name, phase), file.parent)
+    text, code = done.stdout + done.stderr, done.returncode
     told = code == 1 and "dscsr: error: " in text and "Traceback (most recent call last)" not in text
-    return ("refused" if told else "failed"), f"{text}\nexit code {code}"
-
-
-def _redirect(file: Path, folder: Path) -> None:
-    os.chdir(folder)
-    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(target, stream)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY,) * 2)
+    return ("ran" if code == 0 else "refused" if told else "failed"), f"{text}\nexit code {code}"
 
 
 def _run(name: str, phase: str) -> int:
@@ -282,10 +247,10 @@ def _run(name: str, phase: str) -> int:
         return batch
 
     CPUPrefetcher.next = next_batch
+    signal.alarm(MOST_SECONDS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY,) * 2)
     try:
         return cli.main([phase, "-opt", name])
     except _Enough:
         return 0
-    except BaseException:
-        traceback.print_exc()
-        return 70
