@@ -95,24 +95,16 @@ def _other_channels(dataset: str, wanted: int) -> str:
 def build_network(
     key: Key, arguments: Mapping[str, Any], network_class: Any, known: bool, report: Report
 ) -> nn.Module | None:
-    """Build the network, without memory for its weights where it can be; None when that says nothing.
-
-    Those that need memory are built if they are ``known``. Networks of ours do more than copy when weights are loaded
-    (they take fused files), and are small: they get memory.
-    """
+    """Build the network, without memory for its weights where it can be; one that cannot, only if it is ``known``."""
     network, error = _try_on("meta", network_class, arguments)
     bytes_needed = sum(p.numel() * p.element_size() for p in network.parameters()) if network is not None else 0
     if bytes_needed > (free := free_ram()):
         got = f"weights of {bytes_needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
         report.add(key, "a network that fits into memory", got, "Make it smaller.")
         return None
-    ours = network_class.__module__.startswith("dscsr_arch.")
-    says_nothing = not ours and (network is not None or not known)
-    if says_nothing and not isinstance(error, _EndlessError):
-        return network
-    if not isinstance(error, _EndlessError):
+    if error is not None and known and not isinstance(error, _EndlessError):
         network, error = _try_on("cpu", network_class, arguments)  # some read values that `meta` does not have
-    if error is not None:
+    if error is not None and (known or isinstance(error, _EndlessError)):
         report.add_raised(key, f"arguments that {network_class.__name__} takes", error)
     return network
 

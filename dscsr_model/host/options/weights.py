@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.arguments import trained_otherwise
+from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
-from dscsr_arch.metadata import described
+from dscsr_arch.metadata import describe, described
 from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.weight_files import WeightFile, read_pickle, read_weight_file
 from dscsr_model.host.options.faults import Key
-from dscsr_model.host.options.networks import IMAGE_NETWORKS, build_network, check_against_data, check_sizes
+from dscsr_model.host.options.networks import (
+    IMAGE_NETWORKS,
+    build_network,
+    check_against_data,
+    check_sizes,
+    quietly_built,
+)
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.host.options.teachers import put_lora
 from dscsr_model.options.section import listed
@@ -49,7 +56,8 @@ def check_networks(run: Run) -> nn.Module | None:
             network = build_network(key, run.arguments(key), network_class, known, run.report)
             if network is not None and name == "network_g":
                 check_sizes(network, run)
-                network = network_g = put_lora(network, run)
+                with quietly_built():
+                    network = network_g = put_lora(network, run)
                 _check_adapters(network, run)
         if resumed is not None and network is not None:
             _check_resumed_weights(label, resumed, network, run)
@@ -85,7 +93,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
         kind = run.section(f"network_{label}")["type"]
         report.add(key, f"weights of this {kind}", f"'{file}', whose layers differ:\n     {layers}", remedy)
-    _check_metadata(key, file, content, label, f" `strict_load_{label}: false` loads it all the same.", run)
+    _check_metadata(key, file, content, network, run, label, f" `strict_load_{label}: false` loads it all the same.")
 
 
 def _difference(network: nn.Module, content: WeightFile) -> str:
@@ -94,17 +102,17 @@ def _difference(network: nn.Module, content: WeightFile) -> str:
     return (fault or "").strip().replace("\n", "\n     ")
 
 
-def _check_metadata(key: Key, file: Path, content: WeightFile, label: str, otherwise: str, run: Run) -> None:
+def _check_metadata(
+    key: Key, file: Path, content: WeightFile, network: nn.Module, run: Run, label: str = "g", otherwise: str = ""
+) -> None:
     """What the file says of its network, and shapes do not show, must be what the options say."""
     section = {"type": run.section(f"network_{label}")["type"], **run.arguments((f"network_{label}",))}
     try:
-        unlike = trained_otherwise(content, file, described(section)[0])
-    except WeightsError as error:
-        run.report.add_error(key, error)
+        metadata = describe(network) if isinstance(network, CSSRNet) else described(section)[0]
     except DscsrError:
         return  # of a network of which nothing can be said before it is built
-    else:
-        if unlike:
+    with run.report.catching(key):
+        if unlike := trained_otherwise(content, file, metadata):
             expected, got = f"weights trained as `network_{label}` says", f"'{file}', {unlike}"
             remedy = f"Give `network_{label}` what they were trained with, or take other weights.{otherwise}"
             run.report.add(key, expected, got, remedy)
@@ -115,7 +123,7 @@ def _check_adapters(network: nn.Module | None, run: Run) -> None:
     weights = run.section("network_g", "lora").get("weights")
     if network is not None and weights:
         file = Path(weights).expanduser()
-        _check_metadata(("network_g", "lora", "weights"), file, read_weight_file(file), "g", "", run)
+        _check_metadata(("network_g", "lora", "weights"), file, read_weight_file(file), network, run)
 
 
 def _wrapper_keys(file: Path) -> list[str]:
@@ -213,4 +221,4 @@ def _check_resumed_weights(label: str, step: str, network: nn.Module, run: Run) 
         got = f"'{file}' of another network:\n     {layers}\n    "
         remedy = f"Give `network_{label}` the values of the run to resume, or give this run another `name`."
         run.report.add(_RESUME, f"weights of `network_{label}`", got, remedy)
-    _check_metadata(_RESUME, file, content, label, "", run)
+    _check_metadata(_RESUME, file, content, network, run, label)
