@@ -39,11 +39,9 @@ class History:
     Attributes:
         curves: By ``("loss", name)`` with the loss's name without ``l_``, by ``("metric", set, name)`` with the names
             of the option file, and by ``("rate",)`` in training images per second.
-        start: The iteration after which these curves begin; 0 unless resumed.
     """
 
     curves: dict[tuple[str, ...], Curve] = field(default_factory=dict)
-    start: int = 0
 
     @property
     def losses(self) -> dict[str, Curve]:
@@ -78,6 +76,11 @@ class History:
             return
         self.curves.setdefault(key, {})[iteration] = value
 
+    def undo(self, after: int) -> None:
+        """Drop what is known of iterations after one: their steps are taken again."""
+        for key, curve in self.curves.items():
+            self.curves[key] = {at: value for at, value in curve.items() if at <= after}
+
 
 def best_of(curve: Curve) -> tuple[int, float]:
     """Iteration and value of the largest value; the first of equals. NaN is the least."""
@@ -95,23 +98,17 @@ def read_logs(files: Iterable[Path]) -> History:
     Raises:
         DscsrError: There is no iteration in any of them.
     """
-    merged = History()
+    history = History()
     for file in (files := sorted(files, key=_when)):
         with open(file, encoding="utf-8", errors="replace") as lines:
-            later = _LogReader().read(lines)
-        if not later.last_iteration:
-            continue  # stopped before its first log line: nothing was undone
-        for key, curve in merged.curves.items():
-            merged.curves[key] = {at: value for at, value in curve.items() if at <= later.start}
-        for key, curve in later.curves.items():
-            merged.curves.setdefault(key, {}).update(curve)
-    if not merged.last_iteration:
+            _LogReader(history).read(lines)
+    if not history.last_iteration:
         raise DscsrError(
             f"iterations in {files[-1]}",
             "none: the training ended before its first log line",
             "Train on, or lower `logger: print_freq`.",
         )
-    return merged
+    return history
 
 
 def _when(file: Path) -> tuple[str, str]:
@@ -127,16 +124,17 @@ class _LogReader:
     multiple of ``val_freq``, or the end of the training.
     """
 
-    def __init__(self) -> None:
-        self.history = History(start=-1)
+    def __init__(self, history: History) -> None:
+        self.history = history
         self.settings: dict[str, float] = {}
-        self.last_iteration = 0
+        self.resumed = self.last_iteration = 0
+        self.began = False
         self.ended = False
         self.starts_at: int | None = None
         self.dataset: str | None = None
         self.validated: dict[str, int] = {}
 
-    def read(self, lines: Iterable[str]) -> History:
+    def read(self, lines: Iterable[str]) -> None:
         for line in lines:
             if not line.endswith("\n"):
                 break  # cut short by a kill: its last figure would be another
@@ -146,29 +144,32 @@ class _LogReader:
                 self.dataset = found[1].strip()
                 self.validated[self.dataset] = self._validated_at(self.dataset)
             elif (found := _METRIC.match(line)) and self.dataset is not None:
-                self.history.add(("metric", self.dataset, found[1]), self.validated[self.dataset], found[2])
+                self._add(("metric", self.dataset, found[1]), self.validated[self.dataset], found[2])
             elif found := _STARTS_AT.search(line):
                 self.starts_at = int(found[1])
             elif found := _RESUMED.search(line):
-                self.history.start = self.last_iteration = int(found[1])
+                self.resumed = self.last_iteration = int(found[1])
             elif found := _SETTING.match(line):
                 self.settings.setdefault(found["name"], float(found["value"]))
             elif " INFO: End of training." in line:
                 self.ended = True
-        return self.history
 
     def _iteration(self, found: re.Match[str]) -> None:
         iteration = self.last_iteration = int(found["iteration"].replace(",", ""))
         self.starts_at = None
-        if self.history.start < 0:
-            self.history.start = iteration - 1
         items = dict(_ITEM.findall(found["items"]))
         for name, value in items.items():
             if name.startswith("l_"):
-                self.history.add(_loss_key(name), iteration, value)
+                self._add(_loss_key(name), iteration, value)
         rate = items.get("images_per_s") or self._rate(found["seconds"])
         if rate is not None:
-            self.history.add(_RATE, iteration, rate)
+            self._add(_RATE, iteration, rate)
+
+    def _add(self, key: tuple[str, ...], iteration: int, text: str) -> None:
+        if not self.began:  # a training that is stopped before its first figure has undone nothing
+            self.began = True
+            self.history.undo(after=self.resumed or iteration - 1)
+        self.history.add(key, iteration, text)
 
     def _rate(self, seconds: str | None) -> str | None:
         """SRModel logs seconds per iteration only."""
@@ -184,7 +185,7 @@ class _LogReader:
         if not every:
             return self.last_iteration
         # The first multiple that is not before the last line, and after the last validation or the resume.
-        least = max(self.last_iteration, self.validated.get(dataset, max(self.history.start, 0)) + 1)
+        least = max(self.last_iteration, self.validated.get(dataset, self.resumed) + 1)
         return -(-least // every) * every
 
 

@@ -112,6 +112,11 @@ def test_a_resume_undoes_what_came_after_its_checkpoint():
     expected = {i: (0.1 if i <= 40 else 0.7) / i for i in range(10, 71, 10)}
     assert history.losses["pixel"] == pytest.approx(expected, rel=1e-4)
     assert list(history.metrics["Set5", "psnr"]) == [20, 40, 60]
+    lines = f"{line(60, 'l_pix: 0.5 ')}\n{validation(60)}"  # validated before the first log line after the resume
+    sparse = f"  val_freq: 20\n{STAMP}Resuming training from epoch: 0, iter: 20.\n{validation(40)}{lines}"
+    history = history_of(log_text(range(10, 81, 10)), sparse)
+    assert list(history.metrics["Set5", "psnr"]) == [20, 40, 60]
+    assert list(history.losses["pixel"]) == [10, 20, 60]
     again = history_of(log_text(range(10, 51, 10)), log_text(range(40, 61, 10), value=0.7))  # no line of a resume
     expected = {i: (0.1 if i < 40 else 0.7) / i for i in range(10, 61, 10)}
     assert again.losses["pixel"] == pytest.approx(expected, rel=1e-4)
