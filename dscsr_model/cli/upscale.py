@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from dscsr_model.inference import jobs, pipeline
-    from dscsr_model.inference.tiles import Tiling, Upscaler
+    from dscsr_model.inference.tiles import Upscaler
 
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check(args.input, args.output)
     engine = make_engine(args)
-    upscaler = Upscaler(engine, Tiling(args.tile, args.tile_overlap), args.self_ensemble)
+    upscaler = Upscaler(engine, args.tile, args.tile_overlap, ensemble=args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
     with jobs.made(args.output), progress(plan.jobs) as bar:
         if upscaler.overlap < engine.receptive_field.radius and args.tile != 0:

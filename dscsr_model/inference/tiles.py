@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,34 +24,28 @@ SMALLEST = 16
 _SHARE, _MARGIN = 0.5, 1.25  # of the free memory; for what convolutions take for themselves
 
 
-class Tiling(NamedTuple):
-    """How images are cut."""
-
-    tile: int | None = None
-    """Side of a tile; 0: never cut; None: from the free memory."""
-    overlap: int | None = None
-    """Margin of a tile, of pixels that are seen but not made; None: as much as the network sees."""
-
-
 class Upscaler:
     """Enlarges images with an engine.
 
     Args:
         engine: With images of 3 channels or 1. One of 3 is given gray (and alpha) as three equal channels, whose
             mean it is that comes out; one of 1 is given each channel by itself.
-        tiling: How images are cut.
+        tile: Longest side of a tile; 0: images are never cut; None: from the free memory.
+        overlap: Margin of a tile, of pixels that are seen but not made; None: as much as the network sees.
         ensemble: Mean of the results of all eight orientations: slightly better, eight times the work.
     """
 
-    def __init__(self, engine: Engine, tiling: Tiling = Tiling(), ensemble: bool = False) -> None:  # noqa: B008
+    def __init__(
+        self, engine: Engine, tile: int | None = None, overlap: int | None = None, *, ensemble: bool = False
+    ) -> None:
         if engine.channels not in (1, 3):
             raise DscsrError("a network for images of 1 or 3 channels", f"one for {engine.channels}", "Choose others.")
         self.engine = engine
-        self.tiling = tiling
+        self.tile = tile
         self.ensemble = ensemble
         seen = engine.receptive_field
         self._cuts = SizeRequirements(math.lcm(seen.step, seen.sizes.multiple_of), seen.sizes.minimum)
-        _, self.overlap = self._cuts.align(1, seen.radius if tiling.overlap is None else tiling.overlap)
+        _, self.overlap = self._cuts.align(1, seen.radius if overlap is None else overlap)
         self._smallest, _ = self._cuts.align(SMALLEST, 0)
         self._limit = 2**31  # side of the largest tile that is known not to be too large
 
@@ -99,10 +92,8 @@ class Upscaler:
     def side(self, shape: tuple[int, ...], spoken_for: int = 0) -> int:
         """Side of the tiles for an image (H, W, C), when ``spoken_for`` bytes of RAM are not free any more."""
         height, width, channels = shape
-        if self.tiling.tile == 0:
-            return max(height, width)
-        if self.tiling.tile is not None:
-            return self.tiling.tile
+        if self.tile is not None:
+            return self.tile or max(height, width)
         free = free_memory(self.engine.device) - (spoken_for if self.engine.device.type == "cpu" else 0)
         batch = len(_images(channels, self.engine.channels))
         fitting = max(0.0, free) * _SHARE / (self.engine.receptive_field.bytes_per_pixel * batch * _MARGIN)

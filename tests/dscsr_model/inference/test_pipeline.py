@@ -16,7 +16,7 @@ from dscsr_model.inference import pipeline
 from dscsr_model.inference.jobs import Job
 from dscsr_model.inference.pipeline import Budget, Stopped, memory_needed, run
 from dscsr_model.inference.receptive_field import ReceptiveField
-from dscsr_model.inference.tiles import Tiling, Upscaler
+from dscsr_model.inference.tiles import Upscaler
 
 WAIT = 20  # seconds, where a fault would wait for ever
 
@@ -46,7 +46,7 @@ class Engine:
 
 
 def upscaler(engine=None, tile=None):
-    return Upscaler(engine or Engine(), Tiling(tile))
+    return Upscaler(engine or Engine(), tile)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dscsr_arch.sizes import SizeRequirements
 from dscsr_model.inference import tiles
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.receptive_field import ReceptiveField
-from dscsr_model.inference.tiles import Tiling, Upscaler, fill_transparent
+from dscsr_model.inference.tiles import Upscaler, fill_transparent
 from dscsr_model.tiling import Window, split
 
 
@@ -47,8 +47,8 @@ def span():
 @pytest.mark.parametrize(("dtype", "ensemble"), [(np.uint8, False), (np.uint16, True)])
 def test_tiled_equals_whole(span, dtype, ensemble):
     pixels = drawn((67, 53, 3), dtype)
-    whole = Upscaler(span, Tiling(0), ensemble)(pixels)
-    tiled = Upscaler(span, Tiling(19), ensemble)(pixels)
+    whole = Upscaler(span, 0, ensemble=ensemble)(pixels)
+    tiled = Upscaler(span, 19, ensemble=ensemble)(pixels)
     assert whole.shape == (134, 106, 3)
     assert whole.std() > 10
     # Sums in another order may round a value the other way.
@@ -61,9 +61,9 @@ def test_tiled_equals_whole(span, dtype, ensemble):
 def test_windows_lie_in_tiles_as_in_the_whole(overlap):
     """Tiles of 20 pixels and an overlap of 3, for windows of 8: cuts at multiples of 8 and margins of 8."""
     engine, pixels = torch_engine(Windows(8), device="cpu"), drawn((67, 53, 3), np.uint16)
-    whole = Upscaler(engine, Tiling(0))(pixels)
+    whole = Upscaler(engine, 0)(pixels)
     assert whole.std() > 10
-    tiled = Upscaler(engine, Tiling(20, overlap))(pixels)
+    tiled = Upscaler(engine, 20, overlap)(pixels)
     assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
@@ -75,7 +75,7 @@ def test_every_kind_of_image(channels, network_channels, dtype):
     engine = FakeEngine(channels=network_channels)
     pixels = drawn((9, 7, channels), dtype)
     pixels[:, :, -1] |= 1  # no alpha of 0
-    result = Upscaler(engine, Tiling(4))(pixels)
+    result = Upscaler(engine, 4)(pixels)
     assert result.dtype == dtype
     np.testing.assert_array_equal(result, pixels.repeat(2, axis=0).repeat(2, axis=1))
 
@@ -84,7 +84,7 @@ def test_levels_are_rounded_and_clamped_and_uniform_alpha_is_no_work():
     engine = FakeEngine(function=lambda y: y * 3 - 1 + 0.3 / 255)
     pixels = np.array([0, 85, 100, 170, 255], np.uint8).reshape(1, 5, 1).repeat(4, axis=2)
     pixels[:, :, 3] = 77
-    result = Upscaler(engine, Tiling(0))(pixels)
+    result = Upscaler(engine, 0)(pixels)
     assert result[0, ::2, 0].tolist() == [0, 0, 45, 255, 255]
     assert (result[:, :, 3] == 77).all()
     assert engine.shapes == [(1, 3, 1, 5)]
@@ -132,8 +132,8 @@ def test_tiles_by_free_memory(monkeypatch):
     monkeypatch.setattr(tiles, "free_memory", lambda _: 10_000_000)
     assert upscaler.side((5000, 4000, 4)) < upscaler.side((5000, 4000, 3)) == sides[1]  # alpha is a second image
     assert upscaler.side((5000, 4000, 3), spoken_for=9_000_000) < sides[1]
-    assert Upscaler(engine, Tiling(0)).side((5000, 4000, 3)) == 5000
-    assert Upscaler(engine, Tiling(33)).side((5000, 4000, 3)) == 33
+    assert Upscaler(engine, 0).side((5000, 4000, 3)) == 5000
+    assert Upscaler(engine, 33).side((5000, 4000, 3)) == 33
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_smaller_tiles_when_memory_ends(error):
         return y
 
     engine = FakeEngine(function=limited)
-    upscaler = Upscaler(engine, Tiling(64))
+    upscaler = Upscaler(engine, 64)
     pixels, made = drawn((130, 70, 3)), []
     result = upscaler(pixels, made.append)
     np.testing.assert_array_equal(result, pixels.repeat(2, axis=0).repeat(2, axis=1))
