@@ -71,12 +71,6 @@ def test_a_file_that_is_there(tmp_path):
     assert not (tmp_path / "link").is_symlink()
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path):
-    (tmp_path / "plain").touch()
-    write(tmp_path / "a")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
 def test_everything_is_on_the_disk_before_it_has_a_name(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
 

@@ -49,7 +49,7 @@ SLOW = {
     "onnx": "export w.pth -o out/w.onnx",
     "torch.export": "export w.pth -o out/w.pt2",
     "submit": "submit w.pth --team 07 --name Fast -o out",
-    "profile": "profile w.pth --size 32 32 --seconds 0.1 --no-flops --no-baseline --psnr w=30 --image out/p.png",
+    "profile": "profile w.pth --size 32 32 --seconds 0.1 --no-flops --no-baseline --psnr w=30 --plot out/p.png",
 }
 
 

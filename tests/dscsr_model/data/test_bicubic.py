@@ -65,11 +65,3 @@ def test_images_smaller_than_the_kernel_are_mirrored_again_and_again(size):
 @pytest.mark.parametrize("scale", [1, 3, 5, 6, 7, 10, 49])
 def test_sizes_are_rounded_up_exactly(scale):
     assert downscale(np.zeros((scale * 11, scale * 11 + 1, 1), np.uint8), scale).shape == (11, 12, 1)
-
-
-def test_input_is_untouched_and_need_not_be_contiguous(rng):
-    image = rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)
-    copy = image.copy()
-    view = image[:, ::-1, ::-1]
-    np.testing.assert_array_equal(downscale(view, 4), downscale(np.ascontiguousarray(view), 4))
-    np.testing.assert_array_equal(image, copy)

@@ -95,13 +95,6 @@ def test_scale(data, tmp_path):
     assert "GT.lmdb with small.lmdb: 5 pairs x4" in run(data).lines
 
 
-def test_raw_values_of_a_wrong_size(make_pair, tmp_path):
-    make_pair("raw")
-    change(tmp_path / "data" / "GT.lmdb", "photo2", b"0" * 1000)
-    (fault,) = run(tmp_path / "data").faults
-    assert "`photo2` does not decode, 1,000 bytes that are neither an image nor the" in fault
-
-
 def test_truncated_file(data):
     file = data / "GT.lmdb" / "data.mdb"
     size = file.stat().st_size
