@@ -33,7 +33,7 @@ from dscsr_model.data import paired_crop_dataset
 from dscsr_model.data.crops import Crop
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
 from dscsr_model.data.prepare import prepare
-from dscsr_model.data.prepare_job import Job
+from dscsr_model.data.prepare_job import PrepareJob
 
 SCALE, CROP = 4, 256
 PHOTOGRAPHS = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")
@@ -80,7 +80,7 @@ def build(gt: Path, folder: Path) -> tuple[PairedImageDataset, dict[str, PairedC
         }
 
     for image_format in ("png", "raw"):
-        prepare(Job(gt, folder / image_format, SCALE, image_format=image_format))
+        prepare(PrepareJob(gt, folder / image_format, SCALE, image_format=image_format))
     ours = {output: PairedCropDataset(options("raw", output=output)) for output in ("uint8", "float32")}
     return PairedImageDataset(options("png")), ours
 

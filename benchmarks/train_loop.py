@@ -32,7 +32,7 @@ import torch
 
 from dscsr_model import register
 from dscsr_model.data.prepare import prepare
-from dscsr_model.data.prepare_job import Job
+from dscsr_model.data.prepare_job import PrepareJob
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from plain_span import PlainSPAN
@@ -91,7 +91,7 @@ def photographs(folder: Path) -> Path:
 def prepare_both(gt: Path, folder: Path) -> int:
     """The same sub-images as png and as raw LMDBs; returns how many."""
     formats = [way["format"] for way in WAYS.values()]
-    pairs = {prepare(Job(gt, folder / name, SCALE, image_format=name)).pairs for name in formats}
+    pairs = {prepare(PrepareJob(gt, folder / name, SCALE, image_format=name)).pairs for name in formats}
     return pairs.pop()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dscsr_model.data.prepare import Summary
-    from dscsr_model.data.prepare_job import Job
+    from dscsr_model.data.prepare_job import PrepareJob
 
 _EXAMPLES = """examples:
   HR photographs to LMDBs that PairedCropDataset reads; the LR images are made:
@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         args.parser.error(f"the following arguments are required: {', '.join(missing)} (or --verify DIR)")
     from dscsr_model.data.prepare import prepare
-    from dscsr_model.data.prepare_job import Job
+    from dscsr_model.data.prepare_job import PrepareJob
 
-    wanted = {field.name for field in fields(Job)}
-    job = Job(**{name: value for name, value in vars(args).items() if name in wanted and value is not None})
+    wanted = {field.name for field in fields(PrepareJob)}
+    job = PrepareJob(**{name: value for name, value in vars(args).items() if name in wanted and value is not None})
     if job.scale == 1 and job.lq is None:
         print("dscsr: warning: --scale 1 without --lq makes pairs of equal images.", file=sys.stderr)
     print(describe(job, prepare(job, show_progress)))
@@ -89,7 +89,7 @@ def show_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]
     return tqdm(items, label, total, unit="image", mininterval=0.1 if on_screen else 10, dynamic_ncols=on_screen)
 
 
-def describe(job: Job, summary: Summary) -> str:
+def describe(job: PrepareJob, summary: Summary) -> str:
     """The summary as text."""
     from dscsr_model.data.pairing import left_out
 

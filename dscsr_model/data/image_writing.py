@@ -24,7 +24,7 @@ from dscsr_model.files import atomic
 STRIP_BYTES = 1 << 20
 
 
-class Format(NamedTuple):
+class ImageFormat(NamedTuple):
     """What a file format can hold."""
 
     name: str
@@ -35,11 +35,11 @@ class Format(NamedTuple):
     sixteen_bit: bool
 
 
-FORMATS = {
-    "png": Format("PNG", ".png", 2**31 - 1, True, True),
-    "jpg": Format("JPEG", ".jpg", 65500, False, False),
-    "webp": Format("WebP", ".webp", 16383, True, False),
-    "tiff": Format("TIFF", ".tiff", 2**31 - 1, True, True),
+IMAGE_FORMATS = {
+    "png": ImageFormat("PNG", ".png", 2**31 - 1, True, True),
+    "jpg": ImageFormat("JPEG", ".jpg", 65500, False, False),
+    "webp": ImageFormat("WebP", ".webp", 16383, True, False),
+    "tiff": ImageFormat("TIFF", ".tiff", 2**31 - 1, True, True),
 }
 _OF_SUFFIX = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 
@@ -51,9 +51,9 @@ def format_of(source: str | Path, wanted: str) -> str:
 
 def check_size(height: int, width: int, form: str) -> None:
     """Raise `ImageError` if a format cannot hold an image of this size."""
-    kind = FORMATS[form]
+    kind = IMAGE_FORMATS[form]
     if max(height, width) > kind.longest:
-        largest = kind.longest == max(each.longest for each in FORMATS.values())
+        largest = kind.longest == max(each.longest for each in IMAGE_FORMATS.values())
         remedy = "Cut the image." if largest else "Use --format png."
         expected = f"a result of at most {kind.longest} pixels a side, for {kind.name}"
         raise ImageError(expected, f"{width}x{height}", remedy)
@@ -65,11 +65,11 @@ def without_lost_alpha(image: DecodedImage, form: str) -> DecodedImage:
     Raises:
         ImageError: It does.
     """
-    if not image.alpha or FORMATS[form].alpha:
+    if not image.alpha or IMAGE_FORMATS[form].alpha:
         return image
     if (image.pixels[:, :, -1] < np.iinfo(image.pixels.dtype).max).any():
         remedy = "Use --format png, webp or tiff."
-        raise ImageError(f"an opaque image, for {FORMATS[form].name}", "transparency", remedy)
+        raise ImageError(f"an opaque image, for {IMAGE_FORMATS[form].name}", "transparency", remedy)
     colours: NDArray = image.pixels[:, :, :-1]
     return image._replace(pixels=np.ascontiguousarray(colours))
 
@@ -88,7 +88,7 @@ def write_image(
     Args:
         path: The file.
         image: What. JPEG and WebP get 8 bits.
-        form: One of `FORMATS`.
+        form: One of `IMAGE_FORMATS`.
         quality: Of JPEG and WebP, 1 to 100.
         replace: Take the place of a file that is there.
         between: Called now and then, and before the file gets its name; may raise, to give up.
@@ -110,7 +110,7 @@ def write_image(
             stream.write(bytes(STRIP_BYTES))  # on a full disk, this says so
             stream.flush()
             said = error if str(error) else "no memory for it"
-            raise ImageError(f"an image that {FORMATS[form].name} can hold", said, where=path) from error
+            raise ImageError(f"an image that {IMAGE_FORMATS[form].name} can hold", said, where=path) from error
         between()
 
 
@@ -172,7 +172,7 @@ def _write_with_pillow(stream: Any, image: DecodedImage, form: str, quality: int
     if form == "jpg":
         options["subsampling"] = 0  # colours as sharp as brightness: they were made so
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
-        stream, FORMATS[form].name, **{name: value for name, value in options.items() if value is not None}
+        stream, IMAGE_FORMATS[form].name, **{name: value for name, value in options.items() if value is not None}
     )
 
 

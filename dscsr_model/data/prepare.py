@@ -20,7 +20,7 @@ from dscsr_model.data.image_io import Header, decoding_memory, in_channels, read
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
 from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.data.pairing import keys_of, listed, pair, search_images
-from dscsr_model.data.prepare_job import Job, common_size
+from dscsr_model.data.prepare_job import PrepareJob, common_size
 from dscsr_model.data.workers import worker_pool
 from dscsr_model.files import atomic_folder, disk_errors
 
@@ -55,7 +55,7 @@ class Task(NamedTuple):
     headers: tuple[Header, ...]
 
 
-class Made(NamedTuple):
+class Pieces(NamedTuple):
     """The entries of one image, or what is wrong with it."""
 
     gt: Sequence[Entry] = ()
@@ -68,7 +68,7 @@ def no_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     return items
 
 
-def prepare(job: Job, progress: Progress = no_progress) -> Summary:
+def prepare(job: PrepareJob, progress: Progress = no_progress) -> Summary:
     """Make the pair of LMDBs. Nothing half-made is left.
 
     Raises:
@@ -125,7 +125,7 @@ def _header_or_fault(file: Path) -> Header | str:
 
 
 def _plan(
-    job: Job, keys: Iterable[str], files: Iterable[tuple[Path, ...]], headers: Iterable[list[Header | str]]
+    job: PrepareJob, keys: Iterable[str], files: Iterable[tuple[Path, ...]], headers: Iterable[list[Header | str]]
 ) -> tuple[list[Task], list[str]]:
     """Tasks of the images that can be used, and the faults of the others, once all can be made into pairs."""
     tasks: list[Task] = []
@@ -161,7 +161,7 @@ def _plan(
     return tasks, broken
 
 
-def _check_broken(job: Job, broken: Sequence[str], some_are_whole: bool = True) -> None:
+def _check_broken(job: PrepareJob, broken: Sequence[str], some_are_whole: bool = True) -> None:
     if broken and job.strict:
         remedy = "Replace or remove them, or leave out --strict to skip them."
         raise DscsrError("only whole images (--strict)", listed(broken, "image"), remedy)
@@ -169,18 +169,18 @@ def _check_broken(job: Job, broken: Sequence[str], some_are_whole: bool = True) 
         raise DscsrError(f"images in {job.gt}", f"none that can be used: {listed(broken, 'image')}")
 
 
-def _memory(job: Job, task: Task) -> int:
+def _memory(job: PrepareJob, task: Task) -> int:
     """Bytes of RAM for an image, its sub-images, and their copies on the way from a worker to the disk."""
     return sum(map(decoding_memory, task.headers)) + 2 * _pixel_bytes(job, 3, [task])
 
 
-def _pixel_bytes(job: Job, channels: int, tasks: Iterable[Task]) -> int:
+def _pixel_bytes(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> int:
     """Of all sub-images, HR and LR."""
     shapes = (window for task in tasks for window in job.windows(*task.size))
     return channels * sum(window.height * window.width for window in shapes) * (job.scale**2 + 1)
 
 
-def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
+def _check_room(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> None:
     """Raw pixels take a known room."""
     needed, free = _pixel_bytes(job, channels, tasks), shutil.disk_usage(job.out).free
     if job.image_format == "raw" and needed > free:
@@ -189,16 +189,16 @@ def _check_room(job: Job, channels: int, tasks: Iterable[Task]) -> None:
         raise DscsrError(expected, f"{free / 2**30:.1f} GiB", remedy, job.out)
 
 
-def _make(job: Job, channels: int, task: Task) -> Made:
+def _make(job: PrepareJob, channels: int, task: Task) -> Pieces:
     """Read one image, make or read its LR image, cut both and encode the pieces; runs in a worker process."""
     height, width = task.size
     try:
         hr = in_channels(read_rgb(task.hr), channels)[: height * job.scale, : width * job.scale]
         lr = downscale(hr, job.scale) if task.lr is None else in_channels(read_rgb(task.lr), channels)[:height, :width]
     except ImageError as error:
-        return Made(fault=str(error))
+        return Pieces(fault=str(error))
     if hr.shape[:2] != (height * job.scale, width * job.scale) or lr.shape[:2] != (height, width):
-        return Made(fault=f"{task.hr}: its pixels are fewer than its header says")
+        return Pieces(fault=f"{task.hr}: its pixels are fewer than its header says")
     gt: list[Entry] = []
     lq: list[Entry] = []
     for number, window in enumerate(job.windows(height, width), 1):
@@ -206,10 +206,10 @@ def _make(job: Job, channels: int, task: Task) -> Made:
         for entries, image, (top, left, rows, columns) in ((gt, hr, window.times(job.scale)), (lq, lr, window)):
             part = image[top : top + rows, left : left + columns]
             entries.append(encode(key, part, job.image_format, job.compression))
-    return Made(gt, lq)
+    return Pieces(gt, lq)
 
 
-def _write(job: Job, folder: Path, made: Iterable[Made], broken: list[str]) -> tuple[int, int]:
+def _write(job: PrepareJob, folder: Path, made: Iterable[Pieces], broken: list[str]) -> tuple[int, int]:
     """Write both LMDBs into ``folder``; the numbers of images and pairs. Faults of broken images go to ``broken``."""
     images, pairs = 0, 0
     with LmdbWriter(folder / job.targets[0].name) as gt, LmdbWriter(folder / job.targets[1].name) as lq:

@@ -10,7 +10,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.workers import available_cores
 
 
-class Window(NamedTuple):
+class SubImage(NamedTuple):
     """A part of an image, in its pixels."""
 
     top: int
@@ -18,13 +18,13 @@ class Window(NamedTuple):
     height: int
     width: int
 
-    def times(self, scale: int) -> Window:
+    def times(self, scale: int) -> SubImage:
         """The same part of an image that is ``scale`` times as large."""
-        return Window(*(scale * value for value in self))
+        return SubImage(*(scale * value for value in self))
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """What to make of which images: the options of ``dscsr prepare``, whose help says what they are."""
 
     gt: Path
@@ -65,14 +65,14 @@ class Job:
         if not 0 <= self.compression <= 9:
             raise DscsrError("--compression to be from 0 to 9", self.compression)
 
-    def windows(self, height: int, width: int) -> list[Window]:
+    def windows(self, height: int, width: int) -> list[SubImage]:
         """All sub-images of an LR image of this size, row by row; one window over everything for whole images."""
         if self.crop_size == 0:
-            return [Window(0, 0, height, width)]
+            return [SubImage(0, 0, height, width)]
         crop, step, thresh = (size // self.scale for size in (self.crop_size, self.step, self.thresh_size))
         size = min(crop, height), min(crop, width)
         return [
-            Window(top, left, *size)
+            SubImage(top, left, *size)
             for top in _starts(height, crop, step, thresh)
             for left in _starts(width, crop, step, thresh)
         ]

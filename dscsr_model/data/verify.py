@@ -23,7 +23,7 @@ Listed = tuple[Shape, int]  # and compression level
 _BATCH = 64  # images that a worker checks at a time
 
 
-class Report(NamedTuple):
+class Findings(NamedTuple):
     """What was found: a line for every LMDB and pair, and a line for every fault."""
 
     found: list[str]
@@ -31,7 +31,7 @@ class Report(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The whole report as text."""
+        """All of it as text."""
         if not self.faults:
             return [*self.found, "No fault found."]
         count = f"{len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}:"
@@ -43,7 +43,7 @@ class Report(NamedTuple):
             self.faults.append(f"{what}: {len(names)}, {', '.join(names)}")
 
 
-def verify(folder: Path, scale: int | None, workers: int, progress: Progress) -> Report:
+def verify(folder: Path, scale: int | None, workers: int, progress: Progress) -> Findings:
     """Check all LMDBs in ``folder`` (or the one that it is), and that they are pairs.
 
     The LMDB with the largest images is the GT; the others are its LR images. Without a ``scale`` sizes must show the
@@ -52,17 +52,17 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Progress) ->
     paths = [folder] if folder.suffix == ".lmdb" else sorted(folder.glob("*.lmdb"))
     if not paths or not folder.is_dir():
         raise DataError(f"LMDBs (folders named *.lmdb) in {folder}", "none", "Correct the path.")
-    report = Report([], [])
+    findings = Findings([], [])
     for leftover in folder.glob(".*.tmp"):
-        report.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
-    metas = {path: meta for path in paths if (meta := _verify_keys(path, report)) is not None}
-    _verify_values(metas, workers, progress, report)
+        findings.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
+    metas = {path: meta for path in paths if (meta := _verify_keys(path, findings)) is not None}
+    _verify_values(metas, workers, progress, findings)
     if len(metas) > 1:
-        _verify_pairs(metas, scale, report)
-    return report
+        _verify_pairs(metas, scale, findings)
+    return findings
 
 
-def _verify_keys(path: Path, report: Report) -> dict[str, Listed] | None:
+def _verify_keys(path: Path, findings: Findings) -> dict[str, Listed] | None:
     """What is listed by key, once the list and the file are sound enough to look at the images."""
     try:
         meta = read_meta(path)
@@ -70,18 +70,18 @@ def _verify_keys(path: Path, report: Report) -> dict[str, Listed] | None:
             keys = transaction.cursor().iternext(keys=True, values=False)
             stored = {bytes(key).decode(errors="replace") for key in keys}
     except DataError as error:
-        report.faults.append(str(error))
+        findings.faults.append(str(error))
         return None
     if not meta:
-        report.faults.append(f"{path}: no images")
-    report.add(f"{path}: listed in meta_info.txt, but not in data.mdb", meta.keys() - stored)
-    report.add(f"{path}: in data.mdb, but not listed in meta_info.txt", stored - meta.keys())
-    report.add(f"{path}: keys that BasicSR cannot read (not ASCII)", {key for key in meta if not key.isascii()})
+        findings.faults.append(f"{path}: no images")
+    findings.add(f"{path}: listed in meta_info.txt, but not in data.mdb", meta.keys() - stored)
+    findings.add(f"{path}: in data.mdb, but not listed in meta_info.txt", stored - meta.keys())
+    findings.add(f"{path}: keys that BasicSR cannot read (not ASCII)", {key for key in meta if not key.isascii()})
     return {key: listed for key, listed in meta.items() if key in stored}
 
 
 def _verify_values(
-    metas: Mapping[Path, Mapping[str, Listed]], workers: int, progress: Progress, report: Report
+    metas: Mapping[Path, Mapping[str, Listed]], workers: int, progress: Progress, findings: Findings
 ) -> None:
     """Decode every image and compare it with its entry in the list."""
     batches = [
@@ -94,10 +94,10 @@ def _verify_values(
         results = (result for batch in pool.in_order(_check_values, batches) for result in batch)
         for path, kind, fault in progress(results, "verifying", sum(map(len, metas.values()))):
             kinds[path][kind] += 1
-            report.faults.extend([fault] if fault else [])
+            findings.faults.extend([fault] if fault else [])
     for path, counts in kinds.items():
         what = ", ".join(f"{number:,} {kind}" for kind, number in sorted(counts.items()))
-        report.found.append(f"{path}: {len(metas[path]):,} images ({what or 'none'})")
+        findings.found.append(f"{path}: {len(metas[path]):,} images ({what or 'none'})")
 
 
 def _check_values(batch: tuple[Path, Sequence[tuple[str, Listed]]]) -> list[tuple[Path, str, str]]:
@@ -128,21 +128,21 @@ def _check_value(value: memoryview, shape: Shape, level: int) -> tuple[str, str]
     return kind, "" if found == shape else f"is {found}, but listed as {shape} (height, width, channels)"
 
 
-def _verify_pairs(metas: Mapping[Path, Mapping[str, Listed]], scale: int | None, report: Report) -> None:
+def _verify_pairs(metas: Mapping[Path, Mapping[str, Listed]], scale: int | None, findings: Findings) -> None:
     mean_size = {path: np.mean([h * w for (h, w, _), _ in meta.values()] or [0]) for path, meta in metas.items()}
     gt_path = max(metas, key=lambda path: mean_size[path])
     gt = {key: shape for key, (shape, _) in metas[gt_path].items()}
     for path in metas.keys() - {gt_path}:
         lq = {key: shape for key, (shape, _) in metas[path].items()}
-        report.add(f"{path}: without a GT in {gt_path.name}", lq.keys() - gt.keys())
-        report.add(f"{path}: missing, though in {gt_path.name}", gt.keys() - lq.keys())
+        findings.add(f"{path}: without a GT in {gt_path.name}", lq.keys() - gt.keys())
+        findings.add(f"{path}: missing, though in {gt_path.name}", gt.keys() - lq.keys())
         common = sorted(gt.keys() & lq.keys())
         expected = scale or _scale(path, [(gt[key], lq[key]) for key in common])
         unfitting = [key for key in common if gt[key][:2] != (expected * lq[key][0], expected * lq[key][1])]
-        report.faults.extend(
+        findings.faults.extend(
             f"{path}: `{key}` is {lq[key][:2]}, its GT {gt[key][:2]}, which is not x{expected}" for key in unfitting
         )
-        report.found.append(f"{gt_path.name} with {path.name}: {len(common) - len(unfitting):,} pairs x{expected}")
+        findings.found.append(f"{gt_path.name} with {path.name}: {len(common) - len(unfitting):,} pairs x{expected}")
 
 
 def _scale(path: Path, pairs: Sequence[tuple[Shape, Shape]]) -> int:

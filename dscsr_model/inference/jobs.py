@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import SUFFIXES
-from dscsr_model.data.image_writing import FORMATS, format_of
+from dscsr_model.data.image_writing import IMAGE_FORMATS, format_of
 from dscsr_model.data.pairing import listed, search_images
 from dscsr_model.files import disk_errors
 
@@ -39,7 +39,7 @@ class Jobs(NamedTuple):
 
 def check(source: Path, out: Path) -> None:
     """Check at once that ``source`` is a file or a folder, and that ``out`` is a folder or can become one."""
-    kinds = (*SUFFIXES, *(each.suffix for each in FORMATS.values()))
+    kinds = (*SUFFIXES, *(each.suffix for each in IMAGE_FORMATS.values()))
     with disk_errors(out):
         is_folder = out.is_dir()
     if not is_folder and (os.path.lexists(out) or out.suffix.lower() in kinds):
@@ -154,4 +154,4 @@ def _clashing(targets: dict[str, str]) -> list[str]:
 def _target(name: str, scale: int, form: str, *, with_suffix: bool = False) -> str:
     stem, suffix = os.path.splitext(name)
     kept = f"_{suffix[1:].lower()}" if with_suffix else ""
-    return f"{stem}{kept}_x{scale}{FORMATS[format_of(name, form)].suffix}"
+    return f"{stem}{kept}_x{scale}{IMAGE_FORMATS[format_of(name, form)].suffix}"

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dscsr_model.data.prepare_job import Job, Window, common_size
+from dscsr_model.data.prepare_job import PrepareJob, SubImage, common_size
 
 
 def windows(height, width, crop, step, thresh=0):
-    return Job(Path("gt"), Path("out"), 1, crop_size=crop, step=step, thresh_size=thresh).windows(height, width)
+    return PrepareJob(Path("gt"), Path("out"), 1, crop_size=crop, step=step, thresh_size=thresh).windows(height, width)
 
 
 def basicsr_starts(length, crop, step, thresh):
@@ -42,11 +42,11 @@ def test_sub_images_lie_inside_and_cover_everything(height, width, crop):
 
 
 def test_div2k():
-    job = Job(Path("gt"), Path("out"), 4)
+    job = PrepareJob(Path("gt"), Path("out"), 4)
     found = job.windows(1356 // 4, 2040 // 4)
     assert len(found) == 5 * 8
-    assert found[9].times(4) == Window(240, 240, 480, 480)
-    assert windows(30, 40, 0, 1) == [Window(0, 0, 30, 40)]
+    assert found[9].times(4) == SubImage(240, 240, 480, 480)
+    assert windows(30, 40, 0, 1) == [SubImage(0, 0, 30, 40)]
 
 
 @pytest.mark.parametrize(
