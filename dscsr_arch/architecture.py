@@ -114,7 +114,18 @@ def count_layers(state_dict: StateDict, pattern: str) -> int:
     return count
 
 
-def upscale_of(state_dict: StateDict, pattern: str) -> int:
+def image_arguments(state_dict: StateDict, first: str, last: str, upsampling: str) -> dict[str, Any]:
+    """Channels, width and scale by the shapes of the first and the last layer, and of those that match a pattern."""
+    features, num_in_ch = state_dict[f"{first}.weight"].shape[:2]
+    return {
+        "num_in_ch": num_in_ch,
+        "num_out_ch": state_dict[f"{last}.weight"].shape[0],
+        "num_feat": features,
+        "upscale": _upscale(state_dict, upsampling),
+    }
+
+
+def _upscale(state_dict: StateDict, pattern: str) -> int:
     """Product of the scales of convolutions (c·r², c, 3, 3) before pixel shuffles of r."""
     scale = 1
     for name, tensor in state_dict.items():

@@ -12,15 +12,14 @@ Different from both:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch import conv_lora
-from dscsr_arch.architecture import Architecture, CSDNames, SpandrelForm, StateDict, has_all, upscale_of, work_range_in
+from dscsr_arch.architecture import Architecture, CSDNames, SpandrelForm, has_all, image_arguments, work_range_in
 from dscsr_arch.constructor import COUNT, FLAG, IMAGE, RGB_MEAN, constructor, input_mean, one_of
 from dscsr_arch.errors import ArgumentError
 
@@ -162,20 +161,10 @@ def _check_channels(num_in_ch: int, num_out_ch: int) -> None:
         raise ArgumentError(words, num_out_ch, "Make them equal.")
 
 
-def _arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any]:
-    features, num_in_ch = state_dict["entry.weight"].shape[:2]
-    return {
-        "num_in_ch": num_in_ch,
-        "num_out_ch": state_dict["exit.weight"].shape[0],
-        "num_feat": features,
-        "upscale": upscale_of(state_dict, r"upsample\.blocks\.\d+\.weight"),
-    }
-
-
 ARCHITECTURE = Architecture(
     network=CARN,
     recognise=has_all("entry.weight", "exit.weight", "b1.b1.conv1.weight", "upsample.blocks.0.weight"),
-    arguments=_arguments,
+    arguments=lambda state_dict, _: image_arguments(state_dict, "entry", "exit", r"upsample\.blocks\.\d+\.weight"),
     not_in_shapes=("img_range", "rgb_mean", "final_relu"),
     width_arguments=("num_feat",),
     csd=CSDNames(

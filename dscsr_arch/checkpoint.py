@@ -22,13 +22,13 @@ from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
 from dscsr_arch.metadata import describe, described, differences, shown
-from dscsr_arch.state_dict_diff import state_dict_diff
 from dscsr_arch.unknown import unknown_network
 from dscsr_arch.weight_files import (
     read_pickle,
     read_state_dict,
     read_weight_file,
     save_state_dict,
+    state_dict_diff,
     weight_sets,
 )
 

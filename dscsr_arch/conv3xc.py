@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dscsr_arch.errors import LoRAError
+from dscsr_arch.lora_layer import ConvLoRA
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.reparameterization import Branches, Kernel, merge_branches, unfuse_kernel
 
@@ -88,6 +90,8 @@ class Conv3XC(nn.Module):
     def unfuse(self) -> Conv3XC:
         """Give a fused layer new random branches that merge to its kernel exactly. Otherwise does nothing."""
         if self.eval_conv is not None:
+            if isinstance(self.eval_conv, ConvLoRA):
+                raise LoRAError("Expected a layer without ConvLoRA to unfuse. Call fuse() of its network first.")
             with torch.device("meta"):
                 new = Conv3XC(self.in_channels, self.out_channels, gain=self.gain, bias=self.bias)
             new.load_state_dict(_entries(self.kernel(), f"{_MERGED}."), assign=True)

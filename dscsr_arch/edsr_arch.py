@@ -26,7 +26,7 @@ from dscsr_arch.architecture import (
     StateDict,
     count_layers,
     has_all,
-    upscale_of,
+    image_arguments,
     work_range_in,
 )
 from dscsr_arch.constructor import COUNT, IMAGE, NUMBER, RGB_MEAN, constructor, input_mean, one_of
@@ -136,13 +136,7 @@ class EDSR(ResidualNetwork):
 
 def common_arguments(state_dict: StateDict) -> dict[str, Any]:
     """Those of EDSR and RCAN from their shapes."""
-    features, num_in_ch = state_dict["conv_first.weight"].shape[:2]
-    return {
-        "num_in_ch": num_in_ch,
-        "num_out_ch": state_dict["conv_last.weight"].shape[0],
-        "num_feat": features,
-        "upscale": upscale_of(state_dict, r"upsample\.\d+\.weight"),
-    }
+    return image_arguments(state_dict, "conv_first", "conv_last", r"upsample\.\d+\.weight")
 
 
 def _arguments(state_dict: StateDict, _: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -103,20 +104,14 @@ def _from_section(section: Mapping[str, Any], network: type[nn.Module]) -> Metad
 
 def as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments that are plain data, as they come back from a file."""
-    plain: dict[str, Any] = {
-        name: json.loads(json.dumps(value)) for name, value in arguments.items() if _is_json(value)
-    }
+    plain: dict[str, Any] = {}
+    for name, value in arguments.items():
+        with suppress(TypeError, ValueError, RecursionError):
+            plain[name] = json.loads(json.dumps(value))
     mean: Any = plain.get("rgb_mean")
     if plain.get("num_in_ch") == 1 and NUMBERS.accepts(mean) and len(mean) == 3:
         plain["rgb_mean"] = [round(input_mean(mean, 1).item(), 7)]  # the one that the network takes off its input
-    return dict(plain)
-
-
-def _is_json(value: object) -> bool:
-    try:
-        return bool(json.dumps(value))
-    except (TypeError, ValueError, RecursionError):
-        return False
+    return plain
 
 
 def deciding_arguments() -> tuple[str, ...]:

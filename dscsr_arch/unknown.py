@@ -14,7 +14,7 @@ from dscsr_arch.errors import DscsrWarning, UnavailableError, WeightsError
 from dscsr_arch.foreign import find_backbone, from_spandrel
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
-from dscsr_arch.state_dict_diff import state_dict_diff
+from dscsr_arch.weight_files import state_dict_diff
 
 
 def unknown_network(

@@ -1,4 +1,4 @@
-"""Weight files: open every dialect of them safely, and write them whole.
+"""Weight files: open every dialect of them safely, say why they do not fit, and write them.
 
 Nothing here ever runs code from a file, whatever it claims to be (see `torch_files`), or takes much more memory than
 the file has bytes: tensors that claim more numbers than are there are refused.
@@ -6,15 +6,17 @@ the file has bytes: tensors that claim more numbers than are there are refused.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dscsr_arch.csd_names import from_csd
 from dscsr_arch.errors import WeightsError
@@ -83,6 +85,33 @@ def weight_sets(path: str | os.PathLike[str]) -> list[str]:
     """The ``WRAPPERS`` under which a file has weights, the preferred first; none if they are not wrapped."""
     content, _ = _content(Path(path))
     return [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+
+
+def state_dict_diff(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
+    """What keeps ``state_dict`` from loading strictly into ``network``, in lines; None if nothing does."""
+    expected = network.state_dict()
+    shapes = [
+        f"{name}: expected {tuple(expected[name].shape)}, but the file has {tuple(tensor.shape)}"
+        for name, tensor in state_dict.items()
+        if name in expected and expected[name].shape != tensor.shape
+    ]
+    if shapes:
+        return _listed("differently shaped", shapes)
+    # Only names and shapes matter: on the meta device nothing is copied and no fused kernel is re-expanded.
+    given = {name: tensor.to("meta") for name, tensor in state_dict.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come when the weights are loaded; torch's, that meta copies nothing
+            missing, unexpected = copy.deepcopy(network).to("meta").load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        return str(error)
+    lines = [_listed("missing in the file", missing), _listed("unexpected in the file", unexpected)]
+    return "\n".join(line for line in lines if line) or None
+
+
+def _listed(what: str, names: Sequence[str], most: int = 8) -> str:
+    rest = f" (+{len(names) - most} more)" if len(names) > most else ""
+    return f"  {what}: {'; '.join(names[:most])}{rest}" if names else ""
 
 
 def save_state_dict(state_dict: Mapping[str, Any], file: str | os.PathLike[str] | IO[bytes]) -> None:

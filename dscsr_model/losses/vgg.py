@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.no_autocast import no_autocast
-from dscsr_arch.state_dict_diff import state_dict_diff
+from dscsr_arch.weight_files import state_dict_diff
 
 LAYERS = {"relu1_1": 1, "relu2_1": 6, "relu3_1": 11, "relu4_1": 20, "relu5_1": 29}
 """What features are taken of, and where that is among torchvision's layers."""

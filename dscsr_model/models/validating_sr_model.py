@@ -25,8 +25,7 @@ from dscsr_arch.errors import WeightsError
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import describe
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
-from dscsr_arch.state_dict_diff import state_dict_diff
-from dscsr_arch.weight_files import read_weight_file
+from dscsr_arch.weight_files import read_weight_file, state_dict_diff
 from dscsr_model.files import disk_errors
 from dscsr_model.options.sections import ValSection
 from dscsr_model.read_ahead import read_ahead

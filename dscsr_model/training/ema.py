@@ -7,7 +7,7 @@ from torch import nn
 
 from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.errors import WeightsError
-from dscsr_arch.state_dict_diff import state_dict_diff
+from dscsr_arch.weight_files import state_dict_diff
 
 
 @torch.no_grad()

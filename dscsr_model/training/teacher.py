@@ -17,8 +17,7 @@ from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import describe
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.sizes import padded, size_requirements
-from dscsr_arch.state_dict_diff import state_dict_diff
-from dscsr_arch.weight_files import read_weight_file
+from dscsr_arch.weight_files import read_weight_file, state_dict_diff
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.feature_hooks import FeatureHooks, Features

@@ -4,7 +4,6 @@ import torch
 
 from dscsr_arch import CARN
 from dscsr_arch.carn_arch import ResidualBlock
-from dscsr_arch.conv_lora import inject
 
 
 def test_size_and_names():
@@ -25,11 +24,3 @@ def test_the_final_relu_is_in_every_residual_block():
     for net in (CARN(num_feat=8), CARN(num_feat=8, final_relu=True)):
         blocks = [module for module in net.modules() if isinstance(module, ResidualBlock)]
         assert [each.final_relu for each in blocks] == [net.arguments["final_relu"]] * 9
-
-
-def test_fuse_leaves_plain_convolutions():
-    net = CARN(num_feat=8)
-    names = net.state_dict().keys()
-    inject(net, {"entry": (2, 4)})
-    assert net.fuse().fuse() is net
-    assert net.state_dict().keys() == names

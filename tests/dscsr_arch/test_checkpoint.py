@@ -11,7 +11,7 @@ from dscsr_arch import CARN, EDSR, RCAN, SPAN, DSCLoRA, load_model
 from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.conv_lora import inject, load_lora_state_dict, lora_layers, lora_state_dict
 from dscsr_arch.errors import WeightsError
-from dscsr_arch.state_dict_diff import state_dict_diff
+from dscsr_arch.weight_files import state_dict_diff
 
 SMALL = {"feature_channels": 8, "upscale": 2}
 

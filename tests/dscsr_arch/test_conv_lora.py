@@ -213,8 +213,10 @@ def test_a_fused_span_carries_it_and_fuses_it():
     trained(inject(net, {"block_*": (2, 4), "conv_cat": (1, 2)}))
     x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
     out = net(x)
-    with pytest.raises(LoRAError, match=r"Expected a network without ConvLoRA to unfuse\. Call fuse\(\) first"):
-        net.unfuse()
+    for unfuse, of in ((net.unfuse, "network"), (net.block_1.c2_r.unfuse, "layer")):
+        with pytest.raises(LoRAError, match=rf"Expected a {of} without ConvLoRA to unfuse\. Call fuse\(\)"):
+            unfuse()
+        assert net.conv_1.fused
     torch.testing.assert_close(net.fuse()(x), out, rtol=1e-11, atol=0)
     torch.testing.assert_close(net.unfuse()(x), out, rtol=1e-8, atol=0)  # solved with pseudo-inverses
     assert not lora_layers(net)

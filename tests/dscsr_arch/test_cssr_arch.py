@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dscsr_arch import CARN, EDSR, CSSRNet, load_model
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.foreign import find_backbone
-from dscsr_arch.state_dict_diff import state_dict_diff
+from dscsr_arch.weight_files import state_dict_diff
 
 SWINIR = {
     "type": "SwinIR", "upscale": 2, "img_size": 8, "window_size": 4, "depths": [2], "embed_dim": 16,

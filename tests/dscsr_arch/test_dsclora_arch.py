@@ -4,9 +4,8 @@ from torch import nn
 
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.checkpoint import read_state_dict, state_dict_diff
-from dscsr_arch.conv_lora import ConvLoRA, lora_layers
+from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.dsclora_arch import SConvLB
-from dscsr_arch.errors import LoRAError
 
 SMALL = {"feature_channels": 8, "upscale": 2}
 BLOCK_LAYERS = [f"block_{n}.c{m}_r.eval_conv" for n in range(1, 7) for m in range(1, 4)]
@@ -111,13 +110,6 @@ def test_ranks_follow_the_arguments_and_narrow_layers(arguments, expected):
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DSCLoRA(**{**SMALL, **arguments})
-
-
-def test_with_updates_it_cannot_be_unfused(net):
-    with pytest.raises(LoRAError, match=r"Expected a network without ConvLoRA to unfuse\. Call fuse\(\) first"):
-        net.unfuse()
-    assert isinstance(net.conv_2.eval_conv, ConvLoRA)
-    assert net.conv_1.fused
 
 
 def test_a_span_does_not_load_its_files_and_lose_the_updates(net):

@@ -12,8 +12,7 @@ from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import describe, described
-from dscsr_arch.state_dict_diff import state_dict_diff
-from dscsr_arch.weight_files import WeightFile, read_pickle, read_weight_file
+from dscsr_arch.weight_files import WeightFile, read_pickle, read_weight_file, state_dict_diff
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import (
     IMAGE_NETWORKS,

@@ -14,7 +14,7 @@ from dscsr_model.losses.functional.one_pass import attach_gradients
 
 REDUCTIONS = ("mean", "sum")
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
-AFFINITY_BLOCK = 512
+_BLOCK = 512
 # Elements of one tile: on a CPU about what its cache holds (4 MiB in float32; many small tiles would be as fast, but
 # their threads would wait for each other on a busy machine), elsewhere what fills the device (128 MiB).
 _TILE_ON_CPU, _TILE_ELSEWHERE = 2**20, 2**25
@@ -27,7 +27,6 @@ def spatial_affinity_loss(
     normalize: bool = True,
     reduction: str = "mean",
     pool: int = 1,
-    block: int = AFFINITY_BLOCK,
 ) -> Tensor:
     r"""Distance of two feature maps by how alike each of them finds any two of its positions.
 
@@ -39,7 +38,7 @@ def spatial_affinity_loss(
 
     The N×N matrices never exist. They are computed tile by tile, on and above the diagonal only, since they are
     symmetric; of each tile of differences D the value takes Σ|D| and the gradient F·sign(D), in one pass.
-    Memory: O(B·C·N) and one tile of at most ``block`` × N per sample.
+    Memory: O(B·C·N) and one tile of at most 512 × N per sample.
 
     Args:
         student: (B, C_s, H, W), floating point, any range.
@@ -47,7 +46,6 @@ def spatial_affinity_loss(
         normalize: Compare directions only; False compares products of the features as they are.
         reduction: ``mean`` (the formula) or ``sum``.
         pool: Side of the squares averaged before; 1 for none. Rows and columns left over are not used.
-        block: Rows computed at a time; a matter of speed and memory only.
 
     Returns:
         A scalar in float32, or in float64 if an input is; the computation is in that dtype, under autocast too. It
@@ -62,27 +60,24 @@ def spatial_affinity_loss(
         >>> student.grad.shape
         torch.Size([2, 26, 16, 16])
     """
-    check_affinity_arguments(reduction, pool, block)
+    check_affinity_arguments(reduction, pool)
     _check_affinity_inputs(student, teacher, pool)
     with no_autocast(student.device):
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-        total = _affinity_distance(
-            _positions(student.to(dtype), normalize, pool), _positions(teacher.to(dtype), normalize, pool), block
-        )
+        total = _affinity_distance(*(_positions(each.to(dtype), normalize, pool) for each in (student, teacher)))
         pairs = len(student) * (student.shape[2] // pool * (student.shape[3] // pool)) ** 2
         return total if reduction == "sum" else total / pairs
 
 
-def check_affinity_arguments(reduction: str, pool: int, block: int = AFFINITY_BLOCK) -> None:
-    """Raise a ValueError for a ``reduction``, ``pool`` or ``block`` that `spatial_affinity_loss` does not know."""
+def check_affinity_arguments(reduction: str, pool: int) -> None:
+    """Raise a ValueError for a ``reduction`` or ``pool`` that `spatial_affinity_loss` does not know."""
     if reduction not in REDUCTIONS:
         raise ValueError(
             f"Expected `reduction` to be one of {REDUCTIONS}, but got {reduction!r}. "
             "(`none` would be the N×N matrices that are never made.)"
         )
-    for name, value in (("pool", pool), ("block", block)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r}.")
+    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1:
+        raise ValueError(f"Expected `pool` to be a whole number of at least 1, but got {pool!r}.")
 
 
 def _check_affinity_inputs(student: Tensor, teacher: Tensor, pool: int) -> None:
@@ -104,7 +99,7 @@ def _positions(feature: Tensor, normalize: bool, pool: int) -> Tensor:
     return F.normalize(vectors, dim=1) if normalize else vectors
 
 
-def _affinity_distance(student: Tensor, teacher: Tensor, block: int) -> Tensor:
+def _affinity_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Σ|SᵀS − TᵀT| over all samples and pairs of positions, differentiable."""
     wanted = [torch.is_grad_enabled() and vectors.requires_grad for vectors in (student, teacher)]
     channels = student.shape[1], teacher.shape[1]
@@ -113,7 +108,7 @@ def _affinity_distance(student: Tensor, teacher: Tensor, block: int) -> Tensor:
         left, right = torch.cat((student, teacher), 1), torch.cat((student, -teacher), 1)
         first = 0 if wanted[0] else channels[0]
         last = sum(channels) if wanted[1] else channels[0]
-        value, gradient = _tiled_distance(left, right, right[:, first:last], block)
+        value, gradient = _tiled_distance(left, right, right[:, first:last])
     gradients: list[Tensor | None] = [None, None]
     if wanted[0]:
         gradients[0] = gradient[:, : channels[0]]
@@ -122,11 +117,11 @@ def _affinity_distance(student: Tensor, teacher: Tensor, block: int) -> Tensor:
     return attach_gradients(value, (student, teacher), gradients, "SpatialAffinityLoss")
 
 
-def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """Σ|D| and 2·F·sign(D) for the symmetric D = LᵀR, given L, R (B, C, N) and F (B, C', N); C' may be 0."""
     gradient = torch.zeros_like(factor)
     batch, _, positions = left.shape
-    tiles = list(_tiles(batch, positions, block, left.is_cpu))
+    tiles = list(_tiles(batch, positions, left.is_cpu))
     # All memory is taken once. Small tensors made between large ones that come and go would leave the allocator of a
     # CPU with holes too small for the next large one: gigabytes of them.
     sums = left.new_empty(len(tiles))
@@ -149,10 +144,10 @@ def _tiled_distance(left: Tensor, right: Tensor, factor: Tensor, block: int) -> 
     return sums.sum(), gradient.mul_(2)
 
 
-def _tiles(batch: int, positions: int, block: int, on_cpu: bool) -> Iterator[tuple[slice, slice, slice]]:
+def _tiles(batch: int, positions: int, on_cpu: bool) -> Iterator[tuple[slice, slice, slice]]:
     """Samples, rows and columns of tiles that cover the upper half; on the diagonal, rows == columns."""
     elements = _TILE_ON_CPU if on_cpu else _TILE_ELSEWHERE
-    block = min(block, positions)
+    block = min(_BLOCK, positions)
     group = min(batch, max(1, elements // (block * positions)))
     width = min(positions, max(block, elements // (block * group)))
     for sample in range(0, batch, group):

@@ -60,7 +60,8 @@ def test_value_and_gradient_equal_the_matrices(batch, height, width, channels, b
     pair = features(batch, height, width, channels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spatial_affinity, "_TILE_ON_CPU", tile)
-        ours = differentiated(spatial_affinity_loss, *pair, block=block, **arguments)
+        patch.setattr(spatial_affinity, "_BLOCK", block)
+        ours = differentiated(spatial_affinity_loss, *pair, **arguments)
     assert_equal(ours, differentiated(with_matrices, *pair, **arguments))
 
 
@@ -71,10 +72,11 @@ def test_the_arguments_change_the_loss():
     assert all(abs(a - b) > 1e-3 for a, b in itertools.combinations(values, 2))
 
 
-def test_gradcheck_also_of_a_teacher_that_wants_a_gradient():
+def test_gradcheck_also_of_a_teacher_that_wants_a_gradient(monkeypatch):
+    monkeypatch.setattr(spatial_affinity, "_BLOCK", 5)
     student, teacher = (feature.requires_grad_() for feature in features(2, 3, 4, (3, 4)))
-    assert torch.autograd.gradcheck(lambda s, t: spatial_affinity_loss(s, t, block=5), (student, teacher))
-    assert torch.autograd.gradcheck(lambda t: spatial_affinity_loss(student.detach(), t, block=5), teacher)
+    assert torch.autograd.gradcheck(spatial_affinity_loss, (student, teacher))
+    assert torch.autograd.gradcheck(lambda t: spatial_affinity_loss(student.detach(), t), teacher)
 
 
 def test_a_second_differentiation_is_refused():
@@ -93,10 +95,11 @@ def test_equal_features_are_at_no_distance_whatever_their_channels_are_called():
     assert spatial_affinity_loss(student, 3 * student, normalize=False) > 1
 
 
-def test_positions_without_a_length_give_numbers():
+def test_positions_without_a_length_give_numbers(monkeypatch):
+    monkeypatch.setattr(spatial_affinity, "_BLOCK", 7)
     student, teacher = features(2, 4, 5)
     student[:, :, 1, 2] = teacher[:, :, 1, 2] = teacher[:, :, 3, 3] = 0
-    ours = differentiated(spatial_affinity_loss, student, teacher, block=7)
+    ours = differentiated(spatial_affinity_loss, student, teacher)
     assert all(values.isfinite().all() for values in ours)
     assert_equal(ours, differentiated(with_matrices, student, teacher))
 
@@ -117,9 +120,9 @@ def test_without_a_gradient_nothing_of_one_is_computed(monkeypatch):
     seen = []
     original = spatial_affinity._tiled_distance
 
-    def spy(left, right, factor, block):
+    def spy(left, right, factor):
         seen.append(factor.shape[1])
-        return original(left, right, factor, block)
+        return original(left, right, factor)
 
     monkeypatch.setattr(spatial_affinity, "_tiled_distance", spy)
     with torch.no_grad():
