@@ -65,7 +65,7 @@ def weights_errors(path: FilePath, expected: str, remedy: str) -> Iterator[None]
     except DscsrError as error:
         raise WeightsError(error.expected, error.got, error.remedy, path) from error
     except Exception as error:  # of shapes that make no sense, or of somebody's constructor
-        raise WeightsError(expected, f"an error ({type(error).__name__}: {error})", remedy, path) from error
+        raise WeightsError(expected, f"others ({type(error).__name__}: {error})", remedy, path) from error
 
 
 def arguments_of(

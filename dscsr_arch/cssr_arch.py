@@ -201,7 +201,7 @@ def _build(network: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
         built = network(**arguments)
     except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         words = f"arguments that {network.__name__} takes as a backbone"
-        raise ArgumentError(words, f"an error of it: {error}", "Correct `backbone`.") from error
+        raise ArgumentError(words, f"others: {error}", "Correct `backbone`.") from error
     if conv_lora.lora_layers(built):
         got = f"{network.__name__}: slices of low-rank factors are not the factors of a slice"
         raise ArgumentError("a backbone without ConvLoRA", got, "Split its base network.")

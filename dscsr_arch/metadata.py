@@ -93,7 +93,7 @@ def described(section: object) -> list[Metadata]:
     except DscsrError:
         raise
     except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
-        raise DscsrError("a section of a network that can be built", f"an error of its: {error}") from error
+        raise DscsrError("arguments that the network can be built from", f"others: {error}") from error
 
 
 def _from_section(section: Mapping[str, Any], network: type[nn.Module]) -> Metadata:

@@ -58,7 +58,7 @@ def _of_section(
 ) -> nn.Module:
     """The network of a section; of a CSSRNet its backbone or the student that fits."""
     faults = []
-    with weights_errors(path, "a section of a network that can be built", "Correct it."):
+    with weights_errors(path, "arguments that the network can be built from", "Correct them."):
         for metadata in described(section):
             arguments = {**metadata.arguments, **overrides}
             network = find_backbone(metadata.network)(**arguments)

@@ -143,8 +143,8 @@ def _claim(folder: Path, keep: str) -> int:
             handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
             if not _lock(handle):
                 os.close(handle)
-                got = f"another process that is writing {folder.name.removeprefix('.').removesuffix('.tmp')}"
-                raise BusyError(f"to be alone in {folder.parent}", got, "Wait for it, or choose another folder.")
+                got = f"one that is writing {folder.name.removeprefix('.').removesuffix('.tmp')}"
+                raise BusyError(f"no other process in {folder.parent}", got, "Wait for it, or choose another folder.")
             if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
                 break
             os.close(handle)  # removed, and what is there now is another's
@@ -167,7 +167,7 @@ def _check_free(out: Path, names: Sequence[str], replace: bool) -> None:
     there = [str(out / name) for name in names if os.path.lexists(out / name)]
     if there and not replace:
         got = f"{' and '.join(there)}, which exist{'s' if len(there) == 1 else ''}"
-        raise DiskError("to write something new", got, "Pass --force to replace, or choose another place.")
+        raise DiskError("something new to write", got, "Pass --force to replace, or choose another place.")
 
 
 def _move(whole: Path, out: Path) -> None:

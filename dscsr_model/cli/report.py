@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.cli.report_logs import History, best_of, read_events, read_logs
 from dscsr_model.files import check_new
 
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         from dscsr_model.cli import report_plot
     except ModuleNotFoundError as error:
-        what = f"{error.name}, which is not installed"
-        raise DscsrError("matplotlib to draw with", what, 'Run `pip install "dscsr[report]"`.') from error
+        remedy = 'Run `pip install "dscsr[report]"`.'
+        raise UnavailableError("matplotlib to draw with", f"no {error.name}", remedy) from error
     report_plot.save(report_plot.draw(histories, args.smooth), args.output, report_plot.DOTS_PER_INCH)
     print(table(histories))
     print(f"\n{args.output}")

@@ -105,7 +105,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if backend == "onnx" and (args.precision == "bf16" or args.compile):
         remedy = "Leave it out, or choose --backend torch."
-        raise DscsrError("--precision fp32 or fp16, and no --compile, with ONNX Runtime", "another", remedy)
+        got = "--compile" if args.compile else "--precision bf16"
+        raise DscsrError("--precision fp32 or fp16, and no --compile, with ONNX Runtime", got, remedy)
 
 
 def backend_of(args: argparse.Namespace) -> str:

@@ -166,7 +166,7 @@ def _opened(file: str | Path, config: oiio.ImageSpec = _AS_STORED) -> Iterator[o
 
 
 def _broken(file: str | Path, said: str) -> ImageError:
-    return ImageError(f"no image, or a broken one ({' '.join(said.split())})", where=file)
+    return ImageError(f"no image, or a broken one ({said.strip().partition(chr(10))[0]})", where=file)
 
 
 def _header(file: str | Path, source: oiio.ImageInput) -> Header:

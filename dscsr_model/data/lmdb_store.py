@@ -138,7 +138,9 @@ class LmdbReader:
         with self._environment.begin() as transaction:
             value = transaction.get(bytes(self._keys[index]))
             if value is None:
-                raise DataError(f"`{self.name(index)}`", "it in the list only", "Prepare it again.", self.path)
+                raise DataError(
+                    f"an image `{self.name(index)}`", "its line in the list only", "Prepare it again.", self.path
+                )
             if is_raw(len(value), shape, level):
                 yield np.frombuffer(value, np.uint8).reshape(shape)
                 return
@@ -218,8 +220,9 @@ def read_meta(path: str | Path) -> dict[str, tuple[Shape, int]]:
         DataError: Files are missing; a line is not understood; a key comes twice.
     """
     file = Path(path) / "meta_info.txt"
-    if not file.is_file() or not (file.parent / "data.mdb").is_file():
-        raise DataError("an LMDB with data.mdb and meta_info.txt", "not both", "Make it by `dscsr prepare`.", path)
+    if lost := [name for name in ("data.mdb", file.name) if not file.with_name(name).is_file()]:
+        got = f"no {' and no '.join(lost)}"
+        raise DataError("an LMDB with data.mdb and meta_info.txt", got, "Make it by `dscsr prepare`.", path)
     entries: dict[str, tuple[Shape, int]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         match = _LINE.fullmatch(line)

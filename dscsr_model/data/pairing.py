@@ -37,7 +37,7 @@ def search_images(folder: str | Path) -> tuple[list[str], Counter[str]]:
         DataError: No such folder, no image in it, or a folder that cannot be read.
     """
     if not os.path.isdir(folder):
-        raise DataError("a folder of images", folder, "Correct the path.")
+        raise DataError("a folder of images", f"{folder}, which is none", "Correct the path.")
     found = []
     others: Counter[str] = Counter()
     for path, is_file in _walk(folder):

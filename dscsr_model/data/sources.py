@@ -129,11 +129,11 @@ def _lmdbs(gt: str, lq: str) -> tuple[LmdbReader, LmdbReader]:
 
 def _names(folder: str) -> list[str]:
     if not os.path.isdir(folder):
-        raise DataError("a folder of images as `dataroot_gt`", folder, "Correct the path.")
+        raise DataError("a folder of images as `dataroot_gt`", f"{folder}, which is none", "Correct the path.")
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
 
 
 def _listed_names(file: str) -> list[str]:
     if not os.path.isfile(file):
-        raise DataError("a list of images as `meta_info_file`", f"no such file: {file}", "Correct the path.")
+        raise DataError("a list of images as `meta_info_file`", f"{file}, which does not exist", "Correct the path.")
     return [line.split(" ")[0].strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]

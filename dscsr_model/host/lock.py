@@ -33,8 +33,8 @@ def lock_experiment(opt: dict[str, Any]) -> filelock.BaseFileLock:
         distributed.broadcast_object_list(alone)
     if not alone[0]:
         raise BusyError(
-            f"to be alone in {folder}",
-            f"another training named {folder.name} that is running there",
+            f"no other training in {folder}",
+            f"one named {folder.name} that is running there",
             "Wait for it, stop it, or give this one another `name:`.",
         )
     return lock

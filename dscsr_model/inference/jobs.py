@@ -78,7 +78,7 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
         _check_sources_stay(there, [folder / name for name in names])
         there = []
     elif there and source.is_file():
-        raise DscsrError("to make something new", f"{there[0]}, which exists", "Add --force, or choose another -o.")
+        raise DscsrError("a new file", f"`{there[0]}`, which exists", "Add --force, or choose another -o.")
     renamed = [out / target for name, target in targets.items() if target != _target(name, scale, form)]
     return Jobs([job for job in jobs if job.target not in set(there)], there, renamed, others)
 
@@ -133,8 +133,8 @@ def _check_sources_stay(targets: Sequence[Path], sources: Sequence[Path]) -> Non
     lost = sorted(path for path, found in there.items() if (found.st_dev, found.st_ino) in known)
     if lost:
         raise DscsrError(
-            "to replace results only",
-            f"--force, which would replace {listed(lost, 'image')}, which -i reads",
+            "results only that --force replaces",
+            f"{listed(lost, 'image')}, which -i reads",
             "Remove what is an old result by hand, or choose another -o.",
         )
 

@@ -56,7 +56,7 @@ def test_a_section_of_a_csd_network_gives_the_backbone_or_a_student(tmp_path):
             {"type": "SwinIR", **SWINIR, "embed_dim": 16},
             r"swinir.pth: Expected weights of `network_g` .* but got layers",
         ),
-        ({"type": "SwinIR", **SWINIR, "embed_dim": "x"}, "a section of a network that can be built, but"),
+        ({"type": "SwinIR", **SWINIR, "embed_dim": "x"}, "arguments that the network can be built from, but"),
         ({"type": "SwimIR"}, "got 'SwimIR', which does not exist. Did you mean: SwinIR"),
     ],
 )

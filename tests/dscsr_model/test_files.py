@@ -64,7 +64,7 @@ def test_a_file_that_fails_leaves_what_was_there(tmp_path, fault, content):
 def test_a_file_that_is_there(tmp_path):
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / "link").symlink_to("mine")
-    with pytest.raises(DiskError, match=r"to write something new, but got .*link, which exists\. Pass --force"):
+    with pytest.raises(DiskError, match=r"something new to write, but got .*link, which exists\. Pass --force"):
         write(tmp_path / "link", replace=False)
     write(tmp_path / "link")  # replaced, not followed
     assert (tmp_path / "mine").read_bytes() == b"mine"
@@ -132,7 +132,7 @@ def test_old_folders_stay_when_the_last_step_fails(tmp_path, monkeypatch):
 
 def test_one_writer_at_a_time(tmp_path):
     with atomic_folder(tmp_path, NAMES, False) as folder:
-        with pytest.raises(BusyError, match=r"Expected to be alone in .*, but got another process that is writing GT"):
+        with pytest.raises(BusyError, match=r"Expected no other process in .*, but got one that is writing GT"):
             build(tmp_path, "two")
         write(tmp_path / "LQ_list.txt")  # other names are other writers
         fill(folder, "one")

@@ -77,7 +77,7 @@ class Report:
             self.add_error(key, error)
             return
         message = str(error).strip().rstrip(".") or type(error).__name__
-        self.add(key, expected, f"its error: {message}", remedy)
+        self.add(key, expected, f"others: {message}", remedy)
 
     @contextmanager
     def catching(self, key: Key) -> Iterator[None]:

@@ -116,8 +116,8 @@ def _try_loss(run: Run, key: Key, loss_class: Callable[..., Any]) -> None:
     loss = _try(key, kind, run.report, lambda: loss_class(**run.arguments(key)))
     value = loss and _try(key, kind, run.report, lambda: loss(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)))
     if value is not None and value.dim():
-        got = f"it gives {tuple(value.shape)} values, not one that can be minimized"
-        run.report.add(key, f"values that {kind} takes", got, "Write `reduction: mean`.")
+        got = f"{tuple(value.shape)} of them"
+        run.report.add(key, f"one number of {kind} to minimize", got, "Write `reduction: mean`.")
     if key[-1] == "perceptual_opt" and run.known_model is not None and not run.ours:
         words = f"a loss that {run.known_model} can use as perceptual"
         run.report.add(key, words, f"`{kind}`", "Take PerceptualLoss, or `model_type: EfficientSRModel`.")

@@ -307,7 +307,7 @@ def many(photographs, tmp_path):
 def test_killed_and_two_at_once(prepare, many, tmp_path):
     process = start(tmp_path, *many)
     wait_for_data(tmp_path, 4 * 2**20)
-    assert failed(prepare(*many), "Expected to be alone in data, but got another process that is writing GT")
+    assert failed(prepare(*many), "Expected no other process in data, but got one that is writing GT")
     process.kill()
     process.communicate()
     assert os.listdir(tmp_path / "data") == [".GT.lmdb.tmp"]

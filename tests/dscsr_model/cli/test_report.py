@@ -308,7 +308,7 @@ def test_matplotlib_is_missing(monkeypatch, capsys):
     for module in ("cli.report_plot", "plots"):
         monkeypatch.delitem(sys.modules, f"dscsr_model.{module}", raising=False)
         monkeypatch.delattr(f"dscsr_model.{module}", raising=False)
-    message = "Expected matplotlib to draw with, but got matplotlib, which is not installed. Run `pip install"
+    message = "Expected matplotlib to draw with, but got no matplotlib. Run `pip install"
     assert message in refused(capsys, "a")
 
 

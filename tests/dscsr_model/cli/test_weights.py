@@ -126,7 +126,7 @@ def test_the_users_word_wins_and_one_line_says_so(load):
             {"type": "SPAN", **OWN, "norm": 1},
             "network_g of the option file: Expected `norm` to be true .* got 1",
         ),
-        ({"type": "CSSRNet"}, "Expected a section of a network that can be built, but got .* 'backbone'"),
+        ({"type": "CSSRNet"}, "Expected arguments that the network can be built from, but got .* 'backbone'"),
         ({}, "Expected a section `network_g` with a `type` in opt.yml"),
     ],
 )

@@ -119,7 +119,7 @@ def test_png_is_as_small_as_pillows(tmp_path, photographs):
 def test_what_is_there_stays(tmp_path):
     target = tmp_path / "a.png"
     target.write_text("mine")
-    with pytest.raises(DiskError, match=r"Expected to write something new, but got .*a\.png, which exists"):
+    with pytest.raises(DiskError, match=r"Expected something new to write, but got .*a\.png, which exists"):
         write_image(target, DecodedImage(drawn(1)), "png")
     assert target.read_text() == "mine"
     write_image(target, DecodedImage(drawn(1)), "png", replace=True)

@@ -179,7 +179,7 @@ def test_threads_open_it_once(path):
 
 
 def test_lists_that_are_not_understood(tmp_path, path):
-    with pytest.raises(DataError, match=r"Expected an LMDB with data.mdb and meta_info.txt, but got not both"):
+    with pytest.raises(DataError, match=r"Expected an LMDB with data.mdb and meta_info.txt, but got no "):
         LmdbReader(tmp_path / "none.lmdb")
     meta = path / "meta_info.txt"
     lines = meta.read_text()
@@ -211,5 +211,5 @@ def test_files_that_do_not_open(path, tmp_path):
 def test_values_that_are_missing_or_broken(path):
     meta = path / "meta_info.txt"
     meta.write_text((meta.read_text() + "zz.png (5,5,3) 1\n").replace("k9.png (160,", "k9.png (161,"))
-    faulty(path, r"GT\.lmdb: Expected `zz`, but got it in the list only\. Prepare", 5)
+    faulty(path, r"GT\.lmdb: Expected an image `zz`, but got its line in the list only\. Prepare", 5)
     faulty(path, r"raw pixels of \(161, \d+, 3\) as `k9`, but got \d+ bytes that are neither\. `dscsr prepare --ver", 4)

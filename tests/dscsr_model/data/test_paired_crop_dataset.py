@@ -260,7 +260,7 @@ def test_folder_options(folders, tmp_path):
     (tmp_path / "list.txt").write_text("photo3.png (10,10,3)\nphoto1.png\n\n")
     listed = PairedCropDataset({**folders, "filename_tmpl": "{}x4", "meta_info_file": str(tmp_path / "list.txt")})
     assert [Path(listed[n]["gt_path"]).name for n in range(2)] == ["photo3.png", "photo1.png"]
-    with pytest.raises(DataError, match=r"a list of images as `meta_info_file`, but got no such file: .*none\.txt"):
+    with pytest.raises(DataError, match=r"images as `meta_info_file`, but got .*none\.txt, which does not exist"):
         PairedCropDataset({**folders, "meta_info_file": str(tmp_path / "none.txt")})
 
 

@@ -72,7 +72,7 @@ def test_nothing_is_overwritten_unasked(network, tmp_path):
 
     late = FORMATS["pth"]._replace(write=write)
     for form in (late, FORMATS["pth"]):  # the file came while it was written; it was there before
-        with pytest.raises(DscsrError, match=r"something new, but got .*out\.pth, which exists. Pass --force"):
+        with pytest.raises(DscsrError, match=r"something new to write, but got .*out\.pth, which exists. Pass --force"):
             ship(network, path, form)
         assert path.read_bytes() == b"another's"
     ship(network, path, FORMATS["pth"], force=True)

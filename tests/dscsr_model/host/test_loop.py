@@ -304,7 +304,7 @@ def test_a_second_training_of_the_same_name_is_refused_and_the_first_ones_folder
             with pytest.raises(RuntimeError, match="exit code 1"):
                 pipeline(tmp_path, *arguments)
             said = capsys.readouterr().err.strip().splitlines()
-            assert said[-1].startswith(f"dscsr: error: Expected to be alone in {experiment(tmp_path)}, but got another")
+            assert said[-1].startswith(f"dscsr: error: Expected no other training in {experiment(tmp_path)}, but")
         assert [folder.name for folder in (tmp_path / "experiments").iterdir() if folder.is_dir()] == ["tiny"]
         hook = sys.excepthook
         with pytest.raises(BusyError):  # in a script of others, too, with the message alone

@@ -66,7 +66,7 @@ def test_results_that_are_there_stay(folder, tmp_path):
     assert found.there == [out / "photo_x4.png"]
     assert "photo_x4.png" not in targets(found, out)
     assert "photo_x4.png" in targets(plan(folder, out, 4, replace=True), out)
-    with pytest.raises(DscsrError, match=r"new, but got .*photo_x4.png, which exists. Add --force, or choose another"):
+    with pytest.raises(DscsrError, match=r"new file, but got .*photo_x4.png`, which exists. Add --force, or choose"):
         plan(folder / "photo.jpg", out, 4)
     assert len(plan(folder / "photo.jpg", out, 4, replace=True).jobs) == 1
 
@@ -100,7 +100,7 @@ def test_results_beside_the_input_are_no_input(folder, tmp_path, link):
     # other_x4.png is nobody's result: an image like any other.
     assert targets(found, out) == RESULTS - {"photo_x4.png"} | {"other_x4_x4.png"}
     assert found.there == [out / "photo_x4.png"]
-    with pytest.raises(DscsrError, match=r"--force, which would replace .*photo_x4.png, which -i reads"):
+    with pytest.raises(DscsrError, match=r"results only that --force replaces, but got .*photo_x4.png, which -i reads"):
         plan(folder, out, 4, replace=True)
 
 
