@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling.profile import Profile, Run
 
 
@@ -72,17 +71,9 @@ def score(
         year: One of `BASELINES`.
         baseline_ms: Milliseconds that the baseline takes where ``runtime_ms`` was measured. None takes the published
             time, which a time measured on another machine or on other images cannot be compared with.
-
-    Raises:
-        DscsrError: A figure is no positive number.
     """
     base = BASELINES[year]
-    baseline_ms = base.runtime_ms if baseline_ms is None else baseline_ms
-    given = {"runtime_ms": runtime_ms, "flops": flops, "parameters": parameters, "baseline_ms": baseline_ms}
-    for name, value in given.items():
-        if not (math.isfinite(value) and value > 0):
-            raise DscsrError(f"`{name}` to be a positive number", repr(value), "Measure it first.")
-    ratios = (runtime_ms / baseline_ms, flops / base.flops, parameters / base.parameters)
+    ratios = (runtime_ms / (baseline_ms or base.runtime_ms), flops / base.flops, parameters / base.parameters)
     return sum(weight * _exp(2 * ratio) for weight, ratio in zip(base.weights, ratios, strict=True))
 
 
