@@ -54,7 +54,7 @@ class CSDLoss(Section):
     every student, or the teacher's, against the ground truth or against the teacher's output, without gradient.
     """
 
-    type: Text = option("loss class")
+    type: Text = option("loss class", "")
     features: Text | None = option("features that a ContrastiveLoss compares")
     output_of: Literal["student", "teacher"] | None = option("whose output is trained; by default every student's")
     target: Literal["gt", "teacher"] | None = option("what it is compared with; by default gt")

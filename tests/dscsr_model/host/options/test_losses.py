@@ -85,6 +85,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"train:affinity_opt": {"type": "SpatialAffinityLoss", "pool": 0}}, "train: affinity_opt", "`pool` to be a whole"),
     ({f"{PIXEL}:output_of": "studnt"}, "train: pixel_opt: output_of", "Did you mean `student`?"),
     ({f"{PIXEL}:outputof": "student"}, "train: pixel_opt: outputof", "Expected an argument of L1Loss"),
+    ({f"{PIXEL}:type": REMOVED}, "train: pixel_opt: type", "no such key"),
     ({f"{PIXEL}:start_iter": -1}, "train: pixel_opt: start_iter", "a whole number of at least 1"),
     ({f"{PIXEL}:start_iter": 7, LOSS: REMOVED}, "train: total_iter",
      "Expected a loss in every iteration, but got none in iteration 6 of 10"),
