@@ -24,7 +24,8 @@ def run(phase: str, args: argparse.Namespace) -> None:
     look_into_working_directory()
     require_basicsr()
     _check_launcher(args.launcher)
-    from dscsr_model.host import loop
+    registration.register()
+    from dscsr_model.host import loop  # from here on BasicSR can be imported
     from dscsr_model.host.options.check import check_options
     from dscsr_model.training.stopping import Stopped
 
@@ -40,7 +41,6 @@ def run(phase: str, args: argparse.Namespace) -> None:
     if left_out and os.environ.get("RANK", "0") == "0":
         missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
         print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
-    registration.register()
     module, stopped = importlib.import_module(f"basicsr.{phase}"), None
     with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.without(left_out):
         try:
