@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dscsr_model
+from dscsr_arch.conv_lora import lora_layers
 
 SPAN = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
@@ -21,6 +22,13 @@ SWINIR = {
     "mlp_ratio": 2, "upsampler": "pixelshuffledirect", "drop_path_rate": 0,
 }  # fmt: skip
 LARGE_WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
+
+
+def with_updates(network: Any, std: float = 1.0) -> Any:
+    """The network itself, with updates of its ConvLoRA layers that are not zero."""
+    for layer in lora_layers(network).values():
+        nn.init.normal_(layer.lora_B, std=std)
+    return network
 
 
 class Windows(nn.Module):

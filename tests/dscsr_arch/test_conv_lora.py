@@ -2,17 +2,16 @@ import copy
 
 import pytest
 import torch
+from small_models import with_updates
 from torch import nn
 
 from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.conv_lora import (
     ConvLoRA,
-    average_lora,
     inject,
     load_lora_state_dict,
     lora_layers,
     lora_state_dict,
-    scale_lora,
 )
 from dscsr_arch.errors import LoRAError
 
@@ -49,13 +48,6 @@ class Small(nn.Module):
 @pytest.fixture
 def net():
     return Small().double().eval()
-
-
-def trained(network):
-    """The network with updates that are not zero."""
-    for layer in lora_layers(network).values():
-        nn.init.normal_(layer.lora_B)
-    return network
 
 
 def image():
@@ -122,7 +114,7 @@ def test_training_changes_nothing_but_lora(net):
 
 def test_merge_unmerge_and_fuse_a_whole_network(net):
     base = copy.deepcopy(net)
-    trained(inject(net, {"*": (2, 4)}))
+    with_updates(inject(net, {"*": (2, 4)}))
     x = image()
     out = net(x)
     assert (out - base(x)).abs().max() > 1e-3
@@ -145,7 +137,7 @@ def test_merge_unmerge_and_fuse_a_whole_network(net):
 def test_tied_weights_merge_each_by_itself():
     net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)).double()
     net[1].weight = net[0].weight
-    trained(inject(net, {"*": (2, 4)}))
+    with_updates(inject(net, {"*": (2, 4)}))
     x = torch.rand(1, 4, 7, 7, dtype=torch.float64)
     out = net(x)
     torch.testing.assert_close(conv_lora.merge(net)(x), out, **EXACT)
@@ -156,14 +148,14 @@ def test_a_single_convolution_is_a_network_too():
     conv = nn.Conv2d(4, 4, 3)
     layer = inject(copy.deepcopy(conv), {"*": (2, 4)})
     assert isinstance(layer, ConvLoRA)
-    state = lora_state_dict(trained(layer))
+    state = lora_state_dict(with_updates(layer))
     assert set(state) == {"lora_A", "lora_B", "lora_alpha"}
     assert torch.equal(load_lora_state_dict(conv, state).effective_weight(), layer.effective_weight())
     assert type(conv_lora.fuse(layer)) is nn.Conv2d
 
 
 def test_what_is_there_stays_when_more_is_added(net):
-    head = trained(inject(net, {"head": (2, 4)})).head
+    head = with_updates(inject(net, {"head": (2, 4)})).head
     inject(net, {"head": (2, 4), "tail": (1, 1)})
     assert net.head is head
     assert {name for name, p in net.named_parameters() if p.requires_grad} == {
@@ -173,7 +165,7 @@ def test_what_is_there_stays_when_more_is_added(net):
 
 def test_adapters_are_saved_alone_and_loaded_onto_their_base_by_any_name_of_a_layer(net):
     base = copy.deepcopy(net)
-    trained(inject(net, {"body.*": (2, 4), "tail": (1, 3)}, dropout=0.2))
+    with_updates(inject(net, {"body.*": (2, 4), "tail": (1, 3)}, dropout=0.2))
     state = copy.deepcopy(lora_state_dict(net))
     assert len(state) == 5 * 3
     x = image()
@@ -186,8 +178,8 @@ def test_adapters_are_saved_alone_and_loaded_onto_their_base_by_any_name_of_a_la
 
 
 def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
-    first = trained(inject(net, {"*": (2, 4)}, dropout=0.1))
-    second = trained(copy.deepcopy(first))
+    first = with_updates(inject(net, {"*": (2, 4)}, dropout=0.1))
+    second = with_updates(copy.deepcopy(first))
     for layer in lora_layers(second).values():
         layer.lora_alpha.fill_(7)
     x = image()
@@ -197,20 +189,9 @@ def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
     torch.testing.assert_close(conv_lora.unmerge(first)(x), second(x), **EXACT)
 
 
-def test_averaged_and_scaled_adapters_act_on_the_weights(net):
-    base = copy.deepcopy(net)
-    ones = [trained(inject(copy.deepcopy(base), {"*": (rank, 4)})) for rank in (1, 2, 3)]
-    mean = load_lora_state_dict(copy.deepcopy(base), average_lora([lora_state_dict(one) for one in ones], [1, 2, -0.5]))
-    half = load_lora_state_dict(copy.deepcopy(base), scale_lora(lora_state_dict(ones[2]), 0.5))
-    for name, layer in lora_layers(mean).items():
-        expected = sum(w * one.get_submodule(name).delta() for w, one in zip([1, 2, -0.5], ones, strict=True))
-        torch.testing.assert_close(layer.delta(), expected, rtol=0, atol=1e-11)
-        torch.testing.assert_close(half.get_submodule(name).delta(), ones[2].get_submodule(name).delta() / 2, **EXACT)
-
-
 def test_a_fused_span_carries_it_and_fuses_it():
     net = SPAN(feature_channels=4, upscale=2).double().fuse().eval()
-    trained(inject(net, {"block_*": (2, 4), "conv_cat": (1, 2)}))
+    with_updates(inject(net, {"block_*": (2, 4), "conv_cat": (1, 2)}))
     x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
     out = net(x)
     for unfuse, of in ((net.unfuse, "network"), (net.block_1.c2_r.unfuse, "layer")):
@@ -266,7 +247,7 @@ def test_a_span_that_is_not_fused_is_refused():
 
 def test_adapters_that_do_not_fit_leave_the_network_untouched(net):
     base = copy.deepcopy(net)
-    state = lora_state_dict(trained(inject(net, {"head": (2, 4), "tail": (2, 4)})))
+    state = lora_state_dict(with_updates(inject(net, {"head": (2, 4), "tail": (2, 4)})))
     narrow = {**state, "head.lora_A": state["head.lora_A"][:, :6]}
     odd = {**state, "head.lora_A": state["head.lora_A"][:5], "head.lora_B": state["head.lora_B"][:, :5]}
     moved = {name.replace("head", "neck"): tensor for name, tensor in state.items()}

@@ -1,11 +1,9 @@
-import copy
 import io
 import warnings
 
 import pytest
 import torch
 from plain_span import PlainSPAN
-from torch import nn
 
 from dscsr_arch import SPAN
 
@@ -34,29 +32,6 @@ def test_output_and_all_gradients_equal_the_plain_network(upscale, height, width
         scale = grads[name].grad.abs().max()
         assert scale > 0, name
         torch.testing.assert_close(parameter.grad / scale, grads[name].grad / scale, **EXACT, msg=name)
-
-
-def test_fuse_changes_nothing_and_leaves_plain_convolutions_only():
-    net, _ = pair()
-    x = torch.rand(1, 3, 9, 7, dtype=torch.float64)
-    before = net(x)
-    assert net.fuse() is net
-    torch.testing.assert_close(net(x), before, **EXACT)
-    leaves = {type(module) for module in net.modules() if not list(module.children())}
-    assert leaves == {nn.Conv2d, nn.PixelShuffle}
-    fused = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    net.fuse()
-    assert all(torch.equal(tensor, fused[name]) for name, tensor in net.state_dict().items())
-
-
-def test_fused_then_unfused_then_fused_returns_the_weights():
-    net, _ = pair()
-    fused = copy.deepcopy(net.fuse().state_dict())
-    again = net.unfuse()
-    assert len(list(again.parameters())) == 164
-    again.fuse()
-    for name, tensor in again.state_dict().items():
-        torch.testing.assert_close(tensor, fused[name], **EXACT, msg=name)
 
 
 def test_state_dict_has_the_official_expanded_names():

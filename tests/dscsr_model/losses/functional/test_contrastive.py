@@ -1,7 +1,5 @@
 """The contrastive loss against all pairs, written out."""
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
@@ -70,24 +68,6 @@ def test_either_distance_with_and_without_the_own_sample(sources, distance):
     assert_equal(result, differentiated(all_pairs, *given, sources=sources, distance=distance))
 
 
-@pytest.mark.parametrize("distance", ["l1", "cosine"])
-def test_gradcheck(distance):
-    student, teacher, negatives = (torch.randn(n, 2, 3, 3, dtype=torch.float64) for n in (2, 2, 3))
-
-    def loss(s):
-        return contrastive_loss([s], [teacher], [negatives], layer_weights=[2.0], distance=distance, sources=[0, 1, 1])
-
-    assert torch.autograd.gradcheck(loss, student.requires_grad_())
-
-
-@pytest.mark.parametrize("distance", ["l1", "cosine"])
-def test_a_student_at_its_teacher_has_no_loss_and_one_at_a_negative_a_large_one(distance):
-    teacher, negatives = features(2), features(1)
-    at_negative = [n.expand_as(t) for n, t in zip(negatives, teacher, strict=True)]
-    assert ours(teacher, teacher, negatives, distance=distance).item() == pytest.approx(0, abs=1e-12)
-    assert ours(at_negative, teacher, negatives, distance=distance) > 1e5  # divided by 1e-7
-
-
 def test_order_in_memory_does_not_matter():
     given = features(2), features(2), features(3)
     turned = [[f.to(memory_format=torch.channels_last) for f in layers] for layers in given]
@@ -125,13 +105,6 @@ def test_a_second_differentiation_is_refused():
     (gradient, *_) = torch.autograd.grad(ours(student, features(2), features(3)), student, create_graph=True)
     with pytest.raises(RuntimeError, match="Expected ContrastiveLoss to be differentiated once"):
         gradient.square().sum().backward()
-
-
-def test_every_argument_changes_the_loss():
-    given = features(3), features(3), features(3)
-    values = [ours(*given), ours(*given, distance="cosine"), ours(*given, sources=[0, 1, 2])]
-    values.append(contrastive_loss(*given, layer_weights=(1, 1, 1)))
-    assert all(abs(a - b) > 1e-4 for a, b in itertools.combinations(values, 2))
 
 
 @pytest.mark.parametrize(
