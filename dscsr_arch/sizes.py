@@ -113,8 +113,11 @@ def try_sizes(
         if multiple:
             sides = range(multiple, side + 1, multiple)
             return SizeRequirements(multiple, next(each for each in sides if takes(each, each + multiple)))
-    words = f"images a whole number of times larger than (1, C, H, W), at least of sides in steps of up to {LARGEST}"
-    raise SizeError(words, fault, remedy, name)
+    words = (
+        "a network from images (1, C, H, W) to images a whole number of times larger, at least where H and W are "
+        f"multiples of some number up to {LARGEST}"
+    )
+    raise SizeError(words, f"one that gives {fault}", remedy, name)
 
 
 def padded(forward: Callable[[Tensor], Tensor], x: Tensor, requirements: SizeRequirements) -> Tensor:

@@ -105,7 +105,7 @@ def test_nothing_random_changes():
 )
 def test_a_network_that_takes_no_images_is_refused(network, fault):
     name = type(network).__name__
-    expected = f"{name}: Expected images a whole .* steps of up to 64, but got .*{fault}"
+    expected = f"{name}: Expected a network .* multiples of some number up to 64, but got one that gives .*{fault}"
     with pytest.raises(SizeError, match=expected):
         size_requirements(network)
 

@@ -99,9 +99,9 @@ def test_no_such_precision(span):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear(7, 7), "Linear: Expected images a whole number of times larger"),
+        (nn.Linear(7, 7), "Linear: Expected a network from images .* a whole number of times larger"),
         (nn.Conv2d(3, 8, 3, padding=1), "keeps their channels, but got Conv2d, which makes"),
-        (nn.Conv2d(3, 3, 3), r"a whole number of times larger .* \(1, 3, 62, 126\) of \(1, 3, 64, 128\)"),
+        (nn.Conv2d(3, 3, 3), r"a whole number of times larger, .* \(1, 3, 62, 126\) of \(1, 3, 64, 128\)"),
     ],
 )
 def test_other_networks(network, message):
