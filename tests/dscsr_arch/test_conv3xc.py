@@ -1,8 +1,9 @@
+"""The layer alone; that its output and gradients are those of four convolutions, test_span_arch shows."""
+
 import copy
 
 import pytest
 import torch
-from plain_span import PlainConv3XC
 
 from dscsr_arch import SPAN
 from dscsr_arch.conv3xc import Conv3XC, merge_layers
@@ -10,32 +11,6 @@ from dscsr_arch.reparameterization import unfuse_kernel
 
 # Sums of at most a few thousand products of numbers near 1 in float64.
 EXACT = {"rtol": 0, "atol": 1e-10}
-
-
-def pair(c_in, c_out):
-    """A layer and its plain four-convolution form with the same random weights, in float64."""
-    plain = PlainConv3XC(c_in, c_out).double()
-    layer = Conv3XC(c_in, c_out).double()
-    layer.load_state_dict(plain.state_dict())
-    return layer, plain
-
-
-@pytest.mark.parametrize(("c_in", "c_out", "height", "width"), [(3, 5, 7, 9), (4, 4, 1, 1), (1, 3, 2, 11)])
-def test_output_and_all_gradients_equal_the_four_convolutions(c_in, c_out, height, width):
-    layer, plain = pair(c_in, c_out)
-    x = torch.randn(2, c_in, height, width, dtype=torch.float64)
-    x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
-    out, expected = layer(x1), plain(x2)
-    torch.testing.assert_close(out, expected, **EXACT)
-    weight = torch.randn_like(out)
-    (out * weight).sum().backward()
-    (expected * weight).sum().backward()
-    torch.testing.assert_close(x1.grad, x2.grad, **EXACT)
-    grads = dict(plain.named_parameters())
-    assert set(grads) == {name for name, _ in layer.named_parameters()}
-    for name, parameter in layer.named_parameters():
-        assert parameter.grad.abs().sum() > 0
-        torch.testing.assert_close(parameter.grad, grads[name].grad, **EXACT, msg=name)
 
 
 def test_every_gradient_has_memory_of_its_own():
@@ -84,7 +59,7 @@ def test_the_kernel_is_merged_in_float32_under_autocast_and_in_half_precision():
 
 
 def test_fuse_and_unfuse_change_nothing_but_the_form_and_repeats_do_nothing():
-    layer, _ = pair(4, 5)
+    layer = Conv3XC(4, 5).double()
     x = torch.randn(1, 4, 5, 4, dtype=torch.float64)
     before, branches = layer(x), layer.conv
     torch.testing.assert_close(layer.state_dict()["eval_conv.weight"], layer.kernel().weight, **EXACT)
@@ -111,7 +86,7 @@ def test_a_fused_state_loads_into_branches_and_back():
 
 
 def test_a_stale_eval_conv_beside_branches_is_ignored():
-    layer, _ = pair(3, 4)
+    layer = Conv3XC(3, 4).double()
     state = layer.state_dict()
     state["eval_conv.weight"] = torch.zeros_like(state["eval_conv.weight"])
     for target in (Conv3XC(3, 4).double(), Conv3XC(3, 4).double().fuse()):

@@ -13,21 +13,22 @@ from dscsr_arch.metadata import Metadata, describe, described, differences, from
 MEAN = [0.1, 0.25, 0.3333]
 
 
-def networks():
-    arguments = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "upscale": 2, "img_range": 2.0, "rgb_mean": MEAN}
-    yield SPAN, {
+COMMON = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "upscale": 2, "img_range": 2.0, "rgb_mean": MEAN}
+NETWORKS = {
+    SPAN: {
         "num_in_ch": 1, "num_out_ch": 3, "feature_channels": 4, "upscale": 4, "bias": False, "img_range": 1.0,
         "rgb_mean": [0.7], "norm": False,
-    }  # fmt: skip
-    yield CARN, {**arguments, "final_relu": True}
-    yield EDSR, {**arguments, "num_block": 2, "res_scale": 0.25}
-    yield RCAN, {**arguments, "num_group": 2, "num_block": 3, "squeeze_factor": 2, "res_scale": 0.5}
+    },
+    CARN: {**COMMON, "final_relu": True},
+    EDSR: {**COMMON, "num_block": 2, "res_scale": 0.25},
+    RCAN: {**COMMON, "num_group": 2, "num_block": 3, "squeeze_factor": 2, "res_scale": 0.5},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
-@pytest.mark.parametrize("index", range(4), ids=["SPAN", "CARN", "EDSR", "RCAN"])
-def test_all_arguments_come_back_from_a_file(tmp_path, index, form):
-    kind, arguments = list(networks())[index]
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_all_arguments_come_back_from_a_file(tmp_path, kind, form):
+    arguments = NETWORKS[kind]
     network = kind(**arguments).eval()
     metadata = describe(network)
     assert metadata == (kind.__name__, arguments)

@@ -20,26 +20,20 @@ def pair(channels=12, upscale=4):
 @pytest.mark.parametrize(("upscale", "height", "width"), [(4, 13, 17), (2, 5, 1), (3, 1, 9)])
 def test_output_and_all_gradients_equal_the_plain_network(upscale, height, width):
     net, plain = pair(upscale=upscale)
-    x = torch.rand(2, 3, height, width, dtype=torch.float64)
-    out, expected = net(x), plain(x)
+    x, same = (torch.rand(2, 3, height, width, dtype=torch.float64).requires_grad_() for _ in range(2))
+    same.data = x.data
+    out, expected = net(x), plain(same)
     assert out.shape == (2, 3, height * upscale, width * upscale)
     torch.testing.assert_close(out, expected, **EXACT)
     out.square().mean().backward()
     expected.square().mean().backward()
+    torch.testing.assert_close(x.grad, same.grad, **EXACT)
     grads = dict(plain.named_parameters())
     assert set(grads) == {name for name, _ in net.named_parameters()}
     for name, parameter in net.named_parameters():
         scale = grads[name].grad.abs().max()
         assert scale > 0, name
         torch.testing.assert_close(parameter.grad / scale, grads[name].grad / scale, **EXACT, msg=name)
-
-
-def test_state_dict_has_the_official_expanded_names():
-    names = set(SPAN(feature_channels=4).state_dict())
-    layers = ["conv_1", "conv_2", *(f"block_{n}.c{m}_r" for n in range(1, 7) for m in range(1, 4))]
-    parts = ["sk", "conv.0", "conv.1", "conv.2", "eval_conv"]
-    convs = [*(f"{layer}.{part}" for layer in layers for part in parts), "conv_cat", "upsampler.0"]
-    assert names == {f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -67,11 +61,6 @@ def test_norm_false_skips_mean_and_range_and_loads_files_without_the_marker():
     assert "no_norm" in without.state_dict()
     with pytest.raises(RuntimeError, match="no_norm"):
         SPAN(feature_channels=4).double().load_state_dict(without.state_dict())
-
-
-def test_gray_images_and_other_output_channels():
-    net = SPAN(num_in_ch=1, num_out_ch=2, feature_channels=4, upscale=2, rgb_mean=(0.44,))
-    assert net(torch.rand(1, 1, 5, 7)).shape == (1, 2, 10, 14)
 
 
 @pytest.mark.parametrize("form", ["expanded", "fused"])

@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+import small_models
 import torch
 
 from dscsr_arch import EDSR, load_model
@@ -11,10 +12,7 @@ from dscsr_arch.errors import WeightsError
 from dscsr_arch.metadata import Metadata, describe, to_metadata
 from dscsr_arch.sizes import SizeRequirements, size_requirements
 
-SWINIR = {
-    "upscale": 2, "img_size": 16, "window_size": 8, "depths": [2], "embed_dim": 8, "num_heads": [2], "mlp_ratio": 2,
-    "upsampler": "pixelshuffledirect",
-}  # fmt: skip
+SWINIR = {name: value for name, value in small_models.SWINIR.items() if name not in ("type", "drop_path_rate")}
 COMPACT = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_conv": 2, "upscale": 2}
 
 
