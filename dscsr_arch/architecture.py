@@ -68,7 +68,7 @@ class Architecture:
     prepare: Callable[[Any, StateDict], nn.Module] = lambda network, _: network
     """Bring a freshly built network into the form of the weights, e.g. fused."""
     base: str | None = None
-    """The network that it is but for its LoRA: what files say of either holds for both."""
+    """The network that it is but for its LoRA, and whose subclass it is: what files say of either holds for both."""
     in_basicsr: bool = False
     """Whether BasicSR has it: its registry keeps its own."""
     csd: CSDNames | None = None
@@ -80,6 +80,11 @@ class Architecture:
     def name(self) -> str:
         """What option files and metadata call it."""
         return self.network.__name__
+
+    @property
+    def family(self) -> str:
+        """What it is called but for its LoRA."""
+        return self.base or self.name
 
     @property
     def known_by_file(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,9 +18,7 @@ from dscsr_arch.metadata import (
     from_metadata,
     shown,
 )
-from dscsr_arch.weight_files import WeightFile, short
-
-FilePath = str | os.PathLike[str]
+from dscsr_arch.weight_files import FilePath, WeightFile, short
 
 
 class AssumedWarning(DscsrWarning):
@@ -107,7 +104,7 @@ def _told(said: Said, architecture: Architecture, besides: Container[str], remed
     """Of the arguments that shapes cannot tell, those that are said, but ``besides``; of others the weights speak."""
     (network, arguments), where = said
     theirs = architectures().get(network)
-    if theirs is None or (theirs.base or theirs.name) != (architecture.base or architecture.name):
+    if theirs is None or theirs.family != architecture.family:
         words = f"metadata of {architecture.name}, since the layers are its"
         raise WeightsError(words, short(network), remedy, where)
     told = {name: arguments[name] for name in architecture.known_by_file if name in arguments and name not in besides}

@@ -14,7 +14,7 @@ from torch import nn
 
 from dscsr_arch import conv_lora, lora_base
 from dscsr_arch.architecture import Architecture, StateDict, recognise
-from dscsr_arch.arguments import FilePath, Given, Said, arguments_of, said_by, weights_errors
+from dscsr_arch.arguments import Given, Said, arguments_of, said_by, weights_errors
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.cssr_arch import STUDENTS, CSSRNet, width_key
@@ -24,6 +24,7 @@ from dscsr_arch.low_rank import is_adapters, lora_ranks
 from dscsr_arch.metadata import describe, described, differences, shown
 from dscsr_arch.unknown import unknown_network
 from dscsr_arch.weight_files import (
+    FilePath,
     read_pickle,
     read_state_dict,
     read_weight_file,
@@ -32,13 +33,7 @@ from dscsr_arch.weight_files import (
     weight_sets,
 )
 
-__all__ = [
-    "load_model",
-    "read_pickle",
-    "read_state_dict",
-    "save_state_dict",
-    "state_dict_diff",
-]
+__all__ = ["load_model", "read_pickle", "read_state_dict", "save_state_dict"]
 
 
 def load_model(

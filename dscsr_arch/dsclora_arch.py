@@ -37,14 +37,14 @@ class DSCLoRA(SPAN):
     Loads files of SPAN, expanded or fused, as its base, and its own.
 
     Args:
-        num_in_ch: As for `SPAN`, like all up to ``norm``.
-        num_out_ch: See above.
-        feature_channels: See above.
-        upscale: See above.
-        bias: See above.
-        img_range: See above.
-        rgb_mean: See above.
-        norm: See above.
+        num_in_ch: Channels of the input.
+        num_out_ch: Channels of the output.
+        feature_channels: Width of the network.
+        upscale: One of 1, 2, 3, 4, 8.
+        bias: Give the layers that `SPAN` trains as Conv3XC biases.
+        img_range: The input is multiplied by it, after the mean is subtracted.
+        rgb_mean: Mean of each input channel, in [0, 1]; with one channel, its luma if it is one of R, G and B.
+        norm: Subtract the mean and multiply by the range.
         lora_rank: Rank of the convolutions in the blocks.
         lora_alpha: Alpha of the convolutions in the blocks.
         lora_ranks: Patterns of layer names to (rank, alpha), as `inject` takes them, in place of all defaults:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dscsr_arch.architecture import Architecture, architectures, recognise
+from dscsr_arch.architecture import architectures, recognise
 from dscsr_arch.constructor import NUMBER, NUMBERS, input_mean
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
@@ -51,7 +51,8 @@ def describe(network: nn.Module, section: Mapping[str, Any] | None = None) -> Me
         section, network = network.section(1.0), network.backbone
     state_dict = network.state_dict()
     architecture = recognise(state_dict)
-    if architecture is not None and _is_of(network, architecture):
+    # Weights of these names and shapes can be another class's: layers of ours can be anywhere.
+    if architecture is not None and isinstance(network, architectures()[architecture.family].network):
         kept = as_json(network.arguments)  # type: ignore[arg-type]
         told = {name: kept[name] for name in architecture.known_by_file if name in kept}
         arguments = {**architecture.arguments(state_dict, told), **told}
@@ -61,12 +62,6 @@ def describe(network: nn.Module, section: Mapping[str, Any] | None = None) -> Me
         return _from_section(section, type(network))
     known = getattr(network, "described_as", None)
     return known if isinstance(known, Metadata) else Metadata(type(network).__name__, {})
-
-
-def _is_of(network: nn.Module, architecture: Architecture) -> bool:
-    """Whether a network is of our class, or of the one that it is but for LoRA: layers of ours can be anywhere."""
-    bases = (architecture.network, architectures()[architecture.base or architecture.name].network)
-    return isinstance(network, bases)
 
 
 def beside(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, str]]:

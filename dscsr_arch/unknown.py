@@ -9,12 +9,12 @@ from torch import nn
 
 from dscsr_arch import conv_lora
 from dscsr_arch.architecture import StateDict, architectures
-from dscsr_arch.arguments import FilePath, Given, Said, weights_errors
+from dscsr_arch.arguments import Given, Said, weights_errors
 from dscsr_arch.errors import DscsrWarning, UnavailableError, WeightsError
 from dscsr_arch.foreign import find_backbone, from_spandrel
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
-from dscsr_arch.weight_files import state_dict_diff
+from dscsr_arch.weight_files import FilePath, state_dict_diff
 
 
 def unknown_network(

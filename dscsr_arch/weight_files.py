@@ -22,7 +22,7 @@ from dscsr_arch.csd_names import from_csd
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
 
-StateDict = dict[str, Tensor]
+FilePath = str | os.PathLike[str]
 
 WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
 """Keys under which files hold their weights, the preferred one first: BasicSR's, CSD's, and the common one."""
@@ -37,12 +37,12 @@ _SHARED = 4
 class WeightFile(NamedTuple):
     """What a file holds."""
 
-    weights: StateDict
+    weights: dict[str, Tensor]
     metadata: Mapping[str, Any]
     """As they are in the file: anything."""
 
 
-def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) -> StateDict:
+def read_state_dict(path: FilePath, param_key: str | None = None) -> dict[str, Tensor]:
     """Read the weights out of a ``.pth`` or ``.safetensors`` file, whatever they are wrapped in.
 
     Args:
@@ -60,7 +60,7 @@ def read_state_dict(path: str | os.PathLike[str], param_key: str | None = None) 
     return read_weight_file(path, param_key).weights
 
 
-def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None) -> WeightFile:
+def read_weight_file(path: FilePath, param_key: str | None = None) -> WeightFile:
     """As `read_state_dict`, with the metadata beside the weights."""
     path = Path(path)
     content, metadata = _content(path)
@@ -81,7 +81,7 @@ def read_weight_file(path: str | os.PathLike[str], param_key: str | None = None)
     return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})
 
 
-def weight_sets(path: str | os.PathLike[str]) -> list[str]:
+def weight_sets(path: FilePath) -> list[str]:
     """The ``WRAPPERS`` under which a file has weights, the preferred first; none if they are not wrapped."""
     content, _ = _content(Path(path))
     return [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
@@ -114,7 +114,7 @@ def _listed(what: str, names: Sequence[str], most: int = 8) -> str:
     return f"  {what}: {'; '.join(names[:most])}{rest}" if names else ""
 
 
-def save_state_dict(state_dict: Mapping[str, Any], file: str | os.PathLike[str] | IO[bytes]) -> None:
+def save_state_dict(state_dict: Mapping[str, Any], file: FilePath | IO[bytes]) -> None:
     """Write a ``.pth`` file.
 
     Args:
@@ -168,7 +168,7 @@ def _content(path: Path) -> tuple[Any, Any]:
     return content, content.get(METADATA) if isinstance(content, Mapping) else None
 
 
-def _read_safetensors(path: Path) -> tuple[StateDict, Mapping[str, str] | None]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str] | None]:
     from safetensors import safe_open
 
     try:

@@ -4,9 +4,9 @@ from small_models import with_updates
 from torch import nn
 
 from dscsr_arch import SPAN, DSCLoRA
-from dscsr_arch.checkpoint import read_state_dict, state_dict_diff
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.dsclora_arch import SConvLB
+from dscsr_arch.weight_files import read_state_dict, state_dict_diff
 
 SMALL = {"feature_channels": 8, "upscale": 2}
 BLOCK_LAYERS = [f"block_{n}.c{m}_r.eval_conv" for n in range(1, 7) for m in range(1, 4)]
