@@ -20,19 +20,6 @@ def net():
     return SPAN(**SMALL).eval()
 
 
-@pytest.fixture
-def file(tmp_path):
-    """Write a file, and give its path."""
-
-    def save(content, name="w.pth"):
-        from safetensors.torch import save_file
-
-        (save_file if name.endswith(".safetensors") else torch.save)(content, tmp_path / name)
-        return tmp_path / name
-
-    return save
-
-
 @torch.no_grad()
 def same(network, other, channels=3):
     x = torch.rand(1, channels, 5, 6)

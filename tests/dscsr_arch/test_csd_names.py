@@ -77,11 +77,10 @@ KINDS = pytest.mark.parametrize("kind", ["EDSR", "RCAN", "CARN"])
 
 @KINDS
 @pytest.mark.parametrize(("upscale", "rgb_range"), [(2, 255.0), (3, 1.0), (4, 255.0)])
-def test_load_model_builds_the_official_network_from_its_file(kind, upscale, rgb_range, tmp_path):
+def test_load_model_builds_the_official_network_from_its_file(kind, upscale, rgb_range, file):
     state = official(kind, upscale, rgb_range)
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
-    torch.save({"model_state_dict": wrapped, "epoch": 7}, tmp_path / "csd.pth")
-    loaded = load_model(tmp_path / "csd.pth").double()
+    loaded = load_model(file({"model_state_dict": wrapped, "epoch": 7}, "csd.pth")).double()
     assert type(loaded).__name__ == kind
     x = torch.rand(1, 3, 5, 6, dtype=torch.float64)
     wanted = official_forward(kind, state, x, upscale, rgb_range=rgb_range)
@@ -121,10 +120,9 @@ ODD = [torch.ones(shape) for shape in [(), (0,), (3, 3), (7,)]] + [torch.tensor(
 
 @pytest.mark.parametrize("name", ["sub_mean.bias", "add_mean.bias", "sub_mean.weight"])
 @pytest.mark.parametrize("value", ODD, ids=lambda value: f"{tuple(value.shape)}")
-def test_another_mean_is_refused(name, value, tmp_path):
-    torch.save({"model_state_dict": {**official("EDSR"), name: value}}, tmp_path / "csd.pth")
+def test_another_mean_is_refused(name, value, file):
     with pytest.raises(WeightsError, match=r"csd\.pth.* weights of the CSD code to subtract and add its mean"):
-        read_state_dict(tmp_path / "csd.pth")
+        read_state_dict(file({"model_state_dict": {**official("EDSR"), name: value}}, "csd.pth"))
 
 
 def test_half_a_mean_is_refused():

@@ -27,19 +27,14 @@ NETWORKS = {
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_all_arguments_come_back_from_a_file(tmp_path, kind, form):
+def test_all_arguments_come_back_from_a_file(file, kind, form):
     arguments = NETWORKS[kind]
     network = kind(**arguments).eval()
     metadata = describe(network)
     assert metadata == (kind.__name__, arguments)
     assert from_metadata(to_metadata(metadata)) == metadata
-    path = tmp_path / f"w.{form}"
-    if form == "pth":
-        torch.save({"params": network.state_dict(), "metadata": to_metadata(metadata)}, path)
-    else:
-        from safetensors.torch import save_file
-
-        save_file(network.state_dict(), path, to_metadata(metadata))
+    state, said = network.state_dict(), to_metadata(metadata)
+    path = file({"params": state, "metadata": said}) if form == "pth" else file(state, "w.safetensors", said)
     loaded = load_model(path)
     assert describe(loaded) == metadata
     x = torch.rand(1, arguments["num_in_ch"], 4, 5)
@@ -86,20 +81,18 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("changes", "message"), FAULTS)
-def test_wrong_metadata_get_one_message(tmp_path, changes, message):
+def test_wrong_metadata_get_one_message(file, changes, message):
     network = SPAN(feature_channels=4, upscale=2)
     metadata = {**to_metadata(describe(network)), **changes}
-    torch.save({"params": network.state_dict(), "metadata": metadata}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=message):
-        load_model(tmp_path / "w.pth")
+        load_model(file({"params": network.state_dict(), "metadata": metadata}))
 
 
-def test_an_override_stands_in_for_a_wrong_value_and_unknown_names_are_nothing(tmp_path):
+def test_an_override_stands_in_for_a_wrong_value_and_unknown_names_are_nothing(file):
     network = SPAN(feature_channels=4, upscale=2)
     arguments = '{"img_range": "a", "feature_channels": 1000000, "__class__": "os.system"}'
     metadata = {"dscsr": "1", "network": "SPAN", "arguments": arguments}
-    torch.save({"params": network.state_dict(), "metadata": metadata}, tmp_path / "w.pth")
-    assert load_model(tmp_path / "w.pth", img_range=1.0).img_range == 1.0
+    assert load_model(file({"params": network.state_dict(), "metadata": metadata}), img_range=1.0).img_range == 1.0
 
 
 anything = st.recursive(

@@ -87,10 +87,9 @@ def test_what_a_file_says_is_not_left_out(swinir, tmp_path, spandrel, recwarn):
                 load_model(tmp_path / "w.pth")
 
 
-def test_where_nobody_knows_them_it_says_who_was_asked(swinir, tmp_path, spandrel, monkeypatch):
-    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "fc.pth")
+def test_where_nobody_knows_them_it_says_who_was_asked(swinir, file, tmp_path, spandrel, monkeypatch):
     with pytest.raises(WeightsError, match=r"network \(CARN, .* layers such as fc.weight; spandrel does not know them"):
-        load_model(tmp_path / "fc.pth")
+        load_model(file({"fc.weight": torch.ones(2)}, "fc.pth"))
     with pytest.raises(WeightsError, match=r"no arguments for SwinIR, which spandrel builds .* but got img_range"):
         load_model(tmp_path / "swinir.pth", img_range=255)
     monkeypatch.setitem(sys.modules, "spandrel", None)
@@ -98,8 +97,7 @@ def test_where_nobody_knows_them_it_says_who_was_asked(swinir, tmp_path, spandre
         load_model(tmp_path / "swinir.pth")
 
 
-def test_ours_ask_nobody(tmp_path, monkeypatch):
+def test_ours_ask_nobody(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
     monkeypatch.setitem(sys.modules, "basicsr.archs", None)
-    torch.save(EDSR(num_feat=4, num_block=1).state_dict(), tmp_path / "w.pth")
-    assert type(load_model(tmp_path / "w.pth")) is EDSR
+    assert type(load_model(file(EDSR(num_feat=4, num_block=1).state_dict()))) is EDSR

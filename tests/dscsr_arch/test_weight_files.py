@@ -257,44 +257,39 @@ def test_attributes_that_a_pickle_hangs_onto_weights_are_dropped(tmp_path):
     assert torch.equal(load_model(tmp_path / "w.pth").conv_cat.bias, STATE["conv_cat.bias"])
 
 
-def test_a_file_that_may_not_be_read_gets_the_reason(tmp_path, monkeypatch):
-    torch.save(STATE, tmp_path / "w.pth")
+def test_a_file_that_may_not_be_read_gets_the_reason(file, monkeypatch):
+    path = file(STATE)
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.open", refuse)  # root may read anything
     with pytest.raises(WeightsError, match=r"Expected to read .*w\.pth, but got Permission denied. Check who may"):
-        load_model(tmp_path / "w.pth")
+        load_model(path)
 
 
 @pytest.mark.parametrize("width", [0, 1.5, float("nan"), "a"])
-def test_a_width_is_a_part_of_the_backbone(tmp_path, width):
-    torch.save(STATE, tmp_path / "w.pth")
+def test_a_width_is_a_part_of_the_backbone(file, width):
     with pytest.raises(WeightsError, match=r"Expected `width` to be a part of the backbone's, in \(0, 1\], but got"):
-        load_model(tmp_path / "w.pth", width=width)
+        load_model(file(STATE), width=width)
 
 
-def test_a_layer_used_twice_is_no_lie(tmp_path):
+def test_a_layer_used_twice_is_no_lie(file):
     shared = torch.rand(1000)
-    torch.save({"params": {"a": shared, "b": shared, "c": shared}}, tmp_path / "w.pth")
-    assert read_state_dict(tmp_path / "w.pth").keys() == {"a", "b", "c"}
+    assert read_state_dict(file({"params": {"a": shared, "b": shared, "c": shared}})).keys() == {"a", "b", "c"}
 
 
-def test_metadata_are_no_weights(tmp_path):
-    torch.save({"params": STATE, "metadata": {"dscsr": "1"}}, tmp_path / "w.pth")
+def test_metadata_are_no_weights(file):
     with pytest.raises(WeightsError, match="but got the keys 'params'"):
-        read_state_dict(tmp_path / "w.pth", "params_ema")
+        read_state_dict(file({"params": STATE, "metadata": {"dscsr": "1"}}), "params_ema")
 
 
-def test_a_student_is_not_cut_out_of_fused_weights(tmp_path):
+def test_a_student_is_not_cut_out_of_fused_weights(file):
     network = SPAN(feature_channels=8, upscale=2)
-    torch.save(network.state_dict(), tmp_path / "net.pth")
-    student = load_model(tmp_path / "net.pth", width=0.5)
+    student = load_model(file(network.state_dict(), "net.pth"), width=0.5)
     assert student.conv_cat.out_channels == 4
-    torch.save(network.fuse().state_dict(), tmp_path / "fused.pth")
     with pytest.raises(WeightsError, match=r"weights with their branches, .* fused kernels of a student are no slices"):
-        load_model(tmp_path / "fused.pth", width=0.5)
+        load_model(file(network.fuse().state_dict(), "fused.pth"), width=0.5)
 
 
 def test_a_fused_cssr_net_has_its_students_beside_it(tmp_path):
