@@ -56,10 +56,8 @@ def constructor(**kinds: Kind) -> Callable[[Init], Init]:
     """Decorate the ``__init__`` of a network.
 
     All its arguments, defaults too, are then ``self.arguments`` by name, so that nobody has to read them off its
-    layers; those named here are checked before anything is built (`kinds_of` gives what they have to be).
-
-    Raises:
-        ArgumentError: An argument is not of its kind.
+    layers. Those named here are checked before anything is built (`kinds_of` gives what they have to be): one that is
+    not of its kind is an ArgumentError.
     """
 
     def decorate(init: Init) -> Init:

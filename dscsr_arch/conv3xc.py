@@ -36,13 +36,8 @@ _MERGED = "eval_conv"
 class Conv3XC(nn.Module):
     """Re-parameterisable 3x3 convolution, stride 1, zero padding 1.
 
-    Shapes: (B, in_channels, H, W) → (B, out_channels, H, W).
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-        gain: How many times wider the branches are inside.
-        bias: Give every convolution a bias.
+    Shapes: (B, in_channels, H, W) → (B, out_channels, H, W). The branches are ``gain`` times wider inside; with
+    ``bias`` every convolution of them has one.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, gain: int = 2, bias: bool = True) -> None:

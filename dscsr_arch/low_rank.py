@@ -106,8 +106,7 @@ def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
 def scale_lora(state: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     """Adapters whose weight updates are ``factor``, any finite number, times those of ``state``, which stays as it is.
 
-    Raises:
-        LoRAError: ``state`` holds no adapters, or ``factor`` is not a finite number.
+    `LoRAError` if ``state`` holds no adapters, or ``factor`` is no such number.
     """
     if not is_number(factor):
         raise LoRAError("`factor` to be a finite number", repr(factor))

@@ -73,8 +73,7 @@ def beside(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict
 def described(section: object) -> list[Metadata]:
     """The networks that ``network_g`` of an option file describes: one; of a CSSRNet its backbone, then its students.
 
-    Raises:
-        DscsrError: It is no network section, or one of a network that is not known or cannot be built.
+    `DscsrError` if it is no network section, or one of a network that is not known or cannot be built.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("type"), str):
         raise DscsrError("a network section such as {type: SPAN, upscale: 4}", short(section), "Write one.")

@@ -124,15 +124,8 @@ def padded(forward: Callable[[Tensor], Tensor], x: Tensor, requirements: SizeReq
     """``forward(x)``, by way of an image that is mirrored at its right and lower end until ``forward`` takes it.
 
     An image that is taken as it is goes in as it is. Else the padding is that of BasicSR's SwinIRModel (``reflect``),
-    and goes on to and fro where the image is shorter than its padding.
-
-    Args:
-        forward: From (B, C, h, w) to (B, C', h·s, w·s).
-        x: (B, C, H, W).
-        requirements: Those of ``forward``.
-
-    Returns:
-        (B, C', H·s, W·s).
+    and goes on to and fro where the image is shorter than its padding. ``forward``, whose ``requirements`` these are,
+    maps (B, C, h, w) to (B, C', h·s, w·s), and so does this.
     """
     height, width = x.shape[-2:]
     rows, columns = requirements.fit(height), requirements.fit(width)

@@ -43,10 +43,6 @@ class SPAB(nn.Module):
 
     Formula, with ``c1_r`` … ``c3_r`` the convolutions: ``o1 = SiLU(c1_r(x))``, ``o2 = SiLU(c2_r(o1))``,
     ``o3 = c3_r(o2)``, result ``(o3 + x) · (sigmoid(o3) − 0.5)``.
-
-    Args:
-        channels: Channels in and out.
-        bias: Give the convolutions biases.
     """
 
     def __init__(self, channels: int, *, bias: bool = True) -> None:
@@ -151,8 +147,7 @@ class SPAN(nn.Module):
     def unfuse(self) -> Self:
         """Give fused layers new random branches, so that training can go on; the output stays the same.
 
-        Raises:
-            LoRAError: There is ConvLoRA in the network.
+        `LoRAError` if there is ConvLoRA in the network.
         """
         if conv_lora.lora_layers(self):
             raise LoRAError("Expected a network without ConvLoRA to unfuse. Call fuse() first.")

@@ -115,14 +115,10 @@ def _listed(what: str, names: Sequence[str], most: int = 8) -> str:
 
 
 def save_state_dict(state_dict: Mapping[str, Any], file: FilePath | IO[bytes]) -> None:
-    """Write a ``.pth`` file.
+    """Write a ``.pth`` file of anything that ``torch.save`` takes, e.g. ``{"params": network.state_dict()}``.
 
-    Args:
-        state_dict: Anything that ``torch.save`` takes, e.g. ``{"params": network.state_dict()}``.
-        file: A stream, or the name of a file. Only a stream of `dscsr_model.files.atomic` is whole or not there.
-
-    Raises:
-        OSError: The disk is full, or the file cannot be written.
+    Only into a stream of `dscsr_model.files.atomic` it is whole or not there. A full disk, or a file that cannot be
+    written, is an OSError.
     """
     # Not by torch into the file: on a full disk its writer raises what nobody could tell from a fault of our own.
     buffer = io.BytesIO()

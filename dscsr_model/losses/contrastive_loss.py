@@ -119,14 +119,10 @@ class ContrastiveLoss(nn.Module):
 
     @torch.no_grad()
     def draw_negatives(self, lq: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Choose LR images of the batch, by the global generator, and enlarge them.
-
-        Args:
-            lq: (B, C, h, w).
-            size: Height and width of the negatives.
+        """Choose LR images of the batch ``lq`` (B, C, h, w), by the global generator, and enlarge them.
 
         Returns:
-            (K, C, height, width), bicubic and not clipped, and the K different indices of the images in ``lq``.
+            (K, C, *size), bicubic and not clipped, and the K different indices of the images in ``lq``.
 
         Raises:
             ValueError: Fewer images than negatives.

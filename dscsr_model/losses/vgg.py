@@ -107,8 +107,7 @@ def _check_input_range(imagenet_norm: bool, input_range: float) -> None:
 def find_vgg_weights(vgg_weights: str) -> Path | None:
     """The file that an option ``vgg_weights`` means: torchvision's in one of `places`, none (``random``), or a path.
 
-    Raises:
-        DscsrError: There is no such file; says where to get it and where to put it.
+    A `DscsrError`, if there is no such file, says where to get it and where to put it.
     """
     if vgg_weights == "random":
         return None

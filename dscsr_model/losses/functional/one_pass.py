@@ -10,16 +10,10 @@ from torch.autograd import Function
 
 
 def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], name: str) -> Tensor:
-    """Make ``value`` differentiable: its backward hands out gradients that are known already.
+    """Make a scalar that was computed without a graph differentiable: backward hands out gradients known already.
 
-    Args:
-        value: A scalar, computed without a graph.
-        inputs: What it was computed from.
-        gradients: Of ``value``, one per input and of its shape; None for an input that needs none.
-        name: Of the loss, for the message.
-
-    Returns:
-        The same scalar. Differentiating it twice raises a RuntimeError: the gradients are numbers, not functions.
+    There is one per input and of its shape, None for an input that needs none. Differentiating twice raises a
+    RuntimeError that calls the loss ``name``: the gradients are numbers, not functions.
     """
     pairs = [(given, gradient) for given, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
     if not pairs:
