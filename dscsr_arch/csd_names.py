@@ -24,10 +24,8 @@ def from_csd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate weights of the official CSD code; any others come back as they are.
 
     A network of another range than 255 is rescaled, which is exact: ``head(R·x) = (R/255·head)(255·x)``, and its last
-    convolution the other way round.
-
-    Raises:
-        WeightsError: The frozen mean is not that of DIV2K, so that our networks could not reproduce it.
+    convolution the other way round. A frozen mean that is not DIV2K's, which our networks could not reproduce, is a
+    `WeightsError`.
     """
     known = (each.csd for each in architectures().values() if each.csd is not None)
     csd = next((csd for csd in known if csd.some <= state_dict.keys()), None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dscsr_arch.architecture import architectures
 from dscsr_arch.errors import ArgumentError, UnavailableError, WeightsError
-from dscsr_arch.torchvision_ops import import_torchvision
+from dscsr_arch.torchvision_ops import import_without_operators, operators_missing
 
 WIDTH_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "ECBSR": ("num_channel",),
@@ -55,7 +55,8 @@ def find_backbone(name: str) -> type[nn.Module]:
 def import_spandrel() -> Any:
     """The module, also beside a torchvision that needs a patch; `UnavailableError` where it cannot be imported."""
     try:
-        import_torchvision()
+        if operators_missing():
+            import_without_operators()
         return importlib.import_module("spandrel")
     except ModuleNotFoundError as error:
         raise UnavailableError(f"{error.name} is not installed: pip install 'dscsr[spandrel]'") from error

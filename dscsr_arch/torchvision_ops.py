@@ -50,9 +50,3 @@ def import_without_operators() -> None:
         importlib.import_module("torchvision")
     finally:
         torch.library.register_fake = original
-
-
-def import_torchvision() -> None:
-    """Import it, with or without its operators; nothing if it is not installed."""
-    if operators_missing():
-        import_without_operators()

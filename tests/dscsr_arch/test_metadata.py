@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -102,6 +102,7 @@ anything = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(st.sampled_from(["dscsr", "network", "arguments"]) | st.text(), anything | st.just("1"), max_size=6)
 )
