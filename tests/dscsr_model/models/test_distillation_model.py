@@ -79,14 +79,6 @@ def test_one_forward_gives_output_and_features_and_validation_taps_nothing(optio
     assert calls == [True, False]
 
 
-def test_parts_of_a_batch_amount_to_the_batch(options):
-    whole, parts = (build(options(**{"train:accumulate_steps": n, "train:grad_clip_norm": 0.1})) for n in (1, 2))
-    for model in (whole, parts):
-        train(model, range(1, 4))
-    # per image, positions are compared within the image: parts of a batch average exactly
-    assert small_models.distance(small_models.weights(whole), small_models.weights(parts)) < 1e-5
-
-
 def test_other_precisions_and_memory_formats(options):
     changes = {"train:precision": "bf16", "train:channels_last": True, "teacher:self_ensemble": True}
     model = train(build(options(**changes)), range(1, 4))

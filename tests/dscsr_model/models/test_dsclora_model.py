@@ -113,15 +113,6 @@ def test_what_is_saved_fits_together(options, name, tmp_path):
     assert all(".lora_" in key for key in read_state_dict(files["lora"]))
 
 
-def test_its_files_go_with_their_checkpoint(options, tmp_path):
-    model = build(options(**{"logger:keep_checkpoints": 1}))
-    for step in (1, 2):
-        train(model, [step])
-        model.save(0, step)
-    names = {file.name for file in (tmp_path / "models").iterdir()}
-    assert names == {"net_g_2.pth", "lora_g_2.pth", "fused_g_2.pth"}
-
-
 def test_training_starts_from_adapters_but_resumes_from_its_own(options, tmp_path):
     train(first := build(options("SPAN")), [1, 2]).save(0, 2)
     section = {"weights": str(tmp_path / "models/lora_g_2.pth")}

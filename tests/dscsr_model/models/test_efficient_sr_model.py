@@ -7,7 +7,6 @@ import torch
 from small_models import EDSR, SPAN, batch, build, distance, options, train, weights
 
 import dscsr_arch
-from dscsr_arch.errors import DscsrError, WeightsError
 
 STEPS = range(1, 13)
 
@@ -168,15 +167,6 @@ def test_a_nan_in_one_part_of_an_accumulated_batch_skips_all_of_it(tmp_path):
     assert distance(weights(model), before) == 0
 
 
-def test_permanent_nan_stops_after_max_bad_steps(tmp_path):
-    model = build(options(tmp_path, **{"train:max_bad_steps": 4}))
-    train_with(model, {}, [1], "lq")
-    model.save(0, 1)
-    train_with(model, {2, 3, 4}, [2, 3, 4], "lq")
-    with pytest.raises(DscsrError, match=r"last 4 steps, up to iteration 5 \(l_pix nan\).*net_g_1\.pth"):
-        train_with(model, {5}, [5], "lq")
-
-
 # --- weights to start from ------------------------------------------------------------------------------------------
 
 
@@ -211,13 +201,6 @@ def test_a_fused_file_is_expanded_once_for_both(tmp_path, key, logged):
     with torch.no_grad():
         torch.testing.assert_close(model.net_g(x), fused(x), rtol=1e-4, atol=1e-3)
     assert any("No `params` in " in line for line in logged()) == (key != "params")
-
-
-def test_a_file_of_another_network_names_the_layers_before_anything_changes(tmp_path, span_file):
-    with pytest.raises(WeightsError, match=r"span\.pth does not fit SPAN:\n +differently shaped: .*conv_1"):
-        start_from(tmp_path, span_file[0], **{"network_g:feature_channels": 6})
-    with pytest.raises(WeightsError, match="missing in the file: conv_first"):
-        build(options(tmp_path, network_g=EDSR, **{"path:pretrain_network_g": str(span_file[0])}))
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------

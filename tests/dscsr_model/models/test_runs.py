@@ -7,11 +7,9 @@ from pathlib import Path
 import option_files
 import pytest
 import torch
-import yaml
 from rank_steps import one_and_two, share
 from small_models import batch, distance, weights
 from training_runs import (
-    dscsr,
     experiment,
     pipeline,
     prepare_csd,
@@ -101,20 +99,6 @@ def test_killed_at_random_moments_and_resumed_it_ends_where_it_would_have(tmp_pa
     ours, theirs = (read_pickle(experiment(each) / f"training_states/{last}.state") for each in (killed, whole))
     assert str(ours["optimizers"]) == str(theirs["optimizers"])
     assert not list(experiment(killed).rglob(".*.tmp"))
-
-
-def test_every_width_is_tested(tmp_path, monkeypatch, capfd):
-    write_options(tmp_path, **prepare_csd(tmp_path, 4))
-    options = yaml.safe_load((tmp_path / "opt.yml").read_text())
-    test = option_files.testing_options(tmp_path / "data") | {key: options[key] for key in ("model_type", "network_g")}
-    test["path"]["pretrain_network_g"] = "teacher.pth"
-    option_files.write_options(tmp_path / "test.yml", test)
-    monkeypatch.chdir(tmp_path)
-    assert dscsr("test", "-opt", "test.yml") == 0
-    said = capfd.readouterr().err
-    assert said.count("# ssim_w0.5: ") == said.count("# ssim_w1.0: ") == 2
-    images = {file.name for file in Path("results/tiny_test/visualization/one").iterdir()}
-    assert images == {f"{name}_w{w}_tiny_test.png" for name in ("baby", "bird", "head") for w in (0.5, 1.0)}
 
 
 def test_permanent_nan_stops_and_the_checkpoint_on_disk_is_still_good(uninterrupted, tmp_path):

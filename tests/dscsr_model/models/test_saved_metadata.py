@@ -53,18 +53,6 @@ def test_whole_networks(tmp_path, name):
     assert_same(load_model(models / "net_g_2.pth", param_key="params"), model.net_g.eval())
 
 
-def test_what_other_programs_read_is_as_before(tmp_path):
-    model, models = trained(tmp_path, SPAN_OWN)
-    content = read_pickle(models / "net_g_2.pth")
-    assert list(content) == ["params", "params_ema", "metadata"]
-    assert content["params"].keys() == model.net_g.state_dict().keys()
-    stock = build(
-        small_models.options(tmp_path, "SRModel", network_g=SPAN_OWN) | {"is_train": False}
-        | {"path": {"pretrain_network_g": str(models / "net_g_2.pth"), "param_key_g": "params_ema"}}
-    )  # fmt: skip
-    assert_same(stock.net_g.eval(), model.net_g_ema)
-
-
 def test_networks_of_ours_under_models_of_others(tmp_path):
     """BasicSR's SRModel: its files have one entry more, and none for networks that are not ours."""
     stock, models = trained(tmp_path, SPAN_OWN, "SRModel")

@@ -29,10 +29,6 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-50])
 
 
-def test_the_newest_whole_checkpoint(folders):
-    assert checkpoints.newest_whole(*folders) == (folders[0] / "15.state", [])
-
-
 @pytest.mark.parametrize("broken", ["training_states/15.state", "models/net_g_15.pth", "models/net_d_15.pth"])
 def test_one_that_does_not_open_is_passed_over_and_reported(folders, tmp_path, broken):
     (tmp_path / broken).touch()

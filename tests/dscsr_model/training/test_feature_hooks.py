@@ -27,15 +27,6 @@ def test_features_are_those_of_the_watched_forward(network):
     assert not network.conv_2.sk.weight.grad.any()  # all kernels are merged together: none is left without
 
 
-def test_other_forwards_keep_nothing(network):
-    hooks = FeatureHooks(network, ["block_1"])
-    network(torch.rand(1, 3, 5, 5))
-    assert hooks._features is None
-    with pytest.raises(RuntimeError, match="must match"):
-        hooks.watch(network, torch.rand(1, 4, 5, 5))
-    assert hooks._features is None
-
-
 def test_compiled_after_the_hooks_it_gives_the_same():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 3, 3))
     x = torch.rand(1, 3, 6, 5)

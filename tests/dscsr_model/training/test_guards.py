@@ -7,7 +7,6 @@ import torch
 from torch import distributed, nn
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.training import guards
 from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.stopping import StopRequest
 
@@ -63,14 +62,8 @@ def test_a_good_step_starts_the_row_anew():
         step.guard.check(1, {}, None)
     assert (step.guard.total, step.guard.in_row) == (4, 2)
     step(NAN)
-    message = (
-        r"Expected finite losses and gradients, but got none in the last 3 steps, up to iteration 77 "
-        r"\(l_pixel nan, l_other 2\)\. The weights on disk are good; the last checkpoint is models/net_g_70\.pth\."
-    )
-    with pytest.raises(DscsrError, match=message):
-        step.guard.check(77, {"l_pixel": NAN, "l_other": torch.tensor(2.0)}, "models/net_g_70.pth")
-    with pytest.raises(DscsrError, match="the last checkpoint is none yet"):
-        step.guard.check(77, {}, None)
+    with pytest.raises(DscsrError, match=r"iteration 77 \(l_pixel nan, l_other 2\).* the last checkpoint is none yet"):
+        step.guard.check(77, {"l_pixel": NAN, "l_other": torch.tensor(2.0)}, None)
 
 
 @pytest.mark.parametrize("bad", [True, False])
@@ -84,14 +77,6 @@ def test_batch_statistics_are_kept_clean_of_a_skipped_batch(bad):
     step.guard.step(NAN if bad else GOOD)
     assert (net.running_mean.tolist() == [0, 0]) == bad
     assert net.num_batches_tracked.item() == (not bad)
-
-
-def test_all_finite():
-    good = {"a": torch.ones(2), "count": torch.tensor(3)}
-    assert guards.all_finite(good)
-    assert guards.all_finite({})
-    assert not guards.all_finite(good | {"b": torch.tensor([1.0, torch.inf])})
-    assert not guards.all_finite(good | {"b": torch.tensor([1.0, torch.nan])})
 
 
 def test_a_rank_stops_when_the_step_has_told_all_of_them():

@@ -5,26 +5,7 @@ import pytest
 import torch
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.training.images import as_float, check_batch, turned
-
-
-def test_uint8_becomes_float_as_basicsr_makes_it():
-    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    made = as_float(images)
-    assert made.dtype == torch.float32
-    assert np.array_equal(made.numpy(), images.numpy().astype(np.float32) / 255.0)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_channels_last_on_demand(dtype):
-    images = torch.ones(2, 3, 4, 5).to(dtype)
-    assert as_float(images, torch.channels_last).is_contiguous(memory_format=torch.channels_last)
-    assert as_float(images).is_contiguous()
-
-
-def test_float_is_not_copied():
-    images = torch.rand(1, 3, 4, 4)
-    assert as_float(images).data_ptr() == images.data_ptr()
+from dscsr_model.training.images import check_batch, turned
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

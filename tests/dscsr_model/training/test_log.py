@@ -5,7 +5,7 @@ import torch
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.training import log
-from dscsr_model.training.log import loss_sections, named
+from dscsr_model.training.log import named
 
 
 @pytest.fixture
@@ -15,12 +15,6 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(log.time, "perf_counter", lambda: Clock.now)
     return Clock
-
-
-def test_losses_are_read_by_name():
-    losses = {"l_a": torch.tensor(1.5, requires_grad=True), "l_b": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)}
-    assert log.reduced(losses) == {"l_a": 1.5, "l_b": 1.5}
-    assert log.reduced({}) == {}
 
 
 def test_images_per_second_are_counted_from_the_end_of_the_first_step(clock):
@@ -47,11 +41,6 @@ def test_pauses_do_not_count(clock):
     clock.now += 1
     throughput.add(6)
     assert throughput.read() == 3.0
-
-
-def test_sections_that_are_asked_for():
-    section = {"type": "L1Loss"}
-    assert loss_sections({"pixel_opt": section, "x_opt": None, "optim_g": {"type": "Adam"}}) == {"pixel": section}
 
 
 def test_terms_of_a_loss_are_named():

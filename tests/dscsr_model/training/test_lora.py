@@ -6,15 +6,6 @@ from dscsr_arch import SPAN
 from dscsr_model.training import lora
 
 
-def test_without_a_section_or_lora_nothing_happens():
-    network = SPAN(feature_channels=4, upscale=2)
-    assert lora.inject_lora(network, None) is network
-    assert not any(layer.fused for layer in network.layers())
-    assert lora.lora_files(network) == {}
-    lora.freeze_statistics(network)
-    assert network.training
-
-
 def test_adapters_of_another_base_are_told(tmp_path):
     network = lora.inject_lora(SPAN(feature_channels=4, upscale=2), {"layers": {"block_*": [1, 2]}})
     torch.save(lora.lora_files(network)["lora"], tmp_path / "lora.pth")

@@ -7,20 +7,9 @@ import torch
 from torch import nn
 
 from dscsr_model.training import precision
-from dscsr_model.training.precision import CompiledForward, Precision
+from dscsr_model.training.precision import CompiledForward
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "scaled"),
-    [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)],
-)
-def test_the_network_computes_in_it_and_only_fp16_is_scaled(name, dtype, scaled):
-    chosen = Precision(name, CPU)
-    with chosen.autocast():
-        assert nn.Conv2d(3, 4, 3)(torch.rand(1, 3, 5, 5)).dtype == dtype
-    assert chosen.scaler.is_enabled() == scaled
 
 
 def test_a_compiler_that_fails_is_told_once_and_training_goes_on(monkeypatch, caplog):

@@ -87,6 +87,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({f"{PIXEL}:outputof": "student"}, "train: pixel_opt: outputof", "Expected an argument of L1Loss"),
     ({f"{PIXEL}:type": REMOVED}, "train: pixel_opt: type", "no such key"),
     ({f"{PIXEL}:start_iter": -1}, "train: pixel_opt: start_iter", "a whole number of at least 1"),
+    ({f"{PIXEL}:start_iter": 5, f"{PIXEL}:end_iter": 4}, "train: pixel_opt", "`end_iter` to be at least `start_iter"),
     ({f"{PIXEL}:start_iter": 7, LOSS: REMOVED}, "train: total_iter",
      "Expected a loss in every iteration, but got none in iteration 6 of 10"),
     # other models
@@ -96,6 +97,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "train: contrastive_opt: type", "a teacher and negatives (`CSDModel`), but got `model_type: EfficientSRModel`"),
     ({**ALONE, "model_type": "EfficientSRModel", "network_g": EDSR, "train:pix_opt": L1}, "train: pix_opt",
      "`pix_opt` beside `pixel_opt`, both logged as `l_pix`. Rename `pix_opt`."),
+    ({**ALONE, "model_type": "EfficientSRModel", "network_g": EDSR, f"{PIXEL}:output_of": "student"},
+     "train: pixel_opt: output_of", "Expected an argument of L1Loss, but got `output_of`"),
 ]  # fmt: skip
 
 
@@ -116,11 +119,3 @@ def test_weights_of_vgg(check_all, tmp_path, data):
         check_all({LOSS: {**VGG, "vgg_weights": weights}}, {key: text}, CSD)
     by_default = {name: value for name, value in VGG.items() if name != "vgg_weights"}
     check_all({LOSS: by_default}, {key: str(Path(tmp_path, "torch"))}, CSD)
-
-
-def test_faults_are_told_together(check_all):
-    changes = {**backbone(num_fet=8), "val:best_metric": 3, f"{PIXEL}:target": "lq", "train:accumulate_steps": 2}
-    keys = ["network_g: backbone: num_fet", "val: best_metric", "train: pixel_opt: target"]
-    check_all(changes, dict.fromkeys([*keys, "train: contrastive_opt: num_negatives"], "Expected"), CSD)
-    others = {"model_type": "EfficientSRModel", "network_g": EDSR, f"{PIXEL}:output_of": "student", "val:widths": [0.5]}
-    check_all({**ALONE, **others}, dict.fromkeys(["train: pixel_opt: output_of", "val: widths"], ""), CSD)
