@@ -51,16 +51,6 @@ def test_an_empty_environment_gets_remedies():
     assert done.stdout.endswith("things to mend, marked !! above.\n")
 
 
-def test_it_runs_on_a_real_python_3_13():
-    try:
-        subprocess.run(["python3.13", "-c", ""], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs a Python 3.13 on the PATH")
-    done = bare("python3.13")
-    assert done.returncode == 1, done.stderr
-    assert "KeyError: '__version__'" in done.stdout
-
-
 def says(finding: doctor.Finding, says: str, remedy: str) -> None:
     assert says in finding.says
     assert remedy in finding.remedy

@@ -121,10 +121,12 @@ def test_psnr_is_measured_on_folders_and_time_on_images(capsys):
     for folder, side in (("hr", 24), ("lr", 12)):
         Path(folder).mkdir()
         Image.fromarray(np.full((side, side, 3), 99, np.uint8)).save(f"{folder}/a.png")
-    network = figures(capsys, span(), "--data", "hr", "lr", "--images", "lr")["span"]
-    assert network["psnr_source"] == "measured"
-    assert network["psnr"] > 0
-    assert network["variants"]["eager"]["images_mean_ms"] > 0
+    random = options("random.yml", "network_g: {type: SPAN, feature_channels: 4, upscale: 2}")
+    found = figures(capsys, span(), "-opt", random, "--data", "hr", "lr", "--images", "lr")
+    assert found["span"]["psnr_source"] == "measured"
+    assert found["span"]["psnr"] > 0
+    assert found["span"]["variants"]["eager"]["images_mean_ms"] > 0
+    assert found["random"]["psnr"] is None
 
 
 def test_networks_of_basicsr_need_it(capsys, monkeypatch):
@@ -162,14 +164,8 @@ def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
         ("name: x", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("- 1", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("network_g: {feature_channels: 4}", "but got one without"),
-        (
-            "network_g: {type: SPAN, feature_channels: 999999999}",
-            "fit into memory, but got this: Storage size",
-        ),
-        (
-            "network_g: {type: SPAN, feature_channels: 9999999}",
-            "fit into memory, but got this: its weights take",
-        ),
+        ("network_g: {type: SPAN, feature_channels: 999999999}", "fit into memory, but got this: Storage size"),
+        ("network_g: {type: SPAN, feature_channels: 9999999}", "fit into memory, but got this: its weights take"),
         ("network_g: {type: SPAM}", "network_g of net.yml: Expected the type of a registered network, but got 'SPAM'"),
         ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a whole number from 1"),
         ("network_g: {type: SPAN, features: 4}", "unexpected keyword argument 'features'"),
@@ -191,16 +187,15 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         (("span.pth", "span.pth"), "Expected different networks, but got `span` twice"),
         (("-opt", "a.yml", "--param-key", "x"), "Expected a weight file for --base and --param-key"),
         (("span.pth", "--size", "0", "8"), "Expected an image of at least 1×1 pixels, but got 0×8"),
+        (("span.pth", "--size", "9000000", "9000000"), "room for an image of 9000000×9000000"),
+        (("span.pth", "--seconds", "0"), "Expected seconds above 0 for each variant, but got 0"),
         (("span.pth", "--threads", "0"), "Expected --threads to be at least 1, but got 0"),
         (("span.pth", "--variants", "fast"), "Expected variants among"),
         (("span.pth", "--device", "abacus"), "Expected a device among"),
         (("span.pth", "--images", "none"), "Expected a folder of images, but got none"),
         (("span.pth", "--plot", "a.doc"), "Expected --plot to end in .png, .pdf, .svg, but got `a.doc`"),
         (("span.pth", "--plot", "a.png"), "Expected PSNR for --plot, but got none"),
-        (
-            ("span.pth", "--json", "none/a.json"),
-            "Expected a folder to write a.json into, but got `none`",
-        ),
+        (("span.pth", "--json", "none/a.json"), "Expected a folder to write a.json into, but got `none`"),
         (("span.pth", "--json", "."), "Expected a new file, but got `.`, which exists"),
         (("span.pth", "--psnr", "28"), "Expected --psnr NAME=VALUE with a positive number, but got '28'"),
         (("span.pth", "--psnr", "spam=28"), "Expected a name among span for --psnr, but got 'spam'"),

@@ -14,7 +14,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model import cli
 from dscsr_model.cli.report import read_history
 from dscsr_model.cli.report_logs import best_of, read_events, read_logs
-from dscsr_model.cli.report_plot import draw, smooth
+from dscsr_model.cli.report_plot import draw
 
 STAMP = "2026-11-21 10:42:04,896 INFO: "
 STARTS = f"{STAMP}Validating iteration {{}}, which training starts from.\n"
@@ -226,15 +226,6 @@ def test_the_raw_curve_is_faint_behind_the_smooth_one_and_has_gaps():
         assert gone not in draw({"a": history}).axes[0].lines[-1].get_xdata()
 
 
-def test_smooth():
-    values = np.array([8.0, 4.0, 2.0, 1.0, 1.0, 3.0])
-    assert smooth(values, 1) == pytest.approx(values)
-    assert smooth(values, 3) == pytest.approx([8, 14 / 3, 7 / 3, 4 / 3, 5 / 3, 2])
-    assert smooth(values, 5) == pytest.approx([8, 14 / 3, 16 / 5, 11 / 5, 7 / 4, 5 / 3])
-    assert smooth(values, 99)[0] == 8
-    assert smooth(np.empty(0), 5).size == 0
-
-
 @pytest.mark.parametrize("number", [7, 20])
 def test_many_experiments_have_different_colours(number):
     history = history_of(log_text(range(1, 4)))
@@ -278,14 +269,8 @@ NOT_A_NAME = "Expected a folder or a name under experiments/, but got "
     [
         ("train_spam_x4", f"{NOT_A_NAME}`train_spam_x4`. Did you mean `train_span_x4` or `train_span_x2`?"),
         ("zzz", f"{NOT_A_NAME}`zzz`. There are: empty, train_span_x2, train_span_x4."),
-        (
-            "empty",
-            "in experiments/empty or TensorBoard's files in tb_logger/empty, but got neither",
-        ),
-        (
-            "train_span_x2 experiments/train_span_x2",
-            "different experiments, but got `experiments/train_span_x2` tw",
-        ),
+        ("empty", "in experiments/empty or TensorBoard's files in tb_logger/empty, but got neither"),
+        ("train_span_x2 experiments/train_span_x2", "different experiments, but got `experiments/train_span_x2` tw"),
         ("train_span_x2 -o x.jpg", "Expected the name of the image to end in .png, .pdf, .svg, but got `x.jpg`."),
         ("train_span_x2 -o no/x.png", "Expected a folder to write x.png into, but got `no`, which is none. Make it"),
         ("train_span_x2 --smooth 0", "Expected --smooth to be at least 1, but got 0."),
@@ -300,16 +285,6 @@ def test_what_a_user_can_do_wrong(capsys, arguments, message):
     Path("mine.png").write_text("mine")
     assert message in refused(capsys, *arguments.split())
     assert Path("mine.png").read_text() == "mine"
-
-
-def test_matplotlib_is_missing(monkeypatch, capsys):
-    write("a", log_text([10]))
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for module in ("cli.report_plot", "plots"):
-        monkeypatch.delitem(sys.modules, f"dscsr_model.{module}", raising=False)
-        monkeypatch.delattr(f"dscsr_model.{module}", raising=False)
-    message = "Expected matplotlib to draw with, but got no matplotlib. Run `pip install"
-    assert message in refused(capsys, "a")
 
 
 # --- real trainings ---------------------------------------------------------------------------------------------

@@ -78,12 +78,17 @@ def test_student_of_a_width(figures, tmp_path, capsys):
     assert state["conv_1.weight"].shape == (4, 3, 3, 3)
 
 
+NO_NAMES = ("../evil", 'x"\nimport os', "a\n", "", "9a", "é", "a.py", "a" * 61, "{x}")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--team": "0"}, "Expected the number of a team, 01 to 99"),
-        ({"--name": "../evil"}, "Expected a name of letters, digits and _"),
-        ({"--name": 'x"\nimport os'}, "Expected a name of letters, digits and _"),
+        *(
+            ({"--team": team}, "Expected the number of a team, 01 to 99")
+            for team in ("0", "100", "7.5", "07/../../x", "٧")
+        ),
+        *(({"--name": name}, "Expected a name of letters, digits and _ that begins") for name in NO_NAMES),
         ({"--name": "nn"}, "is in use in the network's file"),
         ({"-o": "."}, "but got ., which is the folder that you are in. Name a folder that is neither"),
         ({"--data": ("nowhere", "nowhere")}, "Expected a folder of images, but"),

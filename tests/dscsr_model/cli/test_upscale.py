@@ -169,18 +169,19 @@ def test_networks_that_spandrel_knows(upscale, tmp_path):
 
 def test_formats(upscale, tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("a.jpg", "b.png", "c.webp", "d.tif"):
+    for name in ("a.jpg", "b.png", "c.webp", "d.tif", "e.bmp"):
         Image.fromarray(photograph()).save(tmp_path / "in" / name)
     Image.fromarray(np.dstack([photograph(), photograph()[..., 0]])).save(tmp_path / "in" / "alpha.png")
     code, _, _ = upscale(tmp_path / "in", tmp_path / "same", "--format", "same")
     assert code == 0
-    assert sorted(os.listdir(tmp_path / "same")) == ["a_x2.jpg", "alpha_x2.png", "b_x2.png", "c_x2.webp", "d_x2.tiff"]
+    same = ["a_x2.jpg", "alpha_x2.png", "b_x2.png", "c_x2.webp", "d_x2.tiff", "e_x2.png"]
+    assert sorted(os.listdir(tmp_path / "same")) == same
     code, _, stderr = upscale(tmp_path / "in", tmp_path / "jpg", "--format", "jpg")
     assert code == 1
     assert (
         "alpha.png: Expected an opaque image, for JPEG, but got transparency. Use --format png, webp or tiff." in stderr
     )
-    assert sorted(os.listdir(tmp_path / "jpg")) == ["a_x2.jpg", "b_x2.jpg", "c_x2.jpg", "d_x2.jpg"]
+    assert sorted(os.listdir(tmp_path / "jpg")) == [f"{name}_x2.jpg" for name in "abcde"]
 
 
 def test_what_is_told_beside_the_result(upscale, tmp_path):

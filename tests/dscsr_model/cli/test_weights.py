@@ -113,19 +113,10 @@ def test_the_users_word_wins_and_one_line_says_so(load):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (
-            {"type": "CARN"},
-            "Expected metadata of SPAN, since the layers are its, but got 'CARN'. Name the one",
-        ),
+        ({"type": "CARN"}, "Expected metadata of SPAN, since the layers are its, but got 'CARN'. Name the one"),
         ({"type": "SPAN"}, r"upscale among \[4\], but got 12"),
-        (
-            {"type": "SPAN", "upscale": 2},
-            r"mute.pth: .* \(feature_channels: 48\), but got .* \(feature_channels: 4\)",
-        ),
-        (
-            {"type": "SPAN", **OWN, "norm": 1},
-            "network_g of the option file: Expected `norm` to be true .* got 1",
-        ),
+        ({"type": "SPAN", "upscale": 2}, r"mute.pth: .* \(feature_channels: 48\), but .* \(feature_channels: 4\)"),
+        ({"type": "SPAN", **OWN, "norm": 1}, "network_g of the option file: Expected `norm` to be true .* got 1"),
         ({"type": "CSSRNet"}, "Expected arguments that the network can be built from, but got .* 'backbone'"),
         ({}, "Expected a section `network_g` with a `type` in opt.yml"),
     ],

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
-from dscsr_arch.errors import DiskError, ImageError
+from dscsr_arch.errors import ImageError
 from dscsr_model.data import image_writing
 from dscsr_model.data.image_io import DecodedImage, as_eight_bits, read_image
-from dscsr_model.data.image_writing import check_size, format_of, without_lost_alpha, write_image
+from dscsr_model.data.image_writing import check_size, without_lost_alpha, write_image
 
 RGB = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -116,16 +116,6 @@ def test_png_is_as_small_as_pillows(tmp_path, photographs):
     assert (tmp_path / "ours.png").stat().st_size < 1.1 * (tmp_path / "theirs.png").stat().st_size
 
 
-def test_what_is_there_stays(tmp_path):
-    target = tmp_path / "a.png"
-    target.write_text("mine")
-    with pytest.raises(DiskError, match=r"Expected something new to write, but got .*a\.png, which exists"):
-        write_image(target, DecodedImage(drawn(1)), "png")
-    assert target.read_text() == "mine"
-    write_image(target, DecodedImage(drawn(1)), "png", replace=True)
-    assert read_image(target).pixels.shape == (37, 23, 1)
-
-
 @pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
 def test_a_file_is_given_up_when_asked(tmp_path, monkeypatch, form):
     """Between strips, and even when all is written."""
@@ -155,13 +145,6 @@ def test_what_a_format_does_not_take(tmp_path, form, size):
     with pytest.raises(ImageError, match=rf"a\.{form}: Expected an image that (JPEG|WebP) can hold, but got \S"):
         write_image(tmp_path / f"a.{form}", DecodedImage(np.zeros((1, size, 3), np.uint8)), form)
     assert os.listdir(tmp_path) == []
-
-
-def test_formats_of_sources():
-    assert [format_of(f"a.{s}", "same") for s in ("JPG", "jpeg", "png", "webp", "tif", "bmp")] == [
-        *("jpg", "jpg", "png", "webp", "tiff", "png")
-    ]
-    assert format_of("a.jpg", "webp") == "webp"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import lmdb
@@ -33,27 +34,6 @@ def test_layout_is_basicsr_s(tmp_path, image_format, level):
     expected = f"a_s001.png (60,100,3) {level}\nb_s001.png (60,100,3) {level}\n"
     assert (tmp_path / "GT.lmdb" / "meta_info.txt").read_text() == expected
     assert read_meta(tmp_path / "GT.lmdb") == {f"{key}_s001": ((60, 100, 3), level) for key in "ab"}
-
-
-def test_basicsr_reads_png(tmp_path):
-    file_client = pytest.importorskip("basicsr.utils.file_client")
-    img_util = pytest.importorskip("basicsr.utils.img_util")
-    with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-        writer.add([encode("a", NOISE, "png")])
-    client = file_client.FileClient("lmdb", db_paths=[str(tmp_path / "GT.lmdb")], client_keys=["gt"])
-    np.testing.assert_array_equal(img_util.imfrombytes(client.get("a", "gt"))[:, :, ::-1], NOISE)
-
-
-def test_lmdbs_of_basicsr_are_read(tmp_path, folder, photographs):
-    lmdb_util = pytest.importorskip("basicsr.utils.lmdb_util")
-    names = sorted(os.listdir(folder))
-    keys = [name.split(".")[0] for name in names]
-    lmdb_util.make_lmdb_from_imgs(str(folder), str(tmp_path / "GT.lmdb"), names, keys, map_size=2**30)
-    reader = LmdbReader(tmp_path / "GT.lmdb")
-    assert reader.keys == [f"photo{n}" for n in range(5)]
-    for index, image in enumerate(photographs):
-        with reader.pixels(index) as pixels:
-            np.testing.assert_array_equal(pixels, image)
 
 
 def test_the_map_grows_by_itself(tmp_path):
@@ -164,18 +144,14 @@ def test_pickled_at_any_time(path):
 
 def test_threads_open_it_once(path):
     readers = [LmdbReader(path) for _ in range(8)]
-    barrier, results = threading.Barrier(8), []
+    barrier = threading.Barrier(8)
 
     def read(reader):
         barrier.wait()
-        results.append(total(reader))
+        return total(reader)
 
-    threads = [threading.Thread(target=read, args=(reader,)) for reader in readers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 8
+    with ThreadPoolExecutor(8) as threads:
+        assert len(list(threads.map(read, readers))) == 8
 
 
 def test_lists_that_are_not_understood(tmp_path, path):

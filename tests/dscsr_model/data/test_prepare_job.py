@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dscsr_model.data.prepare_job import PrepareJob, SubImage, common_size
@@ -26,19 +26,6 @@ def test_sub_images_lie_as_basicsr_lays_them(length, crop, step, thresh):
     expected = basicsr_starts(length, crop, step, thresh) if length >= crop else [0]
     assert [window.top for window in windows(length, 1, crop, step, thresh)] == expected
     assert [window.left for window in windows(1, length, crop, step, thresh)] == expected
-
-
-@settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 400), width=st.integers(1, 400), crop=st.integers(4, 120))
-def test_sub_images_lie_inside_and_cover_everything(height, width, crop):
-    found = windows(height, width, crop, max(crop // 2, 1))
-    covered = np.zeros((height, width), bool)
-    for top, left, rows, columns in found:
-        assert (rows, columns) == covered[top : top + rows, left : left + columns].shape
-        assert (rows, columns) == (min(crop, height), min(crop, width))
-        covered[top : top + rows, left : left + columns] = True
-    assert covered.all()
-    assert len(set(found)) == len(found)
 
 
 def test_div2k():

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, CSSRNet, DSCLoRA, load_model
-from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling.complexity import Complexity, count
 
 
@@ -103,8 +102,3 @@ class Unshuffled(nn.Module):
 
 def test_an_image_that_the_network_does_not_take_costs_what_it_is_padded_to():
     assert count(Unshuffled(), 5, 7) == count(Unshuffled(), 6, 8)
-
-
-def test_an_image_that_does_not_fit_into_memory_is_refused_before_it_is_made():
-    with pytest.raises(DscsrError, match=r"room for an image of 9000000×9000000, about .* Choose a smaller --size"):
-        count(SPAN(feature_channels=4), 9_000_000, 9_000_000)

@@ -1,13 +1,10 @@
 """Whole profiles: what is measured, and what a machine cannot do."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from made_up_profiles import run
-from PIL import Image
 
 from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
@@ -72,33 +69,6 @@ def test_images_give_a_mean_time(monkeypatch, channels):
     runs = profile({"net": SPAN(channels, channels, feature_channels=4)}, settings).networks["net"].runs
     assert seen == [(1, channels, 32, 32), (1, channels, 32, 48), (1, channels, 32, 32)]
     assert (runs["channels_last"].images_ms, runs["eager"].images_ms) == (2.0, None)
-
-
-def test_psnr_is_measured_but_not_of_random_weights(tmp_path):
-    for name, side in (("hr", 48), ("lr", 12)):
-        (tmp_path / name).mkdir()
-        Image.fromarray(np.full((side, side, 3), 90, np.uint8)).save(tmp_path / name / "a.png")
-    networks = {name: SPAN(feature_channels=4) for name in ("trained", "random")}
-    settings = replace(BARE, data=(tmp_path / "hr", tmp_path / "lr"), untrained=frozenset({"random"}))
-    result = profile(networks, settings)
-    assert result.networks["random"].quality is None
-    assert result.networks["trained"].quality.images == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"height": 0}, "at least 1×1"),
-        ({"variants": ("fast", "eager")}, "Expected variants among eager, .*, onnx, all, but got fast"),
-        ({"variants": ()}, "Expected variants among eager, .*, but got none"),
-        ({"seconds": 0}, "Expected seconds above 0 for each variant, but got 0"),
-        ({"device": "abacus"}, "Expected a device among"),
-        ({"data": (Path("none"), Path("none"))}, "Expected a folder of images, but got none"),
-    ],
-)
-def test_settings_are_checked_first(change, message):
-    with pytest.raises(DscsrError, match=message):
-        profile({"net": object()}, replace(QUICK, **change))
 
 
 def test_reasons_are_one_line():

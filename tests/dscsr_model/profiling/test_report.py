@@ -33,15 +33,6 @@ def test_table_of_known_figures():
     assert "per image" not in text, "columns without figures are left out"
 
 
-def test_columns_stand_under_one_another():
-    lines = table(profile_of(a=measured(8.0), longer_name=measured(123.4))).splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("network"))
-    assert lines[first].startswith("network       params")
-    assert lines[first + 1].startswith("a            0.151 M")
-    assert lines[first + 2].startswith("longer_name  0.151 M")
-    assert lines == [line.rstrip() for line in lines]
-
-
 def test_the_widest_table_fits():
     runs = {"compiled_bf16": run(12345.6, memory=99_999 * 2**20, images_ms=12345.6)}
     wide = measured(12345.6, 99_999_999, 999_990_000_000, psnr=29.8, **runs)
