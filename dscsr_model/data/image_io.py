@@ -33,6 +33,7 @@ _AS_STORED.attribute("oiio:UnassociatedAlpha", 1)  # alpha is not to be multipli
 _WITH_INKS = oiio.ImageSpec()
 _WITH_INKS.attribute("oiio:RawColor", 1)
 _ORIENTATION = 0x0112  # EXIF
+_PALETTE = 3  # TIFF
 _EXTRA_SAMPLES, _MULTIPLIED = 338, 1  # TIFF
 
 
@@ -200,7 +201,12 @@ def _orientation(file: str | Path, source: oiio.ImageInput) -> int:
 
 def _of_tiff(file: str | Path, pixels: NDArray, spec: oiio.ImageSpec, header: Header) -> NDArray:
     """Pixels of which white is the largest level, and into whose colours alpha is not multiplied."""
-    if header.sixteen_bit and spec.get_int_attribute("tiff:PhotometricInterpretation", 1) == 0:
+    meaning = spec.get_int_attribute("tiff:PhotometricInterpretation", 1)
+    if meaning == _PALETTE:  # of which OpenImageIO takes 16 bits for 257 times 8, and most programs write 256 times
+        with contextlib.suppress(OSError, ValueError), Image.open(file) as image:
+            image.getexif()[_ORIENTATION] = 1  # else it is turned here and once more
+            return np.asarray(image.convert("RGB"))
+    if header.sixteen_bit and meaning == 0:
         pixels = 65535 - pixels
     if header.alpha and _MULTIPLIED in _extra_samples(file):
         most = np.uint32(np.iinfo(pixels.dtype).max)  # 65535² + 65535 / 2 fits
