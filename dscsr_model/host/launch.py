@@ -42,7 +42,7 @@ def run(phase: str, args: argparse.Namespace) -> None:
         missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
         print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
     module, stopped = importlib.import_module(f"basicsr.{phase}"), None
-    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.without(left_out):
+    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.checked(left_out):
         try:
             # Not the folder above the installed package, which BasicSR's own scripts take.
             getattr(module, f"{phase}_pipeline")(os.getcwd())

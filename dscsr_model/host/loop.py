@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
@@ -31,7 +32,8 @@ from dscsr_model.training import checkpoints, stopping
 _changed = ExitStack()
 """Puts back what the last run in this process changed, and gives back the lock of its experiment."""
 
-_left_out: Mapping[str, str] = {}
+_left_out: Mapping[str, str] | None = None
+"""What the option check that `dscsr` runs has left out; None in a script of others, which runs none."""
 
 
 def leave() -> None:
@@ -40,14 +42,14 @@ def leave() -> None:
 
 
 @contextmanager
-def without(datasets: Mapping[str, str]) -> Iterator[None]:
-    """Inside, options are read as if they had no ``datasets`` of these names."""
+def checked(left_out: Mapping[str, str]) -> Iterator[None]:
+    """Inside, options are not checked again, and read as if they had no datasets of the names in ``left_out``."""
     global _left_out
-    _left_out = datasets
+    _left_out = left_out
     try:
         yield
     finally:
-        _left_out = {}
+        _left_out = None
 
 
 def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +69,7 @@ def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
             return result  # a project's own, which gives something else: its loop is not one that we know
         opt, parsed = result
         user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
-        for name in _left_out:
+        for name in _left_out or ():
             del opt["datasets"][name]
         for dataset in opt["datasets"].values():
             if dataset.get("prefetch_mode") == "cuda" and not gpu():
@@ -142,6 +144,7 @@ class Run:
 
     def __init__(self, opt: dict[str, Any], parsed: Any, patches: Patches) -> None:
         self.opt = opt
+        self.parsed = parsed
         self.patches = patches
         self.state: dict[str, Any] | None = None
         self.model: Any = None
@@ -163,6 +166,8 @@ class Run:
 
     def load_resume_state(self, load: Callable[..., Any], opt: dict[str, Any]) -> Any:
         """The newest training state that is whole, with its network; BasicSR takes the newest by its name alone."""
+        if _left_out is None:  # and BasicSR has written nothing yet
+            self._check(opt)
         if opt.get("auto_resume"):
             experiment = Path("experiments", opt["name"])  # as BasicSR looks for it
             states = experiment / "training_states"
@@ -234,6 +239,23 @@ class Run:
         """Before its workers start, which can take longer than a job is given to end, look for a signal."""
         self.model.epoch = epoch
         self.model.end_if_asked()
+
+    def _check(self, opt: dict[str, Any]) -> None:
+        """Rank 0 checks the options, and tells what is wrong. The random state is as it was before."""
+        from dscsr_model.host.options.check import check_read_options
+
+        faulty = [True]
+        try:
+            if opt["rank"] == 0:
+                check_read_options(opt, self.parsed.opt, launcher=getattr(self.parsed, "launcher", "none"))
+            faulty = [False]
+        finally:
+            if opt["dist"]:
+                distributed.broadcast_object_list(faulty)
+        if faulty[0]:
+            raise DscsrError("options without faults", "some, which rank 0 tells", "Correct them.")
+        if opt.get("manual_seed") is not None:
+            self._seed(opt["manual_seed"])
 
     def _position(self, batches: int, batch: int) -> Position:
         """Where the resumed training goes on; where epochs were longer or shorter before, BasicSR's loop is told."""

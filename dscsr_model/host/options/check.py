@@ -1,7 +1,8 @@
 """Checks an option file before anything heavy starts, and says everything that is wrong with it at once.
 
-`check_options` runs inside ``dscsr train|test``. It builds no dataset, starts no process group and writes nothing;
-networks are built without memory for their weights where that is possible. The rooms, in the order of the check:
+`check_options` runs inside ``dscsr train|test``, `check_read_options` where a train script of others trains a model of
+ours. Both build no dataset, start no process group and write nothing; networks are built without memory for their
+weights where that is possible. The rooms, in the order of the check:
 
 - `file`: is it there, is it YAML, ``--force_yml``;
 - `structure`: keys and values, against the declarations of `dscsr_model.options`;
@@ -17,11 +18,13 @@ Only what is unreadable stops the check early. What only types of other plugins 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from dscsr_model.host import user_code
 from dscsr_model.host.options.data import check_datasets, check_machine, leave_out_missing
-from dscsr_model.host.options.faults import Fault, OptionsError
+from dscsr_model.host.options.faults import Fault, OptionsError, Report
 from dscsr_model.host.options.file import apply_force_yml, read_options
 from dscsr_model.host.options.losses import check_csd, check_losses, check_targets
 from dscsr_model.host.options.registry import check_registered, check_unread
@@ -30,7 +33,7 @@ from dscsr_model.host.options.structure import check_structure
 from dscsr_model.host.options.teachers import check_teachers
 from dscsr_model.host.options.weights import check_networks
 
-__all__ = ["Fault", "OptionsError", "check_options"]
+__all__ = ["Fault", "OptionsError", "check_options", "check_read_options"]
 
 
 def check_options(
@@ -66,7 +69,28 @@ def check_options(
     found = registries()
     user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
     left_out = leave_out_missing(options) if skip_missing else {}
-    run = Run(options, report, is_train, launcher, auto_resume, found)
+    _check(Run(options, report, is_train, launcher, auto_resume, found))
+    return left_out
+
+
+def check_read_options(options: Mapping[str, Any], path: str | os.PathLike[str], *, launcher: str) -> None:
+    """Check what a train script of others has made of an option file: values it may have set, keys it may read itself.
+
+    Args:
+        options: As BasicSR's ``parse_options`` gives them, or as the script has changed them.
+        path: The file that they were read from.
+        launcher: See `check_options`.
+
+    Raises:
+        OptionsError: Something is wrong; it lists all that is.
+    """
+    report = Report(os.fspath(path))
+    with suppress(OptionsError):  # the script may read more than BasicSR does
+        _, report = read_options(os.fspath(path))
+    _check(Run(options, report, True, launcher, options["auto_resume"], registries(), own_keys=True))
+
+
+def _check(run: Run) -> None:
     check_unread(run)
     check_structure(run)
     check_targets(run)
@@ -77,5 +101,4 @@ def check_options(
     network = check_networks(run)
     check_teachers(run, network)
     check_csd(run, network)
-    report.raise_if_any()
-    return left_out
+    run.report.raise_if_any()

@@ -47,6 +47,7 @@ class Run:
         launcher: none, pytorch or slurm.
         auto_resume: Whether training continues from the newest state by itself.
         registries: BasicSR's module of them.
+        own_keys: Whether the script that runs it may read keys that nobody else knows.
         known_model: The model type whose keys are known, or None for another plugin's.
         known_datasets: The same for each dataset, by its key under ``datasets:``.
         channels: Of the images that a dataset gives, by the same key, where they are known.
@@ -59,6 +60,7 @@ class Run:
     launcher: str
     auto_resume: bool
     registries: Any
+    own_keys: bool = False
     known_model: str | None = None
     known_datasets: dict[str, str | None] = field(default_factory=dict)
     channels: dict[Any, int] = field(default_factory=dict)

@@ -87,7 +87,7 @@ def check_section(
         if kind.reads(name, run.known_model):
             inside, takes_null = kind.inside(name), kind.takes_null(name) and name not in needed
         elif not (run.ours and kind is TrainSection and below[-1].endswith("_opt")):
-            if kind.is_closed(run.known_model):
+            if kind.is_closed(run.known_model) and (kind.readers(name) or not run.own_keys):
                 meant = nearest(name, missing) or nearest(name, kind.declared())
                 missing.discard(meant or "")
                 _unknown(run, below, kind, meant)

@@ -203,7 +203,8 @@ def _check_resume(run: Run) -> str | None:
 
 
 def _weights_of_run(label: str, step: str, run: Run) -> Path:
-    return Path("experiments", str(run.options.get("name")), "models", f"net_{label}_{step}.pth")
+    models = run.section("path").get("models") or Path("experiments", str(run.options.get("name")), "models")
+    return Path(models, f"net_{label}_{step}.pth")
 
 
 def _check_resumed_weights(label: str, step: str, network: nn.Module, run: Run) -> None:

@@ -10,12 +10,13 @@ import warnings
 from pathlib import Path
 
 import filelock
+import forks
 import numpy as np
 import option_files
 import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
-from training_runs import experiment, pipeline, write_options
+from training_runs import experiment, log_of_its_own, pipeline, prepare_dsclora, weights_on_disk, write_options
 
 import dscsr_model
 from dscsr_arch.errors import BusyError, DscsrError, DscsrWarning
@@ -41,7 +42,7 @@ class Keyed(Images):
 def namespace():
     """The names that a train script looks up, without BasicSR's, and one that is left alone."""
     dscsr_model.register()
-    yield {
+    names = {
         "load_resume_state": lambda opt: opt["path"].get("resume_state") and torch.load(opt["path"]["resume_state"]),
         "get_root_logger": lambda: logging.getLogger("basicsr"),
         "build_dataloader": lambda dataset, opt, sampler=None: DataLoader(dataset, batch_size=2, sampler=sampler),
@@ -49,6 +50,8 @@ def namespace():
         "MessageLogger": map,
         "EnlargedSampler": map,
     }
+    with loop.checked({}):
+        yield names
     loop.leave()
 
 
@@ -129,6 +132,39 @@ def test_installed_and_unused_is_not_there(tmp_path, monkeypatch):
         dscsr_model.register()
     assert with_us.keys() == without.keys()
     assert all(torch.equal(with_us[name], without[name]) for name in without)
+
+
+def script(folder: Path, *arguments: str) -> None:
+    """BasicSR's train loop as scripts of others call it."""
+    import basicsr.train
+
+    with pytest.MonkeyPatch.context() as patch, log_of_its_own():
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", "-opt", "opt.yml", *arguments])
+        basicsr.train.train_pipeline(str(folder))
+        loop.leave()
+
+
+def test_a_script_of_others_that_reads_keys_of_its_own_trains_the_same_network(tmp_path):
+    own = {"mine": {"a": 1}, "train:mine": 2, "datasets:train:mine": 3, "val:mine": 4}
+    found = []
+    for folder, run, keys in ((tmp_path / "dscsr", pipeline, {}), (tmp_path / "script", script, own)):
+        network = prepare_dsclora(folder, 4)
+        write_options(folder, **network, **keys, **{"train:total_iter": 2})
+        run(folder)
+        found.append(weights_on_disk(folder))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_options_are_checked_in_a_script_of_others_before_it_writes(tmp_path):
+    network = prepare_dsclora(tmp_path, 4)
+    write_options(tmp_path, **{**network, "network_g": option_files.BASE, "teacher": {}, "train:pixel_opt": None})
+    ranks = forks.ranks(lambda: script(tmp_path, "--launcher", "pytorch"), tmp_path)
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    for said in ("faults in opt.yml", "Expected a network with LoRA, but got SPAN without", "teacher: weights"):
+        assert [said in rank.stderr for rank in ranks] == [True, False]
+    assert "Expected options without faults, but got some, which rank 0 tells" in ranks[1].stderr
+    assert not experiment(tmp_path).exists()
 
 
 @pytest.mark.parametrize(
