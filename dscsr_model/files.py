@@ -90,6 +90,13 @@ def check_new(path: Path, replace: bool) -> None:
         raise DscsrError("a new file", f"`{path}`, which exists", "Add --force to replace it, or choose another.")
 
 
+def tidy(path: Path) -> None:
+    """Remove what a killed process has left beside ``path``, which is there, unless another one is writing it now."""
+    if path.with_name(f".{path.name}.tmp").exists():
+        with suppress(BusyError, DiskError), atomic_folder(path.parent, [path.name], replace=False):
+            pass  # not reached: the name is taken
+
+
 def remove_unfinished(*folders: Path) -> None:
     """Remove what killed processes have left in folders in which nobody writes now."""
     for folder in folders:

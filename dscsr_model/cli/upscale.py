@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, ImageError
 from dscsr_model.cli import weights
+from dscsr_model.files import tidy
 
 if TYPE_CHECKING:
     from dscsr_model.inference.engines import Engine
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     engine = make_engine(args)
     upscaler = Upscaler(engine, args.tile, args.tile_overlap, ensemble=args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
+    for result in plan.there:
+        tidy(result)
     with jobs.made(args.output), progress(plan.jobs) as bar:
         if upscaler.overlap < engine.receptive_field.radius and args.tile != 0:
             bar.write(

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dscsr_arch.errors import BusyError, DiskError, DscsrError
-from dscsr_model.files import atomic, atomic_folder, disk_errors, for_the_user, remove_unfinished
+from dscsr_model.files import atomic, atomic_folder, disk_errors, for_the_user, remove_unfinished, tidy
 
 NAMES = ["GT.lmdb", "LQ.lmdb"]
 
@@ -192,6 +192,19 @@ def test_what_killed_processes_left(tmp_path):
     (tmp_path / ".net_g_2.pth.99.tmp").write_bytes(b"half")  # as versions before 0.12 wrote
     write(tmp_path / "a.png")
     remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_what_a_kill_after_the_last_step_left(tmp_path):
+    path, left = tmp_path / "a.png", tmp_path / ".a.png.tmp"
+    path.write_bytes(b"whole")
+    with atomic(path) as stream:  # by a process that is still at work
+        tidy(path)
+        assert left.exists()
+        stream.write(b"new")
+    (left / "whole").mkdir(parents=True)
+    tidy(path)
+    assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["a.png"]
 
 

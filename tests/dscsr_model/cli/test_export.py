@@ -8,6 +8,7 @@ import torch
 from dscsr_arch import CARN, SPAN, load_model
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
+from dscsr_model.export import ship
 
 
 @pytest.fixture
@@ -122,6 +123,17 @@ def test_wrong_files_get_one_message_and_no_output(weights, tmp_path, monkeypatc
     assert printed.err.count("\n") == 1
     assert re.search(message, printed.err)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_interrupted_it_ends_with_130_and_leaves_nothing(weights, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        assert len(list(tmp_path.rglob("out.pth"))) == 1  # it is written, and about to be compared
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ship, "difference", interrupt)
+    assert main(["export", str(weights), "-o", str(tmp_path / "new" / "out.pth")]) == 130
+    assert capsys.readouterr().err == "dscsr: interrupted\n"
+    assert list(tmp_path.iterdir()) == [weights]
 
 
 def test_contradictions_and_taken_names_end_with_1(weights, tmp_path, capsys):

@@ -94,9 +94,11 @@ def test_mixed_images(upscale, tmp_path):
             assert exif.get(0x0112, 1) == 1, name
     assert read_image(out / "a folder" / "deep_x2.png").pixels.dtype == np.uint16
 
+    (out / ".photo_x2.png.tmp").mkdir()  # left by a kill
     code, stdout, _ = upscale(root, out)
     assert code == 1
     assert "5 results there already, left as found; --force makes them anew" in stdout
+    assert not (out / ".photo_x2.png.tmp").exists()
 
 
 def test_pixels_are_the_networks(upscale, weights, tmp_path):
