@@ -150,6 +150,7 @@ def _spec(image: DecodedImage, form: str) -> oiio.ImageSpec:
     spec.attribute("oiio:ColorSpace", "unknown")  # else a PNG says sRGB, beside whatever profile
     if form == "tiff":
         spec.attribute("compression", "zip")
+        spec.attribute("DateTime", "")  # else it writes that of now, and XMP with it: another file every time
         spec.attribute("Exif:PixelXDimension", width)  # without any, it says that EXIF could not be written
         spec.attribute("Exif:PixelYDimension", height)
     for name, kind, value in image.metadata:
