@@ -85,13 +85,6 @@ def test_everything_is_on_the_disk_before_it_has_a_name(tmp_path, monkeypatch):
     assert synced[-1] == (tmp_path.stat().st_ino, True)
 
 
-def test_folders_appear_together(tmp_path):
-    with atomic_folder(tmp_path / "new" / "out", NAMES, False) as folder:
-        fill(folder, "one")
-        assert not any((tmp_path / "new" / "out" / name).exists() for name in NAMES)
-    assert contents(tmp_path / "new" / "out") == dict.fromkeys(NAMES, "one")
-
-
 def test_folders_that_fail_leave_nothing(tmp_path):
     def fail(out):
         with atomic_folder(out, NAMES, False) as folder:

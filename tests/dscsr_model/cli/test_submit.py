@@ -41,12 +41,8 @@ def test_the_whole_way(weights, tmp_path, monkeypatch, capsys):
     """With a real bare process: figures on the screen, kit in the folder, PSNR of two images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kits, "Kit", partial(kits.Kit, seconds=0))
-    for name, size in {
-        "HR/1.png": (64, 48),
-        "HR/2.png": (50, 41),
-        "LR/1x4.png": (16, 12),
-        "LR/2x4.png": (12, 10),
-    }.items():
+    sizes = {"HR/1.png": (64, 48), "HR/2.png": (50, 41), "LR/1x4.png": (16, 12), "LR/2x4.png": (12, 10)}
+    for name, size in sizes.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((*size[::-1], 3), 99, np.uint8)).save(tmp_path / name)
     words = ("--team", "7", "--name", "Tiny", "-o", "kits/tiny", "--data", "HR", "LR", "--fold", "exact")

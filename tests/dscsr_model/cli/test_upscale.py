@@ -223,13 +223,13 @@ def test_wrong_arguments(upscale, tmp_path):
     assert not out.exists()
 
 
-def test_without_basicsr(run_python, weights, tmp_path):
+def test_without_basicsr(upscale, tmp_path, monkeypatch):
+    for name in ["basicsr", *(name for name in sys.modules if name.startswith("basicsr."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     Image.fromarray(photograph()).save(tmp_path / "a.png")
-    code = "import sys; sys.modules['basicsr'] = None; from dscsr_model.cli import main; sys.exit(main())"
-    process = run_python("-c", code, "upscale", "-i", "a.png", "-o", "out", "-w", weights)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("1 image x2 -> out; 768 pixels in ")
-    assert "upscaling: 100%" in process.stderr
+    code, _, stderr = upscale(tmp_path / "a.png", tmp_path / "out")
+    assert code == 0
+    assert "upscaling: 100%" in stderr
     assert read_image(tmp_path / "out" / "a_x2.png").pixels.shape == (48, 64, 3)
 
 

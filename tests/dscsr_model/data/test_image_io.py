@@ -99,13 +99,8 @@ def test_inks_go_through_their_profile(tmp_path, monkeypatch):
     """If it is of use: this one is not, and inks are mixed as without, until a library is there that takes it."""
     inks, turned = Image.fromarray(RGB).convert("CMYK"), exif(Orientation=6).tobytes()
     for suffix in ("tif", "jpg"):
-        inks.save(
-            tmp_path / f"a.{suffix}",
-            icc_profile=bytes(16) + b"CMYK" + bytes(200),
-            quality=100,
-            exif=turned,
-            tiffinfo={274: 6},  # the TIFF's
-        )
+        profile = bytes(16) + b"CMYK" + bytes(200)
+        inks.save(tmp_path / f"a.{suffix}", icc_profile=profile, quality=100, exif=turned, tiffinfo={274: 6})
         mixed = read_image(tmp_path / f"a.{suffix}")
         with monkeypatch.context() as patch:
             patch.setattr(ImageCms, "profileToProfile", lambda image, *_, **__: image.convert("RGB"))

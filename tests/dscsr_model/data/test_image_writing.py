@@ -141,13 +141,6 @@ def test_a_file_is_given_up_when_asked(tmp_path, monkeypatch, form):
         assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("form", "size"), [("jpg", 65501), ("webp", 16384)])
-def test_what_a_format_does_not_take(tmp_path, form, size):
-    with pytest.raises(ImageError, match=rf"a\.{form}: Expected an image that (JPEG|WebP) can hold, but got \S"):
-        write_image(tmp_path / f"a.{form}", DecodedImage(np.zeros((1, size, 3), np.uint8)), form)
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -117,7 +117,10 @@ def into_queue(reader, queue):
     queue.put((os.getpid(), total(reader)))
 
 
-@pytest.mark.parametrize(("method", "used_before"), [("fork", False), ("fork", True), ("spawn", True)])
+SPAWN = pytest.param("spawn", True, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("method", "used_before"), [("fork", False), ("fork", True), SPAWN])
 def test_in_other_processes(path, method, used_before):
     reader, other = LmdbReader(path), LmdbReader(path)
     if used_before:

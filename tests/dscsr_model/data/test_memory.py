@@ -37,5 +37,3 @@ def test_the_smaller_one_counts(monkeypatch):
     monkeypatch.setattr(memory, "_free_of_machine", lambda: 100)
     monkeypatch.setattr(memory, "_free_of_container", lambda: 60)
     assert memory.free_memory(torch.device("cpu")) == 60
-    monkeypatch.setattr(memory, "_free_of_container", lambda: None)
-    assert memory.free_memory(torch.device("cpu")) == 100

@@ -17,11 +17,7 @@ def test_finds_images_in_folders_inside(tmp_path):
     assert find_images(tmp_path) == ["a.jpg", "b.PNG", "d.tiff", "deep/er/c.webp"]
 
 
-def test_no_images(tmp_path):
-    with pytest.raises(DataError, match=r"Expected a folder of images, but got .*none"):
-        find_images(tmp_path / "none")
-    with pytest.raises(DataError, match=r"Expected images \(\.png, .*\) in .*, but got nothing"):
-        find_images(tmp_path)
+def test_nothing_but_other_files(tmp_path):
     touch(tmp_path, "a.zip", "b.txt")
     with pytest.raises(DataError, match=r"but got only 1 \.zip, 1 \.txt\. Correct"):
         find_images(tmp_path)
@@ -84,15 +80,8 @@ def test_key_too_long():
 @pytest.mark.parametrize(
     "lr_name",
     [
-        "0001.png",
-        "0001.jpg",
-        "0001x4.png",
-        "0001_x4.png",
-        "x4/0001.png",
-        "X4/0001x4.png",
-        "LRBI/x4/0001.png",
-        "LRBI/x4/0001_LRBI_x4.png",
-        "LR_bicubic/X4/0001x4.png",
+        *("0001.png", "0001.jpg", "0001x4.png", "0001_x4.png", "x4/0001.png", "X4/0001x4.png"),
+        *("LRBI/x4/0001.png", "LRBI/x4/0001_LRBI_x4.png", "LR_bicubic/X4/0001x4.png"),
     ],
 )
 def test_names_of_lr_images(lr_name):
@@ -107,10 +96,8 @@ def test_hr_names_with_additions():
     assert pair(["img_001_SRF_4_HR.png"], ["img_001_SRF_4_LR.png"], 4)
     assert pair(["img_x2.png"], ["img_x2.png"], 4) == {"img_x2.png": "img_x2.png"}
     assert pair(["img_x2.png"], ["img_x2x4.png"], 4) == {"img_x2.png": "img_x2x4.png"}
-    assert pair(["s/a.png", "t/a.png"], ["s/ax4.png", "t/ax4.png"], 4) == {
-        "s/a.png": "s/ax4.png",
-        "t/a.png": "t/ax4.png",
-    }
+    names = {"s/a.png": "s/ax4.png", "t/a.png": "t/ax4.png"}
+    assert pair([*names], [*names.values()], 4) == names
 
 
 def test_unpaired():
@@ -118,9 +105,7 @@ def test_unpaired():
         pair(["a.png", "b.png", "c.png"], ["a.png", "d.png"], 4)
     with pytest.raises(DataError, match=r"got none for a\.png"):
         pair(["a.png"], ["x2/a.png"], 4)
-    with pytest.raises(
-        DataError, match=r"Expected one LR image ×4 .* several for a\.png \(LRBI/x4/a\.png, LRBD/x4/a\.png\)"
-    ):
+    with pytest.raises(DataError, match=r"Expected one LR .* several for a\.png \(LRBI/x4/a\.png, LRBD/x4/a\.png\)"):
         pair(["a.png"], ["LRBI/x4/a.png", "LRBD/x4/a.png"], 4)
     with pytest.raises(DataError, match=r"and 5 more images"):
         pair([f"{n}.png" for n in range(15)], ["a.png"], 4)

@@ -126,14 +126,12 @@ def test_missing_file(tmp_path):
         onnx_engine(tmp_path / "none.onnx", device="cpu")
 
 
-def test_files_of_another_kind(opened):
+def test_files_of_another_kind_or_for_one_size(opened):
+    copying = [("Identity", ["a"], ["b"], {})]
     with pytest.raises(DscsrError, match=r"but got a: tensor\(int64\) \[1, 4\]; b: tensor\(int64\)"):
-        opened(onnx_model([("Identity", ["a"], ["b"], {})], [1, 4], "INT64"))
-
-
-def test_files_for_one_size(opened):
+        opened(onnx_model(copying, [1, 4], "INT64"))
     with pytest.raises(SizeError, match=r"net.onnx: .* Export it again with dynamic height and width"):
-        opened(onnx_model([("Identity", ["a"], ["b"], {})], [1, 3, 64, 64]))
+        opened(onnx_model(copying, [1, 3, 64, 64]))
 
 
 def test_files_that_fail_on_larger_images(opened):
