@@ -105,18 +105,8 @@ def test_two_ranks_train(run_python, tmp_path, write, workers):
     assert saved(tmp_path) == ["net_g_5.pth", "net_g_latest.pth"]
 
 
-MY_LOSS = """
-from basicsr.utils.registry import LOSS_REGISTRY
-from torch import nn
-
-@LOSS_REGISTRY.register()
-class MyLoss(nn.L1Loss):
-    pass
-"""
-
-
 def test_the_train_script_of_a_plain_clone_trains_span(run_python, tmp_path, write):
-    """No line edited, with a loss of the user's own. The script is its own `__main__`, not `basicsr.train`.
+    """No line edited, with a dataset of the user's own. The script is its own `__main__`, not `basicsr.train`.
 
     The clone has no generated version.py, but what it is generated from.
     """
@@ -129,8 +119,8 @@ def test_the_train_script_of_a_plain_clone_trains_span(run_python, tmp_path, wri
     (tmp_path / "VERSION").write_text("1.4.2\n")
     (tmp_path / "setup.py").write_text("raise SystemExit('not to be run')\n")
     before = {file: file.read_bytes() for file in (tmp_path / "basicsr").rglob("*.py")}
-    (tmp_path / "data/my_loss.py").write_text(MY_LOSS)
-    write(**{"import": "data/my_loss.py", "train:pixel_opt": {"type": "MyLoss"}, "train:total_iter": 5})
+    (tmp_path / "data/my_data.py").write_text(MY_DATA)
+    write(**{"import": "data/my_data.py", "datasets:train:type": "MyDataset", "train:total_iter": 5})
     env = {**ONE_THREAD, "PYTHONPATH": ".", "PYTHONDONTWRITEBYTECODE": "1"}
     done = run_python("basicsr/train.py", "-opt", "opt.yml", env=env)
     assert done.returncode == 0, done.stderr

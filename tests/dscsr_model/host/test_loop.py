@@ -299,15 +299,28 @@ def test_a_seed_that_was_drawn_is_taken_over(namespace, checkpoint, capsys):
     assert capsys.readouterr().err.startswith("dscsr: `manual_seed` stays 11: ")
 
 
-def test_the_newest_whole_checkpoint_is_loaded_and_the_broken_one_reported(namespace, checkpoint, capsys):
-    newest = checkpoint / "models/net_g_7.pth"
-    newest.write_bytes(newest.read_bytes()[:-9])
+@pytest.mark.parametrize(
+    ("damaged", "told"),
+    [
+        ("training_states/7.state", "does not open and is passed over: Expected a"),
+        ("models/net_g_7.pth", "does not open and is passed over: Expected a"),
+        ("models/net_d_7.pth", "does not open and is passed over: Expected a"),
+        ("models/net_g_7.pth", "has a training state but no network in experiments/run/models"),
+    ],
+)
+def test_the_newest_whole_checkpoint_is_loaded_and_a_broken_one_reported(namespace, checkpoint, capsys, damaged, told):
+    file = checkpoint / damaged
+    if "no network" in told:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-50] if file.exists() else b"")
     state, _, opt = resumed(namespace, manual_seed=11)
     assert state["iter"] == 4
     assert opt["path"]["resume_state"] == "experiments/run/training_states/4.state"
     said = capsys.readouterr().err
-    assert said.startswith("dscsr: Checkpoint 7 does not open and is passed over: ")
-    assert "net_g_7.pth" in said
+    assert said.startswith(f"dscsr: Checkpoint 7 {told}")
+    assert damaged in said or "no network" in told
+    assert said.count("\n") == 1
     assert resumed(namespace, rank=1)[0]["iter"] == 4
     assert capsys.readouterr().err == ""  # one rank says it
 

@@ -44,15 +44,6 @@ def test_compiled_after_the_hooks_it_gives_the_same():
     assert hooks._features is None
 
 
-@pytest.mark.parametrize("layer", ["blok_3", "", "block_3.c1_r.weight"])
-def test_a_layer_that_is_not_there(network, layer):
-    with pytest.raises(DscsrError, match=f"Expected a layer of SPAN, but got '{layer}'. Perhaps one of these: "):
-        FeatureHooks(network, ["block_1", layer])
-    assert not any(module._forward_hooks for module in network.modules())
-    with pytest.raises(DscsrError, match=r"but got 'x'. It has no layers"):
-        FeatureHooks(nn.Identity(), ["x"])
-
-
 def test_a_layer_without_a_feature_map():
     class Shapes(nn.Module):
         def forward(self, x):

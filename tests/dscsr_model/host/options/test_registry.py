@@ -7,7 +7,6 @@ import torch
 from option_files import REMOVED
 
 import dscsr_model
-from dscsr_model.host.options.faults import nearest
 
 OURS = "EfficientSRModel"
 
@@ -29,11 +28,6 @@ def test_types_that_are_not_registered(check_all):
     strange = {"network_g": named, "train: optim_g": "This BasicSR knows `Adam`", "train: scheduler": "It knows `Multi"}
     check_all({f"{key.replace(': ', ':')}:type": "zzz" for key in strange},
               {f"{key}: type": text for key, text in strange.items()})  # fmt: skip
-
-
-def test_nearest_prefers_swapped_letters():
-    assert nearest("EDRS", ["EDVR", "EDSR"]) == "EDSR"
-    assert nearest("zzz", ["EDVR"]) is None
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,7 @@ def test_lora_needs_a_base_and_a_model_that_knows_it(check_all, model_type):
     check_all({**ALONE, "model_type": model_type, "network_g": {**EDSR, "lora": LORA}}, expected, DISTILLATION)
 
 
-def test_faults_are_told_together(check_all):
-    changes = {**teacher(weights="@x2.pth"), **affinity(layers=["blok_1", "blok_2"]), "train:teacher_opt:target": "me"}
-    layers = {f"{LOSS}: layers: blok_{number}": "blok" for number in (1, 2)}
-    check_all(changes, {"teacher": "scale", "train: teacher_opt: target": "one of", **layers}, DISTILLATION)
+def test_a_teacher_needs_a_model_that_knows_it(check_all):
     other = {
         "teacher": "Expected a model type that knows `teacher:` (`DSCLoRAModel`, `DistillationModel`), but got",
         "train: teacher_opt: target": "Expected a model type that knows `target:`",
