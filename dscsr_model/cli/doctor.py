@@ -20,7 +20,11 @@ from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.host import install_help
 
 PYTHONS = ((3, 10), (3, 12))
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "lmdb", "pyyaml", "pillow", "safetensors", "tqdm")
+PACKAGES = (
+    *("torch", "torchvision", "numpy", "opencv-python", "openimageio", "pillow", "lmdb", "pyyaml", "pydantic"),
+    *("safetensors", "filelock", "tabulate", "tqdm"),
+)
+"""What nothing runs without: our dependencies in pyproject.toml, and torchvision, which BasicSR imports."""
 EXTRAS = {"onnx": ("onnx", "onnxruntime"), "profile": ("fvcore", "matplotlib"), "spandrel": ("spandrel",)}
 """Packages that some commands want, by the extra of ours that brings them (pyproject.toml)."""
 OTHER_OPENCVS = ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.plots import COLOURS, STYLE, save
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
-from dscsr_model.profiling.report import NAME_WIDTH, psnr_of
+from dscsr_model.profiling.report import name_lines, psnr_of
 
 __all__ = ["draw", "save"]
 
@@ -39,7 +38,7 @@ def draw(profile: Profile, psnr: Mapping[str, float] | None = None) -> Figure:
         axes = figure.subplots()
         for index, (name, (run, decibel)) in enumerate(points.items()):
             million = profile.networks[name].complexity.parameters / 1e6
-            text = textwrap.fill(f"{name}, {million:.3f} M", NAME_WIDTH).replace("$", r"\$")  # no formula
+            text = name_lines(f"{name}, {million:.3f}\N{NO-BREAK SPACE}M").replace("$", r"\$")  # no formula
             _point(
                 axes, run, decibel, fmt=MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)], label=text
             )

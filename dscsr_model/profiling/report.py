@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from dscsr_model.profiling.score import BASELINES, Given, Scored, scores
 WIDTH = 110
 NAME_WIDTH = 25
 """Of a line of a name: longer ones take several."""
+_NAME = textwrap.TextWrapper(NAME_WIDTH)
+_NAME.wordsep_re = re.compile(r"(?<=[_/-])|( +)")
 _SOURCES = {
     "measured": "measured here in the same run",
     "given": "as given",
@@ -52,6 +55,11 @@ def psnr_of(profile: Profile, name: str, psnr: Mapping[str, float]) -> float | N
     """As given, or else as measured on RGB."""
     quality = profile.networks[name].quality
     return psnr.get(name, quality and quality.psnr)
+
+
+def name_lines(name: str) -> str:
+    """A name in lines of at most `NAME_WIDTH`, which end at a space, an underscore, a slash or a hyphen if they can."""
+    return _NAME.fill(name)
 
 
 def milliseconds(value: float) -> str:
@@ -141,9 +149,9 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
     """A header and its rows, the first ``left`` columns, of names, flush left; empty columns are left out."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     align = ["left"] * left + ["right"] * (len(columns) - left)
-    widths = [NAME_WIDTH] + [None] * (len(columns) - 1)
+    columns[0] = tuple(map(name_lines, columns[0]))
     kept = list(zip(*columns, strict=True))
-    text = tabulate(kept, tablefmt="plain", disable_numparse=True, colalign=align, maxcolwidths=widths)
+    text = tabulate(kept, tablefmt="plain", disable_numparse=True, colalign=align)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 

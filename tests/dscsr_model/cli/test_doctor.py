@@ -181,3 +181,8 @@ def test_extras_are_those_that_pip_knows():
     for extra, names in doctor.EXTRAS.items():
         (told,) = re.findall(rf"^{extra} = \[(.+)\]$", project, flags=re.MULTILINE)
         assert set(re.findall(r'"([\w-]+)>=', told)) == set(names)
+
+
+def test_every_dependency_is_examined():
+    (told,) = re.findall(r"^dependencies = \[\n(.+?)^\]$", (ROOT / "pyproject.toml").read_text(), flags=re.M | re.S)
+    assert set(re.findall(r'"([\w-]+)>=', told)) == set(doctor.PACKAGES) - {"torchvision"}

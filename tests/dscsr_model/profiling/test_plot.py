@@ -19,7 +19,9 @@ def made_up(networks=NETWORKS, **others):
 def test_every_network_is_a_point_with_its_name_and_parameters():
     figure = draw(made_up(), PSNR)
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [f"{name}, 0.151 M" for name in NETWORKS]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"{name}, 0.151\N{NO-BREAK SPACE}M" for name in NETWORKS
+    ]
     containers = figure.axes[0].containers
     points = [container.lines[0].get_xydata()[0].tolist() for container in containers]
     assert points == [list(point) for point in NETWORKS.values()]
@@ -59,7 +61,7 @@ def test_a_hundredth_of_a_decibel_does_not_fill_the_image():
 
 def test_names_are_not_formulas(tmp_path):
     save(draw(made_up({"a$b$_{": (10, 0)}), {"a$b$_{": 30}), tmp_path / "figure.svg")
-    assert "a$b$_{, 0.151 M" in (tmp_path / "figure.svg").read_text()
+    assert "a$b$_{, 0.151\N{NO-BREAK SPACE}M" in (tmp_path / "figure.svg").read_text(encoding="utf-8")
 
 
 def test_networks_without_psnr_are_left_out_and_none_at_all_is_refused():

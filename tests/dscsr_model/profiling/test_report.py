@@ -41,6 +41,12 @@ def test_the_widest_table_fits():
     assert "\nexperiments/" in text
 
 
+def test_long_names_break_between_words():
+    lines = table(profile_of(**{"train_csd_edsr_baseline_x4 at 0.25": measured(8.0)})).splitlines()
+    starts = [index for index, line in enumerate(lines) if line.startswith("train_csd_edsr_baseline_ ")]
+    assert [lines[index + 1] for index in starts] == ["x4 at 0.25"] * 2
+
+
 def test_what_a_table_says_of_its_scores():
     """Against which time, of which machine."""
     assert "*" not in table(profile_of(net=measured(8.0)), given=Given(baselines={2025: 9.0}))
