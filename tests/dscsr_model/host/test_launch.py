@@ -60,6 +60,13 @@ def test_train_writes_under_the_working_directory_only(run_python, tmp_path, wri
     assert "iter:      10" in done.stderr
 
 
+def test_the_command_needs_no_autoload(run_python):
+    """It registers by itself, and before anything of ours imports BasicSR unpatched."""
+    done = run_python(*DSCSR, "train", "-opt", "none.yml", env={**ONE_THREAD, "DSCSR_AUTOLOAD": "0"})
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "Expected an option file, but got no such file." in done.stderr
+
+
 def test_test_measures_and_writes_results_of_the_sets_that_are_there(tmp_path, write, options, capfd):
     """One of them without ground truth, whose images are made all the same."""
     options.update(option_files.testing_options(tmp_path / "data"), network_g=options["network_g"])
