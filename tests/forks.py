@@ -53,6 +53,7 @@ def _become(run: Callable[[], Any], folder: Path, env: dict[str, str | None], st
         os.dup2(stderr, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         os.chdir(folder)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the background of a shell ignores it
         for name, value in env.items():
             if value is None:
                 os.environ.pop(name, None)
