@@ -49,6 +49,7 @@ def test_the_header_tells_the_command_and_the_data(file):
     header = list(comment_lines(file))
     phase = phase_of(file)
     assert any("datasets/" in line for line in header), "where does the data come from?"
+    assert "yaml-language-server: $schema=schema.json" in header
     for line in header:
         for named in re.findall(r"options/\S+?\.yml", line):
             assert (OPTIONS.parent / named).is_file(), named

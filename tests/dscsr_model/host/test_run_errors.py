@@ -35,13 +35,6 @@ def test_errors_of_basicsr_are_told_in_one_line():
     assert "Traceback" not in told
 
 
-def test_errors_of_the_users_own_code_come_with_its_traceback():
-    told = str(explained(caught(lambda: [][0])))
-    assert told.startswith("Expected your own code to run, but it raises an error:\nTraceback")
-    assert "test_run_errors.py" in told
-    assert told.endswith("IndexError: list index out of range")
-
-
 def test_what_does_not_fit_into_memory():
     told = str(explained(caught(lambda: bytearray(sys.maxsize))))
     assert told.startswith("Expected the run to fit into memory, but got MemoryError. Take smaller batches")

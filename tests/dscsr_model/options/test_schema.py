@@ -1,4 +1,4 @@
-"""`dscsr schema`: what is committed is what it prints, and every option file says where its schema is."""
+"""`dscsr schema`: what is committed is what it prints."""
 
 import json
 
@@ -7,20 +7,11 @@ from conftest import ROOT
 
 from dscsr_model import cli
 
-FILES = sorted((ROOT / "options").glob("*.yml"))
-
 
 @pytest.mark.parametrize(("flags", "file"), [([], "options/schema.json"), (["--markdown"], "docs/options.md")])
 def test_committed_files_are_current(capsys, flags, file):
     assert cli.main(["schema", *flags]) == 0
     assert capsys.readouterr().out == (ROOT / file).read_text(encoding="utf-8"), f"run dscsr schema > {file}"
-
-
-def test_every_option_file_names_the_schema():
-    assert FILES
-    for file in FILES:
-        header = [line for line in file.read_text(encoding="utf-8").splitlines()[:40] if line.startswith("#")]
-        assert "# yaml-language-server: $schema=schema.json" in header, file.name
 
 
 def test_what_the_schema_knows():
