@@ -190,8 +190,5 @@ def test_other_faults(span):
         Upscaler(FakeEngine(function=wrong))(drawn((4, 4, 3)))
     with pytest.raises(DscsrError, match="values that are no numbers: use --precision fp32 or bf16"):
         Upscaler(FakeEngine(function=lambda y: y * float("nan")))(drawn((4, 4, 3)))
-
-
-def test_networks_of_other_channels():
     with pytest.raises(DscsrError, match="Expected a network for images of 1 or 3 channels, but got one for 4"):
         Upscaler(FakeEngine(channels=4))
