@@ -172,7 +172,7 @@ def _check_resume(run: Run) -> str | None:
             return None
         newest, passed_over = newest_whole(states, experiment / "models")
         if newest is None:
-            got = f"none in '{states}' that opens with its weights. {passed_over[0]}"
+            got = f"none in '{states}' that opens with its weights. {passed_over[0].removesuffix('.')}"
             report.add(_RESUME, "a whole checkpoint", got, "Move the folder away to train anew.")
             return ""
         return newest.stem
