@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def run_until(folder: Path, dataset: str, iteration: int) -> None:
         patch.setattr(EfficientSRModel, "nondist_validation", killed)
         with pytest.raises(Killed):
             pipeline(folder)
+    time.sleep(1 - time.time() % 1)  # TensorBoard reads files by their names: the second, the process, a count of it
 
 
 def last_log(folder: Path) -> str:
