@@ -92,6 +92,8 @@ def _support(spandrel: Any, ours: Architecture) -> Any:
     """An architecture of spandrel's: ``ours`` with its default range and mean, and no scale on its residuals."""
 
     class Support(spandrel.Architecture):
+        """How spandrel loads it."""
+
         def load(self, state_dict: dict[str, Any]) -> Any:
             told = ours.arguments(state_dict, {})
             arguments = {name: value for name, value in told.items() if name not in ours.not_in_shapes}

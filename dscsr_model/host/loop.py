@@ -213,7 +213,7 @@ class Run:
         if isinstance(sampler, KeyedSampler):
             sampler.on_epoch = self.begin_epoch
             if self.state is not None and len(loader):
-                position = self._position(len(loader), loader.batch_sampler.batch_size)
+                position = self._position(self.state, len(loader), loader.batch_sampler.batch_size)
                 sampler.resumed_epoch, sampler.seen = position.epoch, position.samples
         return loader
 
@@ -257,18 +257,18 @@ class Run:
         if opt.get("manual_seed") is not None:
             self._seed(opt["manual_seed"])
 
-    def _position(self, batches: int, batch: int) -> Position:
+    @staticmethod
+    def _position(state: dict[str, Any], batches: int, batch: int) -> Position:
         """Where the resumed training goes on; where epochs were longer or shorter before, BasicSR's loop is told."""
-        assert self.state is not None
-        position = Position.after(self.state["iter"], batches, batch)
+        position = Position.after(state["iter"], batches, batch)
         ended = position.samples == 0  # saved at the end of the epoch before
-        if self.state["epoch"] not in (position.epoch, position.epoch - ended):
+        if state["epoch"] not in (position.epoch, position.epoch - ended):
             logging.getLogger("basicsr").info(
                 "Epochs are counted anew, since the batch or the data set changed: iteration "
-                f"{position.iteration}, which was in epoch {self.state['epoch']}, is in epoch {position.epoch}, after "
+                f"{position.iteration}, which was in epoch {state['epoch']}, is in epoch {position.epoch}, after "
                 f"{position.samples // batch} of {batches} batches."
             )
-        self.state["epoch"] = position.epoch
+        state["epoch"] = position.epoch
         return position
 
     def _check_total(self, iteration: int) -> None:

@@ -47,6 +47,8 @@ def with_learning_rates(kind: type[Any]) -> type[Any]:
     """BasicSR's MessageLogger, which prints the rates but does not plot them, and estimates an iteration too few."""
 
     class MessageLogger(kind):
+        """What a training shows of each step."""
+
         def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
             super().__init__(opt, start_iter, tb_logger)
             self.max_iters += 1  # else the last iteration's estimate is negative: -1 day
