@@ -1,6 +1,6 @@
 """Data of the experiments in docs/results.md: 360 photographs to train on, 40 held out, Set5, and the released weights.
 
-    python datasets/bsds400.py ASSETS
+    python datasets/bsds400.py ASSETS [--shipped]
 
 ASSETS holds ``bsds400/*.jpg`` (the photographs of BSDS500's train and test parts), ``set5/HR``, ``set5/LRbicx4`` and
 ``weights/*.pth``. Written, in the working directory:
@@ -10,6 +10,12 @@ ASSETS holds ``bsds400/*.jpg`` (the photographs of BSDS500's train and test part
     datasets/bsds400/held_out/GT, LQ       every tenth photograph, for validation
     datasets/Set5/HR, LRbicx4              copies
     datasets/weights/                      copies
+
+With ``--shipped``, as the networks that come with the package were trained (options/train_shipped_*.yml):
+
+    datasets/taught/GT.lmdb, LQ_X4.lmdb    the same photographs, with a released network's outputs, self-ensembled, as GT
+    datasets/bsds400_x2, datasets/bsds400_x3   the photographs themselves, for x2 and x3
+    datasets/Set5/HRx2, LRbicx2, …         Set5 for these scales
 """
 
 from __future__ import annotations
@@ -29,16 +35,20 @@ from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.image_io import read_rgb
 
 SCALE = 4
+TEACHER = Path("datasets/weights/span_ch28_x4_fused.pth")
 HOLD_OUT_EVERY = 10
 DATA = Path("datasets/bsds400")
+TAUGHT = Path("datasets/taught")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Collect everything below the working directory; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("assets", type=Path, metavar="ASSETS", help="the folder with bsds400, set5 and weights")
+    parser.add_argument("--shipped", action="store_true", help="also the data of options/train_shipped_*.yml")
+    args = parser.parse_args(argv)
     try:
-        return collect(parser.parse_args(argv).assets)
+        return collect(args.assets) or (shipped() if args.shipped else 0)
     except DscsrError as error:
         print(f"bsds400: error: {error}", file=sys.stderr)
         return 1
@@ -65,7 +75,40 @@ def collect(assets: Path) -> int:
             write(training / f"{path.stem}_half.png", cropped(downscale(cropped(image, 2), 2), SCALE))
     for source, target in (("set5/HR", "Set5/HR"), ("set5/LRbicx4", "Set5/LRbicx4"), ("weights", "weights")):
         copy(assets / source, Path("datasets") / target)
-    command = ["prepare", "--gt", training, "--out", DATA, "--scale", SCALE, "--crop-size", 0, "--force"]
+    return prepare(training, DATA, SCALE)
+
+
+def shipped() -> int:
+    """The data of ``options/train_shipped_*.yml``, from what `collect` wrote; returns the exit code of ``dscsr``."""
+    shutil.rmtree(TAUGHT, ignore_errors=True)
+    for folder in (TAUGHT / "LQ", TAUGHT / "GT"):
+        folder.mkdir(parents=True)
+    for path in sorted((DATA / "photographs").glob("*.png")):
+        write(TAUGHT / "LQ" / path.name, downscale(read_rgb(path), SCALE))
+    if code := dscsr(
+        ["upscale", "-i", str(TAUGHT / "LQ"), "-o", str(TAUGHT / "made"), "-w", str(TEACHER), "--self-ensemble"]
+    ):
+        return code
+    for path in (TAUGHT / "made").glob(f"*_x{SCALE}.png"):
+        path.rename(TAUGHT / "GT" / path.name.replace(f"_x{SCALE}", ""))
+    if code := prepare(TAUGHT / "GT", TAUGHT, SCALE, "--lq", TAUGHT / "LQ"):
+        return code
+    for scale in (2, 3):
+        hr, lr = Path(f"datasets/Set5/HRx{scale}"), Path(f"datasets/Set5/LRbicx{scale}")
+        hr.mkdir(exist_ok=True)
+        lr.mkdir(exist_ok=True)
+        for path in sorted(Path("datasets/Set5/HR").glob("*.png")):
+            image = cropped(read_rgb(path), scale)
+            write(hr / path.name, image)
+            write(lr / path.name, downscale(image, scale))
+        if code := prepare(DATA / "photographs", Path(f"{DATA}_x{scale}"), scale):
+            return code
+    return 0
+
+
+def prepare(gt: Path, out: Path, scale: int, *more: object) -> int:
+    """``dscsr prepare`` of whole photographs; returns its exit code."""
+    command = ["prepare", "--gt", gt, "--out", out, "--scale", scale, "--crop-size", 0, "--force", *more]
     return dscsr([str(part) for part in command])
 
 

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
+from dscsr_arch import SPAN
 from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.image_io import read_rgb
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "bsds400.py"
 
 
-def run(assets: Path) -> int:
+def run(assets: Path, *more: str) -> int:
     """Its exit code; it works in the working directory."""
-    return int(runpy.run_path(str(SCRIPT))["main"]([str(assets)]))
+    return int(runpy.run_path(str(SCRIPT))["main"]([str(assets), *more]))
 
 
 def make_assets(folder: Path, photographs: int) -> Path:
@@ -46,6 +49,31 @@ def test_every_tenth_photograph_is_held_out(tmp_path, monkeypatch, without_worke
     assert set(keys) == stems | {f"{stem}_half" for stem in stems}
     assert (tmp_path / "datasets/weights/net.pth").read_bytes() == b"weights"
     assert (tmp_path / "datasets/Set5/LRbicx4/a.png").is_file()
+
+
+def test_what_shipped_networks_learn_is_the_teachers_image(tmp_path, monkeypatch, without_workers):
+    monkeypatch.chdir(tmp_path)
+    assets = make_assets(tmp_path / "assets", 10)
+    (assets / "weights").chmod(0o755)
+    teacher = SPAN(feature_channels=4).eval()
+    torch.save({"params": teacher.state_dict()}, assets / "weights/span_ch28_x4_fused.pth")
+    assert run(assets, "--shipped") == 0
+
+    data = tmp_path / "datasets"
+    names = sorted(path.name for path in (data / "bsds400/photographs").iterdir())
+    assert sorted(path.name for path in (data / "taught/GT").iterdir()) == names
+    lq, gt = (read_rgb(data / f"taught/{side}/003.png") for side in ("LQ", "GT"))
+    assert np.array_equal(lq, downscale(read_rgb(data / "bsds400/photographs/003.png"), 4))
+    with torch.no_grad():
+        x = torch.from_numpy(lq / 255.0).permute(2, 0, 1)[None]
+        turned = [torch.rot90(y, turns, (2, 3)) for y in (x, x.flip(3)) for turns in range(4)]
+        made = [torch.rot90(teacher.double()(y), -turns % 4, (2, 3)) for turns, y in enumerate(turned)]
+        mean = sum([*made[:4], *(y.flip(3) for y in made[4:])]) / 8
+    expected = mean[0].permute(1, 2, 0).clamp(0, 1).mul(255).round().numpy()
+    assert np.abs(gt - expected).max() <= 1  # float32 rounds here and there to the neighbour
+    for scale in (2, 3):
+        assert len((data / f"bsds400_x{scale}/LQ_X{scale}.lmdb/meta_info.txt").read_text().splitlines()) == len(names)
+        assert (data / f"Set5/LRbicx{scale}/a.png").is_file()
 
 
 def test_a_folder_without_photographs_is_named(tmp_path, monkeypatch, capsys):
