@@ -13,7 +13,7 @@ ASSETS holds ``bsds400/*.jpg`` (the photographs of BSDS500's train and test part
 
 With ``--shipped``, as the networks that come with the package were trained (options/train_shipped_*.yml):
 
-    datasets/taught/GT.lmdb, LQ_X4.lmdb    the same photographs, with a released network's outputs, self-ensembled, as GT
+    datasets/taught/GT.lmdb, LQ_X4.lmdb    GT is what a released network, self-ensembled, makes of LQ
     datasets/bsds400_x2, datasets/bsds400_x3   the photographs themselves, for x2 and x3
     datasets/Set5/HRx2, LRbicx2, …         Set5 for these scales
 """
