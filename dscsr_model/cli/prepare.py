@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from dscsr_model.data.prepare import Summary
     from dscsr_model.data.prepare_job import PrepareJob
 
+_OPTION_FILE = "options/train_span_x4_photos.yml"
+_ITS_DATA = (Path("datasets/mine"), 4)  # and scale
+
 _EXAMPLES = """examples:
+  your own photographs, ten of them to validate with:
+    dscsr prepare --gt my_photographs --out datasets/mine --scale 4 --hold-out 10
   HR photographs to LMDBs that PairedCropDataset reads; the LR images are made:
     dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4
   the same with the published LR images (DIV2K_train_LR_bicubic/X4/0001x4.png):
@@ -37,6 +42,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the LMDBs go")
     parser.add_argument("--scale", type=int, metavar="N", help="HR size / LR size")
     parser.add_argument("--lq", type=Path, metavar="DIR", help="LR images (default: MATLAB's bicubic makes them)")
+    parser.add_argument(
+        "--hold-out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep N images out of the LMDBs, and whole, as PNG, in OUT/GT_val and OUT/LQ_X<scale>_val (default 0)",
+    )
     parser.add_argument("--crop-size", type=int, default=480, metavar="N", help="HR sub-images; 0: whole (default 480)")
     parser.add_argument("--step", type=int, default=240, metavar="N", help="distance of sub-images (default 240)")
     parser.add_argument(
@@ -101,6 +113,10 @@ def describe(job: PrepareJob, summary: Summary) -> str:
         f"{kind}, in {f'{minutes} min ' if minutes else ''}{seconds} s"
     ]
     lines += [f"  {target}  {_bytes(size)}" for target, size in zip(job.targets, summary.bytes, strict=True)]
+    if summary.held_out:
+        gt, lq = job.validation
+        held_out = f"{_count(summary.held_out, 'image')} held out, whole; nothing above is cut from them"
+        lines.append(f"  {gt} and {lq.name}  {held_out}")
     if summary.small:
         lines.append(
             f"  {_count(summary.small, 'image')} smaller than the crop of {job.effective_crop} pixels, kept whole "
@@ -113,10 +129,16 @@ def describe(job: PrepareJob, summary: Summary) -> str:
         lines.append(f"  {_count(summary.recolored, 'file')} in {was}: kept as {now}; see --color {other}.")
     if summary.sixteen_bit:
         lines.append(f"  {_count(summary.sixteen_bit, 'file')} of 16 bits: kept as 8, rounded.")
+    if summary.copies:
+        lines.append(f"  {summary.copies:,} more with the content of a held-out image: left out.")
     lines += left_out(summary.left_out)
     if summary.skipped:
         lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
         lines += [f"    {fault}" for fault in summary.skipped]
+    if summary.held_out:
+        as_it_stands = (job.out, job.scale) == _ITS_DATA
+        file = _OPTION_FILE if as_it_stands else f"FILE, a copy of {_OPTION_FILE} with these folders and scale"
+        lines.append(f"Next: dscsr train -opt {file}")
     return "\n".join(lines)
 
 

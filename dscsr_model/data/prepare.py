@@ -1,7 +1,8 @@
 """From a folder of photographs to a pair of LMDBs: ``GT.lmdb`` and ``LQ_X<scale>.lmdb``.
 
 Whatever can be known beforehand is checked before anything is written: names, pairs, the size of every image (from
-its header), the room on the disk. Both halves get their names together, when they are on the disk.
+its header), the room on the disk. Both halves get their names together, when they are on the disk; so do ``GT_val`` and
+``LQ_X<scale>_val``, the folders of images that are held out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DataError, DscsrError, ImageError
 from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.hold_out import file_name, hold_out
 from dscsr_model.data.image_io import Header, decoding_memory, in_channels, read_header, read_rgb
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
 from dscsr_model.data.memory import check_memory, free_ram
@@ -33,6 +35,7 @@ class Summary(NamedTuple):
 
     images: int
     pairs: int
+    held_out: int
     bytes: tuple[int, int]  # GT and LQ
     seconds: float
     skipped: Sequence[str]  # the faults of broken images
@@ -42,6 +45,7 @@ class Summary(NamedTuple):
     channels: int  # of the LMDBs
     recolored: int  # files that had others
     sixteen_bit: int  # files of which 8 bits are kept
+    copies: int  # of held-out images, which are left out
     left_out: Counter[str]  # files that are no images, by kind
 
 
@@ -53,6 +57,7 @@ class Task(NamedTuple):
     lr: Path | None
     size: tuple[int, int]
     headers: tuple[Header, ...]
+    held_out: bool = False
 
 
 class Pieces(NamedTuple):
@@ -86,38 +91,43 @@ def prepare(job: PrepareJob, progress: Progress = no_progress) -> Summary:
         except DataError as error:
             raise DataError(f"{error} Without --lq, LR images are made.") from error
         files = [(job.gt / name, job.lq / pairs[name]) for name in names]
-    targets = [target.name for target in job.targets]
+    targets = [target.name for target in (*job.targets, *(job.validation if job.hold_out else ()))]
     with atomic_folder(job.out, targets, job.force) as folder, worker_pool(min(job.workers, len(files))) as pool:
         headers = progress(pool.in_order(_read_headers, files), "checking", len(files))
         tasks, broken = _plan(job, keys.values(), files, headers)
+        held, copies = hold_out({task.key: task.hr for task in tasks}, job.hold_out)
+        tasks = [task._replace(held_out=task.key in held) for task in tasks if task.key not in copies]
         read = [header for task in tasks for header in task.headers]
         channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in read)) else 3
         _check_room(job, channels, tasks)
         results = pool.in_order(partial(_make, job, channels), tasks, partial(_memory, job), free_ram())
         with disk_errors(job.out):
-            counts = _write(job, folder, progress(results, "preparing", len(tasks)), broken)
+            counts = _write(job, folder, tasks, progress(results, "preparing", len(tasks)), broken)
     gt, lq = ((target / "data.mdb").stat().st_size for target in job.targets)
+    trained = [task for task in tasks if not task.held_out]
     return Summary(
         *counts,
         bytes=(gt, lq),
         seconds=time.perf_counter() - start,
         skipped=broken,
-        shortest=min(min(window[2:]) for task in tasks for window in job.windows(*task.size)) * job.scale,
-        small=sum(job.effective_crop > job.scale * min(task.size) for task in tasks),
+        shortest=min(min(window[2:]) for task in trained for window in job.windows(*task.size)) * job.scale,
+        small=sum(job.effective_crop > job.scale * min(task.size) for task in trained),
         alpha=sum(task.headers[0].alpha for task in tasks),
         channels=channels,
         recolored=sum(header.gray != (channels == 1) for header in read),
         sixteen_bit=sum(header.sixteen_bit for header in read),
+        copies=len(copies),
         left_out=left_out,
     )
 
 
 def _read_headers(files: tuple[Path, ...]) -> list[Header | str]:
     """Of an image's files, or what is wrong with them."""
-    return [_header_or_fault(file) for file in files]
+    return [header_or_fault(file) for file in files]
 
 
-def _header_or_fault(file: Path) -> Header | str:
+def header_or_fault(file: Path) -> Header | str:
+    """What a file says of its image, or what is wrong with it."""
     try:
         return read_header(file)
     except ImageError as error:
@@ -176,7 +186,7 @@ def _memory(job: PrepareJob, task: Task) -> int:
 
 def _pixel_bytes(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> int:
     """Of all sub-images, HR and LR."""
-    shapes = (window for task in tasks for window in job.windows(*task.size))
+    shapes = (window for task in tasks for window in _job(job, task).windows(*task.size))
     return channels * sum(window.height * window.width for window in shapes) * (job.scale**2 + 1)
 
 
@@ -189,9 +199,13 @@ def _check_room(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> None:
         raise DscsrError(expected, f"{free / 2**30:.1f} GiB", remedy, job.out)
 
 
+def _job(job: PrepareJob, task: Task) -> PrepareJob:
+    return job.whole if task.held_out else job
+
+
 def _make(job: PrepareJob, channels: int, task: Task) -> Pieces:
     """Read one image, make or read its LR image, cut both and encode the pieces; runs in a worker process."""
-    height, width = task.size
+    job, (height, width) = _job(job, task), task.size
     try:
         hr = in_channels(read_rgb(task.hr), channels)[: height * job.scale, : width * job.scale]
         lr = downscale(hr, job.scale) if task.lr is None else in_channels(read_rgb(task.lr), channels)[:height, :width]
@@ -209,17 +223,27 @@ def _make(job: PrepareJob, channels: int, task: Task) -> Pieces:
     return Pieces(gt, lq)
 
 
-def _write(job: PrepareJob, folder: Path, made: Iterable[Pieces], broken: list[str]) -> tuple[int, int]:
-    """Write both LMDBs into ``folder``; the numbers of images and pairs. Faults of broken images go to ``broken``."""
-    images, pairs = 0, 0
+def _write(
+    job: PrepareJob, folder: Path, tasks: Sequence[Task], made: Iterable[Pieces], broken: list[str]
+) -> tuple[int, int, int]:
+    """Write all that is made into ``folder``; the numbers of images, pairs, and images held out.
+
+    Faults of broken images go to ``broken``.
+    """
+    images, pairs, held_out = 0, 0, 0
     with LmdbWriter(folder / job.targets[0].name) as gt, LmdbWriter(folder / job.targets[1].name) as lq:
-        for result in made:
+        for task, result in zip(tasks, made, strict=True):
             if result.fault:
                 broken.append(result.fault)
                 _check_broken(job, broken)
-                continue
-            gt.add(result.gt)
-            lq.add(result.lq)
-            images, pairs = images + 1, pairs + len(result.gt)
-        _check_broken(job, broken, images > 0)
-    return images, pairs
+            elif task.held_out:
+                for target, (entry,) in zip(job.validation, (result.gt, result.lq), strict=True):
+                    (folder / target.name).mkdir(exist_ok=True)
+                    (folder / target.name / file_name(entry.key)).write_bytes(entry.value)
+                held_out += 1
+            else:
+                gt.add(result.gt)
+                lq.add(result.lq)
+                images, pairs = images + 1, pairs + len(result.gt)
+        _check_broken(job, broken, images > 0 and held_out >= min(1, job.hold_out))
+    return images, pairs, held_out

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DataError, DscsrError
 from dscsr_model.data.workers import available_cores
 
 
@@ -34,6 +34,7 @@ class PrepareJob:
     crop_size: int = 480
     step: int = 240
     thresh_size: int = 0
+    hold_out: int = 0
     color: str = "auto"
     image_format: str = "raw"
     compression: int = 1
@@ -51,10 +52,21 @@ class PrepareJob:
         """The two LMDBs."""
         return self.out / "GT.lmdb", self.out / f"LQ_X{self.scale}.lmdb"
 
+    @property
+    def validation(self) -> tuple[Path, Path]:
+        """The two folders of held-out images."""
+        return self.out / "GT_val", self.out / f"LQ_X{self.scale}_val"
+
+    @property
+    def whole(self) -> PrepareJob:
+        """The same of whole images in PNG, as held-out ones are kept."""
+        return replace(self, crop_size=0, image_format="png")
+
     def check(self) -> None:
         """Raise `DscsrError` at the first value that makes no sense."""
         at_least = {"--scale": (self.scale, 1), "--crop-size": (self.crop_size, 0)}
         at_least |= {"--thresh-size": (self.thresh_size, 0), "--workers": (self.workers, 1)}
+        at_least |= {"--hold-out": (self.hold_out, 0)}
         for name, (value, least) in at_least.items():
             if value < least:
                 raise DscsrError(f"{name} to be at least {least}", value)
@@ -64,6 +76,18 @@ class PrepareJob:
             raise DscsrError(expected, f"{self.crop_size} and {self.step}", remedy)
         if not 0 <= self.compression <= 9:
             raise DscsrError("--compression to be from 0 to 9", self.compression)
+        self._check_hold_out()
+
+    def _check_hold_out(self) -> None:
+        """What is held out must not come back as something to train on."""
+        held = self.validation[0]
+        if not self.hold_out and held.exists():
+            remedy = f"Add it, choose another --out, or remove {held}."
+            raise DataError(f"--hold-out, since {held} validates what is trained here", "none", remedy)
+        for source in filter(None, (self.gt, self.lq)):
+            if self.hold_out and self.out.resolve().is_relative_to(source.resolve()):
+                expected = f"--out outside of {source}, where the next run would find the held-out images"
+                raise DataError(expected, self.out, "Choose another --out.")
 
     def windows(self, height: int, width: int) -> list[SubImage]:
         """All sub-images of an LR image of this size, row by row; one window over everything for whole images."""

@@ -1,11 +1,12 @@
-"""Looking for every fault of prepared LMDBs, ours or BasicSR's: each by itself, then those that are pairs."""
+"""Looking for every fault of prepared LMDBs, ours or BasicSR's, and of held-out images: alone, then as pairs."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from PIL import Image
 from dscsr_arch.errors import DataError
 from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_store import Shape, environment, is_raw, read_meta
-from dscsr_model.data.prepare import Progress
+from dscsr_model.data.prepare import Progress, header_or_fault
 from dscsr_model.data.workers import worker_pool
 
 Listed = tuple[Shape, int]  # and compression level
@@ -44,7 +45,7 @@ class Findings(NamedTuple):
 
 
 def verify(folder: Path, scale: int | None, workers: int, progress: Progress) -> Findings:
-    """Check all LMDBs in ``folder`` (or the one that it is), and that they are pairs.
+    """Check all LMDBs in ``folder`` (or the one that it is), and that they are pairs; so with held-out images there.
 
     The LMDB with the largest images is the GT; the others are its LR images. Without a ``scale`` sizes must show the
     one that the LMDB's name has (``X4``, ``x4``), or else any that all images of a pair share.
@@ -56,10 +57,24 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Progress) ->
     for leftover in folder.glob(".*.tmp"):
         findings.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
     metas = {path: meta for path in paths if (meta := _verify_keys(path, findings)) is not None}
-    _verify_values(metas, workers, progress, findings)
-    if len(metas) > 1:
-        _verify_pairs(metas, scale, findings)
+    folders = [path for path in (folder / "GT_val", *sorted(folder.glob("LQ_X*_val"))) if path.is_dir()]
+    held_out = {path: _listed(path, findings) for path in folders}
+    _verify_values({**metas, **held_out}, workers, progress, findings)
+    for group in (metas, held_out):
+        if len(group) > 1:
+            _verify_pairs(group, scale, findings)
+    for path, meta in metas.items() if held_out else ():
+        photographs = {re.sub(r"(_s\d{3,})?$", ".png", key, count=1) for key in meta}
+        findings.add(f"{path}: held out, but also to be trained on", photographs & held_out[folders[0]].keys())
     return findings
+
+
+def _listed(folder: Path, findings: Findings) -> dict[str, Listed]:
+    """What the headers of the images in a folder say, by their names."""
+    headers = {file.name: header_or_fault(file) for file in sorted(folder.glob("[!.]*"))}
+    findings.faults.extend(header for header in headers.values() if isinstance(header, str))
+    found = {name: header for name, header in headers.items() if not isinstance(header, str)}
+    return {name: ((header.height, header.width, 1 if header.gray else 3), 1) for name, header in found.items()}
 
 
 def _verify_keys(path: Path, findings: Findings) -> dict[str, Listed] | None:
@@ -104,11 +119,21 @@ def _check_values(batch: tuple[Path, Sequence[tuple[str, Listed]]]) -> list[tupl
     """For every image its LMDB, its kind, and its fault or nothing; runs in a worker process."""
     path, entries = batch
     results = []
-    with environment(path).begin() as transaction:
+    with _values(path) as value:
         for key, (shape, level) in entries:
-            kind, fault = _check_value(transaction.get(key.encode()), shape, level)
+            kind, fault = _check_value(value(key), shape, level)
             results.append((path, kind, f"{path}: `{key}` {fault}" if fault else ""))
     return results
+
+
+@contextmanager
+def _values(path: Path) -> Iterator[Callable[[str], memoryview]]:
+    """What gives the value of a key of an LMDB, or the bytes of a file in a folder."""
+    if path.suffix != ".lmdb":
+        yield lambda name: memoryview((path / name).read_bytes())
+        return
+    with environment(path).begin() as transaction:
+        yield lambda key: transaction.get(key.encode())
 
 
 def _check_value(value: memoryview, shape: Shape, level: int) -> tuple[str, str]:

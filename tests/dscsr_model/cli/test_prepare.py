@@ -19,6 +19,7 @@ from PIL import Image
 from dscsr_model.cli import main
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.lmdb_store import LmdbReader, read_meta
+from dscsr_model.data.paired_crop_dataset import PairedCropDataset
 
 
 @pytest.fixture
@@ -213,6 +214,7 @@ def test_lr_that_does_not_match(prepare, photographs, tmp_path):
         (["--scale", "4", "--step", "2"], "Expected --crop-size and --step to be at least the scale 4"),
         (["--scale", "4", "--thresh-size", "-2"], "Expected --thresh-size to be at least 0, but got -2"),
         (["--scale", "4", "--compression", "11"], "Expected --compression to be from 0 to 9, but got 11"),
+        (["--scale", "4", "--hold-out", "-1"], "Expected --hold-out to be at least 0, but got -1"),
         (["--scale", "4", "--workers", "0"], "Expected --workers to be at least 1, but got 0"),
         ([], "the following arguments are required: --scale (or --verify DIR)"),
         (["--scale", "4", "--color", "y"], "invalid choice: 'y'"),
@@ -242,6 +244,61 @@ def test_room_is_known_beforehand(prepare, photographs, tmp_path, monkeypatch):
     process = prepare("--gt", "hr", "--out", "data", "--scale", "4")
     assert failed(process, "data: Expected 0.0 GiB of free disk for the pixels, but got 0.0 GiB", "--format png")
     assert not (tmp_path / "data").exists()
+
+
+def hold_out_options(phase, **more):
+    return {
+        "name": "mine", "phase": phase, "scale": 4, "io_backend": {"type": "disk"}, "dataroot_gt": "data/GT_val",
+        "dataroot_lq": "data/LQ_X4_val", **more,
+    }  # fmt: skip
+
+
+def test_held_out_images_validate_and_are_not_trained_on(prepare, photographs, tmp_path):
+    """Whole, in a form that both datasets read; not even a copy is trained on."""
+    for name in photographs:
+        shutil.copy(tmp_path / f"hr/{name}.png", tmp_path / f"hr/other_{name}.png")
+    args = ("--gt", "hr", "--out", "data", "--scale", 4, "--crop-size", 240)
+    process = prepare(*args, "--hold-out", 2)
+    assert process.returncode == 0, process.stderr
+    assert sorted(os.listdir(tmp_path / "data")) == ["GT.lmdb", "GT_val", "LQ_X4.lmdb", "LQ_X4_val"]
+    held = {file.stem.removeprefix("other_"): file.stem for file in (tmp_path / "data/GT_val").iterdir()}
+    assert len(held) == 2
+    trained = {key[: key.rindex("_s")].removeprefix("other_") for key in LmdbReader(tmp_path / "data/GT.lmdb").keys}
+    assert trained == photographs.keys() - held
+    assert "4 images -> " in process.stdout
+    assert "  data/GT_val and LQ_X4_val  2 images held out, whole; nothing above is cut from them" in process.stdout
+    assert "  2 more with the content of a held-out image: left out." in process.stdout
+    assert process.stdout.splitlines()[-1].startswith("Next: dscsr train -opt FILE, a copy of options/")
+
+    image_dataset = pytest.importorskip("basicsr.data.paired_image_dataset").PairedImageDataset
+    theirs = image_dataset(hold_out_options("val"))
+    ours = PairedCropDataset(hold_out_options("val"))
+    for index, (name, stem) in enumerate(sorted(held.items(), key=lambda item: item[1])):
+        height, width = (side // 4 * 4 for side in photographs[name].shape[:2])
+        image = photographs[name][:height, :width]
+        for sample in (theirs[index], ours[index]):
+            assert Path(sample["gt_path"]).stem == stem
+            np.testing.assert_array_equal((sample["gt"] * 255).round().numpy().transpose(1, 2, 0), image)
+            np.testing.assert_array_equal((sample["lq"] * 255).round().numpy().transpose(1, 2, 0), downscale(image, 4))
+
+    verified = prepare("--verify", "data")
+    assert verified.returncode == 0
+    assert "GT_val with LQ_X4_val: 2 pairs x4" in verified.stdout
+    name = next(iter(trained))
+    for folder, image in (("GT_val", photographs[name]), ("LQ_X4_val", downscale(photographs[name], 4))):
+        Image.fromarray(image).save(tmp_path / f"data/{folder}/{name}.png")
+    assert f"data/GT.lmdb: held out, but also to be trained on: 1, {name}.png" in prepare("--verify", "data").stdout
+
+
+def test_held_out_images_never_come_back_to_be_trained_on(prepare, photographs, tmp_path):
+    args = ("--out", "data", "--scale", 4)
+    assert failed(prepare("--gt", "hr", *args, "--hold-out", 4), "left for training, but got --hold-out 4 of 4")
+    assert failed(prepare("--gt", ".", *args, "--hold-out", 1), "Expected --out outside of .,")
+    assert not (tmp_path / "data").exists()
+    assert prepare("--gt", "hr", *args, "--hold-out", 1).returncode == 0
+    assert failed(prepare("--gt", "hr", *args, "--force"), "Expected --hold-out, since data/GT_val validates")
+    assert prepare("--gt", "hr", *args, "--hold-out", 3, "--force").returncode == 0
+    assert len(os.listdir(tmp_path / "data/LQ_X4_val")) == 3
 
 
 def start(tmp_path, *args):
