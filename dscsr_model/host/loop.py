@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.keyed_samples import KeyedDataset, KeyedSampler, takes_sample_keys
 from dscsr_model.host import lock, registration, run_errors, train_log, user_code
 from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
+from dscsr_model.host.position import Position
 from dscsr_model.training import checkpoints, stopping
+from dscsr_model.training.clock import EndingLoader
 
 _changed = ExitStack()
 """Puts back what the last run in this process changed, and gives back the lock of its experiment."""
@@ -112,27 +113,6 @@ def _load_on_cpu(load_resume_state: Any, opt: dict[str, Any]) -> Any:
         return load_resume_state(opt)
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a training has come.
-
-    Attributes:
-        iteration: Counted from its start.
-        epoch: In which the next iteration is, counted in today's batches and data set.
-        samples: Of that epoch, which each rank has used.
-    """
-
-    iteration: int
-    epoch: int
-    samples: int
-
-    @classmethod
-    def after(cls, iteration: int, batches: int, batch: int) -> Position:
-        """The position after an iteration, where an epoch has so many batches of so many samples on each rank."""
-        epoch, made = divmod(iteration, batches)
-        return cls(iteration, epoch, made * batch)
-
-
 class Run:
     """A run of one of our models.
 
@@ -182,7 +162,7 @@ class Run:
                 )
         self.state = load(opt)
         if self.state is not None:
-            self._check_total(self.state["iter"])
+            self._check_end(self.state)
             self._keep_seed(self.state.get("manual_seed"))
         return self.state
 
@@ -215,6 +195,8 @@ class Run:
             if self.state is not None and len(loader):
                 position = self._position(self.state, len(loader), loader.batch_sampler.batch_size)
                 sampler.resumed_epoch, sampler.seen = position.epoch, position.samples
+        if self.opt["train"].get("max_seconds"):
+            return EndingLoader(loader, self.is_out_of_time)
         return loader
 
     def build_model(self, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -233,12 +215,17 @@ class Run:
             if start_iter:
                 train_log.undo_after(start_iter, tb_logger)
         self.model.validate_start(self.validation_loaders, start_iter, tb_logger)
-        return train_log.with_learning_rates(kind)(opt, start_iter, tb_logger)
+        return train_log.with_learning_rates(kind, self.model)(opt, start_iter, tb_logger)
 
     def begin_epoch(self, epoch: int) -> None:
         """Before its workers start, which can take longer than a job is given to end, look for a signal."""
-        self.model.epoch = epoch
+        if not self.is_out_of_time():
+            self.model.epoch = epoch
         self.model.end_if_asked()
+
+    def is_out_of_time(self) -> bool:
+        """Whether time has ended the training; then the loop only counts through the epochs that are left."""
+        return bool(self.opt["train"].get("max_seconds") and self.model is not None and self.model.stop.share >= 1)
 
     def _check(self, opt: dict[str, Any]) -> None:
         """Rank 0 checks the options, and tells what is wrong. The random state is as it was before."""
@@ -271,8 +258,8 @@ class Run:
         state["epoch"] = position.epoch
         return position
 
-    def _check_total(self, iteration: int) -> None:
-        total = int(self.opt["train"]["total_iter"])
+    def _check_end(self, state: dict[str, Any]) -> None:
+        iteration, total = state["iter"], int(self.opt["train"]["total_iter"])
         if iteration > total:
             raise DscsrError(
                 f"`train: total_iter` to be more than the iteration of {self.opt['path']['resume_state']}",
@@ -281,6 +268,8 @@ class Run:
             )
         if iteration == total:
             self._say(f"this run has made its {total} iterations; a larger `total_iter` goes on.")
+        elif 0 < (limit := self.opt["train"].get("max_seconds") or 0) <= state.get("seconds", 0):
+            self._say(f"this run has trained its {limit:g} seconds; a larger `max_seconds` goes on.")
 
     def _keep_seed(self, seed: int | None) -> None:
         """Go on with the seed of the run, which BasicSR draws anew at every start if the options give none."""

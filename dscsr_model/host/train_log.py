@@ -43,17 +43,15 @@ def correct(logger: logging.Logger, patches: Patches) -> None:
             patches.set(handler, "handleError", fail)
 
 
-def with_learning_rates(kind: type[Any]) -> type[Any]:
-    """BasicSR's MessageLogger, which prints the rates but does not plot them, and estimates an iteration too few."""
+def with_learning_rates(kind: type[Any], model: Any) -> type[Any]:
+    """BasicSR's MessageLogger, which prints the rates but does not plot them, and knows no training that time ends."""
 
     class MessageLogger(kind):
         """What a training shows of each step."""
 
-        def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
-            super().__init__(opt, start_iter, tb_logger)
-            self.max_iters += 1  # else the last iteration's estimate is negative: -1 day
-
         def __call__(self, log_vars: dict[str, Any]) -> None:
+            # One more than BasicSR counts: else the last iteration's estimate is negative, -1 day.
+            self.max_iters = model.expected_iterations(log_vars["iter"]) + 1
             if self.tb_logger is not None:
                 for number, rate in enumerate(log_vars["lrs"]):
                     self.tb_logger.add_scalar(f"lr_{number}" if number else "lr", rate, log_vars["iter"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Mapping
 from functools import cached_property
@@ -34,6 +35,7 @@ class CheckpointingSRModel(ValidatingSRModel):
     iteration: int | None = None
     epoch: int = 0
     validates_start = False  # whether a new run validates the network that it starts from, as iteration 0
+    _schedule_at = 0
     _random_state_to_restore: dict[str, Any] | None = None
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -74,6 +76,8 @@ class CheckpointingSRModel(ValidatingSRModel):
         last = current_iter == -1  # the end of the training, which a last validation follows
         if last:
             self.end_if_asked()
+            if self.stop.share >= 1 and self.iteration not in (None, self.checkpoints.iteration):
+                self.save(self.epoch, self.iteration)  # time has ended it, in whatever iteration
         else:
             self.checkpoints.iteration = current_iter
         with GENERATORS:
@@ -123,6 +127,7 @@ class CheckpointingSRModel(ValidatingSRModel):
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "options": self.trained_with,
             "manual_seed": self.opt.get("manual_seed"),
+            **({"seconds": self.stop.clock.seconds} if self.stop.clock.limit else {}),
             **self.best.state(),
         }
 
@@ -154,7 +159,26 @@ class CheckpointingSRModel(ValidatingSRModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Begin an iteration: the last place to stop before it. Then its learning rate."""
         self.end_if_asked()
-        self.step_schedule(current_iter, warmup_iter)
+        self.advance_schedule(current_iter, warmup_iter)
+
+    def advance_schedule(self, current_iter: int, warmup_iter: int) -> None:
+        """Step the schedule to this iteration, or further, where time is to end the training before `total_iter`."""
+        to = self.scheduled_iteration(current_iter)
+        for passed in range(self._schedule_at + 1, to + 1):
+            self.step_schedule(passed, warmup_iter)
+        self._schedule_at = to
+
+    def scheduled_iteration(self, current_iter: int) -> int:
+        """Which iteration it would be if time did not end the training: the share of the time, of `total_iter`."""
+        if not self.stop.clock.limit:
+            return current_iter
+        total = int(self.opt["train"]["total_iter"])
+        return max(current_iter, min(math.ceil(self.stop.share * total), total))
+
+    def expected_iterations(self, current_iter: int) -> int:
+        """How many iterations the training will have had in the end."""
+        total = int(self.opt["train"]["total_iter"])
+        return round(current_iter * total / self.scheduled_iteration(current_iter))
 
     def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """As BasicSR's ``update_learning_rate``."""
@@ -174,8 +198,8 @@ class CheckpointingSRModel(ValidatingSRModel):
             if not take_over(optimizer, saved):
                 logger.info("The optimizer remembers other things than it did before: it starts anew.")
             optimizer._opt_called = True  # it has stepped; without this torch warns that it should before the schedule
-        for past in range(1, iteration + 1):
-            self.step_schedule(past, self.opt["train"].get("warmup_iter", -1))
+        self.stop.resume(resume_state.get("seconds", 0))
+        self.advance_schedule(iteration, self.opt["train"].get("warmup_iter", -1))
         self.iteration = iteration
         self.checkpoints.resume(iteration, remove=self.opt["rank"] == 0)
         after = checkpoints.read_if_whole(checkpoints.validation_record(self.checkpoints.states, iteration))

@@ -107,7 +107,8 @@ class CSDModel(EfficientSRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step by the losses that count in this iteration."""
-        self.active = {name: loss for name, loss in self.losses.items() if loss.covers(current_iter)}
+        scheduled = self.scheduled_iteration(current_iter)
+        self.active = {name: loss for name, loss in self.losses.items() if loss.covers(scheduled)}
         super().optimize_parameters(current_iter)
 
     def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:

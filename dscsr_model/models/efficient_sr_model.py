@@ -60,7 +60,8 @@ class EfficientSRModel(CheckpointingSRModel):
             # the order in which it knows them.
             self.memory_format = torch.channels_last
         self.training_forward = CompiledForward(self.net_g, self.settings.compile, logger)
-        self.throughput = log.Throughput(self.opt["world_size"])
+        self.stop.clock.limit = self.settings.max_seconds
+        self.throughput = log.Throughput(self.stop.clock, self.opt["world_size"])
         if decay := self.settings.ema_decay:
             warmup = self.settings.ema_warmup
             logger.info(f"Use Exponential Moving Average with decay: {decay}{', warmed up' * warmup}")
@@ -138,6 +139,7 @@ class EfficientSRModel(CheckpointingSRModel):
         """One step of the optimizer on the current batch, unless loss or gradients are not finite."""
         check_batch(vars(self), ["gt"])
         self.restore_random_state()
+        self.stop.clock.start()
         self.iteration = current_iter
         self.guard.begin()
         self.loss_terms = self._accumulate()
@@ -223,11 +225,11 @@ class EfficientSRModel(CheckpointingSRModel):
             self.precision.scaler.load_state_dict(resume_state["scaler"])
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save, outside the time that images per second are counted in."""
-        with self.throughput.paused():
+        """Save while the clock stands."""
+        with self.stop.clock.paused():
             super().save(epoch, current_iter)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Validate, outside the time that images per second are counted in."""
-        with self.throughput.paused() if self.is_train else nullcontext():
+        """Validate while the clock stands."""
+        with self.stop.clock.paused():
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)

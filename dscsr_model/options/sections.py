@@ -59,6 +59,11 @@ class TrainSection(Section):
     plugins: ClassVar[bool] = True
 
     total_iter: v.Iterations = option("length of the training in iterations", needed="train")
+    max_seconds: v.Ratio | None = option(
+        "seconds of steps after which it ends, if `total_iter` has not ended it; start, validation and saving do not "
+        "count, those before a resume do (which is then not exact to the bit); schedules go by the share of the time",
+        by=OURS,
+    )
     warmup_iter: v.Warmup = option("the learning rate grows linearly up to here; -1: no warm-up", -1)
     ema_decay: v.Decay = option("decay of the averaged weights; 0: none", 0, by=SR)
     optim_g: OptimSection = option("optimizer: type, lr and its arguments", by=SR, needed="train")

@@ -71,10 +71,11 @@ class StepGuard:
         bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
         if together():
             # Ranks share gradients but not losses: one of them alone must not skip.
-            anywhere = torch.stack([bad.float(), torch.full_like(norm, self._stop.asked, dtype=torch.float32)])
+            mine = [torch.full_like(norm, value, dtype=torch.float32) for value in self._stop.mine]
+            anywhere = torch.stack([bad.float(), *mine])
             distributed.all_reduce(anywhere, distributed.ReduceOp.MAX)
             bad = anywhere[0].bool()
-            self._stop.agree(anywhere[1])
+            self._stop.agree(anywhere[1:])
         self._total += bad
         self._in_row += bad
         self._in_row *= bad

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import resource
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.training.clock import TrainingClock
 from dscsr_model.training.ranks import together
 
 BASICSR_NAMES = {"pixel": ("pix", "pix_style"), "perceptual": ("percep", "style")}
@@ -61,9 +60,10 @@ def reduced(losses: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 class Throughput:
-    """Images per second between two readings, all ranks together. The clock starts when the first step has ended."""
+    """Images per second between two readings, all ranks together, from the end of the first step on."""
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, clock: TrainingClock, world_size: int) -> None:
+        self._clock = clock
         self._world_size = world_size
         self._images = 0
         self._since: float | None = None
@@ -71,26 +71,18 @@ class Throughput:
     def add(self, images: int) -> None:
         """Count the images of a step of this rank."""
         if self._since is None:
-            self._since = time.perf_counter()
+            self._since = self._clock.seconds
         else:
             self._images += images
 
     def read(self) -> float | None:
         """Images per second since the last reading, or None where no step was timed; starts anew."""
-        now = time.perf_counter()
-        rate = self._images * self._world_size / (now - self._since) if self._since and self._images else None
+        now = self._clock.seconds
+        rate = (
+            self._images * self._world_size / (now - self._since) if self._images and self._since is not None else None
+        )
         self._images, self._since = 0, now
         return rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The time inside does not count."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self._since is not None:
-                self._since += time.perf_counter() - start
 
 
 def peak_memory_gib(device: torch.device) -> float:

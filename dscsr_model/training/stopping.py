@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a training makes its step, the same on all ranks, and ends; a second one ends it at once."""
+"""What ends a training after a step, the same on all ranks: its time, SIGTERM, Ctrl-C; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from dscsr_model.training.clock import TrainingClock
 from dscsr_model.training.ranks import together
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -36,15 +37,18 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """What a signal handler notes, and what the ranks have agreed on.
+    """What a signal handler notes, what the clock says, and what the ranks have agreed on.
 
     Attributes:
         asked: The signal that this process got, or 0. The handler sets it.
+        clock: Of this process.
     """
 
     def __init__(self) -> None:
         self.asked = 0
+        self.clock = TrainingClock()
         self._agreed = 0
+        self._share = 0.0
         self._on_the_way: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
     @property
@@ -52,21 +56,37 @@ class StopRequest:
         """The signal that stops all ranks after the step that was just made, or 0."""
         return self._agreed if together() else self.asked
 
-    def agree(self, signal_number: int | Tensor) -> None:
-        """Note after a step what is the same on every rank: the largest signal that any of them got.
+    @property
+    def share(self) -> float:
+        """Of the time that the training has, which is used: 1 or more ends it."""
+        return self._share if together() else self.clock.share
+
+    @property
+    def mine(self) -> tuple[int, float]:
+        """What this rank brings to the agreement: its signal, and the share of the time by its own clock."""
+        return self.asked, self.clock.share
+
+    def agree(self, largest: Tensor) -> None:
+        """Note after a step what is the same on every rank.
 
         Args:
-            signal_number: A scalar on the device is read two steps later.
+            largest: (2,) The largest values of `mine` among the ranks; on a GPU they are read two steps later.
         """
-        if isinstance(signal_number, Tensor) and signal_number.is_cuda:
+        if largest.is_cuda:
             event = torch.cuda.Event()
-            self._on_the_way.append((signal_number.to("cpu", non_blocking=True), event))
+            self._on_the_way.append((largest.to("cpu", non_blocking=True), event))
             event.record()
             if len(self._on_the_way) <= _LAG:
                 return
-            signal_number, event = self._on_the_way.popleft()
+            largest, event = self._on_the_way.popleft()
             event.synchronize()
-        self._agreed = max(self._agreed, int(signal_number))
+        signal_number, share = largest.tolist()
+        self._agreed, self._share = max(self._agreed, int(signal_number)), max(self._share, share)
+
+    def resume(self, seconds: float) -> None:
+        """Go on where so many seconds are used, on every rank."""
+        self.clock.set(seconds)
+        self._share = self.clock.share
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """What the log shows of a training."""
 
+import time
+
 import pytest
 import torch
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.training import log
+from dscsr_model.training.clock import TrainingClock
 from dscsr_model.training.log import named
 
 
@@ -13,14 +16,15 @@ def clock(monkeypatch):
     class Clock:
         now = 100.0
 
-    monkeypatch.setattr(log.time, "perf_counter", lambda: Clock.now)
+    monkeypatch.setattr(time, "perf_counter", lambda: Clock.now)
     return Clock
 
 
 def test_images_per_second_are_counted_from_the_end_of_the_first_step_without_pauses(clock):
-    throughput = log.Throughput(world_size=2)
-    with throughput.paused():
-        clock.now += 5  # nothing runs yet
+    training = TrainingClock()
+    throughput = log.Throughput(training, world_size=2)
+    training.start()
+    clock.now += 5
     throughput.add(8)  # compiling, opening files, …: not timed
     assert throughput.read() is None
     clock.now += 4
@@ -28,7 +32,7 @@ def test_images_per_second_are_counted_from_the_end_of_the_first_step_without_pa
     throughput.add(8)
     assert throughput.read() == 8.0  # 16 images in 4 s, on 2 ranks
     clock.now += 1
-    with throughput.paused():
+    with training.paused():
         clock.now += 50
     throughput.add(8)
     assert throughput.read() == 16.0
