@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError
-from dscsr_model.data.image_io import in_channels, read_rgb
-from dscsr_model.data.pairing import find_images, pair
+from dscsr_arch.errors import DscsrError, ImageError
+from dscsr_model.data.image_io import in_channels, read_header, read_rgb
+from dscsr_model.data.pairing import find_images, listed, pair
 from dscsr_model.evaluation.protocol import Image, Quality, as_input, evaluate
 from dscsr_model.inference.engines import Engine
 from dscsr_model.profiling.latency import progress
 
+Pairs = list[tuple[Path, Path]]
+"""HR and LR images."""
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Hands on items, of this label and number."""
+
 
 def evaluate_folders(engine: Engine, hr: Path, lr: Path) -> Quality:
-    """PSNR of ``engine`` on the images of two folders, paired by name; a border as wide as the scale is left out."""
+    """PSNR of ``engine`` on the images of two folders; see `find_pairs` and `quality_of`."""
     if engine.channels not in (1, 3):
         raise DscsrError(
             "a network of RGB or gray images", f"one that takes {engine.channels} channels", "Leave --data out."
         )
+    return quality_of(engine, find_pairs(hr, lr, engine.scale), engine.scale, progress, engine.channels)
+
+
+def find_pairs(hr_folder: Path, lr_folder: Path, scale: int) -> Pairs:
+    """HR and LR images of two folders, paired by name: ``0001.png`` with ``0001x4.png`` or ``0001.png``.
+
+    Only the files' heads are read; whatever does not fit is told at once.
+
+    Raises:
+        DscsrError: A folder is none, or empty; an HR image has no LR image, or none whose size is its own by ``scale``,
+            rounded down; or nothing of it is inside its border.
+    """
+    names = pair(find_images(hr_folder), find_images(lr_folder), scale)
+    pairs = [(hr_folder / hr, lr_folder / lr) for hr, lr in names.items()]
+    if faults := [fault for each in pairs if (fault := _size_fault(*each, scale))]:
+        raise DscsrError(
+            f"an LR image of 1/{scale} of the size for every image in {hr_folder}, which is larger than its border",
+            listed(faults, "fault"),
+            f"Give --data HR LR of scale {scale}, such as Set5/HR Set5/LRbicx{scale}.",
+        )
+    return pairs
+
+
+def quality_of(
+    forward: Callable[[Tensor], Tensor], pairs: Pairs, scale: int, progress: Progress, channels: int = 3
+) -> Quality:
+    """PSNR of ``forward`` on `find_pairs`, as BasicSR and NTIRE have it.
+
+    Of HR what is more than a multiple of the scale is cut off at the right and at the bottom, and of the rest a border
+    as wide as the scale is left out.
+
+    Raises:
+        ImageError: An image is broken.
+    """
 
     def images() -> Iterator[tuple[Image, Image]]:
-        for names in progress(list(pair(find_images(hr), find_images(lr), engine.scale).items()), "PSNR"):
-            files = (os.path.join(folder, name) for folder, name in zip((hr, lr), names, strict=True))
-            large, small = (in_channels(read_rgb(file), engine.channels) for file in files)
-            _check_sizes(small, large, engine.scale, *names)
-            yield small, large
+        for files in progress(pairs, "PSNR", len(pairs)):
+            large, small = (in_channels(read_rgb(file), channels) for file in files)
+            yield small, large[: scale * small.shape[0], : scale * small.shape[1]]
 
-    return evaluate(engine, images(), engine.scale)
+    return evaluate(forward, images(), scale)
 
 
 def read_images(folder: Path) -> tuple[Tensor, ...]:
@@ -38,14 +76,12 @@ def read_images(folder: Path) -> tuple[Tensor, ...]:
     return tuple(as_input(read_rgb(os.path.join(folder, name))) for name in find_images(folder))
 
 
-def _check_sizes(lr: Image, hr: Image, scale: int, hr_name: str, lr_name: str) -> None:
-    height, width = hr.shape[:2]
-    made = lr.shape[0] * scale, lr.shape[1] * scale
-    if made != (height, width):
-        raise DscsrError(
-            f"{lr_name} to become {width}×{height} pixels as {hr_name} has",
-            f"{made[1]}×{made[0]} of a network ×{scale}",
-            "Give LR images of that scale.",
-        )
-    if min(height, width) <= 2 * scale:
-        raise DscsrError(f"more pixels than the border of {scale}", f"{width}×{height} in {hr_name}", "Leave it out.")
+def _size_fault(hr: Path, lr: Path, scale: int) -> str | None:
+    try:
+        large, small = read_header(hr), read_header(lr)
+    except ImageError as error:
+        return str(error)
+    expected = large.height // scale, large.width // scale
+    if (small.height, small.width) == expected and min(expected) > 2:
+        return None
+    return f"{lr.name}: {small.height}x{small.width} to {hr.name} of {large.height}x{large.width}"

@@ -10,18 +10,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import torch
 from torch import nn
 
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.export.ntire import bare_check, texts
-from dscsr_model.export.ntire.psnr import SCALE, Progress, find_pairs, quality_of
 from dscsr_model.export.ntire.self_check import SIZE, Figures, Job, self_check
 from dscsr_model.export.ntire.single_file import SingleFile, single_file
 from dscsr_model.files import atomic_folder, disk_errors
 from dscsr_model.profiling.complexity import count
+from dscsr_model.profiling.folders import Pairs, Progress, find_pairs, quality_of
 
+SCALE = 4
+"""Of the challenge, and the border that its PSNR leaves out."""
 _MARK = "kit.json"
 _LONGEST_NAME = 60
 
@@ -100,7 +103,7 @@ def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], 
     form = single_file(network, kit.fold)
     _check_challenge(form)
     text = form.text(kit.name, texts.docstring(kit, form))
-    pairs = None if kit.data is None else find_pairs(*kit.data)
+    pairs = None if kit.data is None else find_pairs(*kit.data, SCALE)
     begins()
     out = Path(os.path.abspath(kit.out))
     with disk_errors(kit.out), atomic_folder(out.parent, [out.name], replace=True) as folder:
@@ -114,7 +117,7 @@ def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], 
         figures = self_check(job, network, scratch, kit.python)
         alone = bare_check.load(*job[:3])
         _compare_counts(alone, figures)
-        made = Made(kit, form, figures, None if pairs is None else quality_of(alone, pairs, progress))
+        made = Made(kit, form, figures, None if pairs is None else _quality(alone, pairs, progress))
         _tell(building, made)
         check_place(kit.out, kit.force)
     return made
@@ -180,6 +183,14 @@ def _compare_counts(network: nn.Module, figures: Figures) -> None:
             counted,
             "Nothing was kept. Please report this.",
         )
+
+
+def _quality(network: nn.Module, pairs: Pairs, progress: Progress) -> Quality:
+    """The challenge's PSNR, on the GPU if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to(device).eval()
+    with torch.inference_mode():
+        return quality_of(lambda x: network(x.to(device)), pairs, SCALE, progress)
 
 
 def _tell(building: Path, made: Made) -> None:

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from dscsr_arch.metadata import Metadata, in_words
-from dscsr_model.export.ntire.psnr import THRESHOLD
 from dscsr_model.export.ntire.self_check import TOLERANCE
 from dscsr_model.export.ntire.single_file import SingleFile
 from dscsr_model.profiling.score import BASELINES, score
@@ -15,6 +14,8 @@ from dscsr_model.profiling.score import BASELINES, score
 if TYPE_CHECKING:
     from dscsr_model.export.ntire.kit import Kit, Made
 
+THRESHOLD = 26.90
+"""dB on DIV2K_LSDIR_valid: a submission below it is not ranked."""
 _VALIDATION = "DIV2K_LSDIR_valid"
 """In the name of the folder of the challenge's images, as the challenge gives them out."""
 
