@@ -166,7 +166,7 @@ import other, basicsr
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_installations_carry_the_autoload(tmp_path, kind):
+def test_installations_carry_the_autoload_and_wheels_the_weights(tmp_path, kind):
     """Built by the backend that pip calls, from a copy of the source."""
     source, built, site = (tmp_path / name for name in ("source", "built", "site"))
     source.mkdir()
@@ -179,6 +179,9 @@ def test_installations_carry_the_autoload(tmp_path, kind):
         wheel.extractall(site)
     assert (site / PTH.name).is_file()
     assert PTH.name in next(site.glob("*.dist-info/RECORD")).read_text()  # or uninstalling would leave it behind
+    if kind == "wheel":
+        for file in (ROOT / "dscsr_model/weights").glob("*.*"):
+            assert (site / "dscsr_model/weights" / file.name).read_bytes() == file.read_bytes()
     code = f"import site, sys; site.addsitedir({str(site)!r}); import dscsr_autoload; print(sys.meta_path)"
     done = subprocess.run([sys.executable, "-IBS", "-c", code], capture_output=True, text=True, check=True, cwd=site)
     assert "DscsrAutoload" in done.stdout

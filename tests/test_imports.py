@@ -26,6 +26,7 @@ HEIGHT = {
     "dscsr_model.read_ahead": 0,
     "dscsr_model.tiling": 0.5,
     "dscsr_model.files": 0.5,
+    "dscsr_model.weights": 0.5,
     "dscsr_model.plots": 0.7,
     "dscsr_arch": 0,
 }

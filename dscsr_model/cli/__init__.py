@@ -14,7 +14,10 @@ from dscsr_model.cli import doctor
 from dscsr_model.files import for_the_user
 
 # One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
-COMMANDS = ("train", "test", "prepare", "export", "upscale", "submit", "profile", "report", "schema", "doctor")
+COMMANDS = (
+    *("train", "test", "prepare", "export", "upscale", "submit"),
+    *("profile", "report", "weights", "schema", "doctor"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dscsr_model.cli import weights
+from dscsr_model.cli import networks
 
 if TYPE_CHECKING:
     from dscsr_model.export.formats import Format
@@ -37,13 +37,17 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="any weight file: checkpoint, fused, LoRA, CSSR-Net")
+    add(
+        "weights",
+        metavar="WEIGHTS",
+        help="any weight file (checkpoint, fused, LoRA, CSSR-Net), or a name that `dscsr weights` lists",
+    )
     add("-o", "--out", required=True, metavar="OUT", help="a file, or a folder (then --format) to name it in")
     add("--format", choices=_FORMATS, help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt")
     add("--fp16", action="store_true", help="float16 weights; programs compute in it, and take float32")
     add("--opset", type=int, metavar="N", help="of ONNX: 17 (default) to 20")
     add("--force", action="store_true", help="replace OUT if it is there")
-    weights.add_arguments(parser)
+    networks.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -52,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_model.export.formats import choose
     from dscsr_model.export.ship import ship
 
+    networks.find_weights(args)
     path, form = choose(args.out, args.format, args.weights, args.fp16, args.opset)
-    network = weights.load_network(args)
+    network = networks.load_network(args)
     sources = [args.weights, *([] if args.base is None else [args.base])]
     shipped = ship(network, path, form, half=args.fp16, force=args.force, sources=sources)
     print("\n  ".join([*_described(shipped, form, args.fp16), *_notes(shipped, form)]))

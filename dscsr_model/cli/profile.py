@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, UnavailableError
-from dscsr_model.cli import weights
+from dscsr_model.cli import networks
 from dscsr_model.files import atomic, check_new
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", nargs="*", type=Path, metavar="WEIGHTS", help="weight files, .pth or .safetensors")
+    parser.add_argument(
+        "weights", nargs="*", type=Path, metavar="WEIGHTS", help="weight files, .pth or .safetensors, or names"
+    )
     parser.add_argument(
         *("-opt", "--opt"),
         action="append",
@@ -53,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="network_g of an option file, without weights; can be repeated",
     )
-    weights.add_arguments(parser, option_file=False)
+    networks.add_arguments(parser, option_file=False)
     group = parser.add_argument_group("what is measured")
     group.add_argument("--size", nargs=2, type=int, default=[256, 256], metavar=("H", "W"), help="default 256 256")
     group.add_argument(
@@ -93,11 +95,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    networks.find_weights(args)
     trained, described = _networks(args)
-    networks = {**trained, **described}
-    psnr, given = _known(args, networks)
+    both = {**trained, **described}
+    psnr, given = _known(args, both)
     plot = _plot(args)
-    result = profile(networks, _settings(args, frozenset(described)))
+    result = profile(both, _settings(args, frozenset(described)))
     _write(args, result, psnr, given, plot)
     return 0
 
@@ -126,15 +129,13 @@ def _networks(args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str,
 
     CSSR-Nets of option files come as all their widths, unless one is asked for.
     """
-    from dscsr_model.cli.weights import networks_of_options
-
     ending = f" at {args.width:g}" if args.width is not None else ""
     found: list[tuple[Path, str, nn.Module]] = [
-        (file, ending, weights.load_network(argparse.Namespace(**{**vars(args), "weights": file})))
+        (file, ending, networks.load_network(argparse.Namespace(**{**vars(args), "weights": file})))
         for file in args.weights
     ]
     for file in args.options:
-        described = networks_of_options(file, args.overrides, args.width)
+        described = networks.networks_of_options(file, args.overrides, args.width)
         found += [(file, end, network) for end, network in described.items()]
     short = short_names(dict.fromkeys(file for file, _, _ in found))
     names = [short[file] + end for file, end, _ in found]

@@ -20,7 +20,7 @@ _EXAMPLES = """examples:
 
 def add_parser(subparsers: Any) -> None:
     """Declare the command and its arguments."""
-    from dscsr_model.cli import weights
+    from dscsr_model.cli import networks
 
     parser = subparsers.add_parser(
         "submit",
@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help="any weight file of SPAN, DSCLoRA, CARN or EDSR")
+    add("weights", type=Path, metavar="WEIGHTS", help="of SPAN, DSCLoRA, CARN or EDSR: any file, or a name")
     add("--team", required=True, metavar="NN", help="your team's number, such as 07")
     add("--name", required=True, metavar="NAME", help="of the network: letters, digits and _")
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--python", metavar="FILE", help="interpreter of the check (default: this one)")
     add("--force", action="store_true", help="replace a kit that is there")
-    weights.add_arguments(parser)
+    networks.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -55,17 +55,18 @@ def run(args: argparse.Namespace) -> int:
     """Make the kit and print its figures; returns the exit code."""
     from tabulate import tabulate
 
+    from dscsr_model.cli import networks
     from dscsr_model.cli.prepare import show_progress
-    from dscsr_model.cli.weights import load_network
     from dscsr_model.export.ntire import kit as kits
     from dscsr_model.export.ntire import texts
 
     data = None if args.data is None else tuple(args.data)
     kit = kits.Kit(kits.read_team(args.team), args.name, args.out, args.fold, data, args.force, args.python)
     kit.check()
+    networks.find_weights(args)
     says = "Writing the file and checking it alone, which takes some seconds …"
     begins = partial(print, says, file=sys.stderr, flush=True)
-    made = kits.make(load_network(args), kit, show_progress, begins)
+    made = kits.make(networks.load_network(args), kit, show_progress, begins)
     rows = [*texts.table(made), ("Checked alone", texts.checked(made))]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     print(f"\n{kit.out}: models/{kit.stem}.py, model_zoo/{kit.stem}.pth, test_demo_branch.txt; README.md says the rest")

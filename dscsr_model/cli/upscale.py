@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, ImageError
-from dscsr_model.cli import weights
+from dscsr_model.cli import networks
 from dscsr_model.files import tidy
 
 if TYPE_CHECKING:
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from dscsr_model.inference.pipeline import Outcome
 
 _EXAMPLES = """examples:
-  a folder, with all folders inside; results/photo_x4.png and so on:
-    dscsr upscale -i photos -o results -w span_x4.pth
-  one image, as well as the network can:
-    dscsr upscale -i photo.jpg -o results -w span_x4.pth --self-ensemble
+  an image, by the weights that come with dscsr; results/photo_x4.png:
+    dscsr upscale -i photo.jpg -o results
+  a folder, with all folders inside, by weights of your own:
+    dscsr upscale -i photos -o results -w net_g_latest.pth
+  twice as large; as well as the network can:
+    dscsr upscale -i photo.jpg -o results --scale 2 --self-ensemble
   fast on a GPU (fp16) or a CPU of today (bf16), JPEG stays JPEG:
-    dscsr upscale -i photos -o results -w span_x4.pth --precision bf16 --format same
+    dscsr upscale -i photos -o results --precision bf16 --format same
 
 Results that are there stay, so an interrupted run goes on where it was; --force makes them anew.
 An image that fails is named, the others are made, and the exit code is 1."""
@@ -43,7 +45,11 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("-i", "--input", type=Path, required=True, metavar="FILE|FOLDER", help="an image, or a folder of images")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results go: photo_x4.png")
-    add("-w", "--weights", type=Path, required=True, metavar="WEIGHTS", help=".pth, .safetensors, or .onnx")
+    add(
+        *("-w", "--weights"), type=Path, metavar="WEIGHTS",
+        help=".pth, .safetensors, .onnx, or a name that `dscsr weights` lists (default: what comes with dscsr)",
+    )  # fmt: skip
+    add("--scale", type=int, metavar="2|3|4", help="of the weights that come with dscsr (default 4)")
     add("--format", default="png", choices=("png", "jpg", "webp", "tiff", "same"), help="of results (default png)")
     add("--quality", type=int, default=95, metavar="1..100", help="of JPEG and WebP (default 95)")
     add("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network's numbers (default fp32)")
@@ -54,12 +60,13 @@ def add_parser(subparsers: Any) -> None:
     add("--self-ensemble", action="store_true", help="mean of all eight orientations: a little better, 8 times slower")
     add("--compile", action="store_true", help="torch.compile: a slow start, then faster; for large folders")
     add("--force", action="store_true", help="replace results that are there")
-    weights.add_arguments(parser)
+    networks.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Enlarge; returns the exit code."""
+    choose_weights(args)
     check(args)
     from PIL import Image
 
@@ -69,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check(args.input, args.output)
     engine = make_engine(args)
+    if args.scale not in (None, engine.scale):
+        remedy = "Leave --scale out, or -w."
+        raise DscsrError(f"weights of --scale {args.scale}", f"{args.weights}, of scale {engine.scale}", remedy)
     upscaler = Upscaler(engine, args.tile, args.tile_overlap, ensemble=args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
     for result in plan.there:
@@ -86,6 +96,22 @@ def run(args: argparse.Namespace) -> int:
         outcome = pipeline.run(plan.jobs, upscaler, bar, quality=args.quality, replace=args.force)
     print(describe(plan, outcome, engine.scale, args.output))
     return 1 if outcome.failed else 0
+
+
+def choose_weights(args: argparse.Namespace) -> None:
+    """Put the file in place of a name, or of nothing, and say whose weights are used where no file was named."""
+    from dscsr_model.weights import of_scale
+
+    if args.weights is None:
+        if args.base or args.width or args.param_key or args.opt:
+            raise DscsrError("-w WEIGHTS with --base, --width, --param-key or -opt", "none", "Name the weights.")
+        card = of_scale(4 if args.scale is None else args.scale)
+        args.weights, args.known = card.place, {card.place: card}
+    else:
+        networks.find_weights(args)
+    for card in args.known.values():
+        says = "come with dscsr" if card.shipped else "public"
+        print(f"weights: {card.name}, {card.title} ({says}; `dscsr weights {card.name}` tells more)", file=sys.stderr)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -125,11 +151,11 @@ def make_engine(args: argparse.Namespace) -> Engine:
         return onnx_engine(args.weights, device=args.device)
     if args.backend != "onnx":
         find_device(args.device)  # before the weights are read
-        network = weights.load_network(args)
+        network = networks.load_network(args)
         return torch_engine(network, device=args.device, precision=args.precision, compile=args.compile)
     from dscsr_model.export.onnx import to_onnx
 
-    network = weights.load_network(args)
+    network = networks.load_network(args)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.onnx")
         to_onnx(network, file, half=args.precision == "fp16")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.keyed_samples import KeyedDataset, KeyedSampler, takes_sample_keys
-from dscsr_model.host import lock, registration, run_errors, train_log, user_code
+from dscsr_model.host import lock, registration, run_errors, train_log, user_code, weight_names
 from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
 from dscsr_model.host.position import Position
 from dscsr_model.training import checkpoints, stopping
@@ -62,9 +63,7 @@ def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
         namespace = sys._getframe(1).f_globals
         leave()
         if not mentions(parse_options, "--local-rank"):
-            sys.argv[1:] = [
-                arg.replace("-rank", "_rank", 1) if arg.startswith("--local-rank") else arg for arg in sys.argv[1:]
-            ]
+            sys.argv[1:] = [re.sub("^--local-rank", "--local_rank", arg) for arg in sys.argv[1:]]
         result = parse_options(*args, **kwargs)
         if not isinstance(result, tuple) or len(result) != 2:
             return result  # a project's own, which gives something else: its loop is not one that we know
@@ -72,6 +71,8 @@ def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
         user_code.import_user_code(user_code.names(opt.get("import")), parsed.opt)
         for name in _left_out or ():
             del opt["datasets"][name]
+        if _left_out is not None or registration.is_our_model(opt.get("model_type")):
+            weight_names.put_files(opt, is_train=opt.get("is_train", True))
         for dataset in opt["datasets"].values():
             if dataset.get("prefetch_mode") == "cuda" and not gpu():
                 print("dscsr: no GPU is usable, so `prefetch_mode: cuda` is taken as `~`.", file=sys.stderr)

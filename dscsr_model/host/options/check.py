@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from dscsr_model.host import user_code
+from dscsr_model.host import user_code, weight_names
 from dscsr_model.host.options.data import check_datasets, check_machine, leave_out_missing
 from dscsr_model.host.options.faults import Fault, OptionsError, Report
 from dscsr_model.host.options.file import apply_force_yml, read_options
@@ -93,6 +93,7 @@ def check_read_options(options: Mapping[str, Any], path: str | os.PathLike[str],
 def _check(run: Run) -> None:
     check_unread(run)
     check_structure(run)
+    weight_names.put_files(run.options, run.report.catching, is_train=run.is_train)
     check_targets(run)
     check_registered(run)
     check_losses(run)

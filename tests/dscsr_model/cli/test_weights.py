@@ -1,127 +1,198 @@
-"""The arguments that name a network by its weight file, and what the file and the user say of it."""
+"""`dscsr weights`, and names in place of files wherever a command takes weights."""
 
-import argparse
+import hashlib
+import re
+from unittest.mock import ANY
 
+import numpy as np
 import pytest
 import torch
-import yaml
+from PIL import Image
 
-from dscsr_arch import CARN, SPAN
-from dscsr_arch.errors import DscsrError
-from dscsr_arch.metadata import beside, describe
-from dscsr_model.cli import weights
-from dscsr_model.cli.weights import read_overrides
+from dscsr_arch import SPAN, conv_lora, load_model
+from dscsr_model import weights
+from dscsr_model.cli import main
+from dscsr_model.data.bicubic import downscale, resize
+from dscsr_model.data.image_io import read_rgb
+from dscsr_model.evaluation.metrics import psnr, ssim
 
-
-def test_values_are_those_of_option_files():
-    words = ["norm=false", "img_range=1", "rgb_mean=[0.5, 0.5, 0.5]", "type=a=b"]
-    assert read_overrides(words) == {"norm": False, "img_range": 1, "rgb_mean": [0.5] * 3, "type": "a=b"}
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("norm", "Expected --set NAME=VALUE, such as norm=false, but got 'norm'. Write it without spaces"),
-        ("2x=1", "Expected --set NAME=VALUE"),
-        ("norm={a", "Expected a value as in an option file in --set 'norm={a'"),
-        ("base=a.pth", r"Expected an argument of the network in --set, but got 'base=a.pth'. Write --base FILE"),
-        ("path=a.pth", "Leave it out"),
-    ],
+CARD = (
+    *("licence", "terms", "set5", "measured", "data", "options", "commands", "hours", "machine", "versions", "date"),
+    "teacher",
 )
-def test_what_is_no_argument_of_a_network_gets_one_message(word, message):
-    with pytest.raises(DscsrError, match=message) as error:
-        read_overrides(["upscale=2", word])
-    assert "\n" not in str(error.value)
-
-
-OWN = {"feature_channels": 4, "upscale": 2, "img_range": 1.0, "rgb_mean": [0.1, 0.2, 0.3]}
-REMEDY = "If that is wrong: --set NAME=VALUE, or -opt FILE of its training."
+ROW = ("what", "network", "scale", "parameters", "source", "file", "licence")
 
 
 @pytest.fixture
-def load(tmp_path, monkeypatch, capsys):
-    """Load a weight file as a command does; gives metadata and the lines that a user sees."""
+def released(tmp_path, monkeypatch):
+    """The file of public weights ``tiny_x2``, not yet where it belongs; downloads go to ``tmp_path/share``."""
+    file = tmp_path / "as_released.pth"
+    torch.save(SPAN(feature_channels=4, upscale=2).fuse().state_dict(), file)
+    row = {
+        "what": "a SPAN", "network": "SPAN", "scale": 2, "parameters": 1234, "source": "https://there/as_released.pth",
+        "file": file.name, "bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "licence": "MIT",
+    }  # fmt: skip
+    monkeypatch.setattr(weights, "public", lambda: {"tiny_x2": weights.Card("tiny_x2", row)})
+    monkeypatch.setenv("DSCSR_WEIGHTS", str(tmp_path / "share"))
     monkeypatch.chdir(tmp_path)
-    torch.save({"params": SPAN(**OWN).state_dict()}, "mute.pth")
-    torch.save({"params": SPAN(**OWN).state_dict(), **beside(SPAN(**OWN))}, "says.pth")
+    (tmp_path / "share").mkdir()
+    return file
 
+
+@pytest.fixture
+def run(capsys):
     def run(*words):
-        parser = argparse.ArgumentParser()
-        parser.add_argument("weights")
-        weights.add_arguments(parser)
-        metadata = describe(weights.load_network(parser.parse_args(words)))
-        return metadata.arguments, capsys.readouterr().err.splitlines()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
 
     return run
 
 
-def options(**network):
-    with open("opt.yml", "w") as file:
-        yaml.safe_dump({"network_g": network}, file)
-
-
-def test_what_is_assumed_is_told_in_one_line(load):
-    arguments, lines = load("mute.pth")
-    assert arguments["img_range"] == 255
-    said = "mute.pth does not say what its shapes cannot tell; assumed: "
-    assert lines == [f"dscsr: {said}img_range 255, rgb_mean 0.4488/0.4371/0.404, norm true. {REMEDY}"]
-    assert load("mute.pth")[1] == lines  # every time, not once in a process
-    arguments, lines = load("mute.pth", "--set", "img_range=1", "rgb_mean=[0.1, 0.2, 0.3]")
-    assert arguments == {**arguments, **OWN}
-    assert lines == [f"dscsr: {said}norm true. {REMEDY}"]
-    arguments, lines = load("says.pth")
-    assert (arguments, lines) == ({**arguments, **OWN}, [])
-
-
-def test_weights_without_a_norm_assume_nothing(load):
-    torch.save(SPAN(feature_channels=4, upscale=2, norm=False).state_dict(), "mute.pth")
-    arguments, lines = load("mute.pth")
-    assert (arguments["norm"], lines) == (False, [])
-
-
-def test_the_option_file_of_the_training_says_all(load):
-    options(type="SPAN_dscsr", **{name: value for name, value in OWN.items() if name != "rgb_mean"})
-    arguments, lines = load("mute.pth", "-opt", "opt.yml")
-    assert (arguments["img_range"], arguments["rgb_mean"], lines) == (1, [0.4488, 0.4371, 0.4040], [])
-    options(type="DSCLoRA", **OWN)  # the fused network of its training
-    arguments, lines = load("mute.pth", "-opt", "opt.yml")
-    assert (arguments["rgb_mean"], lines) == (OWN["rgb_mean"], [])
-    options(type="SPAN", lora={"layers": {"block_*": [1, 1]}}, **OWN)
-    assert load("mute.pth", "-opt", "opt.yml") == (arguments, [])
-
-
-def test_the_option_file_of_students_and_their_teacher(load):
-    backbone = {"type": "CARN", "num_feat": 8, "upscale": 2, "final_relu": True}
-    options(type="CSSRNet", backbone=backbone, widths=[0.5])
-    for width in (8, 4):
-        torch.save(CARN(num_feat=width, upscale=2).state_dict(), "carn.pth")
-        arguments, lines = load("carn.pth", "-opt", "opt.yml")
-        assert (arguments["num_feat"], arguments["final_relu"], lines) == (width, True, [])
-    torch.save(CARN(num_feat=16, upscale=2).state_dict(), "carn.pth")
-    with pytest.raises(DscsrError, match=r"carn.pth: .* file \(num_feat: 8\), but got others \(num_feat: 16\)"):
-        load("carn.pth", "-opt", "opt.yml")
-
-
-def test_the_users_word_wins_and_one_line_says_so(load):
-    options(type="SPAN", **{**OWN, "img_range": 2.0})
-    arguments, lines = load("says.pth", "-opt", "opt.yml")
-    assert (arguments["img_range"], lines) == (2, ["dscsr: says.pth says img_range 1; taken, as given: img_range 2."])
-    arguments, lines = load("says.pth", "-opt", "opt.yml", "--set", "img_range=3")
-    assert (arguments["img_range"], lines) == (3, ["dscsr: says.pth says img_range 1; taken, as given: img_range 3."])
+def test_all_are_listed_and_told(run, monkeypatch):
+    monkeypatch.delenv("DSCSR_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    code, out, _ = run("weights")
+    assert code == 0
+    assert "/data/dscsr/weights" in out
+    for name, card in weights.known().items():
+        known = card.text.split() if card.shipped else [card.facts["source"], card.facts.get("sha256", "")]
+        assert all(fact in out for fact in (name, card.facts["licence"], *([] if card.shipped else known)))
+        code, told, _ = run("weights", name)
+        assert code == 0
+        assert all(fact in told for fact in known)
+    assert run("weights", "span_ch26")[2] == (
+        "dscsr: error: Expected the name of weights, but got `span_ch26`. Did you mean `span_ch26_x4`?\n"
+    )
 
 
 @pytest.mark.parametrize(
-    ("network", "message"),
+    "command",
     [
-        ({"type": "CARN"}, "Expected metadata of SPAN, since the layers are its, but got 'CARN'. Name the one"),
-        ({"type": "SPAN"}, r"upscale among \[4\], but got 12"),
-        ({"type": "SPAN", "upscale": 2}, r"mute.pth: .* \(feature_channels: 48\), but .* \(feature_channels: 4\)"),
-        ({"type": "SPAN", **OWN, "norm": 1}, "network_g of the option file: Expected `norm` to be true .* got 1"),
-        ({"type": "CSSRNet"}, "Expected arguments that the network can be built from, but got .* 'backbone'"),
-        ({}, "Expected a section `network_g` with a `type` in opt.yml"),
+        ("export", "tiny_x2", "-o", "out.safetensors"),
+        ("export", "adapters.pth", "--base", "tiny_x2", "-o", "out.safetensors"),
+        ("profile", "tiny_x2", "--no-flops"),
+        ("submit", "tiny_x2", "--team", "07", "--name", "Tiny", "-o", "kit"),
+        ("upscale", "-i", "photo.png", "-o", "out", "-w", "tiny_x2"),
+    ],
+    ids=lambda command: " ".join(command[:3]),
+)
+def test_commands_tell_where_a_missing_file_is_to_be_had(run, released, command):
+    code, _, err = run(*command)
+    assert code == 1
+    assert f"Expected the file of the public weights `tiny_x2` at {released.parent}/share/tiny_x2.pth, but got" in err
+    assert "Download it from https://there/as_released.pth; `dscsr weights tiny_x2` says how." in err
+
+
+@pytest.mark.parametrize("name", ["tiny_x2.pth", "as_released.pth"])
+def test_a_downloaded_file_is_found(run, released, name):
+    """As its card says it is to be called, or as it was; nothing is said of what shapes do not tell."""
+    out = run("weights", "tiny_x2")[1]
+    assert f"save it as\n  {released.parent}/share/tiny_x2.pth\nfor example by\n  curl -L --create-dirs -o" in out
+    released.rename(released.parent / "share" / name)
+    assert f"It is here: {released.parent}/share/{name}" in run("weights", "tiny_x2")[1]
+    assert re.search(r"tiny_x2 .* MIT +here\n", run("weights")[1])
+    adapted = conv_lora.inject(load_model(f"share/{name}"), {"block_1": (1, 2)})
+    torch.save({"params": conv_lora.lora_state_dict(adapted)}, "adapters.pth")
+    assert run("export", "tiny_x2", "-o", "fused.safetensors") == (0, ANY, "")
+    assert run("export", "adapters.pth", "--base", "tiny_x2", "-o", "merged.safetensors")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (lambda _: b"<html>", r"but got one of 6 bytes, not [\d,]+\. Download it again from https"),
+        (lambda whole: whole[:-1] + b"!", r"but got one of SHA-256 \w{64}, not \w{64}\. Download it again"),
+    ],
+    ids=["size", "content"],
+)
+def test_another_file_is_refused_by_the_name_of_the_released_one(run, released, content, told):
+    """By its path it is used, and so is any file that is called as weights are."""
+    file = released.parent / "share/tiny_x2.pth"
+    file.write_bytes(content(released.read_bytes()))
+    assert "not the released file" in run("weights")[1]
+    code, _, err = run("export", "tiny_x2", "-o", "out.safetensors")
+    assert code == 1
+    assert re.search(told, err), err
+    released.rename("tiny_x2")
+    assert run("export", "tiny_x2", "-o", "out.safetensors")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        (
+            "tiny_x4",
+            "a weight file, or a name of weights, but got `tiny_x4`, which is neither. Did you mean `tiny_x2`?",
+        ),
+        ("tiny_x2.pth", "Did you mean `tiny_x2`?"),
+        ("else", "which is neither. Names are `"),
+        ("no.pth", "a weight file at no.pth, but got none"),
     ],
 )
-def test_an_option_file_of_another_training_gets_one_message(load, network, message):
-    options(**network)
-    with pytest.raises(DscsrError, match=message):
-        load("mute.pth", "-opt", "opt.yml")
+def test_what_is_neither_a_name_nor_a_file(run, released, word, told):
+    code, _, err = run("export", word, "-o", "out.safetensors")
+    assert code == 1
+    assert told in err
+
+
+@pytest.mark.parametrize("scale", [card.facts["scale"] for card in weights.shipped().values()])
+def test_upscaling_with_nothing_said_beats_bicubic_as_the_card_says(assets, tmp_path, run, scale):
+    originals = {}
+    for file in (assets / "set5/HR").iterdir():
+        image = read_rgb(file)
+        height, width = (side // scale * scale for side in image.shape[:2])
+        originals[file.stem] = image[:height, :width]
+        Image.fromarray(downscale(originals[file.stem], scale)).save(tmp_path / file.name)
+    said = [] if scale == 4 else ["--scale", scale]
+    code, out, err = run("upscale", "-i", tmp_path, "-o", tmp_path / "out", *said)
+    assert code == 0
+    assert f"5 images x{scale}" in out
+    assert f"weights: span_x{scale}, SPAN x{scale} (come with dscsr" in err
+    figures = [
+        [
+            measure(image, original, scale, luma=True)
+            for image in (
+                read_rgb(tmp_path / f"out/{name}_x{scale}.png"),
+                resize(read_rgb(tmp_path / f"{name}.png"), scale),
+            )
+            for measure in (psnr, ssim)
+        ]
+        for name, original in originals.items()
+    ]
+    ours, our_ssim, bicubic, _ = np.mean(figures, axis=0)
+    assert ours > bicubic + 1
+    facts = weights.of_scale(scale).facts["set5"]
+    assert (ours, our_ssim) == (pytest.approx(facts["psnr"], abs=0.01), pytest.approx(facts["ssim"], abs=0.001))
+
+
+def test_cards_are_those_of_their_files():
+    """Front matter that a program reads, and all that it must say; shipped files are few and small."""
+    files = [card.place for card in weights.shipped().values()]
+    assert sum(file.stat().st_size for file in files) < 3 * 2**20
+    for name, card in weights.shipped().items():
+        network = load_model(card.place)
+        size = sum(parameter.numel() for parameter in network.parameters())
+        assert name == f"{card.facts['network'].lower()}_x{card.facts['scale']}" == card.facts["name"]
+        assert (type(network).__name__, network.upscale, size) == tuple(
+            card.facts[key] for key in ("network", "scale", "parameters")
+        )
+        for key in CARD:
+            assert card.facts[key], f"{name}.md says nothing of {key}"
+    for name, card in weights.public().items():
+        assert re.fullmatch(r"[a-z0-9_]+_x[234]", name)
+        assert set(card.facts) <= {*ROW, "bytes", "sha256", "set5"}
+        assert set(ROW) <= set(card.facts)
+        assert len(card.facts.get("sha256", "0" * 64)) == 64
+
+
+@pytest.mark.parametrize(("name", "file"), [(n, f) for n, f in {
+    "span_ch26_x4": "span_ch26_x4_fused.pth", "span_ch28_x4": "span_ch28_x4_fused.pth",
+    "dscf_ch26_x4": "dscf_ch26_x4_fused.pth"}.items()])  # fmt: skip
+def test_released_files_are_those_of_the_table(assets, monkeypatch, name, file):
+    monkeypatch.setenv("DSCSR_WEIGHTS", str(assets / "weights"))
+    assert weights.find(name).name == file
+    network, facts = load_model(weights.find(name)), weights.public()[name].facts
+    assert network.upscale == facts["scale"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == facts["parameters"]

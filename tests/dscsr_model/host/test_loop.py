@@ -20,6 +20,7 @@ from training_runs import experiment, log_of_its_own, pipeline, prepare_dsclora,
 
 import dscsr_model
 from dscsr_arch.errors import BusyError, DscsrError, DscsrWarning
+from dscsr_model import weights
 from dscsr_model.data.keyed_samples import KeyedDataset, SampleKey
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
@@ -145,12 +146,17 @@ def script(folder: Path, *arguments: str) -> None:
         loop.leave()
 
 
-def test_a_script_of_others_that_reads_keys_of_its_own_trains_the_same_network(tmp_path):
+def test_a_script_of_others_that_reads_keys_of_its_own_trains_the_same_network(tmp_path, monkeypatch):
+    """From weights that it names, as well."""
     own = {"mine": {"a": 1}, "train:mine": 2, "datasets:train:mine": 3, "val:mine": 4}
+    own |= {"path:pretrain_network_g": "base", "teacher": {"weights": ["teacher"]}}
+    rows = {name: weights.Card(name, {"file": "any.pth"}) for name in ("base", "teacher")}
+    monkeypatch.setattr(weights, "public", lambda: rows)
+    monkeypatch.setenv("DSCSR_WEIGHTS", str(tmp_path / "dscsr"))
     found = []
     for folder, run, keys in ((tmp_path / "dscsr", pipeline, {}), (tmp_path / "script", script, own)):
         network = prepare_dsclora(folder, 4)
-        write_options(folder, **network, **keys, **{"train:total_iter": 2})
+        write_options(folder, **{**network, **keys, "train:total_iter": 2})
         run(folder)
         found.append(weights_on_disk(folder))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

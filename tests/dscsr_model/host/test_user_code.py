@@ -9,7 +9,7 @@ import pytest
 
 import dscsr_model
 from dscsr_arch.errors import DscsrError
-from dscsr_model.cli.weights import networks_of_options
+from dscsr_model.cli.networks import networks_of_options
 from dscsr_model.host import user_code
 from dscsr_model.host.options.check import OptionsError, check_options
 from dscsr_model.host.user_code import import_user_code

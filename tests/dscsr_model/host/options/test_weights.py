@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.conv_lora import lora_state_dict
 from dscsr_arch.metadata import beside
+from dscsr_model.weights import Card
 
 KEY, STATE_KEY = "path: pretrain_network_g", "path: resume_state"
 STATE = {"epoch": 0, "iter": 5, "optimizers": [], "schedulers": []}
@@ -70,6 +71,27 @@ def test_files_that_are_no_weights(check_all, weights):
         "NET.SAFETENSORS": "a .pth file, which BasicSR reads",
     }.items():
         check_all(pretrained(name), {KEY: text})
+
+
+def test_names_of_weights(check_all, monkeypatch):
+    """Those that come with dscsr and downloaded ones are files; others are told with the key that has them."""
+    Path("here.pth").symlink_to("base.pth")
+    torch.save({"params": SPAN(feature_channels=8, upscale=4).state_dict()}, "base.pth")
+    rows = {name: Card(name, {"file": "any.pth", "source": "https://there"}) for name in ("here", "away_x4")}
+    monkeypatch.setattr("dscsr_model.weights.public", lambda: rows)
+    monkeypatch.setenv("DSCSR_WEIGHTS", ".")
+    check_all({**pretrained("here"), "teacher": {"weights": ["here", "@teacher.pth"]}}, {}, "DistillationModel")
+    check_all({**pretrained("here"), "network_g": span(feature_channels=8)}, {}, is_train=False)
+    lora = span(feature_channels=8, lora={"weights": "none_x4"})
+    told = {
+        KEY: "Expected the file of the public weights `away_x4` at "
+        "away_x4.pth, but got none. Download it from https://there",
+        "teacher: weights: hare": "Expected a weight file, or a name of weights, but got `hare`, which is neither. Did "
+        "you mean `here`?",
+        "network_g: lora: weights": "Names are",
+    }
+    named = {**pretrained("away_x4"), "teacher": {"weights": ["here", "hare"]}, "network_g": lora}
+    check_all(named, told, "DistillationModel")
 
 
 def test_weights_of_another_network_name_the_layers(check_all, weights):
