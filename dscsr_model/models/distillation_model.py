@@ -27,9 +27,6 @@ class DistillationModel(EfficientSRModel):
     frozen, runs in the precision and memory format of the training, and belongs to no checkpoint: a resumed run reads
     the same files again. Its output is not compared with in the ``border`` of a patch, where zeros around the patch are
     not what is around it in the image. What a loss compares is a `LossTarget`.
-
-    A student that starts from trained weights (``path: pretrain_network_g``) is validated before its first step, as
-    iteration 0, so that the log shows what was gained. ``net_g_best.pth`` is this start until a better one comes.
     """
 
     loss_keys = TARGET_KEYS
@@ -38,7 +35,6 @@ class DistillationModel(EfficientSRModel):
         """Also the teacher, and hooks on the layers that losses compare; before anything can be compiled."""
         sections = loss_sections(self.opt["train"])
         self.loss_targets = {name: LossTarget.parse(section, f"{name}_opt") for name, section in sections.items()}
-        self.validates_start = bool(self.opt["path"].get("pretrain_network_g"))
         super().init_training_settings()
         self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
         self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])

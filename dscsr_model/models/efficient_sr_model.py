@@ -38,6 +38,9 @@ class EfficientSRModel(CheckpointingSRModel):
     A network may take multiples of a window only (SwinIR, HAT): images are `padded` for it; patches are not, and must
     fit.
 
+    A network that starts from trained weights (``path: pretrain_network_g``) is validated before its first step, as
+    iteration 0, so that the log shows what was gained. ``net_g_best.pth`` is this start until a better one comes.
+
     A batch may be uint8 (``PairedCropDataset`` with ``output: uint8``): it becomes float on the device. With a key
     ``orientation`` (see `turned`) it is turned there as well.
     """
@@ -50,6 +53,7 @@ class EfficientSRModel(CheckpointingSRModel):
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
         self.settings = TrainSection.parse(self.opt["train"], "train")
+        self.validates_start = bool(self.opt["path"].get("pretrain_network_g"))
         network, logger = self.get_bare_model(self.net_g), get_root_logger()
         _ = self.size_requirements  # before the first step: it may fail
         self.net_g.train()

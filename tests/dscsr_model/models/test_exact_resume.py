@@ -164,8 +164,9 @@ def stopped(folder: Path) -> int:
         ("optimize_parameters", 3, signal.SIGTERM, 143, 3),
         ("optimize_parameters", LAST, signal.SIGINT, 130, LAST),
         ("training_state", 1, signal.SIGTERM, 143, 4),  # while saving
-        ("super_resolve", 1, signal.SIGINT, 130, 6),  # while validating
-        ("validation", 2, signal.SIGTERM, 143, LAST),  # when training has ended
+        ("super_resolve", 1, signal.SIGTERM, 143, None),  # while validating what it starts from, three images
+        ("super_resolve", 4, signal.SIGINT, 130, 6),  # while validating
+        ("validation", 3, signal.SIGTERM, 143, LAST),  # when training has ended
     ],
 )
 def test_a_signal_lets_the_step_end_saves_and_exits(
