@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscsr_arch.errors import DataError
+from dscsr_model.data.basicsr_pairs import check_keys, existing_folder, list_folder, pair_names, read_list
 from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_store import LmdbReader
-from dscsr_model.data.pairing import listed
 from dscsr_model.options.datasets import BackendSection, PairedCropDataset
 
 
@@ -94,46 +94,20 @@ def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[Image
     """GT and LQ images of a dataset section ``opt``, whose values are ``options``, in one order.
 
     Raises:
-        DataError: Folders or LMDBs are missing, empty, or do not hold the same images.
+        DataError: Folders or LMDBs are missing, empty, or do not hold the same images, as BasicSR needs them.
     """
     gt, lq = options.dataroot_gt, options.dataroot_lq
     if BackendSection.parse(opt["io_backend"], "io_backend").type == "lmdb":
-        pair: tuple[ImageSource, ImageSource] = _lmdbs(gt, lq)
+        readers = LmdbReader(gt), LmdbReader(lq)
+        check_keys(set(readers[0].keys), set(readers[1].keys))
+        pair: tuple[ImageSource, ImageSource] = readers
     else:
-        names = _listed_names(options.meta_info_file) if options.meta_info_file else _names(gt)
-        stems = map(os.path.splitext, names)
-        lq_names = [options.filename_tmpl.format(stem) + suffix for stem, suffix in stems]
-        missing = [name for name in lq_names if not os.path.isfile(os.path.join(lq, name))]
-        if missing:
-            example = f"'{{}}x{opt['scale']}' for names like 0001x{opt['scale']}.png"
-            remedy = f"Rename them, or set `filename_tmpl` ({example})."
-            raise DataError(f"an LQ image for every GT image of {gt}", f"no {listed(missing, 'image')}", remedy, lq)
-        pair = FileSource(gt, names), FileSource(lq, lq_names)
+        folders = existing_folder(gt), existing_folder(lq)
+        if options.meta_info_file:
+            pairs = read_list(options.meta_info_file, folders[0], folders[1], options.filename_tmpl)
+        else:
+            pairs = pair_names(list_folder(folders[0]), list_folder(folders[1]), folders[1], options.filename_tmpl)
+        pair = FileSource(gt, list(pairs)), FileSource(lq, list(pairs.values()))
     if len(pair[0]) == 0:
         raise DataError("images", "none", "Correct `dataroot_gt`.", gt)
     return pair
-
-
-def _lmdbs(gt: str, lq: str) -> tuple[LmdbReader, LmdbReader]:
-    readers = LmdbReader(gt), LmdbReader(lq)
-    keys = [set(reader.keys) for reader in readers]
-    alone = [
-        f"{len(own - other)} only in {reader.path} ({listed(sorted(own - other), 'key', 3)})"
-        for reader, own, other in zip(readers, keys, reversed(keys), strict=True)
-        if own - other
-    ]
-    if alone:
-        raise DataError("the same keys in both LMDBs", " and ".join(alone), "Make both with one `dscsr prepare`.")
-    return readers
-
-
-def _names(folder: str) -> list[str]:
-    if not os.path.isdir(folder):
-        raise DataError("a folder of images as `dataroot_gt`", f"{folder}, which is none", "Correct the path.")
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
-
-
-def _listed_names(file: str) -> list[str]:
-    if not os.path.isfile(file):
-        raise DataError("a list of images as `meta_info_file`", f"{file}, which does not exist", "Correct the path.")
-    return [line.split(" ")[0].strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]

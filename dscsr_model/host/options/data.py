@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dscsr_model.data.basicsr_pairs import existing_folder, list_folder, pair_names, read_list
 from dscsr_model.data.memory import free_ram
 from dscsr_model.host.options import images
-from dscsr_model.host.options.faults import Key
+from dscsr_model.host.options.faults import Key, Report
 from dscsr_model.host.options.images import Images, Size
 from dscsr_model.host.options.run import Run
 
@@ -94,7 +96,8 @@ def check_datasets(run: Run) -> None:
         known = run.known_datasets.get(name)
         if known is None:  # all that can be said of another plugin's dataset: its folders should be there
             for root, path in _missing_roots(dataset).items():
-                images.existing_folder(path, (*key, root), run.report)
+                with run.report.catching((*key, root)):
+                    existing_folder(path)
         else:
             found = _read(key, dataset, run)
             if known in _STOCK:
@@ -133,44 +136,57 @@ def _channels(key: Key, dataset: Mapping[Any, Any], found: Images | None, run: R
 
 def _read(key: Key, dataset: Mapping[Any, Any], run: Run) -> Images | None:
     """What the images of a dataset are, as far as it can be told; faults are reported."""
-    report, known = run.report, run.known_datasets[key[1]]
+    report, known, lmdb = run.report, run.known_datasets[key[1]], _is_lmdb(key, dataset, run)
     names = ("dataroot_lq",) if known == "SingleImageDataset" else ("dataroot_gt", "dataroot_lq")
-    keys = [(*key, name) for name in names]
-    roots = {where: root for where in keys if (root := _sound(key, dataset, where[-1], run))}
-    if _is_lmdb(key, dataset, run):
-        shapes = [images.read_lmdb(root, where, report, encoded=known in _STOCK) for where, root in roots.items()]
-        sound = [each for each in shapes if each is not None]
-        if len(sound) < len(names):
-            return None
-        return (
-            images.pair_lmdbs(sound[0], sound[1], keys[-1], report)
-            if len(sound) == 2
-            else Images(len(sound[0]), {}, {})
-        )
-    folders = [images.existing_folder(root, where, report) for where, root in roots.items()]
-    there = [folder for folder in folders if folder is not None]
-    faulty = any(report.has(*key, name) for name in ("filename_tmpl", "meta_info_file", "io_backend"))
-    meta, template = dataset.get("meta_info_file"), dataset.get("filename_tmpl", "{}")
-    if len(there) < len(names) or faulty:
+    roots = {(*key, name): root for name in names if (root := _sound(key, dataset, name, run))}
+    open_root: Callable[[str], Any] = partial(images.read_lmdb, encoded=known in _STOCK)
+    opened = report.each(open_root if lmdb else existing_folder, roots)
+    if opened is None or len(opened) < len(names):
         return None
-    if len(there) == 2 and meta is not None:
-        return images.pair_listed(there[0], there[1], meta, template, key, report)
-    if len(there) == 2:
-        return images.pair_folders(there[0], there[1], template, (keys[0], keys[1]), report)
-    listed = None if meta is not None else images.list_folder(there[0], keys[0], report)
-    return None if listed is None else Images(len(listed), {}, {})
+    if not lmdb:
+        return _read_folders(key, dataset, dict(zip(roots, opened, strict=True)), report)
+    if len(opened) == 1:
+        return Images(len(opened[0]))
+    with report.catching((*key, "dataroot_lq")):
+        return images.pair_lmdbs(*opened)
+    return None
+
+
+def _read_folders(key: Key, dataset: Mapping[Any, Any], folders: dict[Key, Path], report: Report) -> Images | None:
+    """What is in the folder of LQ images, or in those of GT and LQ images, which are paired."""
+    if any(report.has(*key, name) for name in ("filename_tmpl", "meta_info_file", "io_backend")):
+        return None
+    meta, template, pairs = dataset.get("meta_info_file"), dataset.get("filename_tmpl", "{}"), None
+    names = report.each(list_folder, folders) if meta is None else None
+    if len(folders) == 1:
+        return Images(len(names[0])) if names else None
+    gt, lq = folders.values()
+    with report.catching((*key, "dataroot_lq" if meta is None else "meta_info_file")):
+        if meta is not None:
+            pairs = read_list(meta, gt, lq, template)
+        elif names is not None:
+            pairs = pair_names(names[0], names[1], lq, template)
+    if pairs is None:
+        return None
+    sample = list(pairs)[:: -(-len(pairs) // images.MOST_HEADERS) or 1]
+    files = [[gt / name for name in sample], [lq / pairs[name] for name in sample]]
+    sizes = report.each(images.read_sizes, dict(zip(folders, files, strict=True)))
+    if sizes is None:
+        return None
+    both = zip(sample, *sizes, strict=True)
+    return Images(len(pairs), {name: (large, small) for name, large, small in both if large and small})
 
 
 def _check_sizes(key: Key, found: Images, run: Run) -> None:
     scale, train = run.whole("scale"), key[1] == "train"
-    if not found.gt or scale is None:
+    if not found.sizes or scale is None:
         return
-    wrong = {name: (gt, found.lq[name]) for name, gt in found.gt.items() if not _fits(gt, found.lq[name], scale, train)}
+    wrong = {name: pair for name, pair in found.sizes.items() if not _fits(*pair, scale, train)}
     if wrong:
         name, (gt, lq) = next(iter(wrong.items()))
         example = f"`{name}`, GT {gt[1]}×{gt[0]} and LQ {lq[1]}×{lq[0]}"
         ratios = {round(large[0] / small[0]) for large, small in wrong.values()}
-        every = len(wrong) == len(found.gt)
+        every = len(wrong) == len(found.sizes)
         if every and all(large[0] < small[0] for large, small in wrong.values()):
             got = f"GT that is smaller, for example {example}"
             run.report.add((*key, "dataroot_gt"), "GT larger than LQ", got, "Exchange `dataroot_gt` and `dataroot_lq`.")
@@ -179,18 +195,17 @@ def _check_sizes(key: Key, found: Images, run: Run) -> None:
             got = f"images that are {ratios.pop()} times as large, for example {example}"
             remedy = "Set `scale` (and the network's) to that of the data, or take other data."
         else:
-            got = f"{len(wrong)} of {len(found.gt)} pairs that are not, for example {example}"
+            got = f"{len(wrong)} of {len(found.sizes)} pairs that are not, for example {example}"
             remedy = "Make LQ from these GT images, cropped to a multiple of the scale; `dscsr prepare` does both."
         run.report.add((*key, "dataroot_lq"), f"GT {scale} times as large as LQ (`scale: {scale}`)", got, remedy)
-    name = min(found.gt, key=lambda name: min(found.gt[name]))
-    smallest = min(found.gt[name])
+    name = min(found.sizes, key=lambda name: min(found.sizes[name][0]))
+    smallest = min(found.sizes[name][0])
     gt_size = run.whole(*key, "gt_size")
     if train and gt_size is not None and gt_size > smallest:
-        few = sum(min(size) < gt_size for size in found.gt.values())
+        few = sum(min(gt) < gt_size for gt, _ in found.sizes.values())
         expected = f"at most {smallest}, the smallest side of the GT images"
-        remedy = (
-            f"{few} of {len(found.gt)} are smaller than {gt_size}, such as `{name}`: lower `gt_size`, or remove them."
-        )
+        such = f"{few} of {len(found.sizes)} are smaller than {gt_size}, such as `{name}`"
+        remedy = f"{such}: lower `gt_size`, or remove them."
         run.report.add((*key, "gt_size"), expected, gt_size, remedy)
     for metric in run.section("val", "metrics") if not train else ():  # it needs pixels inside the border
         border = run.whole("val", "metrics", str(metric), "crop_border")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from dscsr_arch.errors import DscsrError
 
 MOST_PRINTED = 30
 Key = tuple[str, ...]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Report:
             yield
         except DscsrError as error:
             self.add_error(key, error)
+
+    def each(self, function: Callable[[Given], Made], values: Mapping[Key, Given]) -> list[Made] | None:
+        """What ``function`` makes of the value of each key; None, and faults, where it raises a `DscsrError`."""
+        made = []
+        for key, value in values.items():
+            with self.catching(key):
+                made.append(function(value))
+        return made if len(made) == len(values) else None
 
     def add_note(self, key: Key, line: int, *said: str) -> None:
         """Record a fault that says nothing about the value at ``key``: the value is still checked."""
