@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from dscsr_arch import SPAN
+from dscsr_model import weights
 from dscsr_model.losses import vgg
 from dscsr_model.losses.vgg import VGG19Features
 
@@ -57,6 +58,10 @@ def test_the_header_tells_the_command_and_the_data(file):
     options = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert options["name"] == file.stem
     assert ("train" in options) == (phase == "train")
+    for name in (options["path"].get("pretrain_network_g"), options.get("teacher", {}).get("weights")):
+        if name is not None and "/" not in name:
+            told = name in weights.public() and "`dscsr weights " in " ".join(header)
+            assert told or name in weights.shipped(), f"where is {name} to be had?"
 
 
 @pytest.fixture(scope="module")

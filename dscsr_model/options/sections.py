@@ -15,7 +15,7 @@ class PathSection(Section):
 
     resume_state: v.Path | None = option("the .state file to continue from")
     ignore_resume_networks: v.Names | None = option("networks that keep their own weights when resuming")
-    pretrain_network_g: v.Path | None = option("weights to start from", by=SR)
+    pretrain_network_g: v.Path | None = option("weights to start from: a file, or a name of `dscsr weights`", by=SR)
     param_key_g: v.Text | None = option(
         "which weights of the file: params, params_ema, `~` for an unwrapped file", "params", by=SR
     )
@@ -151,7 +151,7 @@ class TeacherSection(Section):
     network: v.AnySection | None = option(
         "the teacher's type and arguments; left out, the weight file tells them", of="Network"
     )
-    weights: v.Files = option("weight file, or a list: outputs are averaged", needed="always")
+    weights: v.Files = option("a file, or a name of `dscsr weights`; of a list, outputs are averaged", needed="always")
     param_key: v.Text | None = option("which weights of the file: params, params_ema; `~` takes the averaged ones")
     self_ensemble: v.Bool = option("average the teacher's output over the eight orientations", False)
     border: v.Natural = option("LQ pixels at each side of a patch in which the teacher's output is left out", 0)
