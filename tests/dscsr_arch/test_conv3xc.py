@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from dscsr_arch import SPAN
 from dscsr_arch.conv3xc import Conv3XC, merge_layers
 from dscsr_arch.reparameterization import unfuse_kernel
 
@@ -29,14 +28,6 @@ def test_every_gradient_has_memory_of_its_own():
     assert len({grad.data_ptr() for grad in twice.values()}) == len(twice)
 
 
-def test_without_bias_the_layer_is_linear():
-    layer = Conv3XC(3, 4, bias=False).double()
-    x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
-    torch.testing.assert_close(layer(2 * x), 2 * layer(x), **EXACT)
-    assert not any("bias" in name for name in layer.state_dict())
-    torch.testing.assert_close(copy.deepcopy(layer).fuse()(x), layer(x), **EXACT)
-
-
 def test_merge_layers_merges_mixed_shapes_and_fused_layers_in_order():
     layers = [Conv3XC(3, 4), Conv3XC(4, 4), Conv3XC(4, 4).fuse(), Conv3XC(3, 4), Conv3XC(4, 4, bias=False)]
     layers.append(Conv3XC(3, 4).double())
@@ -58,33 +49,6 @@ def test_the_kernel_is_merged_in_float32_under_autocast_and_in_half_precision():
     torch.testing.assert_close(half.kernel().weight, rounded_inputs.to(torch.bfloat16), rtol=0, atol=0)
 
 
-def test_fuse_and_unfuse_change_nothing_but_the_form_and_repeats_do_nothing():
-    layer = Conv3XC(4, 5).double()
-    x = torch.randn(1, 4, 5, 4, dtype=torch.float64)
-    before, branches = layer(x), layer.conv
-    torch.testing.assert_close(layer.state_dict()["eval_conv.weight"], layer.kernel().weight, **EXACT)
-    assert layer.fuse().fuse() is layer
-    assert [name for name, _ in layer.named_parameters()] == ["eval_conv.weight", "eval_conv.bias"]
-    assert all(parameter.requires_grad and parameter.dtype == torch.float64 for parameter in layer.parameters())
-    torch.testing.assert_close(layer(x), before, **EXACT)
-    second = layer.unfuse().conv
-    assert layer.unfuse().conv is second
-    assert not any("eval_conv" in name for name, _ in layer.named_parameters())
-    assert not torch.allclose(second[1].weight, branches[1].weight)
-    torch.testing.assert_close(layer(x), before, **EXACT)
-    assert all(parameter.std() > 1e-3 for parameter in layer.parameters())
-
-
-def test_a_fused_state_loads_into_branches_and_back():
-    source, trainable, again = (Conv3XC(3, 4).double() for _ in range(3))
-    source.fuse()
-    trainable.load_state_dict(source.state_dict())
-    again.fuse().load_state_dict(trainable.state_dict())
-    for name, tensor in source.state_dict().items():
-        torch.testing.assert_close(trainable.state_dict()[name], tensor, **EXACT)
-        torch.testing.assert_close(again.state_dict()[name], tensor, **EXACT)
-
-
 def test_a_stale_eval_conv_beside_branches_is_ignored():
     layer = Conv3XC(3, 4).double()
     state = layer.state_dict()
@@ -100,17 +64,6 @@ def test_a_fused_kernel_of_another_shape_is_refused():
         RuntimeError, match=r"Expected a fused kernel of shape \(4, 3, 3, 3\) with bias, but got \(8, 3"
     ):
         Conv3XC(3, 4).load_state_dict(state)
-
-
-def test_two_networks_that_load_one_fused_kernel_get_the_same_branches():
-    """A network and its running average: the mean of different branches would merge to another kernel."""
-    states = [Conv3XC(3, 4).fuse().state_dict() for _ in range(2)]
-    first, second, other = Conv3XC(3, 4), Conv3XC(3, 4), Conv3XC(3, 4)
-    first.load_state_dict(states[0])
-    second.load_state_dict(states[0])
-    other.load_state_dict(states[1])
-    assert torch.equal(first.conv[0].weight, second.conv[0].weight)
-    assert not torch.equal(first.conv[0].weight, other.conv[0].weight)
 
 
 def test_unfused_branches_are_as_rich_as_a_random_start():
@@ -130,15 +83,3 @@ def test_fuse_and_unfuse_keep_a_frozen_layer_frozen_and_draw_no_random_numbers()
     assert not any(parameter.requires_grad for parameter in layer.unfuse().parameters())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.requires_grad for parameter in Conv3XC(3, 4).fuse().unfuse().parameters())
-
-
-def test_a_network_of_shapes_alone_has_the_shapes_of_a_real_one():
-    def shapes(network):
-        return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-    with torch.device("meta"):
-        network = SPAN(feature_channels=8)
-    real = SPAN(feature_channels=8)
-    network.load_state_dict(network.state_dict())
-    assert shapes(network) == shapes(real)
-    assert shapes(network.fuse()) == shapes(real.fuse())

@@ -1,6 +1,5 @@
 import copy
 import pickle
-import sys
 
 import pytest
 import torch
@@ -157,15 +156,6 @@ def test_compiled_it_gives_the_same_outputs_and_gradients(kind):
         torch.testing.assert_close(parameter.grad, net.get_parameter(name).grad, rtol=1e-9, atol=1e-9)
 
 
-def test_under_autocast_students_compute_in_low_precision_and_learn_in_full():
-    net = build("SPAN").float()
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = net(image().float())
-    assert {output.dtype for output in outputs.values()} == {torch.bfloat16}
-    outputs[0.5].float().sum().backward()
-    assert net.backbone.conv_cat.weight.grad.dtype == torch.float32
-
-
 def test_students_take_no_weights_and_no_random_numbers():
     torch.manual_seed(3)
     alone, after = CARN(num_feat=8), torch.rand(1)
@@ -229,9 +219,7 @@ def test_a_network_that_is_not_known_splits_by_the_arguments_named(unknown):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": "EDSR"}, "Expected `backbone` to be a network section .* but got 'EDSR'"),
         ({"backbone": {"num_feat": 8}}, "Expected `backbone` to be a network section"),
-        ({"backbone": {"type": "EDRS"}}, "got 'EDRS', which does not exist. Did you mean: .*EDSR"),
         ({"backbone": {"type": "DSCLoRA"}, "width_args": "feature_channels"}, "without ConvLoRA, but got DSCLoRA"),
         ({"backbone": {"type": "Unknown"}}, "Expected `width_args` for Unknown.*it has: size, depth, norm"),
         ({"width_args": "size"}, "Expected `size` to be a whole number in the backbone.* but got None"),
@@ -239,11 +227,8 @@ def test_a_network_that_is_not_known_splits_by_the_arguments_named(unknown):
         ({"backbone": {"type": "Unknown", "depth": 2}, "width_args": "depth"}, "to make layers narrower"),
         ({"backbone": {"type": "Unknown", "norm": True}, "width_args": "size"}, "running statistics.*BatchNorm2d"),
         ({"backbone": section("EDSR", num_fea=8)}, "Expected arguments that EDSR takes.*num_fea"),
-        ({"widths": (0.3,)}, r"Expected width 0.3 to leave a whole number of channels.*got 2.4 of `num_feat: 8`"),
-        ({"widths": (0.01,)}, r"Expected width 0.01 to leave a whole number of channels"),
         ({"widths": (1.0,)}, "Expected `widths` to be different numbers between 0 and 1"),
         ({"widths": (0.5, 0.5)}, "Expected `widths`"),
-        ({"widths": "0.5"}, "Expected `widths`"),
         ({"backbone": section("RCAN", squeeze_factor=8), "widths": (0.25,)}, "at least one channel in every layer"),
         ({"backbone": {**SWINIR, "num_heads": [8]}, "widths": (0.25,)}, "divisible by each of `num_heads`, but got 4"),
     ],
@@ -251,10 +236,3 @@ def test_a_network_that_is_not_known_splits_by_the_arguments_named(unknown):
 def test_bad_arguments(unknown, arguments, message):
     with pytest.raises(ValueError, match=message):
         CSSRNet(**{"backbone": section("EDSR"), "widths": (0.5,), **arguments})
-
-
-def test_without_basicsr_our_networks_are_built_and_others_asked_for(monkeypatch):
-    monkeypatch.setitem(sys.modules, "basicsr.archs", None)
-    CSSRNet(section("RCAN"), (0.5,))
-    with pytest.raises(ValueError, match=r"no BasicSR that can be imported .* Install it: pip install"):
-        CSSRNet(SWINIR, (0.5,))

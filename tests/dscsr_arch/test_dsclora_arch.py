@@ -1,7 +1,6 @@
 import pytest
 import torch
 from small_models import with_updates
-from torch import nn
 
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.conv_lora import lora_layers
@@ -55,19 +54,6 @@ def test_it_loads_every_form_strictly(net, form):
     torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-10)
 
 
-def test_fused_it_is_a_plain_fused_span_with_the_official_names(net):
-    x = image()
-    out = net(x)
-    assert net.fuse() is net
-    assert net.fuse() is net
-    span = SPAN(**SMALL).double().fuse().eval()
-    assert list(net.state_dict()) == list(span.state_dict())
-    span.load_state_dict(net.state_dict(), strict=True)
-    torch.testing.assert_close(span(x), out, rtol=0, atol=1e-10)
-    assert {type(module) for module in net.modules() if not list(module.children())} == {nn.Conv2d, nn.PixelShuffle}
-    torch.testing.assert_close(net.unfuse()(x), out, rtol=0, atol=1e-8)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -81,22 +67,6 @@ def test_ranks_follow_the_arguments_and_narrow_layers(arguments, expected):
     layers = {name: (each.rank, each.alpha) for name, each in lora_layers(DSCLoRA(**{**SMALL, **arguments})).items()}
     assert expected.items() <= layers.items()
     assert len(layers) == (2 if "lora_ranks" in arguments else 20)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"lora_rank": 9}, r"rank of at most 8 .* in block_1.c1_r.eval_conv and 17 more, but got 9"),
-        ({"lora_alpha": None}, r"alpha of layer 'block_1.c1_r.eval_conv' to be a positive number, but got None"),
-        (
-            {"lora_ranks": {"block_7": (2, 4)}},
-            "the pattern 'block_7' to meet a convolution, but got one that meets none of conv_1",
-        ),
-    ],
-)
-def test_arguments_out_of_range_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        DSCLoRA(**{**SMALL, **arguments})
 
 
 def test_a_span_does_not_load_its_files_and_lose_the_updates(net):

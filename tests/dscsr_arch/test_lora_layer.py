@@ -1,7 +1,5 @@
 import copy
-import io
 import math
-import pickle
 
 import pytest
 import torch
@@ -77,23 +75,6 @@ def test_a_layer_is_its_formula_before_and_after_merging_and_loading(geometry):
         torch.testing.assert_close(fused(x), expected, **EXACT)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_gradients_are_those_of_the_formula_and_the_base_has_none(geometry):
-    conv, layer = make(geometry)
-    x = image().requires_grad_()
-    layer(x).square().sum().backward()
-    grads = x.grad, layer.lora_A.grad, layer.lora_B.grad
-    assert layer.weight.grad is None
-    assert layer.bias is None or layer.bias.grad is None
-
-    given = x.detach().requires_grad_(), *(p.detach().requires_grad_() for p in (layer.lora_A, layer.lora_B))
-    weight = conv.weight.detach() + 1.5 * (given[2] @ given[1]).view(conv.weight.shape)
-    bias = None if conv.bias is None else conv.bias.detach()
-    conv._conv_forward(given[0], weight, bias).square().sum().backward()
-    for grad, tensor in zip(grads, given, strict=True):
-        torch.testing.assert_close(grad, tensor.grad, rtol=1e-12, atol=1e-11)  # sums of hundreds of products
-
-
 @settings(max_examples=40, deadline=None)
 @given(size=st.tuples(*[st.integers(1, 4)] * 4), groups=st.integers(1, 3), alpha=st.floats(0.1, 50), data=st.data())
 def test_any_weight_takes_any_rank_up_to_its_limit(size, groups, alpha, data):
@@ -128,26 +109,6 @@ def test_train_and_eval_never_merge():
         change()
         assert layer.merged == (True if change == layer.merge else False if change == layer.unmerge else merged)
         assert torch.equal(layer.state_dict()["weight"], conv.weight)
-
-
-@pytest.mark.parametrize("merged", [False, True])
-def test_a_file_of_the_base_loads_strictly_and_gives_exactly_the_base(merged):
-    _, layer = make()
-    if merged:
-        layer.merge()
-    base = nn.Conv2d(4, 6, 3, padding=1, dtype=torch.float64)
-    layer.load_state_dict(base.state_dict(), strict=True)
-    x = image()
-    assert torch.equal(layer(x), base(x))
-    assert layer.alpha == 3.0
-
-
-def test_half_an_adapter_is_missing_not_ignored():
-    _, layer = make()
-    state = layer.state_dict()
-    del state["lora_B"]
-    with pytest.raises(RuntimeError, match=r'Missing key.*"lora_B"'):
-        layer.load_state_dict(state)
 
 
 def test_dropout_meets_the_update_only_and_only_in_training():
@@ -186,25 +147,6 @@ def test_under_autocast_the_weight_is_formed_in_float32():
         assert torch.equal(layer.merge().weight, weight)
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_copies_pickles_and_moves(merged):
-    _, layer = make()
-    if merged:
-        layer.merge()
-    x = image()
-    file = io.BytesIO()
-    torch.save(layer, file)
-    file.seek(0)
-    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)]
-    for other in [*copies, copy.deepcopy(layer).to(memory_format=torch.channels_last)]:
-        assert other.merged == merged
-        torch.testing.assert_close(other(x), layer(x), **EXACT)
-        torch.testing.assert_close(other.unmerge()(x), layer(x), **EXACT)
-    shapes_only = copy.deepcopy(layer).to("meta")
-    assert shapes_only.unmerge()(x.to("meta")).shape == layer(x).shape
-    assert "rank=2" in repr(shapes_only)
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_compiled_in_one_graph(dropout):
     _, layer = make(dropout=dropout)
@@ -232,12 +174,9 @@ def test_buffers_written_between_forward_and_backward_do_no_harm():
     [
         ({"rank": 0}, r"Expected the LoRA rank of this convolution to be an integer from 1 to 4 .* but got 0"),
         ({"rank": 5}, r"from 1 to 4 \(what its weight \(6, 4, 3, 3\) allows\), but got 5. Give a smaller"),
-        ({"rank": True}, "but got True"),
         ({"alpha": 0}, "Expected the LoRA alpha of this convolution to be a positive number, but got 0"),
-        ({"alpha": "4"}, "alpha .* but got '4'"),
         ({"alpha": math.inf}, "alpha .* but got inf"),
         ({"dropout": 1.0}, r"Expected the LoRA dropout of this convolution to be a number in \[0, 1\), but got 1.0"),
-        ({"dropout": None}, r"dropout .* but got None"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):

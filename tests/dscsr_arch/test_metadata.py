@@ -64,19 +64,13 @@ def test_metadata_of_other_programs_mean_nothing():
 FAULTS = [
     ({"dscsr": "2"}, "Expected format 1 of dscsr's metadata, but got '2'. Update dscsr"),
     ({"arguments": None}, "to be short texts, but got 'SPAN' and None"),
-    ({"arguments": "x" * 20_000}, "to be short texts"),
     ({"arguments": "[" * 9_000}, "Expected names and values as JSON in `arguments` of dscsr's metadata, but got '"),
     ({"arguments": '{"upscale": ' + "9" * 5000 + "}"}, "Expected names and values as JSON in"),
-    ({"arguments": "[1]"}, "Expected names and values as JSON in `arguments` of dscsr's metadata"),
     ({"network": "CARN"}, "Expected metadata of SPAN, since the layers are its, but got 'CARN'"),
     ({"arguments": '{"img_range": 1e999}'}, "Expected `img_range` to be a positive number.* inf"),
     ({"arguments": '{"img_range": 1' + "0" * 400 + "}"}, "a positive number, such as 255 or 1, but got 1000"),
     ({"arguments": '{"img_range": "a"}'}, "but got 'a'. Give it yourself, as an override"),
-    ({"arguments": '{"rgb_mean": [NaN, 1, 1]}'}, "Expected `rgb_mean` to be a list of numbers"),
-    ({"arguments": '{"norm": 1}'}, "Expected `norm` to be true or false"),
-    ({"arguments": '{"upscale": 1e9}'}, "Expected `upscale` to be one of"),
     ({"arguments": '{"upscale": 3}'}, "Expected num_out_ch.* but got 12"),
-    ({"arguments": '{"rgb_mean": [0.5]}'}, "Expected `rgb_mean` to have one value per input channel"),
 ]
 
 

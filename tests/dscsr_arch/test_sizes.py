@@ -110,13 +110,6 @@ def test_a_network_that_takes_no_images_is_refused(network, fault):
         size_requirements(network)
 
 
-@pytest.mark.parametrize("scale", [1, 3])
-def test_padding_is_that_of_swinirmodel(scale):
-    x, network = torch.rand(2, 3, 18, 29), Windows(8, scale)
-    expected = network(F.pad(x, (0, 3, 0, 6), "reflect"))[..., : 18 * scale, : 29 * scale]
-    assert torch.equal(padded(network, x, SizeRequirements(8, 8)), expected)
-
-
 def test_images_shorter_than_their_padding():
     row = torch.arange(3.0).view(1, 1, 1, 3)
     seen = []

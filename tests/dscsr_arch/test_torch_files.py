@@ -64,16 +64,20 @@ def test_real_files_read_as_torch_reads_them(tmp_path, zipped):
 
 
 class Masked:
-    """Pickles as a state dict with attributes in place of its methods."""
+    """Pickles as a state dict with attributes in place of its methods, and of those of a tensor in it."""
 
     def __reduce__(self):
+        state = SPAN(feature_channels=4).state_dict()
+        state["conv_cat.bias"] = bias = torch.nn.Parameter(state["conv_cat.bias"])
+        bias.numel = bias.to = bias.element_size = bias.detach = 5
         masks = dict.fromkeys(["items", "get", "keys", "values", "__len__", "copy"], "not a method")
-        return OrderedDict, (), masks, None, iter(SPAN(feature_channels=4).state_dict().items())
+        return OrderedDict, (), masks, None, iter(state.items())
 
 
-def test_attributes_that_a_pickle_hangs_onto_mappings_are_dropped(tmp_path):
+def test_attributes_that_a_pickle_hangs_onto_its_objects_are_dropped(tmp_path):
     torch.save(Masked(), tmp_path / "w.pth")
     assert type(read_pickle(tmp_path / "w.pth")) is dict
+    assert type(read_state_dict(tmp_path / "w.pth")["conv_cat.bias"]) is torch.Tensor
     assert load_model(tmp_path / "w.pth").upscale == 4
 
 

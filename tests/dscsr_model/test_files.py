@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from dscsr_arch.errors import BusyError, DiskError, DscsrError
-from dscsr_model.files import atomic, atomic_folder, disk_errors, for_the_user, remove_unfinished, tidy
+from dscsr_arch.errors import BusyError, DiskError
+from dscsr_model.files import atomic, atomic_folder, disk_errors, remove_unfinished, tidy
 
 NAMES = ["GT.lmdb", "LQ.lmdb"]
 
@@ -210,11 +210,3 @@ def test_what_a_disk_says(tmp_path):
     said = str(caught.value)
     assert said.startswith(f"Expected room on the disk for {tmp_path / 'outer'}, but got [Errno ")
     assert said.endswith(" free). Nothing of it is kept. Free some space, or choose a folder on another disk.")
-
-
-def test_which_errors_are_for_the_user():
-    assert for_the_user(KeyError("x")) is None
-    assert for_the_user(OSError(errno.ENOENT, "no", "x")) is None
-    assert "on the disk for log/x" in str(for_the_user(OSError(errno.ENOSPC, "full", "log/x")))
-    error = DscsrError("anything")
-    assert for_the_user(error) is error

@@ -1,14 +1,10 @@
 """Tiles leave no seams, and eight orientations are eight."""
 
-from functools import partial
-
 import pytest
 import torch
-from small_models import Windows
 from torch import nn
 
 from dscsr_arch import SPAN
-from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_model.tiling import self_ensemble, tiled
 
 # conv_1, three convolutions in each of six blocks, conv_2, upsampler: 3x3 each; what comes between is pointwise.
@@ -52,20 +48,6 @@ def test_no_call_sees_more_than_a_tile_and_its_margins(span):
     assert torch.equal(tiled(forward, x, tile=16, overlap=4), forward(x))
     assert max(max(size) for size in seen[:-1]) == 16 + 2 * 4
     assert len(seen) == 4 * 3 + 1
-
-
-@pytest.mark.parametrize("size", [(64, 48), (61, 47), (3, 60)])
-@torch.no_grad()
-def test_windows_lie_in_tiles_as_in_the_whole_image(size):
-    """A tile of 20 pixels and an overlap of 3, for windows of 8: tiles of 16 with margins of 8."""
-    x, network, seen = torch.rand(1, 3, *size, dtype=torch.float64), Windows().double(), []
-    network.register_forward_pre_hook(lambda _, inputs: seen.append(max(inputs[0].shape[-2:])))
-    forward = partial(padded, network, requirements=SizeRequirements(8, 8))
-    whole = forward(x)
-    seen.clear()
-    torch.testing.assert_close(tiled(forward, x, 20, 3, SizeRequirements(8, 8)), whole, rtol=0, atol=1e-12)
-    assert max(seen) == 16 + 2 * 8
-    assert (tiled(forward, x, 20, 3) - whole).abs().max() > 0.01
 
 
 @torch.no_grad()

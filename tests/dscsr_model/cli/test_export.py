@@ -1,4 +1,3 @@
-import os
 import re
 import sys
 
@@ -96,33 +95,6 @@ def test_why_spandrel_was_not_asked_is_said(weights, tmp_path, capsys, monkeypat
     assert main(["export", str(weights), "-o", str(tmp_path / "out.pth"), "--format", "spandrel"]) == 0
     reason = "the import fails: .*operator torchvision::other does not exist"
     assert re.search(f"\n  spandrel itself was not asked: {reason}\n", capsys.readouterr().out)
-
-
-class Trap:
-    def __reduce__(self):
-        return os.mkdir, ("sprung",)
-
-
-WRONG = {
-    "code": (lambda path: torch.save({"params": Trap()}, path), "an object of Python"),
-    "other": (lambda path: torch.save({"fc.weight": torch.ones(2)}, path), "Expected weights of a known network"),
-    "gone": (lambda path: path.unlink(), "Expected a weight file"),
-}
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_wrong_files_get_one_message_and_no_output(weights, tmp_path, monkeypatch, capsys, kind):
-    monkeypatch.chdir(tmp_path)
-    write, message = WRONG[kind]
-    write(weights)
-    before = sorted(tmp_path.iterdir())
-    assert main(["export", str(weights), "-o", "new/out.pth"]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("dscsr: error: ")
-    assert printed.err.count("\n") == 1
-    assert re.search(message, printed.err)
-    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_interrupted_it_ends_with_130_and_leaves_nothing(weights, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,6 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model import cli
 from dscsr_model.cli.report import read_history
 from dscsr_model.cli.report_logs import best_of, read_events, read_logs
-from dscsr_model.cli.report_plot import draw
 
 STAMP = "2026-11-21 10:42:04,896 INFO: "
 STARTS = f"{STAMP}Validating iteration {{}}, which training starts from.\n"
@@ -200,46 +199,6 @@ def test_two_experiments_in_one_image(capsys):
         for half in np.array_split(image, 2, axis=1):
             assert (half == colour).all(-1).sum() > 100
     assert not list(Path().glob(".out*"))
-
-
-def test_scales_labels_and_units():
-    """Losses over two decades get a logarithmic scale, flat ones a linear one."""
-    for start, scale in ((10, "log"), (500, "linear")):
-        loss, psnr = draw({"a": history_of(log_text(range(start, 1001, 10), total=1000))}).axes
-        words = (loss.get_title(), loss.get_xlabel(), loss.get_ylabel(), loss.get_yscale())
-        assert words == ("Training loss (pixel)", "Iteration", "Loss", scale)
-        assert (psnr.get_title(), psnr.get_ylabel()) == ("PSNR on Set5 (star: best)", "PSNR (dB)")
-
-
-def test_the_raw_curve_is_faint_behind_the_smooth_one_and_has_gaps():
-    history = history_of(log_text(range(1, 10)))
-    (axis,) = draw({"a": history}, window=3).axes  # one panel: there is no validation
-    faint, strong = axis.lines
-    raw = list(history.losses["pixel"].values())
-    assert list(faint.get_ydata()) == raw
-    assert faint.get_alpha() < 0.5
-    assert strong.get_ydata()[1] == pytest.approx(np.mean(raw[:3]))
-    (only,) = draw({"a": history}, window=1).axes[0].lines
-    assert only.get_ydata() == pytest.approx(raw)
-    for gone in (5, *range(1, 10)):
-        history.losses["pixel"][gone] = math.nan
-        assert gone not in draw({"a": history}).axes[0].lines[-1].get_xdata()
-
-
-@pytest.mark.parametrize("number", [7, 20])
-def test_many_experiments_have_different_colours(number):
-    history = history_of(log_text(range(1, 4)))
-    (legend,) = draw({f"_a$b$c{index}": history for index in range(number)}, window=1).legends
-    assert len({str(each.get_color()) for each in legend.get_lines()}) == number
-    assert legend.get_texts()[0].get_text() == r" _a\$b\$c0"  # odd names stand in the legend
-
-
-@pytest.mark.parametrize("suffix", [pytest.param(".pdf", marks=pytest.mark.slow), ".svg"])
-def test_other_formats(suffix):
-    write("a", log_text(range(10, 101, 10)))
-    Path(f"figure{suffix}").write_text("older")
-    assert cli.main(["report", "a", "-o", f"figure{suffix}", "--force"]) == 0
-    assert Path(f"figure{suffix}").read_bytes()[:5] in (b"%PDF-", b"<?xml")
 
 
 def test_same_names_in_different_places_are_told_apart(capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dscsr_arch import SPAN, CSSRNet
+from dscsr_arch import SPAN
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.export.ntire import kit as kits
@@ -62,16 +62,6 @@ def test_the_whole_way(weights, tmp_path, monkeypatch, capsys):
         "README.md", "model_zoo/team07_Tiny.pth", "models/team07_Tiny.py", "test_demo_branch.txt"
     ]  # fmt: skip
     assert mark["psnr"] > 0
-
-
-def test_student_of_a_width(figures, tmp_path, capsys):
-    shared = CSSRNet({"type": "SPAN", "feature_channels": 8}, widths=(0.5,))
-    torch.save({"params": shared.state_dict()}, tmp_path / "csd.pth")
-    out = tmp_path / "kit"
-    assert submit(tmp_path / "csd.pth", "--width", 0.5, "--team", "07", "--name", "Half", "-o", out) == 0
-    assert "SPAN, 4 channels, x4" in capsys.readouterr().out
-    state = torch.load(out / "model_zoo" / "team07_Half.pth", weights_only=True)
-    assert state["conv_1.weight"].shape == (4, 3, 3, 3)
 
 
 NO_NAMES = ("../evil", 'x"\nimport os', "a\n", "", "9a", "é", "a.py", "a" * 61, "{x}")

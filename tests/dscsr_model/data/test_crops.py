@@ -2,9 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dscsr_model.data.crops import Crop, cut, draw_crop, orient, planes
-
-pairs = st.tuples(st.integers(1, 4), st.integers(0, 20), st.integers(0, 20), st.integers(1, 12))
+from dscsr_model.data.crops import Crop, cut, draw_crop
 
 
 def numbered(height, width, factor):
@@ -45,23 +43,6 @@ def test_lr_crop_is_the_window_of_the_hr_crop(scale, size, more, seed, flips):
     # Within every LR pixel, the parts lie as the orientation lays them.
     parts = turned(numbered(1, 1, scale), crop)[:, :, 2]
     np.testing.assert_array_equal(gt[2], np.tile(parts, (size, size)))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
-    bits=st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_orientations_are_numpy_s(shape, bits, seed):
-    image = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    image.flags.writeable = False
-    crop = Crop(0, 0, *bits)
-    np.testing.assert_array_equal(orient(image, crop), turned(image, crop))
-    np.testing.assert_array_equal(planes(image), image.transpose(2, 0, 1))
-    gray = np.ascontiguousarray(image[:, :, :1])
-    np.testing.assert_array_equal(planes(gray), gray.transpose(2, 0, 1))
-    assert not np.shares_memory(planes(gray), gray)  # which may lie in a mapped file
 
 
 def test_crops_are_keyed():

@@ -95,21 +95,6 @@ def test_modes_that_become_others(tmp_path):
         assert np.abs(pixels - np.asarray(wanted)).max() <= (0 if name.startswith(("bit", "pal")) else 2), name
 
 
-def test_inks_go_through_their_profile(tmp_path, monkeypatch):
-    """If it is of use: this one is not, and inks are mixed as without, until a library is there that takes it."""
-    inks, turned = Image.fromarray(RGB).convert("CMYK"), exif(Orientation=6).tobytes()
-    for suffix in ("tif", "jpg"):
-        profile = bytes(16) + b"CMYK" + bytes(200)
-        inks.save(tmp_path / f"a.{suffix}", icc_profile=profile, quality=100, exif=turned, tiffinfo={274: 6})
-        mixed = read_image(tmp_path / f"a.{suffix}")
-        with monkeypatch.context() as patch:
-            patch.setattr(ImageCms, "profileToProfile", lambda image, *_, **__: image.convert("RGB"))
-            converted = read_image(tmp_path / f"a.{suffix}")
-        assert (mixed.icc, converted.icc[16:20]) == (b"", b"RGB ")
-        assert mixed.pixels.shape == (8, 6, 3)
-        assert np.abs(converted.pixels - mixed.pixels.astype(int)).max() <= 2
-
-
 def test_transparency_that_is_no_channel(tmp_path):
     palette, gray = Image.fromarray(RGB).quantize(16), RGB[:, :, 0]
     palette.save(tmp_path / "p.png", transparency=3)
@@ -174,14 +159,6 @@ def test_orientation_of_a_sixteen_bit_png(tmp_path, place):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, np.rot90(DEEP, -1))
 
 
-def test_several_pages(tmp_path):
-    Image.fromarray(RGB).save(tmp_path / "a.tiff", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
-    image = read_image(tmp_path / "a.tiff")
-    assert image.frames == 2
-    np.testing.assert_array_equal(image.pixels, RGB)
-    assert image.dpi is None
-
-
 def test_what_is_of_no_use_is_left_out(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert read_image(tmp_path / "a.jpg").metadata == ()  # damaged
@@ -209,14 +186,6 @@ def test_truncated(tmp_path, suffix, deep):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ImageError, match=rf"half\.{suffix}: no image, or a broken one \(\S"):
         read_image(file)
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
-def test_no_image(tmp_path, content):
-    (tmp_path / "a.png").write_bytes(content)
-    for read in (read_rgb, read_header):
-        with pytest.raises(ImageError, match=r"a\.png: no image, or a broken one \(\S"):
-            read(tmp_path / "a.png")
 
 
 def test_what_cannot_be_read(tmp_path):

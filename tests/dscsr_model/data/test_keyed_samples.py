@@ -28,23 +28,10 @@ def sample(seed=0, **key):
     return KeyedDataset(Noise(), seed)[SampleKey(**{"image": 1, "epoch": 2, "position": 0, **key})]
 
 
-def test_the_same_sample_draws_the_same_numbers():
-    first = sample()
-    sample(image=3)
-    assert sample() == first
-    assert first[0] == 1
-
-
 def test_every_part_of_the_key_counts():
     samples = [sample(), sample(image=2), sample(epoch=1), sample(position=1), sample(seed=1)]
     for drawn in (1, 2):
         assert len({each[drawn] for each in samples}) == 5
-
-
-def test_torchs_generator_in_the_main_process_is_the_networks():
-    state = torch.get_rng_state()
-    sample()
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_threads_side_by_side_make_what_each_makes_alone():

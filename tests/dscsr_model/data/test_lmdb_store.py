@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from dscsr_arch.errors import DataError, DiskError
+from dscsr_arch.errors import DataError
 from dscsr_model.data.lmdb_store import LmdbReader, LmdbWriter, encode, environment, is_raw, read_meta
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
@@ -55,13 +54,6 @@ def test_entries_are_added_all_or_none(tmp_path):
     assert LmdbReader(tmp_path / "GT.lmdb").keys == ["a", "c"]
     with environment(tmp_path / "GT.lmdb").begin() as transaction:
         assert transaction.stat()["entries"] == 2
-
-
-def test_places_that_do_not_take_it(tmp_path, path):
-    with pytest.raises(DiskError, match=r"Expected to write .*GT.lmdb, but got .*File exists"):
-        LmdbWriter(path)
-    with pytest.raises(DiskError, match=r"Expected to write .*GT.lmdb, but got .* Choose another folder"):
-        LmdbWriter(path / "meta_info.txt" / "GT.lmdb")
 
 
 def test_pixels_in_the_order_of_sorted_keys(path, photographs):
@@ -134,14 +126,6 @@ def test_in_other_processes(path, method, used_before):
         child.join()
     assert len(results) == 2
     assert set(map(tuple, results.values())) == {tuple(total(reader))}
-
-
-def test_pickled_at_any_time(path):
-    reader = LmdbReader(path)
-    before = pickle.loads(pickle.dumps(reader))
-    with reader.pixels(0):
-        after = pickle.loads(pickle.dumps(reader))
-    assert total(before) == total(after) == total(reader)
 
 
 def test_threads_open_it_once(path):

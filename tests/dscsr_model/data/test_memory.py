@@ -31,9 +31,3 @@ def test_limit_of_a_container(tmp_path, version):
     assert memory._free_of_container(tmp_path) == 400
     (tmp_path / limit).write_text("max\n")
     assert memory._free_of_container(tmp_path) is None
-
-
-def test_the_smaller_one_counts(monkeypatch):
-    monkeypatch.setattr(memory, "_free_of_machine", lambda: 100)
-    monkeypatch.setattr(memory, "_free_of_container", lambda: 60)
-    assert memory.free_memory(torch.device("cpu")) == 60

@@ -289,14 +289,6 @@ def test_broken_and_small_files(folders):
         dataset[2]
 
 
-def test_empty_folder(tmp_path, folders):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"Expected images, but got none in .*empty"):
-        PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "empty")})
-    with pytest.raises(DataError, match=r"Expected a folder, but got .*none', which does not exist"):
-        PairedCropDataset({**folders, "dataroot_gt": str(tmp_path / "none")})
-
-
 @pytest.mark.parametrize("phase", ["train", "val"])
 def test_one_channel_however_it_is_stored(make_pair, folders, phase):
     """Of LMDBs with one channel, and by `color: gray` of colours; LR images differ by rounding."""

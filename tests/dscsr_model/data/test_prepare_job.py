@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscsr_model.data.prepare_job import PrepareJob, SubImage, common_size
+from dscsr_model.data.prepare_job import PrepareJob, common_size
 
 
 def windows(height, width, crop, step, thresh=0):
@@ -26,14 +26,6 @@ def test_sub_images_lie_as_basicsr_lays_them(length, crop, step, thresh):
     expected = basicsr_starts(length, crop, step, thresh) if length >= crop else [0]
     assert [window.top for window in windows(length, 1, crop, step, thresh)] == expected
     assert [window.left for window in windows(1, length, crop, step, thresh)] == expected
-
-
-def test_div2k():
-    job = PrepareJob(Path("gt"), Path("out"), 4)
-    found = job.windows(1356 // 4, 2040 // 4)
-    assert len(found) == 5 * 8
-    assert found[9].times(4) == SubImage(240, 240, 480, 480)
-    assert windows(30, 40, 0, 1) == [SubImage(0, 0, 30, 40)]
 
 
 @pytest.mark.parametrize(

@@ -33,16 +33,6 @@ def change(path, key, value):
     environment.close()
 
 
-@pytest.mark.parametrize("image_format", ["raw", "png"])
-def test_sound_pairs(make_pair, tmp_path, image_format):
-    make_pair(image_format)
-    report = run(tmp_path / "data")
-    assert report.faults == []
-    assert report.lines[-1] == "No fault found."
-    assert f"GT.lmdb: 5 images (5 {image_format})" in report.lines[0]
-    assert "GT.lmdb with LQ_X4.lmdb: 5 pairs x4" in report.lines
-
-
 def test_lmdbs_of_basicsr(folder, tmp_path, photographs):
     lmdb_util = pytest.importorskip("basicsr.utils.lmdb_util")
     names = sorted(file.name for file in folder.iterdir())

@@ -9,16 +9,10 @@ import pytest
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.workers import worker_pool
 
-VARIABLE = "OPENBLAS_NUM_THREADS"
-
 
 def square(number):
     time.sleep(0.02 * (number % 3))
     return number**2
-
-
-def threads(_):
-    return os.environ[VARIABLE]
 
 
 def die(_):

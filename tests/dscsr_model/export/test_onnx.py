@@ -9,7 +9,6 @@ from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import describe
 from dscsr_model.export.compare import difference
 from dscsr_model.export.onnx import run_onnx, to_onnx
-from dscsr_model.export.programs import translating
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +105,3 @@ def test_what_cannot_be_translated_gets_a_message(exported, monkeypatch, tmp_pat
     with pytest.raises(DscsrError, match=r"pip install 'dscsr\[onnx\]'"):
         to_onnx(exported[0], path)
     assert not list(tmp_path.iterdir())
-
-
-def test_quiet_ends(capsys):
-    with translating("nobody"):
-        print("chatter")
-        print("chatter", file=sys.stderr)
-    print("said")
-    assert capsys.readouterr() == ("said\n", "")

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
 import dscsr_model
 from dscsr_arch import torchvision_ops
@@ -224,34 +223,3 @@ def test_init_dist(monkeypatch, launcher, gpus, local_rank, chosen, backend):
     getattr(dist_util, f"_init_dist_{launcher}")("nccl")
     assert (devices, begun) == (chosen, [{"backend": backend}])
     assert dist_util.torch is torch
-
-
-def test_ddp_on_the_cpu_has_no_device_ids_and_rank_0_validates_with_the_network_itself(tmp_path):
-    from basicsr.models import base_model
-    from basicsr.models.sr_model import SRModel
-
-    opt = {"num_gpu": 0, "is_train": True, "dist": False, "rank": 0, "find_unused_parameters": True}
-    assert isinstance(base_model.BaseModel(opt).model_to_device(nn.Linear(2, 2)), nn.Linear)  # one process
-
-    class Model(SRModel):
-        def __init__(self) -> None:
-            base_model.BaseModel.__init__(self, opt | {"dist": True})
-            self.net_g = self.model_to_device(nn.Linear(2, 2))
-
-        def nondist_validation(self, *args: object) -> None:
-            assert isinstance(self.net_g, nn.Linear)
-            assert args == ("loader", 7, None, True)
-            raise ZeroDivisionError
-
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        model = Model()
-        net = model.net_g
-        with pytest.raises(ZeroDivisionError):
-            model.validation("loader", 7, None, save_img=True)
-    finally:
-        distributed.destroy_process_group()
-    assert model.net_g is net
-    assert isinstance(net, DistributedDataParallel)
-    assert (net.device_ids, net.find_unused_parameters) == (None, True)
-    assert (base_model.DistributedDataParallel, base_model.torch) == (DistributedDataParallel, torch)

@@ -150,21 +150,6 @@ def test_without_basicsr_the_install_order_is_told(tmp_path, write, run_python):
     assert {entry.name for entry in tmp_path.iterdir()} == {"data", "opt.yml"}
 
 
-def test_a_basicsr_vendored_here_comes_before_an_installed_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = list(sys.path)
-    install_help.look_into_working_directory()
-    assert sys.path == before
-    (tmp_path / "basicsr").mkdir()
-    (tmp_path / "basicsr/__init__.py").touch()
-    install_help.look_into_working_directory()
-    install_help.look_into_working_directory()
-    assert sys.path == [str(tmp_path), *before]
-    monkeypatch.delitem(sys.modules, "basicsr", raising=False)
-    assert install_help.find_basicsr() == tmp_path / "basicsr"
-
-
 def test_a_basicsr_without_registries_is_named(tmp_path, monkeypatch):
     """A namespace package, as projects vendor that were made from BasicSR 1.2."""
     (tmp_path / "basicsr").mkdir()

@@ -235,24 +235,6 @@ def of_a_model(build):
     return build
 
 
-@pytest.mark.parametrize(
-    ("iteration", "epoch", "found", "told"),
-    [(7, 2, (2, 2), ""), (8, 2, (2, 4), ""), (9, 2, (3, 0), ""), (9, 3, (3, 0), ""),
-     (8, 1, (2, 4), "iteration 8, which was in epoch 1, is in epoch 2, after 2 of 3 batches"),
-     (6, 4, (2, 0), "iteration 6, which was in epoch 4, is in epoch 2, after 0 of 3 batches")],
-)  # fmt: skip
-def test_the_position_is_that_of_the_iteration_whatever_the_batch_was_before(
-    namespace, checkpoint, iteration, epoch, found, told, logged
-):
-    state = {"epoch": epoch, "iter": iteration}
-    torch.save(state, checkpoint / "training_states/7.state")
-    state, build, _ = resumed(namespace)
-    sampler = build(Images(), {"phase": "train"}).batch_sampler.sampler
-    assert (sampler.resumed_epoch, sampler.seen) == found
-    assert state["epoch"] == found[0]  # where BasicSR's loop begins
-    assert any(told in line for line in logged()) if told else not logged()
-
-
 @pytest.mark.parametrize("dataset", [Images(), Keyed()])
 def test_what_was_seen_in_that_epoch_is_left_out_in_it_only(namespace, checkpoint, dataset):
     def epochs(build, *numbers):

@@ -82,16 +82,6 @@ def test_a_name_that_another_has_or_wants_later_is_theirs(registry, first):
     assert dict(iter(registry)) == {"SPAN": theirs, "SPAN_dscsr": OURS}
 
 
-def test_a_name_wanted_through_a_suffix_is_given_up():
-    from basicsr.utils.registry import Registry
-
-    registry, ours, theirs = Registry("arch"), make("SPAN_x", "dscsr_arch.span_arch"), make("SPAN")
-    registration._register(registry, ours)
-    with pytest.warns(UserWarning, match="registered as SPAN_x_dscsr"):
-        registry.register(theirs, suffix="x")
-    assert dict(iter(registry)) == {"SPAN_x": theirs, "SPAN_x_dscsr": ours}
-
-
 def test_others_keep_their_quarrels(registry):
     registration._register(registry, OURS)
     registry.register(make("Other"))
@@ -164,16 +154,6 @@ def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
 def test_what_a_basicsr_requires_and_lacks_is_named():
     says = registration._cannot_register(ModuleNotFoundError("No module named 'addict'", name="addict"))
     assert str(says).endswith("`addict` is missing: install what this BasicSR requires, with pip install addict.")
-
-
-def test_models_of_ours_and_those_derived_from_them(monkeypatch):
-    dscsr_model.register()
-    from basicsr.utils.registry import MODEL_REGISTRY
-
-    ours = MODEL_REGISTRY.get("DSCLoRAModel")
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "Theirs", type("Theirs", (ours,), {"__module__": "another.plugin"}))
-    names = ("EfficientSRModel", "DSCLoRAModel", "Theirs", "SRModel", None)
-    assert [registration.is_our_model(name) for name in names] == [True] * 3 + [False] * 2
 
 
 PLUGIN = """

@@ -122,12 +122,6 @@ def test_nothing_to_do(tmp_path):
         plan(tmp_path, tmp_path / "out", 4)
 
 
-def test_pipes_are_passed_over_and_broken_links_are_not(folder, tmp_path):
-    os.mkfifo(folder / "pipe.png")
-    (folder / "link.png").symlink_to(tmp_path / "nowhere")
-    assert targets(plan(folder, tmp_path / "out", 4), tmp_path / "out") == RESULTS | {"link_x4.png"}
-
-
 def test_what_is_checked_first(folder, tmp_path, monkeypatch):
     touch(tmp_path / "file")
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")

@@ -1,6 +1,5 @@
 """Stages that work at the same time; faults of one image and of the program; bounded memory."""
 
-import queue
 import threading
 import time
 import weakref
@@ -14,7 +13,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.data.image_io import Header
 from dscsr_model.inference import pipeline
 from dscsr_model.inference.jobs import Job
-from dscsr_model.inference.pipeline import Budget, Stopped, memory_needed, run
+from dscsr_model.inference.pipeline import memory_needed, run
 from dscsr_model.inference.receptive_field import ReceptiveField
 from dscsr_model.inference.tiles import Upscaler
 
@@ -57,17 +56,6 @@ def make_jobs(tmp_path):
         return [Job(tmp_path / f"{index}.png", tmp_path / "out" / f"{index}_x2.{form}", form) for index in range(count)]
 
     return make
-
-
-def test_all_are_made(make_jobs, tmp_path):
-    jobs, bar = make_jobs(7), Bar()
-    outcome = run(jobs, upscaler(), bar)
-    assert (outcome.made, outcome.failed) == (7, 0)
-    assert outcome.input_pixels == bar.n == sum((6 + index) * 5 for index in range(7))
-    for index, job in enumerate(jobs):
-        with Image.open(job.target) as image:
-            assert image.size == (2 * (6 + index), 10)
-            assert image.getpixel((0, 0)) == (index, 1, 2)
 
 
 def test_reading_network_and_writing_overlap(make_jobs, monkeypatch):
@@ -216,27 +204,6 @@ def test_nothing_holds_an_image_that_is_done(make_jobs, monkeypatch):
     assert alive == [[]]
 
 
-def test_memory_for_one_that_is_too_large_and_for_nobody_in_the_end():
-    """It goes alone; whoever waits when all is to end, is told so."""
-    budget, events = Budget(10), queue.Queue()
-    budget.acquire(50)
-
-    def wait():
-        budget.acquire(1)
-        events.put("acquired")
-        with pytest.raises(Stopped):
-            budget.acquire(10)
-        events.put("stopped")
-
-    threading.Thread(target=wait, daemon=True).start()
-    time.sleep(0.05)
-    assert events.empty()
-    budget.release(50)
-    assert events.get(timeout=WAIT) == "acquired"
-    budget.stop(KeyboardInterrupt())
-    assert events.get(timeout=WAIT) == "stopped"
-
-
 def test_notes(make_jobs):
     jobs, bar = make_jobs(2), Bar()
     pages = [Image.new("RGB", (9, 9)) for _ in range(3)]
@@ -253,22 +220,3 @@ def test_notes(make_jobs):
     bar.notes.clear()
     run(jobs[:1], upscaler(Attending(), tile=0), bar, replace=True)
     assert bar.notes == []
-
-
-def test_results_are_replaced_only_if_asked(make_jobs):
-    (job,) = make_jobs(1)
-    job.target.parent.mkdir()
-    job.target.write_text("mine")
-    bar = Bar()
-    assert run([job], upscaler(), bar).failed == 1
-    assert "0_x2.png, which exists" in bar.faults["0.png"]
-    assert job.target.read_text() == "mine"
-    assert run([job], upscaler(), bar, replace=True).made == 1
-    assert job.target.read_bytes().startswith(b"\x89PNG")
-
-
-def test_memory_needed_is_what_an_image_takes():
-    base = memory_needed(Header(100, 100, False, False), 4, "png")
-    assert memory_needed(Header(1000, 1000, False, False), 4, "png") - base > 990_000 * 3 * 17
-    for larger in ((True, False, "png"), (False, True, "png"), (False, False, "jpg"), (False, False, "webp")):
-        assert memory_needed(Header(100, 100, larger[0], larger[1]), 4, larger[2]) > base

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN
 from dscsr_arch.sizes import ANY_SIZE, SizeRequirements
-from dscsr_model.inference.receptive_field import MARGIN, peak, peak_memory, receptive_field
+from dscsr_model.inference.receptive_field import MARGIN, peak_memory, receptive_field
 
 
 def reach_of_gradients(network, side):
@@ -151,12 +151,6 @@ def test_what_tiles_would_change(network):
     assert (found.local, found.radius) == (False, MARGIN)
 
 
-def test_memory():
-    """Two feature maps of 10 channels, and the image with 3, are held at most."""
-    network = nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU(), nn.Conv2d(10, 10, 1), nn.ReLU(), nn.Conv2d(10, 3, 1)).eval()
-    assert 4 * 20 <= receptive_field(network, 3).bytes_per_pixel <= 4 * 33
-
-
 CPU = torch.device("cpu")
 MEGA = 1_000_000
 
@@ -175,8 +169,3 @@ MEGA = 1_000_000
 def test_known_allocations(call, megabytes):
     x = torch.rand(MEGA)
     assert peak_memory(lambda: call(x), CPU) == pytest.approx(megabytes * MEGA, abs=1000)
-
-
-@pytest.mark.parametrize(("changes", "most"), [([], 0), ([-5, 3], 3), ([4, -4, 4, 2, -6], 6), ([1, -5, 2], 2)])
-def test_peak_by_hand(changes, most):
-    assert peak(changes) == most

@@ -172,26 +172,6 @@ def test_where_a_training_starts(options, logged, tmp_path):
     assert all(torch.equal(tensor, given[name]) for name, tensor in warm.net_g.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"train:precision": "bf16", "train:channels_last": True},
-        {"train:accumulate_steps": 2, "train:grad_clip_norm": 0.1},
-        pytest.param({"train:compile": True}, marks=pytest.mark.slow),
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_ways_of_training(options, logged, changes):
-    losses = {**BOTH, **contrast(num_negatives=2)}  # as many as half a batch has
-    model = train(build(options(0.5, 0.25, **losses, **changes)), range(1, 4))
-    reference = train(build(options(0.5, 0.25, **losses)), range(1, 4))
-    figures, expected = model.get_current_log(), reference.get_current_log()
-    for name in ("l_pix", "l_teacher", "l_contrastive"):
-        assert figures[name] == pytest.approx(expected[name], rel=0.1)
-    assert model.guard.total == 0
-    assert not any("does not work here" in line for line in logged())
-
-
 # --- every width ---------------------------------------------------------------------------------------------------
 
 

@@ -79,16 +79,6 @@ def test_one_forward_gives_output_and_features_and_validation_taps_nothing(optio
     assert calls == [True, False]
 
 
-def test_other_precisions_and_memory_formats(options):
-    changes = {"train:precision": "bf16", "train:channels_last": True, "teacher:self_ensemble": True}
-    model = train(build(options(**changes)), range(1, 4))
-    reference = train(build(options(**{"teacher:self_ensemble": True})), range(1, 4))
-    figures, expected = model.get_current_log(), reference.get_current_log()
-    for name in ("l_pix", "l_teacher", "l_affinity"):
-        assert figures[name] == pytest.approx(expected[name], rel=0.05)
-    assert model.guard.total == 0
-
-
 def test_nothing_of_the_teacher_is_saved_or_trained(options, tmp_path):
     model = build(options())
     before = {name: tensor.clone() for name, tensor in model.teacher.networks[0].state_dict().items()}

@@ -13,7 +13,6 @@ import torch
 from small_models import SPAN, SWINIR, build, options, train
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict
-from dscsr_arch.errors import SizeError
 from dscsr_model.models import efficient_sr_model
 
 METRICS = {
@@ -89,24 +88,6 @@ def test_the_network_runs_once_for_each_image(tmp_path, loader, model_type, netw
     assert len(runs) == 2 * widths * forwards
 
 
-def test_uint8_images_are_scored_as_float_ones(tmp_path, loader):
-    class Bytes(torch.utils.data.Dataset):
-        opt = loader.dataset.opt
-
-        def __len__(self):
-            return len(loader.dataset)
-
-        def __getitem__(self, index):
-            item = loader.dataset[index]
-            return item | {name: (255 * item[name]).round().to(torch.uint8) for name in ("lq", "gt")}
-
-    model = span(tmp_path)
-    model.validation(loader, 1, None, save_img=False)
-    wanted = model.metric_results
-    model.validation(SimpleNamespace(dataset=Bytes()), 2, None, save_img=False)
-    assert model.metric_results == pytest.approx(wanted, rel=1e-6)
-
-
 def super_resolved(model, x):
     model.feed_data({"lq": x})
     model.test()
@@ -165,11 +146,6 @@ def test_sizes_are_known_before_the_first_step_and_found_once(tmp_path, monkeypa
     super_resolved(model, torch.rand(1, 3, 8, 16))
     super_resolved(model, torch.rand(1, 3, 9, 17))
     assert ran == [(1, 3, 8, 16), (1, 3, 16, 24)]
-
-
-def test_a_network_of_images_of_one_size_is_refused(tmp_path):
-    with pytest.raises(SizeError, match=r"SwinIR: .* Give another network, or its class a `size_multiple`"):
-        build(options(tmp_path, network_g={**SWINIR, "ape": True}))
 
 
 def test_networks_are_validated_in_fp32_and_stay_in_training(tmp_path):
@@ -255,35 +231,6 @@ def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, loader, logged)
     (said,) = [line for line in logged()[before:] if "niqe" in line]
     assert "Validation Set without `niqe`, which failed: calculate_niqe of image" in said
     assert (tmp_path / "models/net_g_best.pth").exists()
-
-
-def test_a_best_network_that_is_not_finite_is_not_kept(tmp_path, validate):
-    model = edsr(tmp_path)
-    validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
-    with torch.no_grad():
-        model.net_g.conv_first.weight.fill_(torch.nan)
-    validate(model, 10, psnr=31.0, ssim=0.9, rgb=29.0)
-    assert best(tmp_path) == 5
-
-
-@pytest.mark.parametrize("saved_at", [5, 8])
-def test_a_resumed_run_does_not_put_a_worse_network_over_the_best(tmp_path, validate, saved_at):
-    """BasicSR saves before it validates, so that the checkpoint of the best iteration knows nothing of it."""
-    opt = options(tmp_path, **{"val:metrics": METRICS})
-    model = build(copy.deepcopy(opt))
-    if saved_at == 5:
-        model.save(0, 5)
-    validate(model, 5, psnr=30.0, ssim=0.9, rgb=29.0)
-    if saved_at == 8:
-        model.save(0, 8)
-        validate(model, 10, psnr=30.5, ssim=0.9, rgb=29.0)
-    model = build(opt)
-    model.resume_training(read_pickle(tmp_path / f"training_states/{saved_at}.state"))
-    kept = best(tmp_path)
-    validate(model, 15, psnr=29.0, ssim=0.9, rgb=29.0)
-    assert best(tmp_path) == kept
-    validate(model, 20, psnr=31.0, ssim=0.9, rgb=29.0)
-    assert best(tmp_path) == 20
 
 
 def test_a_broken_best_network_is_replaced(tmp_path, validate):

@@ -4,13 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_up_profiles import run
 
 from dscsr_arch import SPAN
-from dscsr_arch.errors import DscsrError
-from dscsr_model.profiling import latency
 from dscsr_model.profiling.complexity import count
-from dscsr_model.profiling.profile import VARIANTS, Settings, build, check_variants, profile, reason
+from dscsr_model.profiling.profile import Settings, build, profile
 from dscsr_model.profiling.report import table
 
 QUICK = Settings(12, 16, ("eager",), "cpu", 1e-6)
@@ -36,11 +33,6 @@ def test_everything_is_measured():
     assert "wide" in table(result)
 
 
-def test_a_size_beyond_memory_is_a_fault_of_every_run():
-    result = profile({"net": SPAN(feature_channels=4)}, replace(BARE, height=9_000_000, width=9_000_000))
-    assert "room for an image of 9000000×9000000" in result.networks["net"].runs["eager"].fault
-
-
 class TrainsOnly(SPAN):
     def forward(self, x):
         if self.conv_cat.weight.dtype == torch.bfloat16:
@@ -57,30 +49,6 @@ def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
     text = table(result)
     assert "Not to be had here:" in text
     assert "net, bf16: " in text
-
-
-@pytest.mark.parametrize("channels", [3, 1])
-def test_images_give_a_mean_time(monkeypatch, channels):
-    images = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 12), torch.rand(1, 3, 8, 8))
-    seen = []
-    monkeypatch.setattr(latency, "milliseconds", lambda call, _: seen.append(tuple(call().shape)) or float(len(seen)))
-    monkeypatch.setattr(latency, "measure", lambda calls, **_: dict.fromkeys(calls, run(5.0).latency))
-    settings = replace(BARE, variants=("channels_last", "eager"), images=images)
-    runs = profile({"net": SPAN(channels, channels, feature_channels=4)}, settings).networks["net"].runs
-    assert seen == [(1, channels, 32, 32), (1, channels, 32, 48), (1, channels, 32, 32)]
-    assert (runs["channels_last"].images_ms, runs["eager"].images_ms) == (2.0, None)
-
-
-def test_reasons_are_one_line():
-    assert reason(DscsrError("Expected a,\n but got b.")) == "Expected a, but got b."
-    assert reason(RuntimeError("x\ny")) == "RuntimeError: x y"
-    assert reason(torch.OutOfMemoryError("CUDA out of memory. Tried …")) == "not enough memory"
-    assert len(reason(RuntimeError("x" * 999))) == 200
-
-
-def test_variants_come_once_and_all_means_all():
-    assert check_variants(["bf16", "eager", "bf16"]) == ("bf16", "eager")
-    assert check_variants(["all"]) == VARIANTS
 
 
 # bf16 keeps 8 bits of a number and fp16 11; `eager` and `channels_last` differ in the order of sums only.

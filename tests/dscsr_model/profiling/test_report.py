@@ -1,15 +1,11 @@
 """Tables and JSON of known figures, and what is said of the machine."""
 
 import json
-import platform
 
-import pytest
-import torch
 from made_up_profiles import MACHINE, measured, profile_of, run
 
-from dscsr_model.profiling.machine import describe, in_words, processor
 from dscsr_model.profiling.profile import BASELINE, Run, Settings
-from dscsr_model.profiling.report import WIDTH, as_dict, milliseconds, table
+from dscsr_model.profiling.report import WIDTH, as_dict, table
 from dscsr_model.profiling.score import BASELINES, Given
 
 
@@ -41,12 +37,6 @@ def test_the_widest_table_fits():
     assert "\nexperiments/" in text
 
 
-def test_long_names_break_between_words():
-    lines = table(profile_of(**{"train_csd_edsr_baseline_x4 at 0.25": measured(8.0)})).splitlines()
-    starts = [index for index, line in enumerate(lines) if line.startswith("train_csd_edsr_baseline_ ")]
-    assert [lines[index + 1] for index in starts] == ["x4 at 0.25"] * 2
-
-
 def test_what_a_table_says_of_its_scores():
     """Against which time, of which machine."""
     assert "*" not in table(profile_of(net=measured(8.0)), given=Given(baselines={2025: 9.0}))
@@ -75,19 +65,3 @@ def test_json_says_where_each_score_comes_from_and_has_no_infinity():
     assert (other["variants"]["bf16"]["median_ms"], other["variants"]["bf16"]["fault"]) == (None, "too slow")
     assert (data["machine"], data["size"], data["score_variant"]) == (MACHINE, [256, 256], "eager")
     assert BASELINES[2026].name == data["baseline_2026"]["network"]
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (12.34, "12.3"), (123.4, "123.4"), (1234.5, "1234")])
-def test_milliseconds_have_three_digits(value, text):
-    assert milliseconds(value) == text
-
-
-def test_the_machine_in_words(tmp_path):
-    words = in_words(describe(torch.device("cpu")))
-    assert f"{torch.get_num_threads()} thread" in words
-    assert f"torch {torch.__version__}" in words
-    gpu = {"device": "NVIDIA X", "cpu": "Some CPU", "threads": 2, "torch": "2", "cuda": "13", "python": "3"}
-    assert in_words(gpu) == "NVIDIA X (host: Some CPU), 2 threads; torch 2, cuda 13, python 3"
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some  CPU @ 3 GHz\nflags\t: x\n")
-    assert processor(tmp_path / "cpuinfo") == "Some CPU @ 3 GHz"
-    assert processor(tmp_path / "none") == (platform.processor() or platform.machine())

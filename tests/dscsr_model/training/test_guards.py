@@ -1,10 +1,8 @@
 """Steps that are not finite are skipped, counted, and in the end stop the run; ranks agree upon signals with them."""
 
-import signal
-
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.training.guards import StepGuard
@@ -77,16 +75,3 @@ def test_batch_statistics_are_kept_clean_of_a_skipped_batch(bad):
     step.guard.step(NAN if bad else GOOD)
     assert (net.running_mean.tolist() == [0, 0]) == bad
     assert net.num_batches_tracked.item() == (not bad)
-
-
-def test_a_rank_stops_when_the_step_has_told_all_of_them():
-    step = Step()
-    step.stop.asked = int(signal.SIGTERM)
-    assert step.stop.agreed == signal.SIGTERM  # alone there is nobody to ask
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        assert step.stop.agreed == 0
-        step()
-        assert step.stop.agreed == signal.SIGTERM
-    finally:
-        distributed.destroy_process_group()

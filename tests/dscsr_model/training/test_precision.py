@@ -9,8 +9,6 @@ from torch import nn
 from dscsr_model.training import precision
 from dscsr_model.training.precision import CompiledForward
 
-CPU = torch.device("cpu")
-
 
 def test_a_compiler_that_fails_is_told_once_and_training_goes_on(monkeypatch, caplog):
     calls = []

@@ -15,7 +15,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.export.ntire import bare_check, self_check, texts
 from dscsr_model.export.ntire import kit as kits
-from dscsr_model.export.ntire.single_file import SingleFile, single_file
+from dscsr_model.export.ntire.single_file import single_file
 from dscsr_model.profiling.complexity import count as count_with_fvcore
 
 FIGURES = self_check.Figures(1, 2, 3, 4, 0.0, 0.0, [[5, 6]], "3.9", "1.13")
@@ -113,15 +113,6 @@ def test_a_failing_self_check_leaves_nothing(tmp_path, network, monkeypatch):
     assert os.listdir(tmp_path) == ["python"]
 
 
-@pytest.mark.slow
-def test_a_file_that_needs_more_than_torch_fails(tmp_path, network, monkeypatch):
-    text = SingleFile.text
-    monkeypatch.setattr(SingleFile, "text", lambda *args: text(*args) + "import dscsr_arch\n")
-    with pytest.raises(DscsrError, match=r"bare process, but got ImportError: dscsr_arch is not there"):
-        make(network, tmp_path / "kit")
-    assert not list(tmp_path.iterdir())
-
-
 def test_wrong_and_broken_weights_are_seen(alone):
     """NaN is larger than no tolerance."""
     network = bare_check.load(alone[0], "FastSPAN", alone[1])
@@ -186,9 +177,6 @@ def test_on_the_challenges_own_python(network, fold, tmp_path):
         pytest.skip("needs an interpreter with Python 3.9 and torch 1.13: set DSCSR_NTIRE_PYTHON to it")
     figures = make(network, tmp_path / "kit", fold=fold, python=python).figures
     assert (figures.python[:4], figures.torch[:4]) == ("3.9.", "1.13")
-
-
-# --- what is refused, before anything is written --------------------------------------------------------------------
 
 
 # --- the place ------------------------------------------------------------------------------------------------------

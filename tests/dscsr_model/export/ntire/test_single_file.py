@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dscsr_arch import CARN, EDSR, RCAN, SPAN, CSSRNet, DSCLoRA
+from dscsr_arch import CARN, EDSR, SPAN, CSSRNet, DSCLoRA
 from dscsr_arch.errors import DscsrError
 from dscsr_model.export.ntire import bare_check
 from dscsr_model.export.ntire.single_file import single_file
@@ -141,10 +141,3 @@ def test_nothing_that_a_file_says_becomes_code():
             form._replace(arguments={**form.arguments, "img_range": value}).text("Mine", "x")
     text = form._replace(arguments={**form.arguments, "img_range": "exit()"}).text("Mine", "x")
     assert "exit" not in {ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}
-
-
-def test_other_networks_have_no_file():
-    for network in (RCAN(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4), torch.nn.Conv2d(3, 3, 3)):
-        message = rf"Expected a network that has a single-file form \(CARN, .*, but got {type(network).__name__}"
-        with pytest.raises(DscsrError, match=message):
-            single_file(network)
