@@ -1,4 +1,4 @@
-"""Shared by all tests: a fixed seed, the optional assets, and a way to run the command line as a real process."""
+"""Shared by all tests: a fixed seed, the optional assets, and a way to run Python in a process of its own."""
 
 import os
 import random
@@ -8,12 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import forks
 import numpy as np
 import pytest
 import torch
-
-from dscsr_model import cli
 
 # The networks of the tests are tiny: a second thread costs more than it brings, above all on a busy machine.
 torch.set_num_threads(1)
@@ -75,18 +72,5 @@ def run_python(tmp_path):
             check=check,
             timeout=timeout,
         )
-
-    return run
-
-
-@pytest.fixture
-def run_cli(tmp_path):
-    """Run ``dscsr *args`` in a process that is forked from this one: as `run_python`, without seconds of imports."""
-
-    def run(*args, cwd=tmp_path, env=None, check=False):
-        done = forks.finished(lambda: cli.main([str(arg) for arg in args]), cwd, **(env or {}))
-        if check:
-            assert done.returncode == 0, done.stderr
-        return done
 
     return run

@@ -98,18 +98,6 @@ def _replace(draw: random.Random, options: Section) -> None:
     section[key] = copy.deepcopy(draw.choice(_VALUES))
 
 
-_OTHER_NUMBERS: tuple[Callable[[Any], Any], ...] = (
-    lambda x: -x, lambda x: x + 1, lambda x: x - 1, lambda x: x * 3, lambda x: x / 2, lambda x: x * 1000, float, str,
-    lambda x: [x], lambda x: [x] * 3,
-)  # fmt: skip
-
-
-def _scale(draw: random.Random, options: Section) -> None:
-    numbers = [(s, k) for s, k in _places(options) if isinstance(s[k], (int, float)) and not isinstance(s[k], bool)]
-    section, key = draw.choice(numbers)
-    section[key] = draw.choice(_OTHER_NUMBERS)(section[key])
-
-
 _TORCHS = ("AdamW", "SGD", "LBFGS", "Rprop", "OneCycleLR", "CosineAnnealingLR", "CyclicLR")
 
 
@@ -129,17 +117,6 @@ def _copy(draw: random.Random, options: Section) -> None:
     target = draw.choice([section, options, *(s[k] for s, k in _places(options) if isinstance(s[k], dict))])
     name = draw.choice([f"{key}_2", f"x_{key}", *_KEYS]) if target is section else key
     target[name] = copy.deepcopy(section[key] if draw.random() < 0.5 else section.pop(key))
-
-
-def _misspell(draw: random.Random, options: Section) -> None:
-    section, key = draw.choice(_places(options))
-    name, at = str(key), draw.randrange(len(str(key)))
-    section[name[:at] + draw.choice(["", "x", name[at:] + "_opt", name[at] * 2]) + name[at + 1 :]] = section.pop(key)
-
-
-def _exchange(draw: random.Random, options: Section) -> None:
-    (one, key), (other, name) = draw.sample(_places(options), 2)
-    one[key], other[name] = copy.deepcopy(other[name]), copy.deepcopy(one[key])
 
 
 _LIKELY: tuple[Any, ...] = (
@@ -191,7 +168,7 @@ def _network(draw: random.Random, options: Section) -> None:
 
 
 _CHANGES: tuple[Callable[[random.Random, Section], None], ...] = (
-    _drop, _replace, _replace, _scale, _retype, _copy, _copy, _misspell, _exchange,
+    _drop, *[_replace] * 4, _retype, *[_copy] * 3,
     *[_likely] * 8, *[_loss] * 3, *[_network] * 2,
 )  # fmt: skip
 

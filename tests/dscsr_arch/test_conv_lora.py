@@ -121,15 +121,6 @@ def test_merge_unmerge_and_fuse_a_whole_network(net):
         assert list(form.state_dict()) == list(base.state_dict())
 
 
-def test_what_is_there_stays_when_more_is_added(net):
-    head = with_updates(inject(net, {"head": (2, 4)})).head
-    inject(net, {"head": (2, 4), "tail": (1, 1)})
-    assert net.head is head
-    assert {name for name, p in net.named_parameters() if p.requires_grad} == {
-        "head.lora_A", "head.lora_B", "tail.lora_A", "tail.lora_B"
-    }  # fmt: skip
-
-
 def test_adapters_are_saved_alone_and_loaded_onto_their_base_by_any_name_of_a_layer(net):
     base = copy.deepcopy(net)
     with_updates(inject(net, {"body.*": (2, 4), "tail": (1, 3)}, dropout=0.2))
@@ -142,18 +133,6 @@ def test_adapters_are_saved_alone_and_loaded_onto_their_base_by_any_name_of_a_la
         name: (layer.rank, layer.alpha) for name, layer in lora_layers(net).items()
     }
     assert not base.head.weight.requires_grad
-
-
-def test_adapters_replace_those_of_the_same_layers_also_while_merged(net):
-    first = with_updates(inject(net, {"*": (2, 4)}, dropout=0.1))
-    second = with_updates(copy.deepcopy(first))
-    for layer in lora_layers(second).values():
-        layer.lora_alpha.fill_(7)
-    x = image()
-    load_lora_state_dict(conv_lora.merge(first), lora_state_dict(second))
-    assert first.head.merged
-    torch.testing.assert_close(first(x), second(x), **EXACT)
-    torch.testing.assert_close(conv_lora.unmerge(first)(x), second(x), **EXACT)
 
 
 def test_a_fused_span_carries_it_and_fuses_it():

@@ -8,7 +8,7 @@ from torch import nn
 
 from dscsr_arch import CARN, EDSR, RCAN, SPAN, DSCLoRA, load_model
 from dscsr_arch.errors import DscsrError, WeightsError
-from dscsr_arch.metadata import Metadata, describe, described, differences, from_metadata, to_metadata
+from dscsr_arch.metadata import Metadata, describe, from_metadata, to_metadata
 
 MEAN = [0.1, 0.25, 0.3333]
 
@@ -106,19 +106,3 @@ def test_any_metadata_are_read_or_refused(metadata):
     except DscsrError:
         return
     assert metadata is None or isinstance(metadata, Metadata)
-
-
-@pytest.mark.parametrize(
-    "section",
-    [
-        {"type": "SPAN_dscsr", "feature_channels": 4, "rgb_mean": [0.1, 0.22222222222, 0.3], "norm": True},
-        {"type": "SPAN", "num_in_ch": 1, "num_out_ch": 1, "feature_channels": 4},  # the luma of the default
-        {"type": "CARN", "num_feat": 4, "final_relu": True},
-    ],
-)
-def test_a_section_says_what_its_network_says(section):
-    kind = {"SPAN": SPAN, "CARN": CARN}[section["type"].removesuffix("_dscsr")]
-    network = kind(**{name: value for name, value in section.items() if name != "type"})
-    assert differences(describe(network), described(section)[0]) == {}
-    other = described({**section, "img_range": 1.0})[0]
-    assert differences(describe(network), other) == {"img_range": (255, 1)}

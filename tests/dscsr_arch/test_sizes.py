@@ -116,8 +116,3 @@ def test_images_shorter_than_their_padding():
     assert torch.equal(padded(lambda x: seen.append(x) or x, row, SizeRequirements(4, 8)), row)
     assert seen[0].shape == (1, 1, 8, 8)
     assert torch.equal(seen[0], torch.tensor([0.0, 1, 2, 1, 0, 1, 2, 1]).expand(1, 1, 8, 8))
-
-
-def test_an_image_that_is_taken_goes_in_as_it_is():
-    x = torch.rand(1, 3, 16, 8)
-    assert padded(lambda given: given, x, SizeRequirements(8, 8)) is x

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dscsr_arch.errors import BusyError, DiskError
+from dscsr_arch.errors import DiskError
 from dscsr_model.files import atomic, atomic_folder, disk_errors, remove_unfinished, tidy
 
 NAMES = ["GT.lmdb", "LQ.lmdb"]
@@ -98,39 +98,6 @@ def test_folders_that_fail_leave_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fail(tmp_path / "mine")
     assert os.listdir(tmp_path) == ["mine"]  # a folder of the user stays, empty as it was
-
-
-def test_folders_that_are_there(tmp_path):
-    build(tmp_path, "one")
-    with pytest.raises(DiskError, match=r"but got .*GT.lmdb and .*LQ.lmdb, which exist\. Pass --force"):
-        build(tmp_path, "two")
-    assert contents(tmp_path) == dict.fromkeys(NAMES, "one")
-    with atomic_folder(tmp_path, NAMES, True) as folder:
-        fill(folder, "two")
-        assert (tmp_path / "GT.lmdb" / "data").read_text() == "one"
-    assert contents(tmp_path) == dict.fromkeys(NAMES, "two")
-
-
-def test_old_folders_stay_when_the_last_step_fails(tmp_path, monkeypatch):
-    build(tmp_path, "one")
-
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, "two", replace=True)
-    assert contents(tmp_path) == dict.fromkeys(NAMES, "one")
-
-
-def test_one_writer_at_a_time(tmp_path):
-    with atomic_folder(tmp_path, NAMES, False) as folder:
-        with pytest.raises(BusyError, match=r"Expected no other process in .*, but got one that is writing GT"):
-            build(tmp_path, "two")
-        write(tmp_path / "LQ_list.txt")  # other names are other writers
-        fill(folder, "one")
-    (tmp_path / "LQ_list.txt").unlink()
-    assert contents(tmp_path) == dict.fromkeys(NAMES, "one")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):

@@ -160,14 +160,11 @@ def test_without_matplotlib_nothing_is_measured_in_vain(capsys, monkeypatch):
     ("content", "part"),
     [
         (None, "Expected an option file (YAML) at net.yml, but got one that cannot be read"),
-        ("a: [1", "Expected an option file (YAML) at net.yml, but got one that cannot be read"),
         ("name: x", "Expected a section `network_g` with a `type` in net.yml, but got none"),
-        ("- 1", "Expected a section `network_g` with a `type` in net.yml, but got none"),
         ("network_g: {feature_channels: 4}", "but got one without"),
         ("network_g: {type: SPAN, feature_channels: 999999999}", "fit into memory, but got this: Storage size"),
         ("network_g: {type: SPAN, feature_channels: 9999999}", "fit into memory, but got this: its weights take"),
         ("network_g: {type: SPAM}", "network_g of net.yml: Expected the type of a registered network, but got 'SPAM'"),
-        ("network_g: {type: SPAN, feature_channels: -1}", "Expected `feature_channels` to be a whole number from 1"),
         ("network_g: {type: SPAN, features: 4}", "unexpected keyword argument 'features'"),
         ("network_g: {type: CSSRNet, backbone: {type: CARN, num_feat: 16}, widths: [3]}", "Expected `widths`"),
     ],
@@ -191,25 +188,15 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         (("span.pth", "--seconds", "0"), "Expected seconds above 0 for each variant, but got 0"),
         (("span.pth", "--threads", "0"), "Expected --threads to be at least 1, but got 0"),
         (("span.pth", "--variants", "fast"), "Expected variants among"),
-        (("span.pth", "--device", "abacus"), "Expected a device among"),
         (("span.pth", "--images", "none"), "Expected a folder of images, but got none"),
         (("span.pth", "--plot", "a.doc"), "Expected --plot to end in .png, .pdf, .svg, but got `a.doc`"),
         (("span.pth", "--plot", "a.png"), "Expected PSNR for --plot, but got none"),
         (("span.pth", "--json", "none/a.json"), "Expected a folder to write a.json into, but got `none`"),
-        (("span.pth", "--json", "."), "Expected a new file, but got `.`, which exists"),
         (("span.pth", "--psnr", "28"), "Expected --psnr NAME=VALUE with a positive number, but got '28'"),
         (("span.pth", "--psnr", "spam=28"), "Expected a name among span for --psnr, but got 'spam'"),
-        (("span.pth", "--runtime", "span=-1"), "Expected --runtime NAME=VALUE with a positive number"),
         (("span.pth", "--baseline-ms", "1999=3"), "Expected a name among 2025, 2026 for --baseline-ms"),
-        (("cut.pth",), "it is truncated or of another kind"),
     ],
 )
 def test_what_a_user_can_do_wrong(capsys, arguments, part):
-    Path(span()).with_name("cut.pth").write_bytes(Path("span.pth").read_bytes()[:100])
+    span()
     assert part in message(capsys, *arguments)
-
-
-def test_a_given_runtime_is_scored_against_published_ones(capsys):
-    network = figures(capsys, span(), "--runtime", "span=7.74", "--baseline-ms", "2025=20", quick=COUNTED)["span"]
-    sources = {year: (each["runtime_source"], each["baseline_source"]) for year, each in network["scores"].items()}
-    assert sources == {"2025": ("given", "given"), "2026": ("given", "published")}

@@ -9,6 +9,7 @@ import numpy as np
 import option_files
 import pytest
 from PIL import Image
+from training_runs import dscsr
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model import cli
@@ -261,13 +262,13 @@ def test_neither_torch_nor_basicsr_is_imported(run_python):
 
 
 @pytest.mark.parametrize("model", [pytest.param("SRModel", marks=pytest.mark.slow), "EfficientSRModel"])
-def test_a_real_training(run_cli, tmp_path, model):
+def test_a_real_training(tmp_path, model):
     """From the log and from TensorBoard: the same figures, as exactly as the log prints them."""
     options = option_files.training_options(option_files.make_data(tmp_path / "data"))
     changes = {"model_type": model, "val:val_freq": 4, "logger:print_freq": 2, "logger:use_tb_logger": True}
     options = option_files.changed(options, changes)
     option_files.write_options(tmp_path / "opt.yml", options)
-    run_cli("train", "-opt", "opt.yml", check=True)
+    assert dscsr("train", "-opt", "opt.yml") == 0
 
     from_log = read_history(Path("experiments/tiny"))
     assert list(from_log.losses["pixel"]) == [2, 4, 6, 8, 10]

@@ -12,7 +12,6 @@ from dscsr_arch import SPAN
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.export.ntire import kit as kits
-from dscsr_model.export.ntire import self_check
 
 
 @pytest.fixture
@@ -22,15 +21,6 @@ def weights(tmp_path):
     network = SPAN(feature_channels=6)
     torch.save({"params": network.state_dict(), **beside(network)}, path)
     return path
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Those of a self-check that is left out."""
-    figures = self_check.Figures(1, 2, 3, 4, 0.0, 0.0, [[5, 6]], "3.9", "1.13")
-    monkeypatch.setattr(kits, "self_check", lambda *_args, **_settings: figures)
-    monkeypatch.setattr(kits, "_compare_counts", lambda *_: None)
-    return figures
 
 
 def submit(*args):

@@ -7,7 +7,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 
 from dscsr_arch.errors import ImageError
 from dscsr_model.data.image_io import (
@@ -23,7 +23,6 @@ from dscsr_model.data.image_writing import write_image
 RGB = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
 ALPHA = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 DEEP = RGB.astype(np.uint16) * 250 + 17
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # What a viewer has to do, by the EXIF standard.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -157,13 +156,6 @@ def test_orientation_of_a_sixteen_bit_png(tmp_path, place):
     (tmp_path / "a.png").write_bytes(data)
     assert read_header(tmp_path / "a.png")[:2] == (8, 6)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, np.rot90(DEEP, -1))
-
-
-def test_what_is_of_no_use_is_left_out(tmp_path):
-    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert read_image(tmp_path / "a.jpg").metadata == ()  # damaged
-    Image.fromarray(RGB[:, :, 0]).save(tmp_path / "a.png", icc_profile=SRGB)
-    assert read_image(tmp_path / "a.png").icc == b""  # of other colours
 
 
 def test_header_does_not_decode(tmp_path, photographs):

@@ -56,15 +56,6 @@ def test_entries_are_added_all_or_none(tmp_path):
         assert transaction.stat()["entries"] == 2
 
 
-def test_pixels_in_the_order_of_sorted_keys(path, photographs):
-    reader = LmdbReader(path)
-    assert reader.keys == [reader.name(index) for index in range(5)] == ["k5", "k6", "k7", "k8", "k9"]
-    for index, image in enumerate(reversed(photographs)):
-        assert tuple(reader.shapes()[index]) == image.shape
-        with reader.pixels(index) as pixels:
-            np.testing.assert_array_equal(pixels, image)
-
-
 def test_raw_pixels_are_not_copied(path):
     reader = LmdbReader(path)
     with reader.pixels(0) as first, reader.pixels(0) as second:

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr, calculate_ssim
-from skimage.metrics import peak_signal_noise_ratio
 
 from dscsr_model.evaluation.metrics import psnr, ssim
 
@@ -27,11 +26,6 @@ def test_figures_are_those_of_basicsr(ours, basicsr, border, luma, channels):
     images = two_images(channels=channels)
     expected = basicsr(*(each[:, :, ::-1] for each in images), crop_border=border, test_y_channel=luma)
     assert ours(*images, border, luma=luma) == pytest.approx(expected, rel=2e-7)
-
-
-def test_psnr_is_that_of_scikit_image():
-    images = two_images()
-    assert psnr(*images) == pytest.approx(peak_signal_noise_ratio(*images, data_range=255), rel=1e-12)
 
 
 def test_equal_images_and_what_the_border_hides():

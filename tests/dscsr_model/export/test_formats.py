@@ -12,10 +12,8 @@ from dscsr_model.export.formats import FORMATS, choose
         ("x.SAFETENSORS", None, False, "x.SAFETENSORS", "safetensors"),
         ("x.onnx", None, True, "x.onnx", "onnx"),
         ("x.pt2", None, False, "x.pt2", "torch-export"),
-        ("x.pt", None, False, "x.pt", "torchscript"),
         ("x.safetensors", "spandrel", False, "x.safetensors", "spandrel"),
         ("new/", "onnx", True, "new/net_g_fp16.onnx", "onnx"),
-        ("there", "pth", False, "there/net_g_fused.pth", "pth"),
         ("there", "spandrel", True, "there/net_g_spandrel_fp16.pth", "spandrel"),
     ],
 )

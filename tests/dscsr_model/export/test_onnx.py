@@ -54,29 +54,6 @@ def test_versions_that_others_open(exported, tmp_path, capfd, half, opset, ir):
     assert difference(exported[0], run_onnx(tmp_path / "net.onnx"), half=half) < (0.01 if half else 1e-5)
 
 
-class Windowed(SPAN):
-    """With an operation on windows of 4×4 in front."""
-
-    size_multiple = None
-
-    def forward(self, x):
-        batch, channels, height, width = x.shape
-        windows = x.view(batch, channels, height // 4, 4, width // 4, 4)
-        return super().forward((windows - windows.mean((3, 5), keepdim=True)).reshape(x.shape))
-
-
-@pytest.mark.slow
-def test_windows_are_in_the_model_and_said_in_its_metadata(tmp_path):
-    from dscsr_model.inference.engines import onnx_engine, torch_engine
-
-    network = Windowed(feature_channels=4, upscale=2).eval()
-    to_onnx(network, tmp_path / "net.onnx")
-    assert 0 <= difference(network, run_onnx(tmp_path / "net.onnx")) < 1e-5
-    engine, x = onnx_engine(tmp_path / "net.onnx", device="cpu"), torch.rand(1, 3, 9, 22)
-    assert engine.receptive_field.sizes == (4, 4)
-    torch.testing.assert_close(engine(x), torch_engine(network, device="cpu")(x))
-
-
 def test_a_file_that_is_no_model_gets_a_message(exported, tmp_path):
     (tmp_path / "net.onnx").write_bytes(exported[1].read_bytes()[:1000])
     with pytest.raises(DscsrError, match="Expected ONNX Runtime to load the model, but got this from it"):

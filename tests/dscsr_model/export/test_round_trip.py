@@ -1,15 +1,13 @@
 """Every (source, format) pair makes the same image, read by the program that the format is for."""
 
 import copy
-import json
 
 import pytest
 import torch
 
-from dscsr_arch import CARN, SPAN, DSCLoRA, load_model
+from dscsr_arch import SPAN, DSCLoRA, load_model
 from dscsr_arch.conv_lora import lora_layers, lora_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.metadata import describe
 from dscsr_model.cli import main
 
 
@@ -117,27 +115,3 @@ def test_every_source_in_every_format(source, name, tmp_path, request, capsys):
     printed = capsys.readouterr()
     assert all("does not say what its shapes cannot tell" in line for line in printed.err.splitlines())
     assert "largest difference from the source" in printed.out
-
-
-@pytest.mark.parametrize("suffix", ["pth", pytest.param("safetensors", marks=pytest.mark.slow)])
-def test_what_shapes_cannot_tell_survives(tmp_path, suffix):
-    """Out of a file that does not say it, with --set, into one that does, as plain convolutions."""
-    mean = [0.1, 0.25, 0.5]
-    networks = {
-        "span": SPAN(feature_channels=4, upscale=1, img_range=1.0, rgb_mean=mean),
-        "wide": SPAN(feature_channels=4, upscale=4, num_in_ch=1, num_out_ch=3, norm=False, rgb_mean=(0.5,)),
-        "carn": CARN(num_feat=4, upscale=2, img_range=1.0, rgb_mean=mean, final_relu=True),
-    }
-    for name, network in networks.items():
-        arguments = describe(network).arguments
-        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
-        told = ("img_range", "rgb_mean", "norm", "final_relu", "upscale", "num_out_ch")
-        words = [f"{key}={json.dumps(arguments[key])}" for key in told if key in arguments]
-        out = tmp_path / f"{name}_shipped.{suffix}"
-        assert main(["export", str(tmp_path / f"{name}.pth"), "-o", str(out), "--set", *words]) == 0
-        loaded = load_model(out)
-        assert describe(loaded).arguments == arguments
-        assert all(".sk." not in key and ".conv.0" not in key for key in loaded.state_dict())
-        x = torch.rand(1, arguments["num_in_ch"], 5, 4)
-        with torch.no_grad():
-            torch.testing.assert_close(loaded(x), network.eval()(x), rtol=1e-5, atol=1e-5)

@@ -91,23 +91,6 @@ def test_functional_tensor_stands_in():
     assert importlib.util.find_spec(compat.FUNCTIONAL_TENSOR) is not None
 
 
-def test_version_of_a_plain_clone_that_does_not_say_it(run_python, tmp_path):
-    (tmp_path / "basicsr").mkdir()
-    (tmp_path / "basicsr/__init__.py").write_text("from .version import __gitsha__, __version__\n")
-    code = """
-from dscsr_model.host.compat import IMPORT_PATCHES
-patch = IMPORT_PATCHES[-1]
-broken = patch.broken()
-patch.apply()
-assert not patch.broken()
-import basicsr
-from basicsr.version import version_info
-print(broken, basicsr.__version__, basicsr.__gitsha__, version_info)
-"""
-    done = run_python("-c", code, check=True, env={"DSCSR_AUTOLOAD": "0"})
-    assert done.stdout.strip() == "True unknown unknown ('unknown',)"
-
-
 # --- running ---
 
 

@@ -4,27 +4,24 @@ import errno
 import fcntl
 import logging
 import os
-import random
 import sys
 import warnings
 from pathlib import Path
 
 import filelock
 import forks
-import numpy as np
 import option_files
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from training_runs import experiment, log_of_its_own, pipeline, prepare_dsclora, weights_on_disk, write_options
 
 import dscsr_model
 from dscsr_arch.errors import BusyError, DscsrError, DscsrWarning
 from dscsr_model import weights
-from dscsr_model.data.keyed_samples import KeyedDataset, SampleKey
+from dscsr_model.data.keyed_samples import SampleKey
 from dscsr_model.host import loop
 from dscsr_model.host.patches import installed
-from dscsr_model.training import checkpoints
 
 
 class Images(torch.utils.data.Dataset):
@@ -222,60 +219,6 @@ def resumed(namespace, **changes):
     names, opt = dict(namespace), options(**changes)
     loop.enter(names, opt, None)
     return names["load_resume_state"](opt), names["build_dataloader"], opt
-
-
-class NeverAsked:
-    def end_if_asked(self):
-        pass
-
-
-def of_a_model(build):
-    """The model is built before the first epoch."""
-    build.func.__self__.model = NeverAsked()
-    return build
-
-
-@pytest.mark.parametrize("dataset", [Images(), Keyed()])
-def test_what_was_seen_in_that_epoch_is_left_out_in_it_only(namespace, checkpoint, dataset):
-    def epochs(build, *numbers):
-        sampler = DistributedSampler(dataset, 1, 0)
-        loader = of_a_model(build)(dataset, {"phase": "train"}, sampler)
-        assert len(loader) == 3
-        found = []
-        for epoch in numbers:
-            sampler.set_epoch(epoch)
-            found.append([batch.tolist() for batch in loader])
-            assert [batch.tolist() for batch in loader] == found[-1]  # BasicSR's CUDAPrefetcher starts a loader twice
-        return found
-
-    state, build, _ = resumed(namespace, auto_resume=False)
-    assert state is None
-    whole = epochs(build, 2, 3)
-    assert epochs(resumed(namespace)[1], 2, 3) == [whole[0][1:], whole[1]]
-
-
-def test_samples_are_drawn_by_the_seed_of_the_run_and_leave_the_generators_to_the_network(namespace, checkpoint):
-    """Also of a dataset that draws from all of them in the main process; the seed is that of the checkpoint."""
-
-    class Drawn(Images):
-        def __getitem__(self, index):
-            return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002
-
-    _, build, _ = resumed(namespace)
-    assert type(build(Keyed(), {"phase": "train"}).dataset) is Keyed
-    assert type(build(Images(), {"phase": "val"}).dataset) is Images
-    before = checkpoints.random_state()
-    sampler = DistributedSampler(Drawn(), 1, 0)
-    loader = of_a_model(build)(Drawn(), {"phase": "train"}, sampler)
-    assert isinstance(loader.dataset, KeyedDataset)
-    assert loader.dataset.seed == 11  # not the one drawn at this start
-    drawn = []
-    for epoch in (0, 0, 1):
-        sampler.set_epoch(epoch)
-        drawn.append(str(list(loader)))
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len({*loader.dataset[SampleKey(0)]}) == 3
-    assert str(checkpoints.random_state()) == str(before)
 
 
 def test_a_seed_that_was_drawn_is_taken_over(namespace, checkpoint, capsys):

@@ -1,7 +1,5 @@
 """Registering with BasicSR, alone and beside other plugins that want the same names."""
 
-import json
-import subprocess
 import sys
 import warnings
 from functools import partial
@@ -14,34 +12,13 @@ from dscsr_model.host import compat, registration
 from dscsr_model.host.patches import installed
 
 
-class OldRegistry:
-    """As BasicSR had it before 1.4.0: two arguments, no suffix."""
-
-    def __init__(self, name):
-        self._name, self._obj_map = name, {}
-
-    def _do_register(self, name, obj):
-        assert name not in self._obj_map, f"An object named '{name}' was already registered in '{self._name}' registry!"
-        self._obj_map[name] = obj
-
-    def register(self, obj=None):
-        if obj is None:
-            return lambda obj: self._do_register(obj.__name__, obj) or obj
-        return self._do_register(obj.__name__, obj)
-
-    def __contains__(self, name):
-        return name in self._obj_map
-
-    def __iter__(self):
-        return iter(self._obj_map.items())
-
-
-@pytest.fixture(params=["1.3", "1.4"])
-def registry(request):
+@pytest.fixture
+def registry():
+    """BasicSR's own; test_hosts has those of before 1.4.0."""
     dscsr_model.register()
     from basicsr.utils.registry import Registry
 
-    return {"1.3": OldRegistry, "1.4": Registry}[request.param]("arch")
+    return Registry("arch")
 
 
 def make(name: str = "SPAN", module: str = "another.plugin") -> type:
@@ -170,46 +147,19 @@ theirs = build_network({'type': 'SPAN'})
 ours = build_network({'type': 'SPAN_dscsr', 'feature_channels': 8})
 print(type(theirs).__module__, type(ours).__module__)
 """
-MODULES = sorted({entry.target.partition(":")[0] for entry in registration.ENTRIES})  # those that import basicsr
-PROCESSES = {
-    "plugin": f"import basicsr, plugin{USE}",
-    **{
-        module: f"import {module}, dscsr_model.host.registration as r\nassert all(r.registered_names().values())"
-        for module in MODULES
-        if module.startswith(("dscsr_model.models.", "dscsr_model.data."))
-    },
-}
-FORKING = """
-import json, os, sys, cv2, scipy.ndimage, scipy.special  # and what else BasicSR imports; not BasicSR
-from dscsr_model.host import compat
-compat.patch_imports()
-for name, code in json.load(open('processes.json')).items():
-    if not os.fork():
-        for number in 1, 2:
-            os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-        exec(code, {'__name__': '__main__'})
-        sys.stdout.flush()
-        os._exit(0)
-    print(name, os.wait()[1])
-"""
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """The folder in which each of `PROCESSES` has left what it said; none of them had imported BasicSR before."""
-    folder = tmp_path_factory.mktemp("processes")
-    (folder / "plugin.py").write_text(PLUGIN)
-    (folder / "processes.json").write_text(json.dumps(PROCESSES))
-    done = subprocess.run([sys.executable, "-c", FORKING], cwd=folder, capture_output=True, text=True, check=False)
-    return folder, done.stdout.splitlines()
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-def test_whichever_is_imported_first(processes, name):
-    """A module of ours that imports basicsr by itself; a plugin that wants a name of ours."""
-    folder, ended = processes
-    said = (folder / name).read_text()
-    assert f"{name} 0" in ended, said
-    if name == "plugin":
-        assert "plugin dscsr_arch.span_arch" in said
-        assert said.count("belongs to plugin.SPAN") == 1
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (f"import basicsr, plugin{USE}", "plugin dscsr_arch.span_arch\n"),
+        ("import dscsr_model.models.csd_model, dscsr_model.host.registration as r\nprint(r.registered_names())", ""),
+    ],
+    ids=["a plugin that wants a name of ours", "a module of ours that imports basicsr by itself"],
+)
+def test_whichever_is_imported_first(run_python, tmp_path, first, said):
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    done = run_python("-c", first, check=True, env={"DSCSR_AUTOLOAD": "1"})
+    assert said in done.stdout
+    assert "None" not in done.stdout
+    assert done.stderr.count("belongs to plugin.SPAN") == bool(said)

@@ -9,7 +9,6 @@ import pytest
 
 import dscsr_model
 from dscsr_arch.errors import DscsrError
-from dscsr_model.cli.networks import networks_of_options
 from dscsr_model.host import user_code
 from dscsr_model.host.options.check import OptionsError, check_options
 from dscsr_model.host.user_code import import_user_code
@@ -70,13 +69,6 @@ def test_modules_of_the_working_directory_and_of_the_command_line(folder):
     # The same modules, not others beside them.
     import_user_code(["theirs/archs/one.py", "theirs/archs/__init__.py"], "options/opt.yml")
     assert "one" not in sys.modules
-
-
-def test_a_network_of_ones_own_is_profiled(folder):
-    code = LOSS.replace("L1Loss", "Identity").replace("LOSS_", "ARCH_").format(name="MineToProfile")
-    (folder / "options/my_net.py").write_text(code)
-    (folder / "options/net.yml").write_text("import: my_net.py\nnetwork_g: {type: MineToProfile}")
-    assert type(networks_of_options(folder / "options/net.yml", [])[""]).__name__ == "MineToProfile"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,10 @@ import copy
 
 import pytest
 import torch
-from small_models import Windows
 from torch import nn
 
 from dscsr_arch import SPAN, DSCLoRA
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_model.inference.engines import find_device, torch_engine
 
 
@@ -90,7 +88,6 @@ def test_no_such_precision(span):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear(7, 7), "Linear: Expected a network from images .* a whole number of times larger"),
         (nn.Conv2d(3, 8, 3, padding=1), "keeps their channels, but got Conv2d, which makes"),
         (nn.Conv2d(3, 3, 3), r"a whole number of times larger, .* \(1, 3, 62, 126\) of \(1, 3, 64, 128\)"),
     ],
@@ -98,10 +95,3 @@ def test_no_such_precision(span):
 def test_other_networks(network, message):
     with pytest.raises(DscsrError, match=message):
         torch_engine(network, device="cpu")
-
-
-def test_windows_take_images_of_any_size():
-    network, x = Windows(12, 3), torch.rand(2, 3, 17, 23)
-    engine = torch_engine(network, device="cpu")
-    assert (engine.scale, engine.channels, engine.receptive_field.sizes) == (3, 3, (12, 12))
-    torch.testing.assert_close(engine(x), padded(network, x, SizeRequirements(12, 12)).detach())

@@ -32,16 +32,6 @@ def targets(found, out):
     return {str(job.target.relative_to(out)) for job in found.jobs}
 
 
-def test_folders_keep_their_structure(folder, tmp_path):
-    found = plan(folder, tmp_path / "out", 4)
-    assert targets(found, tmp_path / "out") == RESULTS
-    assert found.there == found.renamed == []
-    assert found.left_out == {".txt": 1, "without a suffix": 1}
-    assert not (tmp_path / "out").exists()
-    (job,) = plan(folder / "b/deep/er.tiff", tmp_path, 2, "same").jobs
-    assert job == (folder / "b/deep/er.tiff", tmp_path / "er_x2.tiff", "tiff")
-
-
 @pytest.mark.parametrize(
     ("form", "results"),
     [

@@ -1,8 +1,6 @@
 """Stages that work at the same time; faults of one image and of the program; bounded memory."""
 
 import threading
-import time
-import weakref
 from pathlib import Path
 
 import pytest
@@ -177,31 +175,6 @@ def test_memory_is_waited_for(make_jobs, monkeypatch):
     monkeypatch.setattr(pipeline, "free_ram", lambda: int(1.5 * weight / pipeline._SHARE))
     run(make_jobs(4), upscaler(), Bar())
     assert events == ["read", "written"] * 4
-
-
-def test_nothing_holds_an_image_that_is_done(make_jobs, monkeypatch):
-    """The first one is gone when the network meets the second, though nothing else has come to replace it."""
-    images, alive, written = [], [], threading.Event()
-    read, save = pipeline.read_image, pipeline.write_image
-
-    def reading(source):
-        if images:
-            assert written.wait(WAIT)
-            time.sleep(0.1)  # for the writer to come back for more
-            alive.append([name for name, pixels in images if pixels() is not None])
-        image = read(source)
-        images.append((f"read {Path(source).name}", weakref.ref(image.pixels)))
-        return image
-
-    def saving(target, image, *rest, **options):
-        images.append(("made", weakref.ref(image.pixels)))
-        save(target, image, *rest, **options)
-        written.set()
-
-    monkeypatch.setattr(pipeline, "read_image", reading)
-    monkeypatch.setattr(pipeline, "write_image", saving)
-    assert run(make_jobs(2), upscaler(), Bar()).made == 2
-    assert alive == [[]]
 
 
 def test_notes(make_jobs):

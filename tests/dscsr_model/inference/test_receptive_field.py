@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from basicsr.archs.edsr_arch import EDSR
 from basicsr.archs.rcan_arch import RCAN
 from small_models import Windows
 from torch import nn
@@ -10,7 +9,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN
 from dscsr_arch.sizes import ANY_SIZE, SizeRequirements
-from dscsr_model.inference.receptive_field import MARGIN, peak_memory, receptive_field
+from dscsr_model.inference.receptive_field import MARGIN, receptive_field
 
 
 def reach_of_gradients(network, side):
@@ -60,14 +59,11 @@ class Swallowing(nn.Module):
     [
         (lambda: SPAN(feature_channels=3, upscale=2).fuse(), 21),
         (lambda: CARN(num_feat=8, upscale=4), 21),
-        (lambda: EDSR(3, 3, num_feat=8), 36),
         (Shuffled, 6),
-        (lambda: interpolating("nearest"), 1),
         (lambda: interpolating("bilinear"), 2),
         (lambda: interpolating("bicubic"), 3),
         (lambda: nn.Conv2d(3, 3, 3, padding=7, dilation=7), 7),
         (lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Sigmoid()), 1),
-        (nn.Identity, 0),
         (lambda: Swallowing(False), 4),
         (lambda: Swallowing(True), 4),
     ],
@@ -79,11 +75,6 @@ def test_radius(build, radius):
     if radius > 1 and not isinstance(network, Swallowing):
         # The last half of a pixel may not be used by any of the output's pixels.
         assert radius - 1 <= reach_of_gradients(network, 2 * radius + 9) <= radius
-
-
-@pytest.mark.parametrize(("kernel", "padding"), [((1, 5), (0, 2)), ((5, 1), (2, 0))])
-def test_both_directions_count(kernel, padding):
-    assert receptive_field(nn.Conv2d(3, 3, kernel, padding=padding), 3).radius == 2
 
 
 @pytest.mark.parametrize(
@@ -151,21 +142,7 @@ def test_what_tiles_would_change(network):
     assert (found.local, found.radius) == (False, MARGIN)
 
 
-CPU = torch.device("cpu")
-MEGA = 1_000_000
-
-
-@pytest.mark.parametrize(
-    ("call", "megabytes"),
-    [
-        (lambda x: x.relu(), 4),
-        (lambda x: x.relu() + 1, 8),  # the first is held while the second is made
-        (lambda x: x.relu().relu_(), 4),
-        (lambda x: [x.relu() for _ in range(5)], 20),
-        (lambda x: [x.relu().sum() for _ in range(5)], 4),
-        (lambda x: x[1:], 0),
-    ],
-)
-def test_known_allocations(call, megabytes):
-    x = torch.rand(MEGA)
-    assert peak_memory(lambda: call(x), CPU) == pytest.approx(megabytes * MEGA, abs=1000)
+def test_memory():
+    """Two feature maps of 10 channels, and the image with 3, are held at most."""
+    network = nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU(), nn.Conv2d(10, 10, 1), nn.ReLU(), nn.Conv2d(10, 3, 1)).eval()
+    assert 4 * 20 <= receptive_field(network, 3).bytes_per_pixel <= 4 * 33

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import Windows
 from torch import nn
 
 from dscsr_arch import SPAN
@@ -55,16 +54,6 @@ def test_tiled_equals_whole(span, dtype, ensemble):
     difference = np.abs(whole.astype(int) - tiled)
     assert difference.max() <= 1
     assert (difference > 0).mean() < (1e-3 if dtype == np.uint8 else 0.05)
-
-
-@pytest.mark.parametrize("overlap", [None, 3])
-def test_windows_lie_in_tiles_as_in_the_whole(overlap):
-    """Tiles of 20 pixels and an overlap of 3, for windows of 8: cuts at multiples of 8 and margins of 8."""
-    engine, pixels = torch_engine(Windows(8), device="cpu"), drawn((67, 53, 3), np.uint16)
-    whole = Upscaler(engine, 0)(pixels)
-    assert whole.std() > 10
-    tiled = Upscaler(engine, 20, overlap)(pixels)
-    assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -182,7 +171,7 @@ def test_a_network_that_fails_on_an_image():
         upscaler(drawn((4, 4, 3)))
 
 
-def test_other_faults(span):
+def test_other_faults():
     def wrong(_):
         raise TypeError("a bug")
 

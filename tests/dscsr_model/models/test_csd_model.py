@@ -121,20 +121,6 @@ def test_students_alone_send_gradients_to_their_channels_and_the_teachers_output
     assert all(torch.equal(gradient, expected[name]) for name, gradient in found.items())
 
 
-def test_a_loss_counts_from_its_first_to_its_last_iteration(options):
-    changes = {"train:teacher_opt": {**TEACHER, "end_iter": 2}, **contrast(start_iter=2, end_iter=3)}
-    model, seen = build(options(**changes)), []
-    for step in range(1, 5):
-        train(model, [step])
-        seen.append(sorted(name for name in model.get_current_log() if name.startswith("l_")))
-    pixel, teacher, contrastive = "l_pix", "l_teacher", "l_contrastive"
-    assert seen == [[pixel, teacher], [contrastive, pixel, teacher], [contrastive, pixel], [pixel]]
-    beyond = model.net_g.backbone.conv_first.weight[4:].clone()
-    model.optimizer_g.param_groups[0]["betas"] = (0.0, 0.0)  # no momentum of earlier steps
-    train(model, [5])
-    assert torch.equal(model.net_g.backbone.conv_first.weight[4:], beyond)
-
-
 # --- what it is compared with --------------------------------------------------------------------------------------
 
 

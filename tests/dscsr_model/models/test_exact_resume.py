@@ -12,6 +12,7 @@ from typing import Any
 import forks
 import pytest
 import torch
+from option_files import REMOVED
 from small_models import distance
 from torch.utils._pytree import tree_flatten
 from training_runs import dscsr, experiment, pipeline, prepare_csd, prepare_dsclora, weights_on_disk, write_options
@@ -29,8 +30,9 @@ ADAPTED = {"type": "SPAN", "feature_channels": 4, "upscale": 4, "lora": {"layers
 
 def write(folder: Path, model: str, **changes: Any) -> None:
     """A run that saves after every iteration."""
-    if model == "CSDModel":
-        prepared = prepare_csd(folder, 4)
+    if model == "CSDModel":  # with our dataset, which takes keys by itself; the others with BasicSR's
+        prepared = prepare_csd(folder, 4) | {"datasets:train:type": "PairedCropDataset"}
+        prepared |= dict.fromkeys(("datasets:train:mean", "datasets:train:std"), REMOVED)
     else:
         prepared = prepare_dsclora(folder, 4) | {"network_g": ADAPTED, "model_type": model}
     if model == "EfficientSRModel":

@@ -4,11 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_models import SWINIR, build, options
+from small_models import build, options
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import save_state_dict
-from dscsr_arch.errors import DscsrError
 from dscsr_model.data.lmdb_store import LmdbWriter, encode
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.tiles import Upscaler
@@ -68,13 +67,3 @@ def test_one_channel(tmp_path, monkeypatch, pair, kind):
     saved = cv2.imread(str(tmp_path / f"visualization/a/a{'_w0.5' if student else ''}_1.png"), cv2.IMREAD_UNCHANGED)
     assert saved.shape == (196, 196)
     assert np.abs(saved.astype(int) - enlarged[:, :, 0]).max() <= 1  # rounding: one of the two is fused
-
-
-@pytest.mark.parametrize("kind", ["EfficientSRModel", "CSDModel"])
-def test_a_network_of_three_channels_is_not_trained_on_one(tmp_path, kind):
-    """SwinIR's mean of three stretches its output, and torch would stretch the ground truth."""
-    students = {"network_g": {"type": "CSSRNet", "backbone": SWINIR, "widths": [0.5]}}
-    model = build(options(tmp_path, kind, **{"network_g": SWINIR, **(students if kind == "CSDModel" else {})}))
-    model.feed_data({"lq": torch.rand(1, 1, 16, 16), "gt": torch.rand(1, 1, 32, 32)})
-    with pytest.raises(DscsrError, match=r"Expected images \(1, 1, 32, 32\), .* but got \(1, 3, 32, 32\)"):
-        model.optimize_parameters(1)

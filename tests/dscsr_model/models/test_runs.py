@@ -175,6 +175,7 @@ def csd_with_all_losses(folder):
         "path:pretrain_network_g": str(folder / "teacher.pth"),
         "train:teacher_opt": {"type": "L1Loss", "output_of": "teacher", "end_iter": 2},
         "train:contrastive_opt:num_negatives": 2,
+        "train:contrastive_opt:start_iter": 2,
         "train:contrastive_opt:end_iter": 4,  # other widths run then
     }
 
@@ -186,8 +187,8 @@ def csd_from_scratch(folder):
 DISTILLED = ["l_pix", "l_teacher", "l_affinity"]
 KINDS = {
     "distillation": (lambda folder: prepare_dsclora(folder, 2) | {"train:accumulate_steps": 2}, [DISTILLED] * 5),
-    "widths": (csd_with_all_losses, [["l_pix", "l_teacher", "l_contrastive"]] * 2 + [["l_pix", "l_contrastive"]] * 2
-               + [["l_pix"]]),
+    "widths": (csd_with_all_losses, [["l_pix", "l_teacher"], ["l_pix", "l_teacher", "l_contrastive"]]
+               + [["l_pix", "l_contrastive"]] * 2 + [["l_pix"]]),
     "widths from scratch": (csd_from_scratch, [["l_pix"]] * 5),
 }  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Validation beside BasicSR's own: scores, files, log; tiles, orientations, the best network."""
 
-import copy
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -231,17 +230,6 @@ def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, loader, logged)
     (said,) = [line for line in logged()[before:] if "niqe" in line]
     assert "Validation Set without `niqe`, which failed: calculate_niqe of image" in said
     assert (tmp_path / "models/net_g_best.pth").exists()
-
-
-def test_a_broken_best_network_is_replaced(tmp_path, validate):
-    opt = options(tmp_path, **{"val:metrics": METRICS})
-    model = build(copy.deepcopy(opt))
-    model.save(0, 5)
-    (tmp_path / "models/net_g_best.pth").write_bytes(b"left by another tool")
-    model = build(opt)
-    model.resume_training(read_pickle(tmp_path / "training_states/5.state"))
-    validate(model, 10, psnr=1.0, ssim=0.9, rgb=29.0)
-    assert best(tmp_path) == 10
 
 
 # --- threads and faults -----------------------------------------------------------------------------------------------

@@ -78,19 +78,3 @@ class Spectral(nn.Module):
 
 def test_heavy_operators_that_cannot_be_counted_are_named():
     assert count(Spectral(), 8, 8).uncounted == ("aten::fft_fft2", "aten::fft_ifft2")
-
-
-class Unshuffled(nn.Module):
-    """Its first convolution has other channels than the image, and a tensor that is no buffer."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(12, 48, 3, padding=1)
-        self.mean = torch.full((1, 3, 1, 1), 0.5)
-
-    def forward(self, x):
-        return F.pixel_shuffle(self.conv(F.pixel_unshuffle(x - self.mean, 2)), 4)
-
-
-def test_an_image_that_the_network_does_not_take_costs_what_it_is_padded_to():
-    assert count(Unshuffled(), 5, 7) == count(Unshuffled(), 6, 8)

@@ -27,15 +27,6 @@ def test_every_network_is_a_point_with_its_name_and_parameters():
     assert len(looks) == len(NETWORKS)
 
 
-def test_axes_have_units_and_the_machine_is_named():
-    figure = draw(made_up(), PSNR)
-    axes = figure.axes[0]
-    assert axes.get_xlabel() == "Latency of one image, eager (ms; 256×256: median, quartiles)"
-    assert axes.get_ylabel() == "PSNR (dB)"
-    assert axes.get_xscale() == "log"
-    assert figure.texts[0].get_text() == "Some CPU, 2 threads; torch 2.13.0, python 3.11.7"
-
-
 def test_networks_without_psnr_are_left_out_and_none_at_all_is_refused():
     assert len(draw(made_up(), {"RCAN": 30.0}).axes[0].containers) == 1
     with pytest.raises(DscsrError, match=r"Expected PSNR and a time .* Give --psnr NAME=VALUE or --data HR LR"):

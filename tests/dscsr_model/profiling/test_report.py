@@ -4,9 +4,9 @@ import json
 
 from made_up_profiles import MACHINE, measured, profile_of, run
 
-from dscsr_model.profiling.profile import BASELINE, Run, Settings
+from dscsr_model.profiling.profile import BASELINE, Run
 from dscsr_model.profiling.report import WIDTH, as_dict, table
-from dscsr_model.profiling.score import BASELINES, Given
+from dscsr_model.profiling.score import BASELINES
 
 
 def test_table_of_known_figures():
@@ -27,30 +27,6 @@ def test_table_of_known_figures():
     assert "* compares times of two machines" in text
     assert "Some CPU, 2 threads; torch 2.13.0" in text
     assert "per image" not in text, "columns without figures are left out"
-
-
-def test_the_widest_table_fits():
-    runs = {"compiled_bf16": run(12345.6, memory=99_999 * 2**20, images_ms=12345.6)}
-    wide = measured(12345.6, 99_999_999, 999_990_000_000, psnr=29.8, **runs)
-    text = table(profile_of(**{f"experiments/{'x' * 50}/net": wide}))
-    assert max(map(len, text.splitlines())) <= WIDTH
-    assert "\nexperiments/" in text
-
-
-def test_what_a_table_says_of_its_scores():
-    """Against which time, of which machine."""
-    assert "*" not in table(profile_of(net=measured(8.0)), given=Given(baselines={2025: 9.0}))
-    published = table(profile_of(baseline=None, net=measured(8.0)))
-    assert "2026: SPAN-28, 7.740 ms, as published, on the challenge's machine" in published
-    images = Settings(images=(1, 2, 3))
-    assert "the mean over 3 images of eager" in table(profile_of(settings=images, net=measured(8.0, images_ms=9.0)))
-
-
-def test_without_flops_there_are_neither_counts_nor_scores():
-    profile = profile_of(settings=Settings(flops=False), net=measured(flops=0))
-    assert "FLOPs" not in table(profile)
-    (network,) = as_dict(profile)["networks"]
-    assert (network["flops"], network["scores"]) == (None, {})
 
 
 def test_json_says_where_each_score_comes_from_and_has_no_infinity():

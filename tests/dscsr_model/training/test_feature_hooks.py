@@ -49,15 +49,6 @@ def test_a_layer_without_a_feature_map():
         def forward(self, x):
             return x.shape
 
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.shapes = Shapes()
-
-        def forward(self, x):
-            self.shapes(x)
-            return x
-
-    hooks = FeatureHooks(network := Network(), ["shapes"])
-    with pytest.raises(DscsrError, match=r"Expected the layer 'shapes' to put out a tensor .* but got int"):
+    hooks = FeatureHooks(network := nn.Sequential(Shapes()), ["0"])
+    with pytest.raises(DscsrError, match=r"Expected the layer '0' to put out a tensor .* but got int"):
         hooks.watch(network, torch.rand(1, 3))

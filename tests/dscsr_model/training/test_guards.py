@@ -44,15 +44,6 @@ def test_steps_only_if_loss_and_gradients_are_finite(loss, gradient, skipped, op
     assert (step.guard.total, step.guard.in_row) == (skipped, 0)
 
 
-def test_the_scaler_lowers_its_scale_after_an_overflow_and_the_step_is_skipped():
-    step = Step(fp16=True)
-    step.scaler.scale(torch.ones(()))  # what `backward` would be called on: starts the scaler
-    before = step.scaler.get_scale()
-    step(gradient=torch.inf)
-    assert step.scaler.get_scale() == before / 2
-    assert step.weight.tolist() == [1, 1, 1]
-
-
 def test_a_good_step_starts_the_row_anew():
     step = Step()
     for loss in (NAN, NAN, GOOD, NAN, NAN):

@@ -40,22 +40,6 @@ def test_what_folding_changes(arguments, fold):
     assert "conv_2.weight" not in form.state
 
 
-def test_border_reaches_as_far_as_it_is_said_to():
-    """Whatever is wrong in the outermost pixel of the first activation is in `BORDER` pixels of the output."""
-
-    def spoil(_module, _inputs, output):
-        output[..., [0, -1], :] = torch.nan
-        output[..., [0, -1]] = torch.nan
-
-    plain, _ = folded(SPAN(feature_channels=2, upscale=2), "all")
-    plain.block_1.c1_r.register_forward_hook(spoil)
-    with torch.no_grad():
-        spoiled = plain(torch.rand(1, 3, 45, 49))[0, 0].isnan()
-    expected = torch.ones(90, 98, dtype=torch.bool)
-    expected[2 * BORDER : -2 * BORDER, 2 * BORDER : -2 * BORDER] = False
-    assert torch.equal(spoiled, expected)
-
-
 @given(st.tuples(*[st.integers(1, 4)] * 3), st.sampled_from([1, 3, 5]), st.sampled_from([1, 3]))
 @settings(max_examples=20, deadline=None)
 def test_compose_is_one_convolution_of_two(channels, inner, outer):

@@ -126,12 +126,6 @@ def test_wrong_and_broken_weights_are_seen(alone):
     assert math.isnan(bare_check.compare(torch.nn.Identity(), [(x, x), (x, x * math.nan), (x, x)], 0)["inside"])
 
 
-def test_times_are_taken_in_turns(network):
-    found = bare_check.take_time(network, network, [8, 9], 0.01)
-    assert found["runs"] >= 3
-    assert 0.1 < found["runtime_ms"] / found["baseline_ms"] < 10
-
-
 def test_a_process_that_sees_dscsr_is_no_check():
     answer = {"hidden": ["basicsr", "dscsr_autoload", "dscsr_model"], "largest": 1.0, "inside": 0.0}
     with pytest.raises(DscsrError, match=r"Expected a bare process that has no dscsr_arch, but got one that could"):

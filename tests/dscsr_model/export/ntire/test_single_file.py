@@ -30,7 +30,6 @@ def edsr_student():
 
 NETWORKS = {
     "span 26 x4": lambda: SPAN(feature_channels=26),
-    "span 28 x3": lambda: SPAN(feature_channels=28, upscale=3),
     "span x1": lambda: SPAN(feature_channels=8, upscale=1),
     "span x8, gray to gray": lambda: SPAN(1, 1, feature_channels=8, upscale=8, rgb_mean=(0.5,)),
     "span without norm": lambda: SPAN(feature_channels=8, norm=False),
@@ -38,11 +37,8 @@ NETWORKS = {
     "span of its own range": lambda: SPAN(feature_channels=8, img_range=1.0, rgb_mean=(0.1, 0.2, 1 / 3)),
     "fused span": lambda: SPAN(feature_channels=8).fuse(),
     "dsclora": DSCLoRA,
-    "merged dsclora": lambda: DSCLoRA(feature_channels=10).merge(),
-    "carn x2": lambda: CARN(num_feat=8, upscale=2),
     "carn x3": lambda: CARN(num_feat=8, upscale=3, final_relu=True),
     "carn x4": lambda: CARN(num_feat=8, img_range=1.0),
-    "edsr x2": lambda: EDSR(num_feat=12, num_block=3, upscale=2, res_scale=0.1),
     "edsr x3": lambda: EDSR(num_feat=12, num_block=3, upscale=3),
     "edsr x4": lambda: EDSR(num_feat=12, num_block=3, img_range=1.0, rgb_mean=(0.1, 0.2, 0.3)),
     "student of edsr": edsr_student,

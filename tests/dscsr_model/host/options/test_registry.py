@@ -35,12 +35,8 @@ def test_types_that_are_not_registered(check_all):
     ("changes", "key", "text"),
     [
         ({"network_g": {"type": "RRDBNet", "num_in_ch": 3}}, "network_g: num_out_ch", "RRDBNet has no default"),
-        ({"val:metrics:psnr:crop_border": REMOVED}, "val: metrics: psnr: crop_border", "no such key"),
-        ({"train:scheduler:milestones": REMOVED}, "train: scheduler: milestones", "no such key"),
         ({"train:optim_g:betas": [0.9, 2.0]}, "train: optim_g", "others: Invalid beta"),
-        ({"train:optim_g:betas": [0.9, 0.99, 0.999]}, "train: optim_g", "values that Adam takes, but got others:"),
         ({"train:pixel_opt:reduction": "none"}, "train: pixel_opt", "one number of L1Loss to minimize, but"),
-        ({"train:pixel_opt:reduction": "average"}, "train: pixel_opt", "values that L1Loss takes"),
         ({"train:scheduler": {"type": "CosineAnnealingRestartLR", "periods": [0]}}, "train: scheduler", "values that"),
         ({"train:scheduler:restarts": [0, 5]}, "train: scheduler", "do not match"),
         ({"train:scheduler": {"type": "CosineAnnealingRestartLR", "periods": [5], "restart_weights": [1]}},

@@ -98,23 +98,6 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert torch.equal(gradient, expected[1].to(dtype))
 
 
-def test_without_a_gradient_nothing_of_one_is_computed(monkeypatch):
-    student, teacher = features(1, 5, 5)
-    seen = []
-    original = spatial_affinity._tiled_distance
-
-    def spy(left, right, factor):
-        seen.append(factor.shape[1])
-        return original(left, right, factor)
-
-    monkeypatch.setattr(spatial_affinity, "_tiled_distance", spy)
-    with torch.no_grad():
-        value = spatial_affinity_loss(student.requires_grad_(), teacher)
-    assert not value.requires_grad
-    spatial_affinity_loss(student, teacher)
-    assert seen == [0, 5]
-
-
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
