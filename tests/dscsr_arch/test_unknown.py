@@ -47,20 +47,9 @@ def test_a_section_of_a_csd_network_gives_the_backbone_or_a_student(tmp_path):
     assert describe(student).arguments["num_feat"] == 2
 
 
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        (
-            {"type": "SwinIR", **SWINIR, "embed_dim": 16},
-            r"swinir.pth: Expected weights of `network_g` .* but got layers",
-        ),
-        ({"type": "SwinIR", **SWINIR, "embed_dim": "x"}, "arguments that the network can be built from, but"),
-        ({"type": "SwimIR"}, "got 'SwimIR', which does not exist. Did you mean: SwinIR"),
-    ],
-)
-def test_another_section_gets_one_message(swinir, tmp_path, section, message):
-    with pytest.raises(WeightsError, match=message):
-        load_model(tmp_path / "swinir.pth", network=section)
+def test_a_section_of_another_network_is_refused(swinir, tmp_path):
+    with pytest.raises(WeightsError, match=r"swinir.pth: Expected weights of `network_g` .* but got layers"):
+        load_model(tmp_path / "swinir.pth", network={"type": "SwinIR", **SWINIR, "embed_dim": 16})
 
 
 @torch.no_grad()

@@ -37,19 +37,6 @@ def test_a_smaller_overlap_shows(span):
         assert bool(tiled(span, x, tile=24, overlap=overlap)[..., : 2 * 24].isnan().any()) is spoiled
 
 
-def test_no_call_sees_more_than_a_tile_and_its_margins(span):
-    seen = []
-
-    def forward(x):
-        seen.append(tuple(x.shape[-2:]))
-        return x.repeat_interleave(3, -1).repeat_interleave(3, -2)
-
-    x = torch.rand(2, 3, 64, 33)
-    assert torch.equal(tiled(forward, x, tile=16, overlap=4), forward(x))
-    assert max(max(size) for size in seen[:-1]) == 16 + 2 * 4
-    assert len(seen) == 4 * 3 + 1
-
-
 @torch.no_grad()
 def test_self_ensemble_is_the_mean_over_the_eight_orientations(span):
     x = torch.rand(1, 3, 9, 13, dtype=torch.float64)

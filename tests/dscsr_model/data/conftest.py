@@ -25,16 +25,6 @@ def photographs() -> list[np.ndarray]:
 
 
 @pytest.fixture
-def folder(photographs, tmp_path) -> Path:
-    """The photographs as PNG files ``photo0.png`` … in a folder ``hr``."""
-    place = tmp_path / "hr"
-    place.mkdir()
-    for number, image in enumerate(photographs):
-        Image.fromarray(image).save(place / f"photo{number}.png")
-    return place
-
-
-@pytest.fixture
 def make_pair(photographs, tmp_path):
     """Write the photographs, cropped to multiples of 12, as a pair of LMDBs; returns dataset options."""
 

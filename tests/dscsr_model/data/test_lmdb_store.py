@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dscsr_arch.errors import DataError
-from dscsr_model.data.lmdb_store import LmdbReader, LmdbWriter, encode, environment, is_raw, read_meta
+from dscsr_model.data.lmdb_store import LmdbReader, LmdbWriter, encode, environment, is_raw
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
 
@@ -22,16 +22,6 @@ def path(tmp_path, photographs):
         for number, image in enumerate(photographs):
             writer.add([encode(f"k{9 - number}", image, "png" if number % 2 else "raw")])
     return tmp_path / "GT.lmdb"
-
-
-@pytest.mark.parametrize(("image_format", "level"), [("raw", 0), ("png", 3)])
-def test_layout_is_basicsr_s(tmp_path, image_format, level):
-    with LmdbWriter(tmp_path / "GT.lmdb") as writer:
-        writer.add([encode(f"{key}_s001", NOISE, image_format, 3) for key in "ab"])
-    assert sorted(os.listdir(tmp_path / "GT.lmdb")) == ["data.mdb", "lock.mdb", "meta_info.txt"]
-    expected = f"a_s001.png (60,100,3) {level}\nb_s001.png (60,100,3) {level}\n"
-    assert (tmp_path / "GT.lmdb" / "meta_info.txt").read_text() == expected
-    assert read_meta(tmp_path / "GT.lmdb") == {f"{key}_s001": ((60, 100, 3), level) for key in "ab"}
 
 
 def test_the_map_grows_by_itself(tmp_path):

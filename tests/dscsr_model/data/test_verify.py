@@ -33,21 +33,19 @@ def change(path, key, value):
     environment.close()
 
 
-def test_lmdbs_of_basicsr(folder, tmp_path, photographs):
+def test_lmdbs_of_basicsr(tmp_path, photographs):
     lmdb_util = pytest.importorskip("basicsr.utils.lmdb_util")
-    names = sorted(file.name for file in folder.iterdir())
-    (tmp_path / "lr").mkdir()
-    (tmp_path / "hr8").mkdir()
-    for name in names:
-        image = cv2.imread(str(folder / name))[:160, :208]
-        cv2.imwrite(str(tmp_path / "hr8" / name), image)
-        cv2.imwrite(str(tmp_path / "lr" / name), cv2.cvtColor(image[::2, ::2], cv2.COLOR_BGR2GRAY))
-    keys = [name.split(".")[0] for name in names]
-    target = tmp_path / "theirs"
-    target.mkdir()
-    for source, name in (("hr8", "DIV2K_train_HR_sub.lmdb"), ("lr", "DIV2K_train_LR_bicubic_X2_sub.lmdb")):
-        lmdb_util.make_lmdb_from_imgs(str(tmp_path / source), str(target / name), names, keys, map_size=2**30)
-    report = run(target)
+    keys = [f"photo{number}" for number in range(5)]
+    for folder, name in (("hr", "DIV2K_train_HR_sub.lmdb"), ("lr", "DIV2K_train_LR_bicubic_X2_sub.lmdb")):
+        (tmp_path / folder).mkdir()
+        for key, image in zip(keys, photographs, strict=True):
+            image = image[:160, :208] if folder == "hr" else cv2.cvtColor(image[:160:2, :208:2], cv2.COLOR_RGB2GRAY)
+            cv2.imwrite(str(tmp_path / folder / f"{key}.png"), image)
+        files = sorted(path.name for path in (tmp_path / folder).iterdir())
+        target = tmp_path / "theirs" / name
+        target.parent.mkdir(exist_ok=True)
+        lmdb_util.make_lmdb_from_imgs(str(tmp_path / folder), str(target), files, keys, map_size=2**30)
+    report = run(tmp_path / "theirs")
     assert report.faults == []
     assert "DIV2K_train_HR_sub.lmdb with DIV2K_train_LR_bicubic_X2_sub.lmdb: 5 pairs x2" in report.lines
 

@@ -11,9 +11,8 @@ import pytest
 from training_runs import dscsr
 
 import dscsr_model
-from dscsr_arch.errors import UnavailableError
 from dscsr_model import cli
-from dscsr_model.host import install_help, launch
+from dscsr_model.host import launch
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "DSCSR_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": ""}
 DSCSR = ("-m", "dscsr_model.cli")
@@ -148,18 +147,6 @@ def test_without_basicsr_the_install_order_is_told(tmp_path, write, run_python):
     assert done.stderr.startswith("dscsr: error: Expected BasicSR to be installed, but got no module named `basicsr`.")
     assert "--no-build-isolation basicsr==1.4.2" in done.stderr
     assert {entry.name for entry in tmp_path.iterdir()} == {"data", "opt.yml"}
-
-
-def test_a_basicsr_without_registries_is_named(tmp_path, monkeypatch):
-    """A namespace package, as projects vendor that were made from BasicSR 1.2."""
-    (tmp_path / "basicsr").mkdir()
-    (tmp_path / "VERSION").write_text("1.2.0\n")
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "basicsr", raising=False)
-    folder = tmp_path / "basicsr"
-    expected = rf"^Expected BasicSR 1\.3\.4\.8 or later, but got {folder}, version 1\.2\.0, which has no `__init__\.py`"
-    with pytest.raises(UnavailableError, match=expected):
-        install_help.require_basicsr()
 
 
 @pytest.mark.parametrize(

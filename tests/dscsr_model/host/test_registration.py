@@ -67,19 +67,6 @@ def test_others_keep_their_quarrels(registry):
     assert {name for name, _ in registry} == {"SPAN", "Other"}
 
 
-@pytest.mark.parametrize("process", ["worker", "rank 1"])
-def test_only_the_first_process_warns(registry, process, monkeypatch):
-    if process == "worker":
-        monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
-    else:
-        monkeypatch.setenv("RANK", "1")
-    registry.register(make())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        registration._register(registry, OURS)
-    assert "SPAN_dscsr" in registry
-
-
 def state_of_basicsr():
     """Everything that registering changes, or might."""
     from basicsr.utils import registry

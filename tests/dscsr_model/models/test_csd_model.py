@@ -72,16 +72,6 @@ def test_losses_are_those_of_their_formulas(options):
         torch.testing.assert_close(losses[name], value)
 
 
-def test_students_are_logged_together_and_apart(options):
-    figures = train(build(options(0.5, 0.25, **BOTH)), [1]).get_current_log()
-    names = [name for name in figures if name.startswith("l_")]
-    assert names[:3] == ["l_pix", "l_teacher", "l_contrastive"]
-    assert set(names[3:]) == {f"l_{loss}_{width}" for loss in ("pix", "contrastive") for width in (0.5, 0.25)}
-    assert figures["l_pix"] == pytest.approx(figures["l_pix_0.5"] + figures["l_pix_0.25"])
-    alone = train(build(options(0.5, **BOTH)), [1]).get_current_log()
-    assert [name for name in alone if name.startswith("l_")] == ["l_pix", "l_teacher", "l_contrastive"]
-
-
 @pytest.mark.parametrize(
     ("losses", "forwards"),
     [

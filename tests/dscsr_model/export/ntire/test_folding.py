@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from dscsr_arch import CARN, SPAN, load_model
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.span_plain import PlainSPAN
 from dscsr_model.export.ntire.bare_check import count
-from dscsr_model.export.ntire.folding import BORDER, compose
+from dscsr_model.export.ntire.folding import BORDER
 from dscsr_model.export.ntire.single_file import single_file
 
 
@@ -38,18 +35,6 @@ def test_what_folding_changes(arguments, fold):
     assert form.border == (BORDER if fold == "all" else 0)
     assert (difference.max() > 1e-3) == (fold == "all")  # the border is another, so the claim above says something
     assert "conv_2.weight" not in form.state
-
-
-@given(st.tuples(*[st.integers(1, 4)] * 3), st.sampled_from([1, 3, 5]), st.sampled_from([1, 3]))
-@settings(max_examples=20, deadline=None)
-def test_compose_is_one_convolution_of_two(channels, inner, outer):
-    """Without padding, where it is exact for every kernel."""
-    first, middle, last = channels
-    draw = torch.Generator().manual_seed(inner)
-    shapes = ((2, first, 9, 11), (middle, first, inner, inner), (middle,), (last, middle, outer, outer), (last,))
-    x, w1, b1, w2, b2 = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes)
-    expected = F.conv2d(F.conv2d(x, w1, b1), w2, b2)
-    torch.testing.assert_close(F.conv2d(x, *compose(w1, b1, w2, b2)), expected, atol=1e-12, rtol=0)
 
 
 def test_gives_the_published_figures(assets):
