@@ -16,9 +16,8 @@ from dscsr_model.data import paired_crop_dataset
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
 from dscsr_model.data.keyed_samples import SampleKey
-from dscsr_model.data.lmdb_store import LmdbReader
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
-from dscsr_model.data.sources import FileSource, MemorySource
+from dscsr_model.data.sources import FileSource
 from dscsr_model.training.images import turned
 
 
@@ -103,16 +102,6 @@ def test_validation_is_basicsr_s_too(folders, photographs):
         assert_same(sample, by_path[sample["gt_path"]])
         assert sample["lq_path"] == by_path[sample["gt_path"]]["lq_path"]
         assert sample["gt"].shape == (3, 4 * sample["lq"].shape[1], 4 * sample["lq"].shape[2])
-
-
-def test_all_sources_give_the_same(make_pair, folders):
-    options = [make_pair("raw", name="r"), make_pair("png", name="p"), folders]
-    options += [{**option, "cache": "ram"} for option in options]
-    datasets = [PairedCropDataset(option) for option in options]
-    assert {type(dataset.gt) for dataset in datasets} == {LmdbReader, FileSource, MemorySource}
-    for key in (SampleKey(0), SampleKey(4, 3, 2)):
-        for dataset in datasets[1:]:
-            assert_same(datasets[0][key], dataset[key])
 
 
 def test_uint8_is_float32_times_255(make_pair):
