@@ -113,14 +113,6 @@ def test_redrawn_a_student_begins_as_the_plain_network_of_its_size(kind):
         assert torch.equal(parameter, expected), name
 
 
-def test_what_cannot_be_redrawn():
-    net = build("SPAN")
-    with pytest.raises(ValueError, match=r"Expected a width among \(0.25, 0.5\) of a network that is not fused, but"):
-        net.redraw(1.0)
-    with pytest.raises(ValueError, match=r"but got 0.5. Redraw before `fuse"):
-        net.fuse().redraw(0.5)
-
-
 @EACH
 def test_state_dicts_are_those_of_the_plain_backbone(kind):
     net, other = build(kind), build(kind)

@@ -12,7 +12,6 @@ from PIL import Image
 from dscsr_arch import CARN, EDSR, SPAN, DSCLoRA
 from dscsr_arch.metadata import beside
 from dscsr_model import cli
-from dscsr_model.cli.profile import short_names
 
 QUICK = ("--size", "8", "12", "--seconds", "1e-6", "--device", "cpu", "--variants", "eager", "--no-flops")
 COUNTED = (*QUICK[:-1], "--no-baseline")
@@ -88,19 +87,6 @@ def test_a_cssrnet_comes_at_all_its_widths_or_at_one(capsys):
     for file in (("-opt", "csd.yml"), ("-opt", "carn.yml"), (weights("carn.pth", CARN(num_feat=16)),)):
         (one,) = figures(capsys, *file, "--width", "0.5").values()
         assert one["parameters"] == expected["csd at 0.5"]
-
-
-@pytest.mark.parametrize(
-    ("files", "names"),
-    [
-        (["a/b/x.pth", "a/c/d/x.pth", "a/y.pth"], ["b/x", "c/d/x", "y"]),
-        (["x.pth", "b/x.pth", "/r/b/x.pth"], ["x", "b/x", "//r/b/x"]),
-        (["a/x.pth", "a/x.safetensors"], ["x.pth", "x.safetensors"]),
-        (["e/a/1/m/x.pth", "e/a/2/m/x.pth", "e/b/1/m/x.pth"], ["a/1/x", "a/2/x", "b/1/x"]),
-    ],
-)
-def test_names_hold_what_differs(files, names):
-    assert list(short_names(list(map(Path, files))).values()) == names
 
 
 def test_table_json_and_image(capfd):

@@ -1,9 +1,7 @@
 """The image: what it shows."""
 
-import pytest
 from made_up_profiles import measured, profile_of
 
-from dscsr_arch.errors import DscsrError
 from dscsr_model.profiling.plot import draw
 
 NETWORKS = {"span_28": (180, 29.853), "dscf_26": (168, 29.8535), "span_26": (165, 29.8505), "RCAN": (9000, 30.3)}
@@ -25,9 +23,3 @@ def test_every_network_is_a_point_with_its_name_and_parameters():
     assert points == [list(point) for point in NETWORKS.values()]
     looks = {(each.lines[0].get_marker(), each.lines[0].get_color()) for each in containers}
     assert len(looks) == len(NETWORKS)
-
-
-def test_networks_without_psnr_are_left_out_and_none_at_all_is_refused():
-    assert len(draw(made_up(), {"RCAN": 30.0}).axes[0].containers) == 1
-    with pytest.raises(DscsrError, match=r"Expected PSNR and a time .* Give --psnr NAME=VALUE or --data HR LR"):
-        draw(made_up())

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from made_up_profiles import measured, profile_of, run
+from made_up_profiles import measured, profile_of
 
 from dscsr_model.profiling.score import Given, score, scores
 
@@ -53,12 +53,3 @@ def test_of_which_times_a_score_is_made():
     assert there[2026].comparable
     assert scores(result, "other", Given(runtimes={"net": 7.74})) == scores(result, "other")
     assert scores(profile_of(net=measured(8.0), baseline=None), "net")[2026].baseline_source == "published"
-
-
-def test_the_spread_of_a_score_is_that_of_both_times():
-    network = measured(10.0)
-    scored = scores(profile_of(net=network), "net")[2026]
-    rest = (network.flops_256, network.complexity.parameters)
-    own, base = run(10.0).latency, run(8.0).latency
-    assert scored.low == pytest.approx(score(own.low_ms, *rest, baseline_ms=base.high_ms))
-    assert scored.high == pytest.approx(score(own.high_ms, *rest, baseline_ms=base.low_ms))
