@@ -125,7 +125,7 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def train_until_killed(folder: Path, line: str, delay: float, *arguments: str, script: str | None = None) -> bool:
-    """SIGKILL so many seconds after the log has shown ``line``; whether the run was still going.
+    """SIGKILL so many seconds after the console has shown ``line``; whether the run was still going.
 
     Args:
         script: To be run in place of `dscsr`, as users of a clone run BasicSR's own.
@@ -152,6 +152,11 @@ def train_until_killed(folder: Path, line: str, delay: float, *arguments: str, s
 
 def experiment(folder: Path) -> Path:
     return folder / "experiments/tiny"
+
+
+def last_log(folder: Path) -> str:
+    """BasicSR names logs by the second: two runs in one share a file, which the later one begins anew."""
+    return max(experiment(folder).glob("train_*.log")).read_text()
 
 
 def weights_on_disk(folder: Path, name: str = "latest") -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.host import registration
@@ -24,6 +24,9 @@ def run(phase: str, args: argparse.Namespace) -> None:
     look_into_working_directory()
     require_basicsr()
     _check_launcher(args.launcher)
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):  # nobody may be reading
+            print(f"Checking {args.opt} …", file=sys.stderr, flush=True)  # what follows takes seconds
     registration.register()
     from dscsr_model.host import loop  # from here on BasicSR can be imported
     from dscsr_model.host.options.check import check_options
@@ -42,10 +45,11 @@ def run(phase: str, args: argparse.Namespace) -> None:
         missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
         print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
     module, stopped = importlib.import_module(f"basicsr.{phase}"), None
-    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.checked(left_out):
+    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.checked(left_out, args.imports or ()):
         try:
             # Not the folder above the installed package, which BasicSR's own scripts take.
             getattr(module, f"{phase}_pipeline")(os.getcwd())
+            loop.leave(finished=True)
         except Stopped as request:
             stopped = Stopped(request.signal_number)  # without the frames, which hold the network
         except DscsrError:

@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,10 @@ from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.keyed_samples import KeyedDataset, KeyedSampler, takes_sample_keys
-from dscsr_model.host import lock, registration, run_errors, train_log, user_code, weight_names
+from dscsr_model.host import console, lock, registration, run_errors, train_log, user_code, weight_names
 from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
-from dscsr_model.host.position import Position
+from dscsr_model.host.position import resumed
+from dscsr_model.host.screen import Command
 from dscsr_model.training import checkpoints, stopping
 from dscsr_model.training.clock import EndingLoader
 
@@ -37,21 +38,33 @@ _changed = ExitStack()
 _left_out: Mapping[str, str] | None = None
 """What the option check that `dscsr` runs has left out; None in a script of others, which runs none."""
 
+_imports: Sequence[str] = ()
+"""What `dscsr` was told to import on its command line, of which BasicSR knows nothing."""
 
-def leave() -> None:
-    """End the run of this process, if there is one: everything is as it was before it."""
+_runs: list[Run] = []
+"""The run of one of our models that this process is in, if there is one."""
+
+
+def leave(finished: bool = False) -> None:
+    """End the run of this process, if there is one: everything is as it was before it.
+
+    Args:
+        finished: It has done all that it was to do, unless an error has ended the process.
+    """
+    while _runs:
+        _runs.pop().console.end(finished and getattr(sys, "last_value", None) is None)
     _changed.close()
 
 
 @contextmanager
-def checked(left_out: Mapping[str, str]) -> Iterator[None]:
+def checked(left_out: Mapping[str, str], imports: Sequence[str] = ()) -> Iterator[None]:
     """Inside, options are not checked again, and read as if they had no datasets of the names in ``left_out``."""
-    global _left_out
-    _left_out = left_out
+    global _left_out, _imports
+    _left_out, _imports = left_out, imports
     try:
         yield
     finally:
-        _left_out = None
+        _left_out, _imports = None, ()
 
 
 def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +77,7 @@ def entering(parse_options: Callable[..., Any]) -> Callable[..., Any]:
         leave()
         if not mentions(parse_options, "--local-rank"):
             sys.argv[1:] = [re.sub("^--local-rank", "--local_rank", arg) for arg in sys.argv[1:]]
-        result = parse_options(*args, **kwargs)
+        result = console.read_options(parse_options, *args, **kwargs)
         if not isinstance(result, tuple) or len(result) != 2:
             return result  # a project's own, which gives something else: its loop is not one that we know
         opt, parsed = result
@@ -122,6 +135,7 @@ class Run:
     """
 
     LOOP = ("load_resume_state", "get_root_logger", "build_dataloader", "build_model", "MessageLogger")
+    TEST_LOOP = ("get_root_logger", "build_dataloader", "build_model")
 
     def __init__(self, opt: dict[str, Any], parsed: Any, patches: Patches) -> None:
         self.opt = opt
@@ -129,7 +143,11 @@ class Run:
         self.patches = patches
         self.state: dict[str, Any] | None = None
         self.model: Any = None
-        self.validation_loaders: list[Any] = []
+        self.train_loader: Any = None
+        self.other_loaders: list[Any] = []
+        self.console = console.Console(opt, Command.of_this_process(_imports))
+        _runs.append(self)
+        atexit.register(leave, finished=True)  # in a script of others
         patches.set(sys, "excepthook", run_errors.without_traceback(sys.excepthook))
         patches.set(warnings, "showwarning", train_log.logging_ours(warnings.showwarning))
         if opt.get("is_train"):
@@ -140,9 +158,12 @@ class Run:
             self._seed(opt["manual_seed"])
 
     def take_over(self, namespace: dict[str, Any]) -> None:
-        """Stand in for the loop's names. A module that lacks any, as a test script does, is no train loop."""
-        if namespace.keys() >= set(self.LOOP):
-            for name in self.LOOP:
+        """Stand in for the loop's names. A module that lacks any is none of BasicSR's kind."""
+        names = self.LOOP if "load_resume_state" in namespace else self.TEST_LOOP
+        if namespace.keys() >= set(names):
+            if misc := sys.modules.get("basicsr.utils.misc"):
+                self.patches.set(misc, "print", self.console.hold)
+            for name in names:
                 self.patches.set(namespace, name, partial(getattr(self, name), namespace[name]))
 
     def load_resume_state(self, load: Callable[..., Any], opt: dict[str, Any]) -> Any:
@@ -154,7 +175,7 @@ class Run:
             states = experiment / "training_states"
             newest, passed_over = checkpoints.newest_whole(states, experiment / "models")
             for line in passed_over:
-                self._say(line)
+                self.console.say(f"dscsr: {line}")
             if newest is not None:
                 opt["auto_resume"], opt["path"]["resume_state"] = False, str(newest)
             elif checkpoints.iterations(states):
@@ -168,9 +189,10 @@ class Run:
         return self.state
 
     def get_root_logger(self, get: Callable[..., logging.Logger], *args: Any, **kwargs: Any) -> logging.Logger:
-        """BasicSR's log, without what is untrue of our models, and which a full disk ends."""
+        """BasicSR's log, without what is untrue of our models; a full disk ends it, and the console shows less."""
         logger = get(*args, **kwargs)
         train_log.correct(logger, self.patches)
+        self.console.quiet(logger, self.patches)
         return logger
 
     def build_dataloader(
@@ -179,7 +201,7 @@ class Run:
         """Every training set is drawn from by key, by a loader that leaves out what was seen before the checkpoint."""
         if dataset_opt["phase"] != "train":
             loader = build(dataset, dataset_opt, *args, **kwargs)
-            self.validation_loaders.append(loader)
+            self.other_loaders.append(loader)
             return loader
         seed = self.opt["manual_seed"]
         if not takes_sample_keys(dataset) and not isinstance(dataset, IterableDataset):
@@ -194,8 +216,9 @@ class Run:
         if isinstance(sampler, KeyedSampler):
             sampler.on_epoch = self.begin_epoch
             if self.state is not None and len(loader):
-                position = self._position(self.state, len(loader), loader.batch_sampler.batch_size)
+                position = resumed(self.state, len(loader), loader.batch_sampler.batch_size)
                 sampler.resumed_epoch, sampler.seen = position.epoch, position.samples
+        self.train_loader = loader
         if self.opt["train"].get("max_seconds"):
             return EndingLoader(loader, self.is_out_of_time)
         return loader
@@ -203,6 +226,8 @@ class Run:
     def build_model(self, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The model, remembered: at the start of each epoch it is asked whether it goes on."""
         self.model = build(*args, **kwargs)
+        if not self.opt["is_train"]:
+            self.console.begin(self.model, None, self.other_loaders)
         return self.model
 
     def MessageLogger(  # noqa: N802 - the name in the loop
@@ -215,7 +240,8 @@ class Run:
             atexit.register(train_log.close, tb_logger)
             if start_iter:
                 train_log.undo_after(start_iter, tb_logger)
-        self.model.validate_start(self.validation_loaders, start_iter, tb_logger)
+        self.console.begin(self.model, self.train_loader, self.other_loaders, start_iter)
+        self.model.validate_start(self.other_loaders, start_iter, tb_logger)
         return train_log.with_learning_rates(kind, self.model)(opt, start_iter, tb_logger)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -245,20 +271,6 @@ class Run:
         if opt.get("manual_seed") is not None:
             self._seed(opt["manual_seed"])
 
-    @staticmethod
-    def _position(state: dict[str, Any], batches: int, batch: int) -> Position:
-        """Where the resumed training goes on; where epochs were longer or shorter before, BasicSR's loop is told."""
-        position = Position.after(state["iter"], batches, batch)
-        ended = position.samples == 0  # saved at the end of the epoch before
-        if state["epoch"] not in (position.epoch, position.epoch - ended):
-            logging.getLogger("basicsr").info(
-                "Epochs are counted anew, since the batch or the data set changed: iteration "
-                f"{position.iteration}, which was in epoch {state['epoch']}, is in epoch {position.epoch}, after "
-                f"{position.samples // batch} of {batches} batches."
-            )
-        state["epoch"] = position.epoch
-        return position
-
     def _check_end(self, state: dict[str, Any]) -> None:
         iteration, total = state["iter"], int(self.opt["train"]["total_iter"])
         if iteration > total:
@@ -268,14 +280,14 @@ class Run:
                 "Raise it, or name an earlier one as `path: resume_state`, without `--auto_resume`.",
             )
         if iteration == total:
-            self._say(f"this run has made its {total} iterations; a larger `total_iter` goes on.")
+            self.console.say(f"dscsr: this run has made its {total} iterations; a larger `total_iter` goes on.")
         elif 0 < (limit := self.opt["train"].get("max_seconds") or 0) <= state.get("seconds", 0):
-            self._say(f"this run has trained its {limit:g} seconds; a larger `max_seconds` goes on.")
+            self.console.say(f"dscsr: this run has trained its {limit:g} seconds; a larger `max_seconds` goes on.")
 
     def _keep_seed(self, seed: int | None) -> None:
         """Go on with the seed of the run, which BasicSR draws anew at every start if the options give none."""
         if seed is not None and seed != self.opt["manual_seed"]:
-            self._say(f"`manual_seed` stays {seed}: samples are drawn from the seed that the run began with.")
+            self.console.say(f"dscsr: `manual_seed` stays {seed}: the run began with it, and draws samples from it.")
             self.opt["manual_seed"] = seed
             self._seed(seed)
 
@@ -283,7 +295,3 @@ class Run:
         from basicsr.utils import set_random_seed
 
         set_random_seed(seed + self.opt["rank"])
-
-    def _say(self, line: str) -> None:
-        if self.opt["rank"] == 0:
-            print(f"dscsr: {line}", file=sys.stderr)

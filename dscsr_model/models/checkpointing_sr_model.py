@@ -30,10 +30,12 @@ class CheckpointingSRModel(ValidatingSRModel):
     Attributes:
         iteration: The last that was trained.
         epoch: In which it is; the loop is made to set it.
+        stopped_by: The signal that has ended the training, or 0.
     """
 
     iteration: int | None = None
     epoch: int = 0
+    stopped_by: int = 0
     validates_start = False  # whether a new run validates the network that it starts from, as iteration 0
     _schedule_at = 0
     _random_state_to_restore: dict[str, Any] | None = None
@@ -146,14 +148,16 @@ class CheckpointingSRModel(ValidatingSRModel):
         """
         if self.iteration is not None and self.iteration != self.checkpoints.iteration:
             self.save(self.epoch, self.iteration)
-        name = signal.Signals(signal_number).name
+        line = f"Stopped by {signal.Signals(signal_number).name}"
         if self.checkpoints.last is None:
-            get_root_logger().info(f"Stopped by {name}. No iteration was trained, and nothing is saved.")
+            line += ". No iteration was trained, and nothing is saved."
         else:
-            get_root_logger().info(
-                f"Stopped by {name} after iteration {self.iteration}. The last checkpoint is {self.checkpoints.last}: "
-                "the same command with `--auto_resume` goes on from it."
+            line += (
+                f" after iteration {self.iteration}. The last checkpoint is {self.checkpoints.last}: the same command "
+                "with `--auto_resume` goes on from it."
             )
+        get_root_logger().info(line)
+        self.stopped_by = signal_number
         raise Stopped(signal_number)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
@@ -178,7 +182,7 @@ class CheckpointingSRModel(ValidatingSRModel):
     def expected_iterations(self, current_iter: int) -> int:
         """How many iterations the training will have had in the end."""
         total = int(self.opt["train"]["total_iter"])
-        return round(current_iter * total / self.scheduled_iteration(current_iter))
+        return round(current_iter * total / self.scheduled_iteration(current_iter)) if current_iter else total
 
     def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """As BasicSR's ``update_learning_rate``."""
@@ -264,6 +268,7 @@ class CheckpointingSRModel(ValidatingSRModel):
         """Log the scores, with the best ones so far; save ``net_g_best.pth`` if the deciding one is among these."""
         if self.is_train:
             self.best.update(dataset_name, self.metric_results, current_iter)
+            self.progress.say(self.best.line(dataset_name, self.metric_results, current_iter))
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
         found = self.best.of(dataset_name, current_iter) if self.is_train else None
         networks = self.finite_networks() if found else None

@@ -32,6 +32,7 @@ from dscsr_model.read_ahead import read_ahead
 from dscsr_model.tiling import self_ensemble, tiled
 from dscsr_model.training import lora
 from dscsr_model.training.images import as_float
+from dscsr_model.training.progress import Progress
 from dscsr_model.training.ranks import gathered
 from dscsr_model.training.stopping import Stopped, StopRequest
 from dscsr_model.training.validation import Scores, evaluating, mean_scores
@@ -58,6 +59,7 @@ class ValidatingSRModel(SRModel):
         self.lora: Mapping[str, Any] | None = network.pop("lora", None)
         self.val = ValSection.parse(opt.get("val"), "val")
         self.stop = StopRequest()
+        self.progress = Progress()
         super().__init__({**opt, "network_g": network})
 
     @property
@@ -177,6 +179,10 @@ class ValidatingSRModel(SRModel):
             if isinstance(fault, str):
                 get_root_logger().warning(f"Validation {name} without `{metric}`, which failed: {fault}")
         self.metric_results = {metric: value for metric, value in scores.items() if isinstance(value, float)}
+        if not self.is_train:
+            found = "  ".join(f"{metric} {value:.4f}" for metric, value in self.metric_results.items())
+            width = max(len(section["name"]) for section in self.opt["datasets"].values())
+            self.progress.say(f"{name:<{width}}  {found or 'no scores'}")
         if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
             self._log_validation_metric_values(current_iter, name, tb_logger)
 

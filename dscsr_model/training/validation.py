@@ -55,13 +55,26 @@ class BestResults:
             if sign * (score - known[metric]["val"]) > 0:
                 known[metric].update(val=score, iter=iteration)
 
+    @property
+    def decided(self) -> dict[str, Any] | None:
+        """Data set, metric, value and iteration of the network that is best so far; None before any was scored."""
+        scored = (name for name in self._sets if self._record(name)["iter"] >= 0)
+        dataset = next(scored, None)
+        return None if dataset is None else {"dataset": dataset, "metric": self._deciding, **self._record(dataset)}
+
     def of(self, dataset: str, iteration: int) -> dict[str, Any] | None:
         """What to say of the network that this validation found to be the best one; None if it did not."""
-        scored = (name for name in self._sets if self._record(name)["iter"] >= 0)
-        record = self._record(dataset)
-        if dataset != next(scored, None) or record["iter"] != iteration:
-            return None
-        return {"dataset": dataset, "metric": self._deciding, **record}
+        best = self.decided
+        return best if best and (best["dataset"], best["iter"]) == (dataset, iteration) else None
+
+    def line(self, dataset: str, scores: Mapping[str, float], iteration: int) -> str:
+        """What a person reads of a validation that `update` has taken note of."""
+        parts = []
+        for metric, score in scores.items():
+            best = self.records[dataset][metric]
+            so_far = "best so far" if best["iter"] == iteration else f"best {best['val']:.4f} at {best['iter']:,}"
+            parts.append(f"{metric} {score:.4f} ({so_far})")
+        return f"validation {iteration:,}: {dataset} {', '.join(parts)}"
 
     def state(self) -> dict[str, Any]:
         """What a training state holds of it."""

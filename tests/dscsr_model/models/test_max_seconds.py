@@ -8,7 +8,16 @@ from typing import Any
 import forks
 import pytest
 from small_models import distance
-from training_runs import dscsr, experiment, pipeline, prepare_csd, prepare_dsclora, weights_on_disk, write_options
+from training_runs import (
+    dscsr,
+    experiment,
+    last_log,
+    pipeline,
+    prepare_csd,
+    prepare_dsclora,
+    weights_on_disk,
+    write_options,
+)
 
 import dscsr_model
 from dscsr_arch.checkpoint import read_pickle
@@ -44,10 +53,6 @@ def last_state(folder: Path) -> dict[str, Any]:
     return read_pickle(states / f"{checkpoints.iterations(states)[-1]}.state")
 
 
-def log(folder: Path) -> str:
-    return max(experiment(folder).glob("train_*.log"), key=lambda file: file.stat().st_mtime_ns).read_text()
-
-
 @pytest.mark.parametrize("model", ["EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel"])
 def test_the_end_is_that_of_a_whole_run(tmp_path, model):
     write(tmp_path, model)
@@ -60,7 +65,7 @@ def test_the_end_is_that_of_a_whole_run(tmp_path, model):
     assert state["schedulers"][0]["last_epoch"] > TOTAL // 2
     assert state["optimizers"][0]["param_groups"][0]["lr"] < 0.005
     assert (experiment(tmp_path) / f"training_states/{state['iter']}.validation").is_file()
-    said = log(tmp_path)
+    said = last_log(tmp_path)
     assert said.index("End of training.") < said.index("Save the latest model.") < said.rindex("# psnr")
     assert "Epochs are counted anew" not in said
 
@@ -84,7 +89,7 @@ def test_a_resumed_run_has_the_time_that_is_left(tmp_path, capfd):
 def test_iterations_end_a_run_that_is_fast_enough(tmp_path):
     write(tmp_path, seconds=1000, **{"train:total_iter": 6, "train:scheduler:T_max": 6, "val:val_freq": 6})
     pipeline(tmp_path)
-    assert "iter:       6" in log(tmp_path)
+    assert "iter:       6" in last_log(tmp_path)
     assert checkpoints.iterations(experiment(tmp_path) / "training_states") == []
 
 

@@ -1,0 +1,250 @@
+"""The words of a run's console: what it is before it begins, what it leaves, the commands that go on from there."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from dscsr_arch.architecture import architectures
+from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.deployable import deployable
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command that started this run.
+
+    Attributes:
+        program: In a process group, with what starts all of its processes on this machine.
+        arguments: Without those that say nothing, and without ``--auto_resume``.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def of_this_process(cls, imports: Sequence[str] = ()) -> Command:
+        """As ``sys.argv`` has it, which for `dscsr` begins with ``dscsr train``; and what that has imported."""
+        script, *given = sys.argv
+        ours = script.startswith("dscsr ")
+        arguments: list[str] = []
+        words = iter(given)
+        for word in words:
+            value = next(words, "") if word in ("--launcher", "--local_rank", "--local-rank") else None
+            if word == "--launcher" and value != "none":
+                arguments += [word, str(value)]
+            elif value is None and word != "--auto_resume":
+                arguments.append(word)
+        if imports:
+            arguments += ["--import", *imports]
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            program = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 1)} "
+            program += script.replace("dscsr", "-m dscsr_model.cli", 1) if ours else shlex.quote(script)
+        else:
+            program = script if ours else f"python {shlex.quote(script)}"
+        return cls(program, tuple(arguments))
+
+    @property
+    def option_file(self) -> str:
+        """What it names as ``-opt``."""
+        return dict(zip(self.arguments, self.arguments[1:], strict=False)).get("-opt", "")
+
+    @property
+    def to_resume(self) -> str:
+        """Goes on from the newest checkpoint."""
+        return f"{self.program} {shlex.join([*self.arguments, '--auto_resume'])}"
+
+
+def table(title: str, rows: Sequence[Row]) -> str:
+    """A title and lines of two columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def shown(path: str | Path) -> str:
+    """A path as one would type it here."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+# --- before ---------------------------------------------------------------------------------------------------------
+
+
+def rows(
+    opt: Mapping[str, Any], model: Any, train_loader: Any, other_loaders: Sequence[Any], start: int, command: Command
+) -> list[Row]:
+    """What will happen, by the model and the data that were built."""
+    found = [("network", _network(opt, model)), ("weights", _weights(opt, start))]
+    if teacher := getattr(model, "teacher", None):
+        found.append(("teacher", ", ".join(_counted(network) for network in teacher.networks)))
+    if train_loader is not None:
+        found += [("data", _data(opt, train_loader)), ("length", _length(opt, train_loader, start))]
+    sets = ", ".join(
+        f"{loader.dataset.opt['name']} ({_many(len(loader.dataset), 'image')})" for loader in other_loaders
+    )
+    metrics = ", ".join((opt.get("val") or {}).get("metrics") or {}) or "no metric"
+    if train_loader is None:
+        found.append(("data", f"{sets}: {metrics}"))
+    elif sets and model.val.val_freq:
+        found.append(("validation", f"{sets} every {int(model.val.val_freq):,} iterations: {metrics}"))
+    found.append(("computes", _computes(opt, model)))
+    if train_loader is None:
+        return [*found, ("writes", shown(opt["path"]["results_root"]))]
+    folder, freq = shown(opt["path"]["experiments_root"]), opt["logger"]["save_checkpoint_freq"]
+    found.append(("writes", f"{folder}, a checkpoint every {int(freq):,} iterations"))
+    return [*found, ("to resume", command.to_resume)]
+
+
+def _network(opt: Mapping[str, Any], model: Any) -> str:
+    network = model.get_bare_model(model.net_g)
+    total, trained = _parameters(network), _parameters(network, trained=True)
+    text = _counted(network)
+    if isinstance(network, CSSRNet):
+        widths = ", ".join(f"{width:g}" for width in network.widths)
+        text = f"{opt['network_g']['backbone']['type']} with students of width {widths}, {_many(total, 'parameter')}"
+    elif callable(getattr(network, "fuse", None)):
+        with torch.random.fork_rng(devices=[]):
+            text += f", {_parameters(deployable(network)):,} when fused"
+    if opt["is_train"] and trained < total:
+        text += f"; {trained:,} are trained"
+    return f"{text}, ×{opt['scale']}" if opt.get("scale") else text
+
+
+def _parameters(network: nn.Module, trained: bool = False) -> int:
+    return sum(each.numel() for each in network.parameters() if each.requires_grad or not trained)
+
+
+def _counted(network: nn.Module) -> str:
+    return f"{type(network).__name__}, {_many(_parameters(network), 'parameter')}"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
+def _weights(opt: Mapping[str, Any], start: int) -> str:
+    if start:
+        return f"of iteration {start:,}, {shown(opt['path']['resume_state'])}"
+    given = opt["path"].get("pretrain_network_g")
+    return shown(given) if given else "random"
+
+
+def _data(opt: Mapping[str, Any], loader: Any) -> str:
+    section = opt["datasets"]["train"]
+    batch, ranks = int(section["batch_size_per_gpu"]), opt["world_size"]
+    parts = [f"{section['name']}: {_many(len(loader.dataset), 'pair')}"]
+    if size := section.get("gt_size"):
+        parts.append(f"patches of {size} pixels" + (f" (LQ {size // opt['scale']})" if opt.get("scale") else ""))
+    parts.append(f"batch {batch * ranks}" + (f" ({batch} on each of {ranks} ranks)" if ranks > 1 else ""))
+    return ", ".join(parts)
+
+
+def _length(opt: Mapping[str, Any], loader: Any, start: int) -> str:
+    total = int(opt["train"]["total_iter"])
+    text = f"{_many(total, 'iteration')}, {_many(math.ceil(total / max(len(loader), 1)), 'epoch')}"
+    if start:
+        text += f"; {total - start:,} iterations are left"
+    if seconds := opt["train"].get("max_seconds"):
+        return f"{seconds:g} seconds, at most {text}"
+    return text
+
+
+def _computes(opt: Mapping[str, Any], model: Any) -> str:
+    if model.device.type == "cuda":
+        parts = [torch.cuda.get_device_name(model.device)]
+        if opt["world_size"] > 1:
+            parts[0] += f", one of {opt['world_size']} ranks"
+    else:
+        parts = [f"CPU, {_many(torch.get_num_threads(), 'thread')}"]
+        parts += [f"{opt['world_size']} ranks"] if opt["world_size"] > 1 else []
+    if opt["is_train"]:
+        settings = model.settings
+        parts.append(settings.precision)
+        parts += [name for name in ("channels_last", "compile") if getattr(settings, name)]
+    return ", ".join(parts)
+
+
+# --- after ----------------------------------------------------------------------------------------------------------
+
+
+def trained(opt: Mapping[str, Any], model: Any, log: str | None, command: Command, took: str) -> list[str]:
+    """What a finished training has left, and commands for it."""
+    models = Path(opt["path"]["models"])
+    latest, best = _to_use(models, "latest"), _to_use(models, "best")
+    found = [("latest", shown(latest))] if latest else []
+    if best and (record := model.best.decided):
+        found.append(
+            ("best", f"{shown(best)}: {record['metric']} {record['val']:.4f} on {record['dataset']}, "
+             f"iteration {record['iter']:,}")
+        )  # fmt: skip
+    found += [("log", shown(log))] if log else []
+    lines = ["", table(f"Trained {opt['name']}: {_many(model.iteration or 0, 'iteration')} in {took}.", found)]
+    if chosen := best or latest:
+        lines += ["Next:", *(f"  {line}" for line in _next(opt, model, chosen, command))]
+    return lines
+
+
+def interrupted(model: Any, command: Command) -> list[str]:
+    """What is saved of a training that was stopped, or ended with an error, and how to go on."""
+    by = f"Stopped by {signal.Signals(model.stopped_by).name}. " if model.stopped_by else ""
+    if model.checkpoints.iteration is None:
+        return [f"{by}No iteration was trained, and nothing is saved."] if by else []
+    saved = f"Iteration {model.checkpoints.iteration:,} is saved in {shown(model.checkpoints.states.parent)}."
+    return [f"{by}{saved} To go on:", f"  {command.to_resume}"]
+
+
+def tested(opt: Mapping[str, Any], log: str | None) -> list[str]:
+    """Where the images of a test are."""
+    images = Path(opt["path"]["visualization"])
+    found = [("images", shown(images))] if opt["val"].get("save_img") else []
+    return [table("Written:", [*found, ("log", shown(log))])] if log else []
+
+
+def _to_use(models: Path, label: str) -> Path | None:
+    """The file to go on with: of LoRA the fused network, of a CSSR-Net its smallest student."""
+    for kind in ("fused_g", "student_w*", "net_g"):
+        if files := sorted(models.glob(f"{kind}_{label}.pth")):
+            return files[0]
+    return None
+
+
+def _next(opt: Mapping[str, Any], model: Any, weights: Path, command: Command) -> Iterator[str]:
+    file = shlex.quote(shown(weights))
+    known = type(model.get_bare_model(model.net_g)).__name__ in architectures() or not weights.name.startswith("net_g")
+    section = "" if known else f" -opt {shlex.quote(command.option_file)}"
+    images = next((folder for folder in _validation_folders(opt) if folder.is_dir()), Path("photographs"))
+    yield f"dscsr upscale -i {shlex.quote(shown(images))} -o enlarged -w {file}{section}"
+    yield f"dscsr export {file} -o {shlex.quote(opt['name'])}.safetensors{section}"
+    if (test := _test_options(opt, Path(command.option_file))) and weights.name.startswith("net_g"):
+        yield f"dscsr test -opt {shlex.quote(shown(test))} --skip-missing --force_yml path:pretrain_network_g={file}"
+    yield f"dscsr report {shlex.quote(opt['name'])}"
+
+
+def _validation_folders(opt: Mapping[str, Any]) -> Iterator[Path]:
+    for phase, section in opt["datasets"].items():
+        if phase != "train" and (root := section.get("dataroot_lq")) and not str(root).endswith(".lmdb"):
+            yield Path(root)
+
+
+def _test_options(opt: Mapping[str, Any], option_file: Path) -> Path | None:
+    """An option file beside that of the training which tests the same network."""
+    for file in sorted(option_file.parent.glob("*test*.yml")):
+        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+            options = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if all(options.get(name) == opt.get(name) for name in ("network_g", "scale")):
+                return file
+    return None
