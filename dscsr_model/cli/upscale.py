@@ -79,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
     if args.scale not in (None, engine.scale):
         remedy = "Leave --scale out, or -w."
         raise DscsrError(f"weights of --scale {args.scale}", f"{args.weights}, of scale {engine.scale}", remedy)
+    for card in args.known.values():
+        says = "come with dscsr" if card.shipped else "public"
+        print(f"weights: {card.name}, {card.title} ({says}; `dscsr weights {card.name}` tells more)", file=sys.stderr)
     upscaler = Upscaler(engine, args.tile, args.tile_overlap, ensemble=args.self_ensemble)
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
     for result in plan.there:
@@ -99,19 +102,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose_weights(args: argparse.Namespace) -> None:
-    """Put the file in place of a name, or of nothing, and say whose weights are used where no file was named."""
+    """Put the file in place of a name, or of nothing: then it is the one that comes with dscsr."""
     from dscsr_model.weights import of_scale
 
     if args.weights is None:
-        if args.base or args.width or args.param_key or args.opt:
-            raise DscsrError("-w WEIGHTS with --base, --width, --param-key or -opt", "none", "Name the weights.")
+        if args.base or args.width or args.param_key or args.overrides or args.opt:
+            words = "-w WEIGHTS with --base, --width, --param-key, --set or -opt"
+            raise DscsrError(words, "none", "Name the weights.")
         card = of_scale(4 if args.scale is None else args.scale)
         args.weights, args.known = card.place, {card.place: card}
     else:
         networks.find_weights(args)
-    for card in args.known.values():
-        says = "come with dscsr" if card.shipped else "public"
-        print(f"weights: {card.name}, {card.title} ({says}; `dscsr weights {card.name}` tells more)", file=sys.stderr)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -85,10 +85,8 @@ class Card:
 
 def folder() -> Path:
     """Where downloaded weights are looked for."""
-    if own := os.environ.get("DSCSR_WEIGHTS"):
-        return Path(own).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "dscsr" / "weights"
+    own, data = os.environ.get("DSCSR_WEIGHTS"), os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(os.path.expanduser(own or f"{data}/dscsr/weights"))  # not Path's, which fails where nobody is at home
 
 
 @functools.cache

@@ -167,6 +167,25 @@ def test_upscaling_with_nothing_said_beats_bicubic_as_the_card_says(assets, tmp_
     assert (ours, our_ssim) == (pytest.approx(facts["psnr"], abs=0.01), pytest.approx(facts["ssim"], abs=0.001))
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--scale", 7], "Expected a scale whose weights come with dscsr (4), but got 7. Name other weights with -w"),
+        (
+            ["--scale", 4, "-w", "as_released.pth"],
+            "Expected weights of --scale 4, but got as_released.pth, of scale 2.",
+        ),
+        (["--base", "span_x4"], "Expected -w WEIGHTS with --base, --width, --param-key, --set or -opt, but got none."),
+    ],
+)
+def test_scales_that_cannot_be_had(run, released, monkeypatch, words, told):
+    monkeypatch.setattr(weights, "shipped", lambda: {"span_x4": weights.Card("span_x4", {"scale": 4}, shipped=True)})
+    Image.new("RGB", (8, 8)).save("photo.png")
+    code, _, err = run("upscale", "-i", "photo.png", "-o", "out", *words)
+    assert code == 1
+    assert told in err
+
+
 def test_cards_are_those_of_their_files():
     """Front matter that a program reads, and all that it must say; shipped files are few and small."""
     files = [card.place for card in weights.shipped().values()]
