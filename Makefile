@@ -29,8 +29,7 @@ test-hosts: $(HOSTS:%=build/hosts/%)
 build/hosts/%: | $(STAMP)
 	@echo "Fetching BasicSR $* from the package index into $@ (once)"
 	@rm -rf $@.part
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
-	  --target $@.part basicsr==$*
+	@PIP_QUIET=1 PIP_NO_DEPS=1 PIP_TARGET=$@.part $(BIN)/python -m dscsr_model.host.install_basicsr $*
 	@mv $@.part $@
 
 lint: $(STAMP)
@@ -43,14 +42,13 @@ bench: $(STAMP)
 
 env: $(STAMP)
 
-# The order matters (BasicSR's build wants torch beforehand): torch and torchvision, build tools, BasicSR, then us.
+# The order matters: BasicSR's build wants torch beforehand.
 $(STAMP): constraints.txt pyproject.toml setup.py dscsr_autoload.pth
 	@python=$$(sh .ci/find_python) && echo "Building $(VENV) with $$python (about a minute; once)" && \
 	  "$$python" -m venv --clear $(VENV)
 	$(PIP) torch torchvision
-	$(PIP) setuptools wheel cython numpy
-	$(PIP) --no-build-isolation basicsr
-	$(PIP) --no-build-isolation --editable '.[test,lint]'
+	PIP_QUIET=1 PIP_CONSTRAINT=constraints.txt $(BIN)/python -m dscsr_model.host.install_basicsr
+	$(PIP) --editable '.[test,lint]'
 	@touch $@
 
 clean:

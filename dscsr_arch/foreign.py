@@ -40,7 +40,7 @@ def find_backbone(name: str) -> type[nn.Module]:
         raise ArgumentError(
             f"a network of dscsr ({', '.join(ours)}), or BasicSR to look {name!r} up in",
             f"no BasicSR that can be imported ({error})",
-            "Install it: pip install --no-build-isolation basicsr==1.4.2.",
+            "Install it: python -m dscsr_model.host.install_basicsr.",
         ) from error
     known: dict[str, type[nn.Module]] = {**dict(iter(registry)), **ours}
     if f"{name}_basicsr" in known and name not in known:

@@ -1,12 +1,12 @@
 """``dscsr doctor``: what is installed, what was mended and why, whether a GPU is usable, what to do about the rest.
 
-Only the standard library is needed to start it: it runs where torch or BasicSR are missing, and on Pythons that
-BasicSR cannot be installed on.
+Only the standard library is needed to start it: it runs where torch or BasicSR are missing.
 """
 
 import argparse
 import os
 import platform
+import re
 import shutil
 import sys
 import traceback
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.host import install_help
 
-PYTHONS = ((3, 10), (3, 12))
+PYTHONS = ((3, 10), (3, 14))
 PACKAGES = (
     *("torch", "torchvision", "numpy", "opencv-python", "openimageio", "pillow", "lmdb", "pyyaml", "pydantic"),
     *("safetensors", "filelock", "tabulate", "tqdm"),
@@ -88,24 +88,37 @@ def _version(name: str) -> str | None:
 
 def _python() -> Finding:
     fits = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
-    remedy = "" if fits else "Use Python 3.10, 3.11 or 3.12 in a new environment."
-    if sys.version_info[:2] > PYTHONS[1]:
-        remedy = (
-            "BasicSR 1.4.2 cannot be installed on Python 3.13 and later: its setup.py runs version.py with exec() and\n"
-            "then asks locals() for the result, which 3.13 no longer shares with exec(). pip then ends with\n"
-            f"KeyError: '__version__'. {remedy}"
-        )
+    remedy = "" if fits else "Use Python 3.10 to 3.14 in a new environment."
     return Finding("python", f"{platform.python_version()} ({sys.executable})", remedy)
 
 
 def _package(name: str) -> Finding:
     installed = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
-    if version := next(filter(None, map(_version, installed)), None):
-        return Finding(name, version)
+    for each in installed:
+        if version := _version(each):
+            oldest = _oldest(name)
+            if _release(version) >= _release(oldest):
+                return Finding(name, version)
+            beside = " torchvision" if name == "torch" else ""
+            return Finding(name, f"{version}, older than {oldest}", f"pip install --upgrade '{each}>={oldest}'{beside}")
     if name in ("torch", "torchvision"):  # one without the other would bring whichever release is the newest
         remedy = f"pip install torch torchvision    (together, and before BasicSR: its build needs {name})"
         return Finding(name, "not installed", remedy)
     return Finding(name, "not installed", f"pip install {name}")
+
+
+def _oldest(name: str) -> str:
+    """The oldest version of a package that we take, as our own requirements tell it."""
+    try:
+        required = metadata.requires("dscsr") or ()
+    except metadata.PackageNotFoundError:  # run from its folder
+        required = ()
+    return next((r.removeprefix(f"{name}>=") for r in required if r.startswith(f"{name}>=")), "0")
+
+
+def _release(version: str) -> list[int]:
+    """The numbers of a version: (2, 13, 0) of ``2.13.0+cpu``."""
+    return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
 
 
 def _extra(extra: str, names: tuple[str, ...]) -> Finding:

@@ -8,12 +8,9 @@ from pathlib import Path
 from dscsr_arch.errors import UnavailableError
 
 HOW_TO_INSTALL = """\
-Install it in this order (torch first, or its build downloads a second one):
-  python3.11 -m venv .venv && . .venv/bin/activate      (Python 3.10, 3.11 or 3.12)
-  pip install torch==2.13.0 torchvision==0.28.0
-  pip install --upgrade "setuptools>=77" wheel cython numpy
-  pip install --no-build-isolation basicsr==1.4.2
-  pip install --no-build-isolation .                    (in the folder of dscsr)"""
+Install it into an environment of Python 3.10 to 3.14 that has torch:
+  pip install torch torchvision
+  python -m dscsr_model.host.install_basicsr"""
 
 
 def look_into_working_directory() -> None:

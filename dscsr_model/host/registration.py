@@ -94,8 +94,8 @@ def register() -> None:
 def _cannot_register(error: Exception) -> DscsrError:
     folder = find_basicsr()
     remedy = (
-        "Nothing of dscsr is registered here. Use a BasicSR from 1.3.4.8 on: pip install --no-build-isolation "
-        "basicsr==1.4.2, in an environment or folder without this one."
+        "Nothing of dscsr is registered here. Use a BasicSR from 1.3.4.8 on: python -m "
+        "dscsr_model.host.install_basicsr, in an environment or folder without this one."
     )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "basicsr":
         remedy = f"`{error.name}` is missing: install what this BasicSR requires, with pip install {error.name}."

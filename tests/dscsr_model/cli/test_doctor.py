@@ -60,10 +60,10 @@ def says(finding: doctor.Finding, says: str, remedy: str) -> None:
 @pytest.mark.parametrize(
     ("version", "words"),
     [
-        ((3, 13, 0), "KeyError: '__version__'. Use Python 3.10, 3.11 or 3.12"),
-        ((3, 9, 1), "Use Python 3.10, 3.11 or 3.12"),
+        ((3, 15, 0), "Use Python 3.10 to 3.14"),
+        ((3, 9, 1), "Use Python 3.10 to 3.14"),
         ((3, 10, 0), ""),
-        ((3, 12, 9), ""),
+        ((3, 14, 9), ""),
     ],
 )
 def test_python(monkeypatch, version, words):
@@ -113,6 +113,15 @@ def test_packages_that_may_be_others_or_missing(monkeypatch):
     assert found["lmdb"].remedy == "pip install lmdb"
     says(found["[onnx]"], "onnx 1.23.2; onnxruntime not installed (optional): pip install 'dscsr[onnx]'", "")
     says(found["[spandrel]"], "spandrel 0.4.2", "")
+
+
+def test_a_package_that_is_too_old_is_told(monkeypatch):
+    there = {"torch": "2.3.1+cu121", "opencv-python-headless": "4.7.0.72", "numpy": "1.26.0"}
+    monkeypatch.setattr(doctor, "_version", there.get)
+    oldest = doctor._oldest("torch")
+    says(doctor._package("torch"), f"2.3.1+cu121, older than {oldest}", f"--upgrade 'torch>={oldest}' torchvision")
+    says(doctor._package("opencv-python"), "4.7.0.72, older than 4.8", "--upgrade 'opencv-python-headless>=4.8'")
+    says(doctor._package("numpy"), "1.26.0", "")
 
 
 def test_autoload_switched_off(monkeypatch):

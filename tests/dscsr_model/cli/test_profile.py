@@ -120,7 +120,7 @@ def test_networks_of_basicsr_need_it(capsys, monkeypatch):
     options("edsr.yml", "network_g: {type: MSRResNet, num_in_ch: 3, num_out_ch: 3}")
     line = message(capsys, "-opt", "edsr.yml", *QUICK)
     assert "network_g of edsr.yml: Expected a network of dscsr" in line
-    assert "pip install --no-build-isolation basicsr==1.4.2" in line
+    assert "Install it: python -m dscsr_model.host.install_basicsr" in line
 
 
 def test_without_fvcore_there_is_a_remedy_and_a_way_without(capsys, monkeypatch):

@@ -143,13 +143,13 @@ def test_the_train_script_of_a_plain_clone_trains_span(run_python, tmp_path, wri
 # --- what goes wrong before anything starts ---
 
 
-def test_without_basicsr_the_install_order_is_told(tmp_path, write, run_python):
+def test_without_basicsr_it_is_told_how_to_install_it(tmp_path, write, run_python):
     write()
     env = {"PYTHONPATH": str(Path(dscsr_model.__file__).parents[1])}
     done = run_python("-S", *DSCSR, "train", "-opt", "opt.yml", env=env)
     assert done.returncode == 1
     assert done.stderr.startswith("dscsr: error: Expected BasicSR to be installed, but got no module named `basicsr`.")
-    assert "--no-build-isolation basicsr==1.4.2" in done.stderr
+    assert "python -m dscsr_model.host.install_basicsr" in done.stderr
     assert {entry.name for entry in tmp_path.iterdir()} == {"data", "opt.yml"}
 
 
