@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.export.programs import prepared, translating
-from dscsr_model.inference.onnx_file import require_onnx
+from dscsr_model.inference.engines import run_session
+from dscsr_model.inference.onnx_file import CPU, open_session, require_onnx
 
 OPSETS = range(17, 21)
 """What can be written. 17, with IR 8, is what ONNX Runtime 1.15 to 1.32 opens; no network here needs more."""
@@ -55,21 +56,14 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
 
 def run_onnx(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     """The model at ``path`` as a function of images, run by ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it would print what it raises
-    try:
-        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base
-        raise DscsrError("ONNX Runtime to load the model", f"this from it: {error}") from error
+    session = open_session(Path(path), CPU, threads=0)
 
     def run(x: Tensor) -> Tensor:
         try:
-            return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
-        except Exception as error:
-            what = f"ONNX Runtime to run the model on an image {tuple(x.shape)}"
-            said = f"this from it: {' '.join(str(error).split())[:200]}"
+            return run_session(session, False, x)
+        except RuntimeError as error:
+            what = f"a model that takes an image {tuple(x.shape)}"
+            said = f"this from {' '.join(str(error).split())[:200]}"
             raise DscsrError(what, said, "Code that does other things for other sizes cannot be translated.") from error
 
     return run

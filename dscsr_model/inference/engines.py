@@ -116,10 +116,10 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
     half, channels, sizes, shape, memory = rehearse(path)
     scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
     session = open_session(path, CPU, threads)
-    seen = receptive_field(partial(_run_session, session, half), channels, sizes, memory)
+    seen = receptive_field(partial(run_session, session, half), channels, sizes, memory)
     if providers != CPU:
         session = open_session(path, providers, threads)
-    return Engine(partial(_run_session, session, half), scale, channels, seen)
+    return Engine(partial(run_session, session, half), scale, channels, seen)
 
 
 def find_device(name: str) -> torch.device:
@@ -178,7 +178,8 @@ def _run_network(network: nn.Module, layout: torch.memory_format, x: Tensor) -> 
     return result
 
 
-def _run_session(session: Any, half: bool, x: Tensor) -> Tensor:
+def run_session(session: Any, half: bool, x: Tensor) -> Tensor:
+    """What an ONNX file makes of images (B, C, H, W), which it takes in float16 or not; RuntimeError if it fails."""
     images = x.to(torch.float16 if half else torch.float32).contiguous().numpy()
     try:
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images})[0]).float()

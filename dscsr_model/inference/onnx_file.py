@@ -157,7 +157,7 @@ def _check_straight(path: Path) -> None:
 
 
 def open_session(path: Path, providers: list[Any], threads: int) -> Any:
-    """Open a file that passed its rehearsal."""
+    """Open a file of ours, or one that passed its rehearsal; 0 threads are as many as there are cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -166,7 +166,7 @@ def open_session(path: Path, providers: list[Any], threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions have no common base but this one
-        raise DscsrError("ONNX Runtime to open it", str(error), "Try --device cpu.", path) from error
+        raise DscsrError("ONNX Runtime to open it", f"this from it: {error}", "Try --device cpu.", path) from error
 
 
 def find_providers(device: str) -> list[Any]:

@@ -74,7 +74,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
     if not run.basicsr_builds:
         return  # another plugin may read other files, and in another way
     wanted = path.get(f"param_key_{label}", "params")
-    try:
+    with report.catching(key):
         content_keys = _wrapper_keys(file)
         if run.ours:  # they read every dialect, as EfficientSRModel.load_network does
             param_key = wanted if wanted in content_keys else None
@@ -83,16 +83,13 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         if report.has("path", f"param_key_{label}") or report.has(*key):
             return
         content = read_weight_file(file, param_key)
-    except WeightsError as error:
-        report.add_error(key, error)
-        return
-    if network is None or path.get(f"strict_load_{label}", True) is False:
-        return
-    if layers := _difference(network, content):
-        remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
-        kind = run.section(f"network_{label}")["type"]
-        report.add(key, f"weights of this {kind}", f"'{file}', whose layers differ:\n     {layers}", remedy)
-    _check_metadata(key, file, content, network, run, label, f" `strict_load_{label}: false` loads it all the same.")
+        if network is None or path.get(f"strict_load_{label}", True) is False:
+            return
+        if layers := _difference(network, content):
+            remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
+            kind = run.section(f"network_{label}")["type"]
+            raise WeightsError(f"weights of this {kind}", f"'{file}', whose layers differ:\n     {layers}", remedy)
+        _check_metadata(file, content, network, run, label, f" `strict_load_{label}: false` loads it all the same.")
 
 
 def _difference(network: nn.Module, content: WeightFile) -> str:
@@ -102,19 +99,17 @@ def _difference(network: nn.Module, content: WeightFile) -> str:
 
 
 def _check_metadata(
-    key: Key, file: Path, content: WeightFile, network: nn.Module, run: Run, label: str = "g", otherwise: str = ""
+    file: Path, content: WeightFile, network: nn.Module, run: Run, label: str = "g", otherwise: str = ""
 ) -> None:
-    """What the file says of its network, and shapes do not show, must be what the options say."""
+    """Raise `WeightsError` unless the file says of its network, where shapes do not show it, what the options say."""
     section = {"type": run.section(f"network_{label}")["type"], **run.arguments((f"network_{label}",))}
     try:
         metadata = describe(network) if isinstance(network, CSSRNet) else described(section)[0]
     except DscsrError:
         return  # of a network of which nothing can be said before it is built
-    with run.report.catching(key):
-        if unlike := trained_otherwise(content, file, metadata):
-            expected, got = f"weights trained as `network_{label}` says", f"'{file}', {unlike}"
-            remedy = f"Give `network_{label}` what they were trained with, or take other weights.{otherwise}"
-            run.report.add(key, expected, got, remedy)
+    if unlike := trained_otherwise(content, file, metadata):
+        remedy = f"Give `network_{label}` what they were trained with, or take other weights.{otherwise}"
+        raise WeightsError(f"weights trained as `network_{label}` says", f"'{file}', {unlike}", remedy)
 
 
 def _check_adapters(network: nn.Module | None, run: Run) -> None:
@@ -122,7 +117,8 @@ def _check_adapters(network: nn.Module | None, run: Run) -> None:
     weights = run.section("network_g", "lora").get("weights")
     if network is not None and weights:
         file = Path(weights).expanduser()
-        _check_metadata(("network_g", "lora", "weights"), file, read_weight_file(file), network, run)
+        with run.report.catching(("network_g", "lora", "weights")):
+            _check_metadata(file, read_weight_file(file), network, run)
 
 
 def _wrapper_keys(file: Path) -> list[str]:
@@ -165,7 +161,13 @@ def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run:
 
 def _check_resume(run: Run) -> str | None:
     """Check the state to resume from; its iteration when there is one: BasicSR then takes the run's own weights."""
-    experiment, report = Path("experiments", str(run.options.get("name"))), run.report
+    with run.report.catching(_RESUME):
+        return _iteration_to_resume(run)
+    return ""
+
+
+def _iteration_to_resume(run: Run) -> str | None:
+    experiment = Path("experiments", str(run.options.get("name")))
     if run.auto_resume:
         states = experiment / "training_states"
         if not iterations(states):
@@ -173,32 +175,25 @@ def _check_resume(run: Run) -> str | None:
         newest, passed_over = newest_whole(states, experiment / "models")
         if newest is None:
             got = f"none in '{states}' that opens with its weights. {passed_over[0].removesuffix('.')}"
-            report.add(_RESUME, "a whole checkpoint", got, "Move the folder away to train anew.")
-            return ""
+            raise WeightsError("a whole checkpoint", got, "Move the folder away to train anew.")
         return newest.stem
     state = run.section("path").get("resume_state")
-    if not isinstance(state, str) or report.has(*_RESUME):
+    if not isinstance(state, str) or run.report.has(*_RESUME):
         return None
     file = Path(state).expanduser()
-    try:
-        content = read_pickle(file) if file.is_file() else None
-    except WeightsError as error:
-        report.add_error(_RESUME, error)
-        return ""
-    if content is None:
+    if not file.is_file():
         remedy = "Correct the path, write `~` to start anew, or use --auto_resume."
-        report.add(_RESUME, "a training state", f"'{file}', which does not exist", remedy)
-        return ""
+        raise WeightsError("a training state", f"'{file}', which does not exist", remedy)
+    content = read_pickle(file)
     if not isinstance(content, dict) or not set(_STATE_KEYS) <= set(content):
         remedy = "Name a file of experiments/<name>/training_states/, or an older one."
-        report.add(_RESUME, f"a training state (with {listed(_STATE_KEYS)})", f"'{file}', which is none", remedy)
-        return ""
+        raise WeightsError(f"a training state (with {listed(_STATE_KEYS)})", f"'{file}', which is none", remedy)
     step, ignored = str(content["iter"]), run.section("path").get("ignore_resume_networks") or ()
     for name in run.options:  # BasicSR resumes with the weights of the run, whatever `pretrain_network_*` says
         weights = _weights_of_run(str(name).removeprefix("network_"), step, run)
         if str(name).startswith("network_") and name not in ignored and not weights.is_file():
             remedy = "Is `name` that of the run to continue? An older state with its weights may be there."
-            report.add(_RESUME, f"the weights beside state {step}", f"no '{weights}'", remedy)
+            raise WeightsError(f"the weights beside state {step}", f"no '{weights}'", remedy)
     return step
 
 
@@ -212,13 +207,10 @@ def _check_resumed_weights(label: str, step: str, network: nn.Module, run: Run) 
     file = _weights_of_run(label, step, run)
     if not file.is_file() or run.section("path").get(f"strict_load_{label}", True) is False:
         return
-    try:
+    with run.report.catching(_RESUME):
         content = read_weight_file(file, "params")
-    except WeightsError as error:
-        run.report.add_error(_RESUME, error)
-        return
-    if layers := _difference(network, content):
-        got = f"'{file}' of another network:\n     {layers}\n    "
-        remedy = f"Give `network_{label}` the values of the run to resume, or give this run another `name`."
-        run.report.add(_RESUME, f"weights of `network_{label}`", got, remedy)
-    _check_metadata(_RESUME, file, content, network, run, label)
+        if layers := _difference(network, content):
+            got = f"'{file}' of another network:\n     {layers}\n    "
+            remedy = f"Give `network_{label}` the values of the run to resume, or give this run another `name`."
+            raise WeightsError(f"weights of `network_{label}`", got, remedy)
+        _check_metadata(file, content, network, run, label)

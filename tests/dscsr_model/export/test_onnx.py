@@ -56,9 +56,9 @@ def test_versions_that_others_open(exported, tmp_path, capfd, half, opset, ir):
 
 def test_a_file_that_is_no_model_gets_a_message(exported, tmp_path):
     (tmp_path / "net.onnx").write_bytes(exported[1].read_bytes()[:1000])
-    with pytest.raises(DscsrError, match="Expected ONNX Runtime to load the model, but got this from it"):
+    with pytest.raises(DscsrError, match=r"net\.onnx: Expected ONNX Runtime to open it, but got this from it"):
         run_onnx(tmp_path / "net.onnx")
-    with pytest.raises(DscsrError, match=r"to run the model on an image \(1, 4, 5, 5\), but got this from it"):
+    with pytest.raises(DscsrError, match=r"takes an image \(1, 4, 5, 5\), but got this from ONNX Runtime: "):
         run_onnx(exported[1])(torch.rand(1, 4, 5, 5))
 
 
