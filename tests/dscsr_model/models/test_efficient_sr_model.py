@@ -170,31 +170,13 @@ def test_a_nan_in_one_part_of_an_accumulated_batch_skips_all_of_it(tmp_path):
 # --- weights to start from ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def span_file(tmp_path):
-    """A file in BasicSR's wrapping whose average differs from the network."""
-    network, average = dscsr_arch.SPAN(feature_channels=8, upscale=2), dscsr_arch.SPAN(feature_channels=8, upscale=2)
-    torch.save({"params": network.state_dict(), "params_ema": average.state_dict()}, tmp_path / "span.pth")
-    return tmp_path / "span.pth", network, average
-
-
-def start_from(tmp_path, path, **changes):
-    return build(options(tmp_path, network_g=SPAN, **{"path:pretrain_network_g": str(path), **changes}))
-
-
-def test_network_and_average_start_from_the_file(tmp_path, span_file):
-    path, network, average = span_file
-    loaded = weights(start_from(tmp_path, path))
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
-    assert all(torch.equal(loaded[f"ema.{name}"], tensor) for name, tensor in average.state_dict().items())
-
-
 @pytest.mark.parametrize("key", ["params", None])
 def test_a_fused_file_is_expanded_once_for_both(tmp_path, key, logged):
     """Branches are random: those of network and average must be the same for a mean of both to have a meaning."""
     fused = dscsr_arch.SPAN(feature_channels=8, upscale=2).fuse()
     torch.save({key: fused.state_dict()} if key else fused.state_dict(), tmp_path / "fused.pth")
-    model = start_from(tmp_path, tmp_path / "fused.pth")
+    start = {"path:pretrain_network_g": str(tmp_path / "fused.pth")}
+    model = build(options(tmp_path, network_g=SPAN, **start))
     state = weights(model)
     assert all(torch.equal(state[name], state[f"ema.{name}"]) for name in model.net_g.state_dict())
     x = torch.rand(1, 3, 9, 8)

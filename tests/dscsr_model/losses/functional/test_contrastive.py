@@ -68,14 +68,6 @@ def test_either_distance_with_and_without_the_own_sample(sources, distance):
     assert_equal(result, differentiated(all_pairs, *given, sources=sources, distance=distance))
 
 
-def test_order_in_memory_does_not_matter():
-    given = features(2), features(2), features(3)
-    turned = [[f.to(memory_format=torch.channels_last) for f in layers] for layers in given]
-    expected = differentiated(ours, *given)
-    assert_equal(differentiated(ours, *turned), expected)
-    assert_equal(differentiated(ours, turned[0], given[1], turned[2]), expected)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("distance", ["l1", "cosine"])
 def test_half_precision_is_computed_in_float32(dtype, distance):
