@@ -40,7 +40,7 @@ def formula(conv, layer, x, alpha=3.0, rank=2):
     return conv(x) + update(x)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(*[st.integers(1, 4)] * 4),
     groups=st.integers(1, 3),

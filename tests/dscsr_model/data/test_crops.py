@@ -21,7 +21,7 @@ def turned(image, crop):
     return image.transpose(1, 0, 2) if crop.transpose else image
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     scale=st.sampled_from([1, 2, 3, 4, 8]),
     size=st.integers(1, 24),

@@ -39,7 +39,7 @@ def drawn(channels, dtype=np.uint8, height=37, width=23):
 
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 40), width=st.integers(1, 40), channels=st.integers(1, 4), deep=st.booleans(),
     strip=st.integers(1, 4000), seed=st.integers(0, 99),

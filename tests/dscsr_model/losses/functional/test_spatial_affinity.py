@@ -41,7 +41,7 @@ def assert_equal(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> No
 
 
 # Tiles of the smallest size make several of them, groups of samples and odd ends out of features of a test's size.
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 4),
     height=st.integers(1, 9),
