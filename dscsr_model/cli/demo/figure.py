@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dscsr_model.cli.demo.photographs import in_pairs
 from dscsr_model.data.image_io import read_rgb
 from dscsr_model.evaluation.metrics import psnr
 
@@ -40,7 +39,8 @@ def compare(held_out: Path, images: Mapping[str, Path], out: Path, scale: int) -
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
     for column, (label, folder) in enumerate(columns.items()):
-        for row, (name, made, truth) in enumerate(in_pairs(folder, held_out / "GT")):
+        for row, truth in enumerate(sorted((held_out / "GT").glob("*.png"))):
+            name, made = truth.stem, folder / truth.name
             shrunk = scale if folder == held_out / "LQ" else 1
             top, left, side = (value // shrunk for value in (*DETAILS[name], DETAIL))
             detail = read_rgb(made)[top : top + side, left : left + side]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -43,16 +42,6 @@ def collect(training: Path, held_out: Path, scale: int) -> None:
         png = f"{Path(name).stem}.png"
         Image.fromarray(image[:height, :width]).save(held_out / "GT" / png)
         Image.fromarray(downscale(image[:height, :width], scale)).save(held_out / "LQ" / png)
-
-
-def in_pairs(made: Path, truth: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Name, file in ``made`` and file in ``truth`` of each photograph.
-
-    BasicSR's test loop appends the name of the run to that of the image.
-    """
-    for path in sorted(truth.glob("*.png")):
-        (file,) = made.glob(f"{path.stem}*.png")
-        yield path.stem, file, path
 
 
 def _source() -> Path:
