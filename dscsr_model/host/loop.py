@@ -199,6 +199,8 @@ class Run:
         self, build: Callable[..., Any], dataset: Any, dataset_opt: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """Every training set is drawn from by key, by a loader that leaves out what was seen before the checkpoint."""
+        if not gpu():
+            dataset_opt = {**dataset_opt, "pin_memory": False}  # else torch warns that it cannot
         if dataset_opt["phase"] != "train":
             loader = build(dataset, dataset_opt, *args, **kwargs)
             self.other_loaders.append(loader)

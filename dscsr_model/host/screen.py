@@ -20,6 +20,7 @@ from torch import nn
 from dscsr_arch.architecture import architectures
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import deployable
+from dscsr_model import weights as shipped
 
 Row = tuple[str, str]
 
@@ -140,12 +141,14 @@ def _weights(opt: Mapping[str, Any], start: int) -> str:
     if start:
         return f"of iteration {start:,}, {shown(opt['path']['resume_state'])}"
     given = opt["path"].get("pretrain_network_g")
+    if given and Path(given).parent == Path(shipped.__file__).parent:
+        return f"{Path(given).stem}, which comes with dscsr"
     return shown(given) if given else "random"
 
 
 def _data(opt: Mapping[str, Any], loader: Any) -> str:
     section = opt["datasets"]["train"]
-    batch, ranks = int(section["batch_size_per_gpu"]), opt["world_size"]
+    batch, ranks = loader.batch_sampler.batch_size, opt["world_size"]
     parts = [f"{section['name']}: {_many(len(loader.dataset), 'pair')}"]
     if size := section.get("gt_size"):
         parts.append(f"patches of {size} pixels" + (f" (LQ {size // opt['scale']})" if opt.get("scale") else ""))
@@ -229,8 +232,8 @@ def _next(opt: Mapping[str, Any], model: Any, weights: Path, command: Command) -
     images = next((folder for folder in _validation_folders(opt) if folder.is_dir()), Path("photographs"))
     yield f"dscsr upscale -i {shlex.quote(shown(images))} -o enlarged -w {file}{section}"
     yield f"dscsr export {file} -o {shlex.quote(opt['name'])}.safetensors{section}"
-    if (test := _test_options(opt, Path(command.option_file))) and weights.name.startswith("net_g"):
-        yield f"dscsr test -opt {shlex.quote(shown(test))} --skip-missing --force_yml path:pretrain_network_g={file}"
+    if weights.name.startswith("net_g") and (test := _test_command(opt, weights, Path(command.option_file))):
+        yield test
     yield f"dscsr report {shlex.quote(opt['name'])}"
 
 
@@ -240,11 +243,20 @@ def _validation_folders(opt: Mapping[str, Any]) -> Iterator[Path]:
             yield Path(root)
 
 
-def _test_options(opt: Mapping[str, Any], option_file: Path) -> Path | None:
-    """An option file beside that of the training which tests the same network."""
-    for file in sorted(option_file.parent.glob("*test*.yml")):
-        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+def _test_command(opt: Mapping[str, Any], weights: Path, option_file: Path) -> str | None:
+    """Tests these weights with an option file beside that of the training: one that is made for its results first."""
+    found: list[tuple[bool, int, str, str]] = []
+    for file in option_file.parent.glob("*test*.yml"):
+        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError):
             options = yaml.safe_load(file.read_text(encoding="utf-8"))
+            given = str(options["path"].get("pretrain_network_g"))
             if all(options.get(name) == opt.get(name) for name in ("network_g", "scale")):
-                return file
-    return None
+                others = Path(given).parts[:-2] != Path(shown(weights)).parts[:-2]
+                found.append((others, len(file.name), shown(file), given))
+    if not found:
+        return None
+    *_, file_name, given = min(found)
+    command = f"dscsr test -opt {shlex.quote(file_name)} --skip-missing"
+    if given != shown(weights):
+        command += f" --force_yml path:pretrain_network_g={shlex.quote(shown(weights))}"
+    return command

@@ -181,7 +181,7 @@ class ValidatingSRModel(SRModel):
         self.metric_results = {metric: value for metric, value in scores.items() if isinstance(value, float)}
         if not self.is_train:
             found = "  ".join(f"{metric} {value:.4f}" for metric, value in self.metric_results.items())
-            width = max(len(section["name"]) for section in self.opt["datasets"].values())
+            width = max(len(str(section.get("name"))) for section in self.opt["datasets"].values())
             self.progress.say(f"{name:<{width}}  {found or 'no scores'}")
         if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
             self._log_validation_metric_values(current_iter, name, tb_logger)

@@ -100,12 +100,10 @@ class ShownProgress(Progress):
             parts.insert(0, f"{1 / pace:.3g} it/s" if pace < 1 else f"{pace:.3g} s/it")
             if iteration < total:
                 parts.insert(1, f"{duration(left)} left")
-            if made > 2 and not self._estimated:
+            if not self._estimated:
                 self._estimated = True
                 if advice := self._on_estimate(left):
                     self.say(advice)
-        elif self._first_step - self._opened > 1:
-            parts.append(f"after {duration(self._first_step - self._opened)}")
         if self._bar.disable:
             about = "about " * (total not in (iteration, self._total))
             self.say(f"iteration {iteration:,} of {about}{total:,}: {', '.join(parts)}")

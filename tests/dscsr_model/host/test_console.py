@@ -25,7 +25,7 @@ from dscsr_model.host import console
 
 def masked(said: str) -> list[str]:
     """Lines without the numbers that differ from run to run."""
-    numbers = r"\d{8}_\d{6}|[\d.e+]+ (it/s|s/it)|\d+\.\d+|\d+ s(?= left)|(?<= in )\d+ s|\bafter \d+ s"
+    numbers = r"\d{8}_\d{6}|[\d.e+]+ (it/s|s/it)|\d+\.\d+|\d+ s(?= left)|(?<= in )\d+ s"
     return re.sub(numbers, "#", said).splitlines()
 
 

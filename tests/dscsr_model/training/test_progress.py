@@ -58,7 +58,7 @@ def test_a_line_tells_rate_time_and_losses_since_a_resume(clock):
         shown.step(iteration, {"l_pix": torch.tensor(0.5), "l_style": torch.tensor([0.5, 1.0])})
     losses = "loss 1.25 (pix 0.5, style 0.75)"
     assert said.getvalue().splitlines() == [
-        f"iteration 101 of 4,100: {losses}, after 30 s",
+        f"iteration 101 of 4,100: {losses}",
         f"iteration 110 of 4,100: 2 it/s, 33 min 15 s left, {losses}",
     ]
     assert estimates == [1995]
