@@ -37,9 +37,17 @@ def find_spec(fullname, path=None, target=None):
 def _wanted():
     if os.environ.get("DSCSR_AUTOLOAD") != "0":
         return True
-    # Switched off, but the parent called dscsr_model.register() itself: its spawned data-loader workers import
-    # BasicSR anew and need the same patches.
-    return os.environ.get("DSCSR_REGISTERED_IN") == str(os.getppid())
+    # Switched off, but a program called dscsr_model.register() itself: its data-loader workers, spawned or from a fork
+    # server, import BasicSR anew and need the same patches.
+    return "DSCSR_REGISTERED" in os.environ and _is_worker()
+
+
+def _is_worker():
+    """Whether multiprocessing started this process, also while it still unpickles what it is to do."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None:
+        return False
+    return process.parent_process() is not None or getattr(process.current_process(), "_inheriting", False)
 
 
 def _exec_module(loader, module):

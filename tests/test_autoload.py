@@ -82,16 +82,31 @@ copies[0].loader.exec_module(module)
     assert run(code) == [*ALL_STEPS, "copy", *ALL_STEPS]
 
 
+WORKER = """
+import multiprocessing
+code = "import site; site.addsitedir(" + repr(sys.path[0]) + "); import basicsr"
+worker = multiprocessing.get_context({!r}).Process(target=exec, args=(code,))
+worker.start()
+worker.join()
+"""
+
+
 @pytest.mark.parametrize(
-    ("value", "parent", "on"),
-    [("0", None, False), ("1", None, True), ("", None, True), ("0", "this", True), ("0", "12345678", False)],
+    ("value", "registered", "code", "on"),
+    [
+        ("0", False, "import basicsr", False),
+        ("1", False, "import basicsr", True),
+        ("", False, "import basicsr", True),
+        ("0", True, "import basicsr", False),  # a program that one which has called register() starts
+        ("0", True, WORKER.format("spawn"), True),
+        ("0", True, WORKER.format("forkserver"), True),
+        ("0", False, WORKER.format("forkserver"), False),
+    ],
 )
-def test_switch(run, value, parent, on):
+def test_switch(run, value, registered, code, on):
     """Switched off, it stays on for the workers of a process that called register() itself."""
-    env = {"DSCSR_AUTOLOAD": value}
-    if parent:
-        env["DSCSR_REGISTERED_IN"] = str(os.getpid()) if parent == "this" else parent
-    assert run("import basicsr", **env) == (ALL_STEPS if on else ["basicsr executed"])
+    env = {"DSCSR_AUTOLOAD": value, **({"DSCSR_REGISTERED": "1"} if registered else {})}
+    assert run(code, **env) == (ALL_STEPS if on else ["basicsr executed"])
 
 
 def test_a_failed_import_can_be_tried_again(run):

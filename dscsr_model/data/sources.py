@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dscsr_arch.errors import DataError
 from dscsr_model.data.basicsr_pairs import check_keys, existing_folder, list_folder, pair_names, read_list
 from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_store import LmdbReader
 from dscsr_model.options.datasets import BackendSection, PairedCropDataset
+
+_BLOCK = 2**28
+"""Bytes of a block of images in memory, at least."""
 
 
 class ImageSource(Protocol):
@@ -64,14 +70,26 @@ class FileSource:
 
 
 class MemorySource:
-    """A copy of all images of another source in memory, which forked processes share."""
+    """A copy of all images of another source in memory, which data-loader workers share.
+
+    Forked ones do as they are; others get tensors from torch as shared memory, hence tensors, and few large ones.
+    """
 
     def __init__(self, source: ImageSource) -> None:
-        self._names, self._images = [], []
+        self._names: list[str] = []
+        self._images: list[tuple[int, int, tuple[int, ...]]] = []  # block, where in it, shape
+        self._blocks: list[Tensor] = []
+        block: list[NDArray[np.uint8]] = []
+        size = 0
         for index in range(len(source)):
-            self._names.append(source.name(index))
             with source.pixels(index) as image:
-                self._images.append(image.copy())
+                self._names.append(source.name(index))
+                self._images.append((len(self._blocks), size, image.shape))
+                block.append(image.flatten())
+                size += image.size
+            if size >= _BLOCK or index == len(source) - 1:
+                self._blocks.append(torch.from_numpy(np.concatenate(block)))
+                block, size = [], 0
 
     def __len__(self) -> int:
         return len(self._names)
@@ -82,12 +100,13 @@ class MemorySource:
 
     def shapes(self) -> NDArray[np.int32]:
         """Height, width and channels, (n, 3)."""
-        return np.array([image.shape for image in self._images], np.int32)
+        return np.array([shape for *_, shape in self._images], np.int32)
 
     @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
         """One image, not copied."""
-        yield self._images[index]
+        block, start, shape = self._images[index]
+        yield self._blocks[block].numpy()[start : start + math.prod(shape)].reshape(shape)
 
 
 def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[ImageSource, ImageSource]:

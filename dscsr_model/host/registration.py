@@ -86,8 +86,8 @@ def register() -> None:
     finally:
         _registering = False
     if os.environ.get("DSCSR_AUTOLOAD") == "0":
-        # Data-loader workers that this process spawns import BasicSR anew, before they could call us.
-        os.environ["DSCSR_REGISTERED_IN"] = str(os.getpid())
+        # Data-loader workers that this process starts import BasicSR anew, before they could call us.
+        os.environ["DSCSR_REGISTERED"] = "1"
     user_code.import_again()
 
 

@@ -1,7 +1,9 @@
+import pickle
 import random
 import shutil
 import struct
 import zlib
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dscsr_arch.errors import DataError, DscsrError
-from dscsr_model.data import paired_crop_dataset
+from dscsr_model.data import paired_crop_dataset, sources
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
 from dscsr_model.data.keyed_samples import SampleKey
@@ -203,6 +205,19 @@ def test_workers_of_any_kind_change_nothing(make_pair, workers, method, persiste
         assert one["lq_path"] == other["lq_path"]
         assert torch.equal(one["lq"], other["lq"])
         assert torch.equal(one["gt"], other["gt"])
+
+
+@pytest.mark.parametrize("block", [1, 2**28])
+def test_images_in_memory_are_shared_with_workers(make_pair, monkeypatch, block):
+    """Also where these are not forked, as from Python 3.14 on: what they are handed holds no pixels."""
+    monkeypatch.setattr(sources, "_BLOCK", block)
+    options = make_pair()
+    stored, kept = PairedCropDataset(options), PairedCropDataset({**options, "cache": "ram"})
+    handed = ForkingPickler.dumps(kept)
+    assert len(handed) < kept.gt.shapes().prod(1).sum() / 4
+    worked_on = pickle.loads(handed)
+    for index in range(len(stored)):
+        assert torch.equal(worked_on[SampleKey(index)]["gt"], stored[SampleKey(index)]["gt"])
 
 
 def test_repeat_crops_reads_an_image_once(folders, monkeypatch):
