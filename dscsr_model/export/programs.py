@@ -97,10 +97,8 @@ def to_torchscript(network: nn.Module, path: str | os.PathLike[str], *, half: bo
     Raises:
         DscsrError: torch cannot translate the network.
     """
-    (network, example, metadata), buffer = (
-        prepared(network, half),
-        io.BytesIO(),
-    )  # on a full disk torch's own writer ends the process
+    network, example, metadata = prepared(network, half)
+    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process
     with translating("TorchScript"), torch.no_grad():
         program = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
         torch.jit.save(program, buffer, _extra_files={METADATA_FILE: json.dumps(metadata)})

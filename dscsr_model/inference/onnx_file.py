@@ -74,9 +74,8 @@ def rehearse(path: Path) -> Learned:
                 raise
             got = f"one that fails: {error}"
             raise DscsrError("an ONNX network that takes images of any size", got, _ANY_SIZE, path) from error
-    return Learned(
-        half, channels, sizes, shape, max(4096.0, found["grown"] / side**2)
-    )  # the heap may have some to spare
+    memory = max(4096.0, found["grown"] / side**2)  # the heap may have some to spare
+    return Learned(half, channels, sizes, shape, memory)
 
 
 @contextmanager

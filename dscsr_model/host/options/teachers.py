@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import lora_layers
-from dscsr_arch.errors import LoRAError, WeightsError
+from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import SIDE, check_sizes, common_side, quietly_built
 from dscsr_model.host.options.run import Run, find
@@ -103,34 +103,33 @@ def _teachers(run: Run) -> Iterator[nn.Module | None]:
 
 def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> None:
     """Send a small image through student and teachers: do their outputs and features match in shape?"""
-    report, scale, channels = run.report, run.whole("scale"), _input_channels(run)
+    scale, channels = run.whole("scale"), _input_channels(run)
     side = common_side([*teachers, *([network] if network is not None else [])], SIDE)
     x = torch.zeros(1, channels, side, side)
     pairs = [(key, *pair) for key, target in run.targets.items() for pair in target.pairs]
     ours = _probe(network, x, [layer for _, layer, _ in pairs]) if network is not None else ""
-    features: Features = {}
-    for number, teacher in enumerate(teachers):
-        answer = _probe(teacher, x, [] if number else [layer for _, _, layer in pairs])
-        kind, expected, got = type(teacher).__name__, "", ""
-        if isinstance(answer, str):
-            expected, got = (
-                f"a teacher for images of {channels} channels, which `network_g` takes",
-                f"that says: {answer}",
-            )
-        elif scale is not None and answer[0].shape[-1] != side * scale:
-            expected = f"a teacher of scale {scale}, as `scale: {scale}` says"
-            got = f"of scale {answer[0].shape[-1] / side:g}"
-        elif not isinstance(ours, str) and answer[0].shape[1] != ours[0].shape[1]:
-            expected = f"a teacher whose images have {ours[0].shape[1]} channels, as those of `network_g`"
-            got = f"with {answer[0].shape[1]}"
-        if expected or isinstance(answer, str):
-            report.add(("teacher",), expected, f"a {kind} {got}", "Take another one.")
-            return
-        features = features or dict(answer[1])
     own_features = {} if isinstance(ours, str) else ours[1]
-    for key, one, other in pairs:
-        if one in own_features and other in features:
-            _compare_features(run, key, one, own_features[one], features[other], side)
+    features: Features = {}
+    with run.report.catching(("teacher",)):
+        for number, teacher in enumerate(teachers):
+            answer, kind = (
+                _probe(teacher, x, [] if number else [layer for _, _, layer in pairs]),
+                type(teacher).__name__,
+            )
+            if isinstance(answer, str):
+                expected = f"a teacher for images of {channels} channels, which `network_g` takes"
+                raise DscsrError(expected, f"a {kind} that says: {answer}", "Take another one.")
+            found, width = answer[0].shape[-1] / side, answer[0].shape[1]
+            if scale is not None and found != scale:
+                expected = f"a teacher of scale {scale}, as `scale: {scale}` says"
+                raise DscsrError(expected, f"a {kind} of scale {found:g}", "Take another one.")
+            if not isinstance(ours, str) and width != ours[0].shape[1]:
+                expected = f"a teacher whose images have {ours[0].shape[1]} channels, as those of `network_g`"
+                raise DscsrError(expected, f"a {kind} with {width}", "Take another one.")
+            features = features or dict(answer[1])
+        for key, one, other in pairs:
+            if one in own_features and other in features:
+                _compare_features(run, key, one, own_features[one], features[other], side)
 
 
 def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int) -> None:
