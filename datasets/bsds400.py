@@ -13,7 +13,6 @@ ASSETS holds ``bsds400/*.jpg`` (the photographs of BSDS500's train and test part
 
 With ``--shipped``, as the networks that come with the package were trained (options/train_shipped_*.yml):
 
-    datasets/taught/GT.lmdb, LQ_X4.lmdb    GT is what a released network, self-ensembled, makes of LQ
     datasets/bsds400_x2, datasets/bsds400_x3   the photographs themselves, for x2 and x3
     datasets/Set5/HRx2, LRbicx2, …         Set5 for these scales
 """
@@ -35,10 +34,8 @@ from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.image_io import read_rgb
 
 SCALE = 4
-TEACHER = Path("datasets/weights/span_ch28_x4_fused.pth")
 HOLD_OUT_EVERY = 10
 DATA = Path("datasets/bsds400")
-TAUGHT = Path("datasets/taught")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,19 +77,6 @@ def collect(assets: Path) -> int:
 
 def shipped() -> int:
     """The data of ``options/train_shipped_*.yml``, from what `collect` wrote; returns the exit code of ``dscsr``."""
-    shutil.rmtree(TAUGHT, ignore_errors=True)
-    for folder in (TAUGHT / "LQ", TAUGHT / "GT"):
-        folder.mkdir(parents=True)
-    for path in sorted((DATA / "photographs").glob("*.png")):
-        write(TAUGHT / "LQ" / path.name, downscale(read_rgb(path), SCALE))
-    if code := dscsr(
-        ["upscale", "-i", str(TAUGHT / "LQ"), "-o", str(TAUGHT / "made"), "-w", str(TEACHER), "--self-ensemble"]
-    ):
-        return code
-    for path in (TAUGHT / "made").glob(f"*_x{SCALE}.png"):
-        path.rename(TAUGHT / "GT" / path.name.replace(f"_x{SCALE}", ""))
-    if code := prepare(TAUGHT / "GT", TAUGHT, SCALE, "--lq", TAUGHT / "LQ"):
-        return code
     for scale in (2, 3):
         hr, lr = Path(f"datasets/Set5/HRx{scale}"), Path(f"datasets/Set5/LRbicx{scale}")
         hr.mkdir(exist_ok=True)
@@ -106,9 +90,9 @@ def shipped() -> int:
     return 0
 
 
-def prepare(gt: Path, out: Path, scale: int, *more: object) -> int:
+def prepare(gt: Path, out: Path, scale: int) -> int:
     """``dscsr prepare`` of whole photographs; returns its exit code."""
-    command = ["prepare", "--gt", gt, "--out", out, "--scale", scale, "--crop-size", 0, "--force", *more]
+    command = ["prepare", "--gt", gt, "--out", out, "--scale", scale, "--crop-size", 0, "--force"]
     return dscsr([str(part) for part in command])
 
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
-from dscsr_arch import SPAN
 from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.image_io import read_rgb
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "bsds400.py"
 
@@ -51,29 +48,15 @@ def test_every_tenth_photograph_is_held_out(tmp_path, monkeypatch, without_worke
     assert (tmp_path / "datasets/Set5/LRbicx4/a.png").is_file()
 
 
-def test_what_shipped_networks_learn_is_the_teachers_image(tmp_path, monkeypatch, without_workers):
+def test_other_scales_of_shipped_networks(tmp_path, monkeypatch, without_workers):
     monkeypatch.chdir(tmp_path)
-    assets = make_assets(tmp_path / "assets", 10)
-    (assets / "weights").chmod(0o755)
-    teacher = SPAN(feature_channels=4).eval()
-    torch.save({"params": teacher.state_dict()}, assets / "weights/span_ch28_x4_fused.pth")
-    assert run(assets, "--shipped") == 0
-
-    data = tmp_path / "datasets"
-    names = sorted(path.name for path in (data / "bsds400/photographs").iterdir())
-    assert sorted(path.name for path in (data / "taught/GT").iterdir()) == names
-    lq, gt = (read_rgb(data / f"taught/{side}/003.png") for side in ("LQ", "GT"))
-    assert np.array_equal(lq, downscale(read_rgb(data / "bsds400/photographs/003.png"), 4))
-    with torch.no_grad():
-        x = torch.from_numpy(lq / 255.0).permute(2, 0, 1)[None]
-        turned = [torch.rot90(y, turns, (2, 3)) for y in (x, x.flip(3)) for turns in range(4)]
-        made = [torch.rot90(teacher.double()(y), -turns % 4, (2, 3)) for turns, y in enumerate(turned)]
-        mean = sum([*made[:4], *(y.flip(3) for y in made[4:])]) / 8
-    expected = mean[0].permute(1, 2, 0).clamp(0, 1).mul(255).round().numpy()
-    assert np.abs(gt - expected).max() <= 1  # float32 rounds here and there to the neighbour
+    assert run(make_assets(tmp_path / "assets", 10), "--shipped") == 0
+    names = list((tmp_path / "datasets/bsds400/photographs").iterdir())
     for scale in (2, 3):
-        assert len((data / f"bsds400_x{scale}/LQ_X{scale}.lmdb/meta_info.txt").read_text().splitlines()) == len(names)
-        assert (data / f"Set5/LRbicx{scale}/a.png").is_file()
+        meta = tmp_path / f"datasets/bsds400_x{scale}/LQ_X{scale}.lmdb/meta_info.txt"
+        assert len(meta.read_text().splitlines()) == len(names)
+        hr, lr = (cv2.imread(str(tmp_path / f"datasets/Set5/{side}x{scale}/a.png")) for side in ("HR", "LRbic"))
+        assert np.array_equal(lr, downscale(hr, scale))
 
 
 def test_a_folder_without_photographs_is_named(tmp_path, monkeypatch, capsys):
