@@ -117,7 +117,7 @@ def _network(opt: Mapping[str, Any], model: Any) -> str:
     if isinstance(network, CSSRNet):
         widths = ", ".join(f"{width:g}" for width in network.widths)
         text = f"{opt['network_g']['backbone']['type']} with students of width {widths}, {_many(total, 'parameter')}"
-    elif callable(getattr(network, "fuse", None)):
+    elif type(network).__module__.startswith("dscsr_arch.") and callable(getattr(network, "fuse", None)):
         with torch.random.fork_rng(devices=[]):
             text += f", {_parameters(deployable(network)):,} when fused"
     if opt["is_train"] and trained < total:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from tqdm import tqdm
 
 from dscsr_arch.errors import DscsrWarning
 from dscsr_model.host.patches import Patches
@@ -20,7 +23,8 @@ def logging_ours(show: Callable[..., None]) -> Callable[..., None]:
         if issubclass(category, DscsrWarning):
             logging.getLogger("basicsr").warning(str(message))
         else:
-            show(message, category, *where, **line)
+            with tqdm.external_write_mode(sys.stderr):  # not behind a bar
+                show(message, category, *where, **line)
 
     return wrapper
 

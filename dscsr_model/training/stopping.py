@@ -108,8 +108,9 @@ def noted_in(stop: StopRequest, *, tell: bool, echo: float = ECHO) -> Iterator[N
             stop.asked, first = number, time.monotonic()
             if tell:  # not by print, which may be what was interrupted
                 name = signal.Signals(number).name
+                line = f"dscsr: {name}: stopping after this step; again stops at once\n"
                 with suppress(OSError):  # Ctrl-C has ended `| tee`, too
-                    os.write(2, f"dscsr: {name}: stopping after this step; again stops at once\n".encode())
+                    os.write(2, ("\n" * os.isatty(2) + line).encode())  # not behind a bar
         elif time.monotonic() - first > echo:
             signal.signal(number, signal.SIG_DFL)
             os.kill(process, number)
