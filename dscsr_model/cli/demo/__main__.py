@@ -37,7 +37,10 @@ class Network(NamedTuple):
 
 NETWORKS = (
     Network("SPAN-26", "from random weights", "options/demo_span_x4.yml"),
-    Network("DSCLoRA-26", f"LoRA that {SHIPPED} learns from itself, self-ensembled", "options/demo_dsclora_x4.yml"),
+    Network(
+        "DSCLoRA-26", f"LoRA on {SHIPPED}, the better of start and end: seconds give it little or nothing",
+        "options/demo_dsclora_x4.yml", "fused_g_best.pth",
+    ),
     Network("EDSR-32", "from random weights, the teacher of the next one", "options/demo_edsr_x4.yml", shown=False),
     Network(
         "EDSR-16 CSD", "half of EDSR-32's channels, in the same weights", "options/demo_csd_x4.yml",

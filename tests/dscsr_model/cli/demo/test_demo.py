@@ -44,6 +44,6 @@ def test_from_photographs_to_a_table(tmp_path):
     assert list(rows) == ["bicubic", demo.SHIPPED, *(network.label for network in demo.NETWORKS)]
     assert rows[demo.SHIPPED]["psnr_y"] > rows["bicubic"]["psnr_y"] + 1
     assert rows["SPAN-26"]["training"] == pytest.approx(1, abs=5)
-    assert rows["DSCLoRA-26"]["psnr_y"] == pytest.approx(rows[demo.SHIPPED]["psnr_y"], abs=0.1)
+    assert rows["DSCLoRA-26"]["psnr_y"] > rows[demo.SHIPPED]["psnr_y"] - 0.001
     for image in ("first.png", "demo.png", "coffee_x4.png", "whole/coffee_x4.png"):
         assert (tmp_path / "results/demo" / image).is_file()
