@@ -153,7 +153,7 @@ class EfficientSRModel(CheckpointingSRModel):
             self.ema_updates += 1
         self.throughput.add(len(self.lq))
         self.guard.check(current_iter, self.loss_terms, self.checkpoints.last)
-        self.progress.step(current_iter, self.loss_terms)
+        self.progress.step(current_iter, self.loss_terms, lambda: self.guard.total)
 
     def _accumulate(self) -> dict[str, Tensor]:
         """Gradients of the whole batch, part by part; gives its losses."""

@@ -23,8 +23,8 @@ _UNITS = (("year", 365 * 86400), ("day", 86400), ("h", 3600), ("min", 60), ("s",
 class Progress:
     """Says nothing: one rank is enough to hear, and a model in a script of one's own has nobody to tell."""
 
-    def step(self, iteration: int, losses: Mapping[str, Tensor]) -> None:
-        """A step was made. Its losses are read from the device only if they are shown."""
+    def step(self, iteration: int, losses: Mapping[str, Tensor], skipped: Callable[[], int] = lambda: 0) -> None:
+        """A step was made; so many were skipped up to now. Both are read from the device only if they are shown."""
 
     def say(self, line: str) -> None:
         """Something else is to be told."""
@@ -66,14 +66,15 @@ class ShownProgress(Progress):
             bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}",
         )
 
-    def step(self, iteration: int, losses: Mapping[str, Tensor]) -> None:
+    def step(self, iteration: int, losses: Mapping[str, Tensor], skipped: Callable[[], int] = lambda: 0) -> None:
         """Move on; at some steps with the figures of this one."""
         made = iteration - self._start
         if made == 1:
             self._first_step = time.monotonic()
         total = self._expected(iteration)
         if iteration == total or self._due(made):
-            self._show(made, iteration, total, _shown_losses(losses))
+            left_out = f", skipped steps: {number:,}" if (number := skipped()) else ""
+            self._show(made, iteration, total, _shown_losses(losses) + left_out)
         self._bar.update(iteration - self._bar.n)
 
     def say(self, line: str) -> None:

@@ -55,11 +55,12 @@ def test_a_line_tells_rate_time_and_losses_since_a_resume(clock):
     shown = ShownProgress(100, lambda _: 4100, said, estimates.append)
     for iteration in range(101, 111):
         clock.seconds += 30 if iteration == 101 else 0.5
-        shown.step(iteration, {"l_pix": torch.tensor(0.5), "l_style": torch.tensor([0.5, 1.0])})
+        losses = {"l_pix": torch.tensor(0.5), "l_style": torch.tensor([0.5, 1.0])}
+        shown.step(iteration, losses, lambda skipped=iteration - 101: skipped)
     losses = "loss 1.25 (pix 0.5, style 0.75)"
     assert said.getvalue().splitlines() == [
         f"iteration 101 of 4,100: {losses}",
-        f"iteration 110 of 4,100: 2 it/s, 33 min 15 s left, {losses}",
+        f"iteration 110 of 4,100: 2 it/s, 33 min 15 s left, {losses}, skipped steps: 9",
     ]
     assert estimates == [1995]
 
