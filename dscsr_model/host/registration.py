@@ -99,6 +99,8 @@ def _cannot_register(error: Exception) -> DscsrError:
     )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "basicsr":
         remedy = f"`{error.name}` is missing: install what this BasicSR requires, with pip install {error.name}."
+    if "cannot open shared object file" in str(error):  # by OpenCV or torch, on a machine without a desktop
+        remedy = "A library of the system is missing: install it, or opencv-python-headless in place of opencv-python."
     met = f"{folder}, version {version_of(folder)}, where it ends with {type(error).__name__}: {error}"
     return DscsrError("a BasicSR that dscsr's classes fit", met, remedy)
 

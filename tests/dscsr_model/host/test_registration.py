@@ -115,9 +115,15 @@ def test_a_registration_that_fails_leaves_nothing_behind(monkeypatch, stage):
     assert not [name for name, registered in registration.registered_names().items() if registered is None]
 
 
-def test_what_a_basicsr_requires_and_lacks_is_named():
-    says = registration._cannot_register(ModuleNotFoundError("No module named 'addict'", name="addict"))
-    assert str(says).endswith("`addict` is missing: install what this BasicSR requires, with pip install addict.")
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ModuleNotFoundError("No module named 'addict'", name="addict"), "`addict` is missing: install what this"),
+        (ImportError("libxcb.so.1: cannot open shared object file"), "A library of the system is missing: install it"),
+    ],
+)
+def test_what_a_basicsr_requires_and_lacks_is_named(error, remedy):
+    assert f"with {type(error).__name__}: {error}. {remedy}" in str(registration._cannot_register(error))
 
 
 PLUGIN = """
