@@ -67,7 +67,7 @@ class FeatureHooks:
     def _keep(self, layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if self._features is None:
             return
-        if isinstance(output, tuple | list) and output:
+        if isinstance(output, (tuple, list)) and output:  # in parentheses: torch 2.6 compiles no union
             output = output[0]
         if not isinstance(output, Tensor):
             expected = f"the layer {layer!r} to put out a tensor (or a tuple that begins with one)"
