@@ -168,8 +168,8 @@ def test_a_basicsr_of_the_folder_that_does_not_fit_is_named(run_python, tmp_path
     )
     assert f"!!  basicsr       not usable\n      {expected}" in done.stdout
     assert done.stdout.endswith("1 1\n")
-    assert done.stderr.startswith(f"dscsr: error: {expected}")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"Checking opt.yml …\ndscsr: error: {expected}")
+    assert done.stderr.count("\n") == 2
 
 
 def test_a_basicsr_of_the_folder_that_python_passes_over_is_named(monkeypatch, tmp_path):
