@@ -86,7 +86,9 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, t
     path = options["path"]
     option_files.make_weights(tmp_path, path.get("pretrain_network_g"), path.get("param_key_g"), network)
     if teacher := options.get("teacher"):
-        option_files.make_weights(tmp_path, teacher["weights"], teacher["param_key"], SPAN(feature_channels=28))
+        width = re.search(r"_ch(\d+)_", teacher["weights"])
+        like = SPAN(feature_channels=int(width[1]) if width else 28)
+        option_files.make_weights(tmp_path, teacher["weights"], teacher["param_key"], like)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
     checked = tmp_path / file.name
