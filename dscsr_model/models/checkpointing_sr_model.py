@@ -180,9 +180,12 @@ class CheckpointingSRModel(ValidatingSRModel):
         return max(current_iter, min(math.ceil(self.stop.share * total), total))
 
     def expected_iterations(self, current_iter: int) -> int:
-        """How many iterations the training will have had in the end."""
+        """How many iterations the training will have had in the end; more than it has had, until it ends."""
         total = int(self.opt["train"]["total_iter"])
-        return round(current_iter * total / self.scheduled_iteration(current_iter)) if current_iter else total
+        if not current_iter:
+            return total
+        scheduled = self.scheduled_iteration(current_iter)
+        return max(round(current_iter * total / scheduled), current_iter + (scheduled < total))
 
     def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """As BasicSR's ``update_learning_rate``."""
