@@ -1,6 +1,8 @@
-"""Claim: a SPAN training step through merged kernels is at least 3.5 times as fast as the plain four convolutions.
+"""Claim: a training step through merged kernels is at least 3.5 times as fast as the plain four convolutions of SPAN.
 
-    python benchmarks/span_train_step.py [--device cuda] [--batch 8] [--size 48]
+    python benchmarks/span_train_step.py [--network SPANF] [--device cuda] [--batch 8] [--size 48]
+
+Of SPANF and SPANV2 (``--network``) it is at least 3 times as fast.
 
 One step is forward, L1 loss, backward and Adam. Both ways start from the same weights and see the same batch; the
 relative difference of their gradients is printed beside the ratio, and at how many pixels rounding turns the sign of
@@ -17,31 +19,40 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from dscsr_arch import SPAN
+from dscsr_arch import SPAN, SPANF, SPANV2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from plain_span import PlainSPAN
+from plain_span import PlainSPAN, PlainSPANF, PlainSPANV2
+
+NETWORKS = {
+    "SPAN": (SPAN, PlainSPAN, (26, 28, 48)),
+    "SPANF": (SPANF, PlainSPANF, (32,)),
+    "SPANV2": (SPANV2, PlainSPANV2, (32,)),
+}
+"""Ours, the plain one, and widths."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, default="SPAN")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=48, help="side of the LR patches")
     parser.add_argument("--steps", type=int, default=15)
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{args.network}, torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, ", end="")
     print(f"batch {args.batch}, {args.size}x{args.size} LR, x4, median of {args.steps} steps")
     print(f"{'channels':>8}  {'plain':>9}  {'merged':>9}  {'ratio':>6}  gradient difference  turned signs")
-    for channels in (26, 28, 48):
+    for channels in NETWORKS[args.network][2]:
         compare(channels, args)
 
 
 def compare(channels: int, args: argparse.Namespace) -> None:
     """Print one row: seconds per step of both ways, their ratio and how far their first gradients differ."""
     torch.manual_seed(0)
-    plain = PlainSPAN(channels).to(args.device)
-    merged = SPAN(feature_channels=channels).to(args.device)
+    ours, plain_one, _ = NETWORKS[args.network]
+    plain = plain_one(channels).to(args.device)
+    merged = ours(feature_channels=channels).to(args.device)
     merged.load_state_dict(plain.state_dict())
     lq = torch.rand(args.batch, 3, args.size, args.size, device=args.device)
     gt = torch.rand(args.batch, 3, 4 * args.size, 4 * args.size, device=args.device)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dscsr_arch.edsr_arch import EDSR
     from dscsr_arch.rcan_arch import RCAN
     from dscsr_arch.span_arch import SPAN
+    from dscsr_arch.spanf_arch import SPANF
+    from dscsr_arch.spanv2_arch import SPANV2
 
 _HOMES = {
     "CARN": "carn_arch",
@@ -22,10 +24,12 @@ _HOMES = {
     "EDSR": "edsr_arch",
     "RCAN": "rcan_arch",
     "SPAN": "span_arch",
+    "SPANF": "spanf_arch",
+    "SPANV2": "spanv2_arch",
     "load_model": "checkpoint",
 }
 
-__all__ = ["CARN", "EDSR", "RCAN", "SPAN", "CSSRNet", "DSCLoRA", "load_model"]
+__all__ = ["CARN", "EDSR", "RCAN", "SPAN", "SPANF", "SPANV2", "CSSRNet", "DSCLoRA", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -106,6 +106,16 @@ def recognise(state_dict: StateDict) -> Architecture | None:
     return next((each for each in architectures().values() if each.recognise(state_dict)), None)
 
 
+def by_our_names(state_dict: StateDict) -> StateDict:
+    """Weights that others released under names of their own (``our_name`` of a network's class), under ours."""
+    for each in architectures().values():
+        our_name = getattr(each.network, "our_name", str)
+        renamed = {our_name(name): tensor for name, tensor in state_dict.items()}
+        if renamed.keys() != state_dict.keys() and each.recognise(renamed):
+            return renamed
+    return state_dict
+
+
 def has_all(*names: str) -> Callable[[StateDict], bool]:
     """Recognise weights by names that are among theirs."""
     return lambda state_dict: state_dict.keys() >= set(names)

@@ -17,25 +17,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscsr_arch import conv_lora
 from dscsr_arch.architecture import Architecture, SpandrelForm, StateDict
 from dscsr_arch.constructor import COUNT, FLAG, IMAGE, IMG_RANGE, RGB_MEAN, constructor, input_mean, one_of
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
-from dscsr_arch.errors import ArgumentError, DscsrWarning, LoRAError
+from dscsr_arch.errors import ArgumentError, DscsrWarning
+from dscsr_arch.reparameterized import Reparameterized, in_form_of
 from dscsr_arch.span_plain import PlainSPAB, PlainSPAN
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 UPSCALES = (1, 2, 3, 4, 8)
 KINDS = {**IMAGE, "feature_channels": COUNT, "upscale": one_of(*UPSCALES), "bias": FLAG, "norm": FLAG}
 """What its arguments have to be."""
+
+MERGED_ALONE = (None, None, None)
+"""Kernels of a block whose layers merge theirs themselves."""
 
 
 class SPAB(nn.Module):
@@ -45,25 +45,28 @@ class SPAB(nn.Module):
     ``o3 = c3_r(o2)``, result ``(o3 + x) · (sigmoid(o3) − 0.5)``.
     """
 
-    def __init__(self, channels: int, *, bias: bool = True) -> None:
+    def __init__(self, channels: int, *, bias: bool = True, in_channels: int | None = None) -> None:
         super().__init__()
-        self.c1_r = Conv3XC(channels, channels, bias=bias)
+        self.c1_r = Conv3XC(in_channels or channels, channels, bias=bias)
         self.c2_r = Conv3XC(channels, channels, bias=bias)
         self.c3_r = Conv3XC(channels, channels, bias=bias)
 
-    def layers(self) -> list[Conv3XC]:
-        """The re-parameterisable layers, in the order in which ``forward`` takes their kernels."""
-        return [self.c1_r, self.c2_r, self.c3_r]
-
-    def forward(self, x: Tensor, kernels: Sequence[Kernel | None] = (None, None, None)) -> tuple[Tensor, Tensor]:
-        """Map (B, channels, H, W) to the result and the first activation ``o1``, both of the same shape."""
+    def convolve(self, x: Tensor, kernels: Sequence[Kernel | None]) -> tuple[Tensor, Tensor]:
+        """The first activation ``o1`` and, without the attention, ``o3``."""
         o1 = F.silu(self.c1_r(x, kernels[0]))
         o2 = F.silu(self.c2_r(o1, kernels[1]))
-        o3 = self.c3_r(o2, kernels[2])
+        return o1, self.c3_r(o2, kernels[2])
+
+    def forward(self, x: Tensor, kernels: Sequence[Kernel | None] = MERGED_ALONE) -> tuple[Tensor, Tensor]:
+        """Map (B, channels, H, W) to the result and the first activation ``o1``, both of the same shape.
+
+        ``kernels`` are those of its layers in their order, if they were merged with others'.
+        """
+        o1, o3 = self.convolve(x, kernels)
         return (o3 + x) * (torch.sigmoid(o3) - 0.5), o1
 
 
-class SPAN(nn.Module):
+class SPAN(Reparameterized):
     """SPAN, from an image (B, num_in_ch, H, W) to (B, num_out_ch, H·upscale, W·upscale), RGB in [0, 1].
 
     Args:
@@ -80,7 +83,6 @@ class SPAN(nn.Module):
         ValueError: An argument is out of range, or ``rgb_mean`` does not have one value per input channel.
     """
 
-    size_multiple = 1  # images of any size; see `size_requirements`
     mean: Tensor
 
     @constructor(**KINDS)
@@ -121,10 +123,6 @@ class SPAN(nn.Module):
         """The attention blocks, first to last."""
         return [self.block_1, self.block_2, self.block_3, self.block_4, self.block_5, self.block_6]
 
-    def layers(self) -> list[Conv3XC]:
-        """The re-parameterisable layers, in the order in which ``forward`` meets them."""
-        return [self.conv_1, *(layer for block in self.blocks() for layer in block.layers()), self.conv_2]
-
     def forward(self, x: Tensor) -> Tensor:
         """Super-resolve ``x`` (B, num_in_ch, H, W); see the class for range and shape."""
         if self.norm:
@@ -137,23 +135,6 @@ class SPAN(nn.Module):
             outputs.append(feature)
         deep = self.conv_2(feature, kernels[-1])
         return self.upsampler(self.conv_cat(torch.cat([shallow, deep, outputs[0], activation], dim=1)))
-
-    def fuse(self) -> Self:
-        """Leave plain convolutions only, in place. Cannot be undone; a second call does nothing."""
-        for layer in self.layers():
-            layer.fuse()
-        return conv_lora.fuse(self)
-
-    def unfuse(self) -> Self:
-        """Give fused layers new random branches, so that training can go on; the output stays the same.
-
-        `LoRAError` if there is ConvLoRA in the network.
-        """
-        if conv_lora.lora_layers(self):
-            raise LoRAError("Expected a network without ConvLoRA to unfuse. Call fuse() first.")
-        for layer in self.layers():
-            layer.unfuse()
-        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Let files without spandrel's marker load into a network built with ``norm=False``, but say so."""
@@ -223,11 +204,6 @@ def _output(total: int, num_in_ch: int, known: Mapping[str, Any]) -> tuple[int, 
     )
 
 
-def _prepare(network: Any, state_dict: StateDict) -> nn.Module:
-    expanded = any(name.endswith(".sk.weight") for name in state_dict)
-    return network if expanded else network.fuse()
-
-
 @torch.no_grad()
 def _work_in(network: Any) -> None:
     """Into the weights that meet the input, not the biases. The output is not divided by the range."""
@@ -244,7 +220,7 @@ ARCHITECTURE = Architecture(
     ambiguous=("num_out_ch", "upscale"),
     not_in_shapes=("img_range", "rgb_mean", "norm"),
     width_arguments=("feature_channels",),
-    prepare=_prepare,
+    prepare=in_form_of,
     single_file=(PlainSPAB, PlainSPAN),
     spandrel=SpandrelForm(required={"rgb_mean": RGB_MEAN, "bias": True}, work_in=_work_in, known=True),
 )

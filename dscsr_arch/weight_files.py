@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dscsr_arch.architecture import by_our_names
 from dscsr_arch.csd_names import from_csd
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
@@ -52,7 +53,7 @@ def read_state_dict(path: FilePath, param_key: str | None = None) -> dict[str, T
 
     Returns:
         Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile, and BasicSR's or
-        our own in place of those of the official CSD code) to tensors on the CPU.
+        our own in place of those of the official CSD code and of released SPANF and SPANV2) to tensors on the CPU.
 
     Raises:
         WeightsError: The file is missing, damaged, holds no weights, or has no ``param_key``.
@@ -75,7 +76,7 @@ def read_weight_file(path: FilePath, param_key: str | None = None) -> WeightFile
     }
     _check_tensors(weights, path)
     try:
-        weights = from_csd(weights)
+        weights = dict(by_our_names(from_csd(weights)))
     except WeightsError as error:
         raise WeightsError(error.expected, error.got, error.remedy, where=path) from error
     return WeightFile(weights, metadata if isinstance(metadata, Mapping) else {})

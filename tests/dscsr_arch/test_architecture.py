@@ -14,6 +14,8 @@ SMALL = {
     "EDSR": {"num_feat": 8, "num_block": 2, "upscale": 3},
     "RCAN": {"num_feat": 8, "num_group": 2, "num_block": 2, "squeeze_factor": 2, "upscale": 2},
     "SPAN": {"feature_channels": 8, "upscale": 2},
+    "SPANF": {"feature_channels": 8, "upscale": 2, "tail_channels": 6},
+    "SPANV2": {"feature_channels": 8, "upscale": 2},
 }
 
 
@@ -36,7 +38,7 @@ def test_every_parameter_that_is_trained_receives_a_gradient(network):
 @torch.no_grad()
 def test_fused_it_has_plain_convolutions_only_and_does_the_same(network):
     if not lora_layers(network):
-        with_updates(inject(network, {"upsample*": (1, 2)}))
+        with_updates(inject(network, {"conv_near" if hasattr(network, "conv_near") else "upsample*": (1, 2)}))
     x = torch.rand(1, 3, 6, 7, dtype=torch.float64)
     expected = network(x)
     assert network.fuse().fuse() is network

@@ -30,7 +30,14 @@ def write(folder, **sizes):
 
 @pytest.mark.parametrize(
     ("name", "psnr_y"),
-    [("span_ch26_x4_fused", 31.7389), ("span_ch28_x4_fused", 31.7459), ("dscf_ch26_x4_fused", 31.7467)],
+    [
+        ("span_ch26_x4_fused", 31.7389),
+        ("span_ch28_x4_fused", 31.7459),
+        ("dscf_ch26_x4_fused", 31.7467),
+        ("spanf_ch32_x4_fused", 31.7736),
+        ("pds_ch32_x4_fused", 31.7603),
+        ("spanv2_ch32_x4_fused", 31.7702),
+    ],
 )
 def test_released_weights_reach_their_psnr_on_set5(assets, name, psnr_y):
     """×4, in luma; measured with BasicSR's metric before this was written."""
