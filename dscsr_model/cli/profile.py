@@ -25,6 +25,7 @@ EPILOG = """\
 examples:
   dscsr profile span.pth dscsr.pth
   dscsr profile span.pth -opt options/train_span_x4.yml --variants all --json figures.json
+  dscsr profile span.pth --leaderboard
   dscsr profile span.pth rcan.pth --data Set5/HR Set5/LRbicx4 --plot figure.png
 
 Figures are those of fused networks. Needs fvcore, for --plot matplotlib: pip install "dscsr[profile]";
@@ -72,6 +73,11 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument("--data", nargs=2, type=Path, metavar=("HR", "LR"), help="measure PSNR on these folders")
     group.add_argument("--no-flops", action="store_true", help="no FLOPs and no scores; fvcore is not needed then")
     group.add_argument("--no-baseline", action="store_true", help="do not time SPAN-28, the baseline of 2026")
+    group.add_argument(
+        "--leaderboard",
+        action="store_true",
+        help="also the official results of 2026, your rank, and how to pass the next",
+    )
     group = parser.add_argument_group("what is known already")
     known: Mapping[str, Any] = {"nargs": "+", "default": [], "metavar": "NAME=VALUE"}
     group.add_argument("--psnr", **known, help="PSNR in dB of a network, for table and image")
@@ -100,6 +106,10 @@ def run(args: argparse.Namespace) -> int:
     both = {**trained, **described}
     psnr, given = _known(args, both)
     plot = _plot(args)
+    if args.leaderboard:
+        from dscsr_model.profiling import leaderboard
+
+        leaderboard.check(both)
     result = profile(both, _settings(args, frozenset(described)))
     _write(args, result, psnr, given, plot)
     return 0
@@ -119,6 +129,9 @@ def _check(args: argparse.Namespace) -> None:
         raise DscsrError(f"--plot to end in {', '.join(FORMATS)}", f"`{args.plot}`")
     if args.plot is not None and not (args.psnr or args.data):
         raise DscsrError("PSNR for --plot", "none", "Add --data HR LR, or --psnr NAME=VALUE.")
+    if args.leaderboard and (args.no_flops or args.no_baseline):
+        got = "--no-flops" if args.no_flops else "--no-baseline"
+        raise DscsrError("FLOPs and the baseline for --leaderboard", got, "Leave one of them out.")
     files = [args.plot, Path(args.json) if args.json not in (None, "-") else None]
     for file in (file for file in files if file is not None):
         check_new(file, args.force)
@@ -225,13 +238,19 @@ def _settings(args: argparse.Namespace, untrained: frozenset[str]) -> Settings:
 
 
 def _write(args: argparse.Namespace, result: Profile, psnr: Mapping[str, float], given: Given, plot: Any) -> None:
+    from dscsr_model.profiling import leaderboard
     from dscsr_model.profiling.report import as_dict, table
 
-    text = json.dumps(as_dict(result, psnr, given), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    figures = as_dict(result, psnr, given)
+    if args.leaderboard:
+        figures["leaderboard"] = leaderboard.as_dict(result, given)
+    text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if args.json == "-":
         print(text, end="")
     else:
         print(table(result, psnr, given))
+        if args.leaderboard:
+            print("", leaderboard.table(result, psnr, given), sep="\n")
     if args.json not in (None, "-"):
         with atomic(args.json) as file:
             file.write(text.encode())

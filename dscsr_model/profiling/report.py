@@ -43,10 +43,10 @@ def table(profile: Profile, psnr: Mapping[str, float] | None = None, given: Give
     settings = profile.settings
     scored = {name: scores(profile, name, given) for name in profile.networks}
     parts = [
-        _wrapped(f"One image of {settings.height}×{settings.width}. {in_words(profile.machine)}", "  "),
+        wrapped(f"One image of {settings.height}×{settings.width}. {in_words(profile.machine)}", "  "),
         _networks(profile, psnr or {}, scored),
         _latencies(profile),
-        "\n".join(_wrapped(note, "  ") for note in _notes(profile, scored)),
+        "\n".join(wrapped(note, "  ") for note in _notes(profile, scored)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -81,13 +81,13 @@ def _networks(profile: Profile, psnr: Mapping[str, float], scored: Mapping[str, 
                 *(counted if profile.settings.flops else [""] * 3),
                 "" if decibel is None else f"{decibel:.2f} dB",
                 f"{quality.psnr_y:.2f} dB" if quality else "",
-                *(_score(scored[name][year]) if year in scored[name] else "" for year in BASELINES),
+                *(score_in_words(scored[name][year]) if year in scored[name] else "" for year in BASELINES),
             ]
         )
-    return _aligned(rows, 1)
+    return aligned(rows, 1)
 
 
-def _score(scored: Scored) -> str:
+def score_in_words(scored: Scored) -> str:
     """Two decimals, as NTIRE has it, as long as that makes sense, with its spread; marked if of two machines."""
     spread = (scored.high - scored.low) / 2
     value = f"{scored.score:.2f}" + (f" ±{spread:.2f}" if spread > 0 else "") if scored.high < 1e4 else ">1e4"
@@ -105,8 +105,8 @@ def _latencies(profile: Profile) -> str:
     if profile.baseline is not None:
         rows.append([BASELINE, profile.settings.variants[0], *_cells(profile.baseline, None)])
         faults += [f"{BASELINE}: {profile.baseline.fault}"] if profile.baseline.fault else []
-    lines = ["", "Not to be had here:", *(_wrapped(fault, "  ") for fault in faults)] if faults else []
-    return "\n".join([_aligned(rows, 2), *lines])
+    lines = ["", "Not to be had here:", *(wrapped(fault, "  ") for fault in faults)] if faults else []
+    return "\n".join([aligned(rows, 2), *lines])
 
 
 def _cells(run: Run, first: float | None) -> list[str]:
@@ -145,7 +145,7 @@ def _notes(profile: Profile, scored: Mapping[str, Mapping[int, Scored]]) -> list
     return notes
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
+def aligned(rows: Sequence[Sequence[str]], left: int) -> str:
     """A header and its rows, the first ``left`` columns, of names, flush left; empty columns are left out."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     align = ["left"] * left + ["right"] * (len(columns) - left)
@@ -155,7 +155,8 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _wrapped(text: str, indent: str) -> str:
+def wrapped(text: str, indent: str) -> str:
+    """In lines of `WIDTH`; all but the first indented, and the first, too, if it was."""
     lead = indent if text.startswith(" ") else ""
     return textwrap.fill(text.strip(), WIDTH, initial_indent=lead, subsequent_indent=lead + indent)
 

@@ -115,6 +115,22 @@ def test_psnr_is_measured_on_folders_and_time_on_images(capsys):
     assert found["random"]["psnr"] is None
 
 
+def test_a_leaderboard_beside_the_figures(capsys):
+    file = weights("net.pth", SPAN(feature_channels=4))
+    arguments = ("profile", file, *QUICK[:-1], "--leaderboard")
+    assert cli.main([*arguments, "--json", "figures.json"]) == 0
+    out = capsys.readouterr().out
+    assert "> net" in out
+    assert "~ An estimate, made on this machine's CPU: time (eager) over that of SPAN-28 here" in out
+    assert "Not measured: net; add --data HR LR." in out
+    board = json.loads(Path("figures.json").read_text(encoding="utf-8"))["leaderboard"]
+    assert [row["rank"] for row in board["official"]] == [*range(1, 10), None]
+    assert board["networks"]["net"]["runtime_is_estimated"]
+    assert "`net`, which makes 3×64×64 of 3×32×32" in message(capsys, span("net.pth"), *QUICK[:-1], "--leaderboard")
+    weights("gray.pth", EDSR(1, 1, num_feat=4, num_block=1, upscale=4))
+    assert "`gray`, which makes 1×128×128 of 1×32×32" in message(capsys, "gray.pth", *QUICK[:-1], "--leaderboard")
+
+
 def test_networks_of_basicsr_need_it(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "basicsr.archs", None)
     options("edsr.yml", "network_g: {type: MSRResNet, num_in_ch: 3, num_out_ch: 3}")
@@ -180,6 +196,8 @@ def test_option_files_that_describe_nothing(capsys, content, part):
         (("span.pth", "--json", "none/a.json"), "Expected a folder to write a.json into, but got `none`"),
         (("span.pth", "--psnr", "28"), "Expected --psnr NAME=VALUE with a positive number, but got '28'"),
         (("span.pth", "--psnr", "spam=28"), "Expected a name among span for --psnr, but got 'spam'"),
+        (("span.pth", "--leaderboard", "--no-flops"), "FLOPs and the baseline for --leaderboard, but got --no-flops"),
+        (("span.pth", "--leaderboard", "--no-baseline"), "for --leaderboard, but got --no-baseline"),
         (("span.pth", "--baseline-ms", "1999=3"), "Expected a name among 2025, 2026 for --baseline-ms"),
     ],
 )
