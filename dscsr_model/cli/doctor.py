@@ -25,7 +25,12 @@ PACKAGES = (
     *("safetensors", "filelock", "tabulate", "tqdm"),
 )
 """What nothing runs without: our dependencies in pyproject.toml, and torchvision, which BasicSR imports."""
-EXTRAS = {"onnx": ("onnx", "onnxruntime"), "profile": ("fvcore", "matplotlib"), "spandrel": ("spandrel",)}
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime"),
+    "profile": ("fvcore", "matplotlib"),
+    "spandrel": ("spandrel",),
+    "losses": ("pytorch-msssim",),
+}
 """Packages that some commands want, by the extra of ours that brings them (pyproject.toml)."""
 OTHER_OPENCVS = ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 

@@ -31,11 +31,14 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_arch import CSSRNet
     from dscsr_arch.architecture import architectures
     from dscsr_model.losses.contrastive_loss import ContrastiveLoss
+    from dscsr_model.losses.frequency_loss import FrequencyLoss
+    from dscsr_model.losses.msssim_loss import MSSSIMLoss
     from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
     from dscsr_model.options import schema
 
     networks = {**{name: one.network for name, one in architectures().items()}, "CSSRNet": CSSRNet}
-    losses = {loss.__name__: loss for loss in (ContrastiveLoss, SpatialAffinityLoss)}
+    kinds = (ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
+    losses = {loss.__name__: loss for loss in kinds}
     if args.markdown:
         print(schema.markdown(networks, losses), end="")
     else:

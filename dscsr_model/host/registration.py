@@ -34,6 +34,8 @@ ENTRIES = (
     Entry("ARCH_REGISTRY", "dscsr_arch.cssr_arch:CSSRNet"),
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.contrastive_loss:ContrastiveLoss"),
+    Entry("LOSS_REGISTRY", "dscsr_model.losses.frequency_loss:FrequencyLoss"),
+    Entry("LOSS_REGISTRY", "dscsr_model.losses.msssim_loss:MSSSIMLoss"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.spatial_affinity_loss:SpatialAffinityLoss"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.efficient_sr_model:EfficientSRModel"),
     Entry("MODEL_REGISTRY", "dscsr_model.models.distillation_model:DistillationModel"),

@@ -1,1 +1,1 @@
-"""Losses for distillation: `functional` holds the maths, the classes are what option files name."""
+"""Losses: `functional` holds the maths, the classes are what option files name."""

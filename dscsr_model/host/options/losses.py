@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from dscsr_arch.cssr_arch import CSSRNet
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.registry import check_typed
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.host.options.structure import check_section
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
+from dscsr_model.losses.frequency_loss import FrequencyLoss
+from dscsr_model.losses.msssim_loss import MSSSIMLoss
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 from dscsr_model.losses.vgg import SMALLEST
 from dscsr_model.models.csd_model import TEACHER, width_label
@@ -18,6 +20,8 @@ from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS, CSDLoss, LossTarge
 from dscsr_model.options.section import describe, listed
 from dscsr_model.training.log import BASICSR_NAMES, loss_sections
 from dscsr_model.training.teacher import TeacherFeatures
+
+_OURS = (ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
 
 
 def check_losses(run: Run) -> None:
@@ -32,9 +36,11 @@ def check_losses(run: Run) -> None:
             words = f"a model type that gives {section['type']} a teacher and negatives (`CSDModel`)"
             got = f"`model_type: {run.known_model}`, which has no negatives"
             run.report.add((*key, "type"), words, got, "Take it, or remove the loss.")
-        elif kind in (ContrastiveLoss, SpatialAffinityLoss):
+        elif kind in _OURS:
             try:
                 loss = kind(**run.arguments(key))
+            except UnavailableError as error:
+                run.report.add_error((*key, "type"), error)
             except DscsrError as error:  # only weight files raise it
                 run.report.add_error((*key, "vgg_weights"), error)
             except (TypeError, ValueError) as error:
@@ -42,6 +48,8 @@ def check_losses(run: Run) -> None:
             else:
                 if isinstance(loss, ContrastiveLoss):
                     _check_negatives(key, loss, run)
+                if isinstance(loss, MSSSIMLoss):
+                    _check_patches(key, loss, run)
 
 
 def _check_names(run: Run) -> None:
@@ -68,6 +76,20 @@ def _check_negatives(key: Key, loss: ContrastiveLoss, run: Run) -> None:
     elif smallest == 1 and loss.exclude_self:
         remedy = "Take larger batches, or `exclude_self: false`."
         run.report.add((*key, "exclude_self"), "another sample to compare a negative with", "a batch of one", remedy)
+
+
+def _check_patches(key: Key, loss: MSSSIMLoss, run: Run) -> None:
+    """The coarsest scale of a patch must hold a window; less of it is compared with a teacher that has a border."""
+    side, target = run.whole("datasets", "train", "gt_size"), run.targets.get(key)
+    border = run.whole("teacher", "border", default=0) if getattr(target, "target", None) == "teacher" else 0
+    lost = 2 * (border or 0) * (run.whole("scale") or 1) if run.distils else 0
+    if side is not None and side - lost < loss.smallest:
+        got = f"{side}, less {lost} of `teacher: border`" if lost else side
+        needed = f"patches of at least {loss.smallest + lost} pixels"
+        words = f"{needed}, as MS-SSIM compares them in a window of {loss.window}"
+        largest = (side - lost - 1) // 16 + 1
+        smaller = f", or `window: {largest - (largest + 1) % 2}`" if largest >= 3 else ""
+        run.report.add(("datasets", "train", "gt_size"), words, got, f"Take larger patches{smaller}.")
 
 
 # --- whose output a loss trains, against what -------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dscsr_arch.no_autocast import no_autocast
+from dscsr_model.losses.functional.arguments import REDUCTIONS
 from dscsr_model.losses.functional.one_pass import attach_gradients
 
-REDUCTIONS = ("mean", "sum")
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
 _BLOCK = 512
 # Elements of one tile: on a CPU about what its cache holds (4 MiB in float32; many small tiles would be as fast, but

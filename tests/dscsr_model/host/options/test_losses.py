@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ GOOD: dict[str, dict[str, Any]] = {
              "path:pretrain_network_g": None, LOSS: VGG},
     "validation": {"val:widths": [0.5, 1], "val:best_metric": "psnr_w0.5", "val:tile": 16, "val:self_ensemble": True},
     "affinity": {"train:affinity_opt": {"type": "SpatialAffinityLoss", "pool": 2, "reduction": "sum"}},
+    "frequency": {"train:frequency_opt": {"type": "FrequencyLoss", "loss_weight": 0.05, "norm": "ortho"}},
     "one of one": {LOSS: {**CONTRAST, "num_negatives": 1}, "datasets:train:batch_size_per_gpu": 1},
 }  # fmt: skip
 
@@ -77,6 +79,15 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({f"{LOSS}:distance": "l2"}, "train: contrastive_opt", "`distance`"),
     ({LOSS: {**VGG, "input_range": 255}}, "train: contrastive_opt", "`input_range` to be 1"),
     ({"train:affinity_opt": {"type": "SpatialAffinityLoss", "pool": 0}}, "train: affinity_opt", "`pool` to be a whole"),
+    ({"train:fft_opt": {"type": "FrequencyLos"}}, "train: fft_opt: type", "Did you mean `FrequencyLoss`?"),
+    ({"train:fft_opt": {"type": "FrequencyLoss", "nrm": "ortho"}}, "train: fft_opt: nrm", "Did you mean `norm`?"),
+    ({"train:fft_opt": {"type": "FrequencyLoss", "norm": "forward"}}, "train: fft_opt", "`norm` to be one of"),
+    ({"train:fft_opt": {"type": "FrequencyLoss", "reduction": "none"}}, "train: fft_opt", "`reduction` to be one of"),
+    ({"train:ms_opt": {"type": "MSSSIMLoss", "window": 4}}, "train: ms_opt", "`window` to be an odd number"),
+    ({"train:ms_opt": {"type": "MSSSIMLoss", "window": 3}}, "datasets: train: gt_size",
+     "Expected patches of at least 33 pixels, as MS-SSIM compares them in a window of 3, but got 32. Take larger"),
+    ({"train:ms_opt": {"type": "MSSSIMLoss"}, "datasets:train:gt_size": 48}, "datasets: train: gt_size",
+     "161 pixels, as MS-SSIM compares them in a window of 11, but got 48. Take larger patches, or `window: 3`."),
     ({f"{PIXEL}:output_of": "studnt"}, "train: pixel_opt: output_of", "Did you mean `student`?"),
     ({f"{PIXEL}:outputof": "student"}, "train: pixel_opt: outputof", "Expected an argument of L1Loss"),
     ({f"{PIXEL}:start_iter": -1}, "train: pixel_opt: start_iter", "a whole number of at least 1"),
@@ -112,3 +123,16 @@ def test_weights_of_vgg(check_all, tmp_path, data):
         check_all({LOSS: {**VGG, "vgg_weights": weights}}, {key: text}, CSD)
     by_default = {name: value for name, value in VGG.items() if name != "vgg_weights"}
     check_all({LOSS: by_default}, {key: str(Path(tmp_path, "torch"))}, CSD)
+
+
+def test_ms_ssim_with_a_teacher_whose_border_is_left_out(check_all):
+    """And without its library."""
+    loss = {"type": "MSSSIMLoss", "window": 3}
+    patches = {"datasets:train:gt_size": 48, "teacher:border": 2}
+    check_all({**patches, "train:ms_opt": loss}, {}, "DistillationModel")
+    check_all({**patches, "train:ms_opt": {**loss, "target": "teacher"}},
+              {"datasets: train: gt_size": "at least 49 pixels, as MS-SSIM compares them in a window of 3, but got 48, "
+               "less 16 of `teacher: border`. Take larger patches."}, "DistillationModel")  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pytorch_msssim", None)
+        check_all({"train:ms_opt": loss}, {"train: ms_opt: type": "pip install 'dscsr[losses]'"}, "EfficientSRModel")
