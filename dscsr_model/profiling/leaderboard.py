@@ -62,7 +62,7 @@ BASELINE_RESULT = Result(
 )
 _ALL = (*RESULTS, BASELINE_RESULT)
 SPANV2_FLOPS = 9.1e9
-"""What SPANV2's parameters make at 256×256; the official table says 1.59 G."""
+"""What SPANV2's parameters make at 256×256; the official 1.59 G are those of its first block and its tail alone."""
 
 
 class Standing(NamedTuple):
@@ -244,7 +244,8 @@ def _notes(profile: Profile, found: Mapping[str, Standing], psnr: Mapping[str, f
     yield (
         f"The challenge ranks only what has {LEAST_VALID:.2f} / {LEAST_TEST:.2f} dB or more on its images, "
         "DIV2K_LSDIR_valid / _test, on RGB."
-        + (" Yours are of --data, or given; ‡ is below." if len(unknown) < len(known) else "")
+        + (" Yours are of --data, or given." if len(unknown) < len(known) else "")
+        + (" ‡ is below." if any(value is not None and value < LEAST_VALID for value in known.values()) else "")
         + (f" Not measured: {', '.join(unknown)}; add --data HR LR." if unknown else "")
     )
     for name in (name for name in profile.networks if name not in found):

@@ -206,12 +206,15 @@ def test_cards_are_those_of_their_files():
         assert len(card.facts.get("sha256", "0" * 64)) == 64
 
 
-@pytest.mark.parametrize(("name", "file"), [(n, f) for n, f in {
-    "span_ch26_x4": "span_ch26_x4_fused.pth", "span_ch28_x4": "span_ch28_x4_fused.pth",
-    "dscf_ch26_x4": "dscf_ch26_x4_fused.pth"}.items()])  # fmt: skip
-def test_released_files_are_those_of_the_table(assets, monkeypatch, name, file):
+@pytest.mark.parametrize(
+    "name", ["span_ch26_x4", "span_ch28_x4", "dscf_ch26_x4", "spanf_ch32_x4", "pds_ch32_x4", "spanv2_ch32_x4"]
+)
+def test_released_files_are_those_of_the_table(assets, monkeypatch, name):
     monkeypatch.setenv("DSCSR_WEIGHTS", str(assets / "weights"))
-    assert weights.find(name).name == file
+    assert weights.find(name).name == f"{name}_fused.pth"
     network, facts = load_model(weights.find(name)), weights.public()[name].facts
-    assert network.upscale == facts["scale"]
+    assert (type(network).__name__, network(torch.zeros(1, 3, 8, 8)).shape[-1]) == (
+        facts["network"],
+        8 * facts["scale"],
+    )
     assert sum(parameter.numel() for parameter in network.parameters()) == facts["parameters"]
