@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from dscsr_arch import SPAN
+from dscsr_arch import SPAN, SPANF, SPANV2
 from dscsr_model import weights
 from dscsr_model.losses import vgg
 from dscsr_model.losses.vgg import VGG19Features
@@ -87,7 +87,8 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, t
     option_files.make_weights(tmp_path, path.get("pretrain_network_g"), path.get("param_key_g"), network)
     if teacher := options.get("teacher"):
         width = re.search(r"_ch(\d+)_", teacher["weights"])
-        like = SPAN(feature_channels=int(width[1]) if width else 28)
+        kind = {"spanf": SPANF, "spanv2": SPANV2}.get(Path(teacher["weights"]).name.split("_")[0], SPAN)
+        like = kind(feature_channels=int(width[1]) if width else 28)
         option_files.make_weights(tmp_path, teacher["weights"], teacher["param_key"], like)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
