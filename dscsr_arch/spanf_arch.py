@@ -80,7 +80,7 @@ class SPANF(Reparameterized):
     ) -> None:
         super().__init__()
         width, tail = feature_channels, feature_channels if tail_channels is None else tail_channels
-        self.num_blocks = num_blocks
+        self.upscale, self.num_blocks = upscale, num_blocks
         self.conv_near = conv_near(num_in_ch, upscale)
         self.block_1 = FirstBlock(width, bias=bias, in_channels=num_in_ch)
         for index in range(2, num_blocks + 1):

@@ -82,7 +82,7 @@ class SPANV2(Reparameterized):
         num_blocks: int = 5,
     ) -> None:
         super().__init__()
-        self.num_blocks = num_blocks
+        self.upscale, self.num_blocks = upscale, num_blocks
         self.block_1 = SPABV2(feature_channels, num_in_ch)
         for index in range(2, num_blocks + 1):
             self.add_module(f"block_{index}", SPABV2(feature_channels))
