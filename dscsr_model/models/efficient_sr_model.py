@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
-from dscsr_model.training.ema import start_average, update_average, warmed_up
+from dscsr_model.training.ema import MovingAverage, StochasticAverage, averaging, start_average, update_average
 from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.images import as_float, check_batch, check_output, turned
 from dscsr_model.training.log import loss_sections, named
@@ -48,7 +48,7 @@ class EfficientSRModel(CheckpointingSRModel):
     loss_keys: tuple[str, ...] = ()
     """Keys of a loss section that the model reads, not the loss."""
     memory_format = torch.contiguous_format
-    ema_updates = 0
+    averaging: Any = None  # when and how `net_g_ema` follows `net_g`
 
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
@@ -66,9 +66,9 @@ class EfficientSRModel(CheckpointingSRModel):
         self.training_forward = CompiledForward(self.net_g, self.settings.compile, logger)
         self.stop.clock.limit = self.settings.max_seconds
         self.throughput = log.Throughput(self.stop.clock, self.opt["world_size"])
-        if decay := self.settings.ema_decay:
-            warmup = self.settings.ema_warmup
-            logger.info(f"Use Exponential Moving Average with decay: {decay}{', warmed up' * warmup}")
+        self.averaging = averaging(self.opt["train"])
+        if self.averaging:
+            logger.info(self.averaging.says)
             average = lora.inject_lora(build_network(self.opt["network_g"]), self.lora).to(self.device)
             self.net_g_ema = start_average(average, network, self.opt["path"].get("pretrain_network_g"))
         self.criteria = self.build_losses()
@@ -148,9 +148,10 @@ class EfficientSRModel(CheckpointingSRModel):
         self.guard.begin()
         self.loss_terms = self._accumulate()
         self.guard.step(torch.stack([loss.float() for loss in self.loss_terms.values()]).sum())
-        if decay := self.settings.ema_decay:
-            self.model_ema(warmed_up(decay, self.ema_updates) if self.settings.ema_warmup else decay)
-            self.ema_updates += 1
+        if self.averaging:
+            decay = self.averaging.next_decay(current_iter, self.scheduled_iteration(current_iter))
+            if decay is not None:
+                self.model_ema(decay)
         self.throughput.add(len(self.lq))
         self.guard.check(current_iter, self.loss_terms, self.checkpoints.last)
         self.progress.step(current_iter, self.loss_terms, lambda: self.guard.total)
@@ -201,7 +202,7 @@ class EfficientSRModel(CheckpointingSRModel):
         return nullcontext()
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """Update the running average, buffers included, in one call."""
+        """Update the average, buffers included, in one call."""
         update_average(self.net_g_ema, self.get_bare_model(self.net_g), decay)
 
     # --- what a person sees, what is saved, and when the clock stands -------------------------------------------
@@ -218,14 +219,15 @@ class EfficientSRModel(CheckpointingSRModel):
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
         """Also what the average and the loss scale have counted."""
-        counted = {"ema_updates": self.ema_updates, "scaler": self.precision.scaler.state_dict()}
+        averaged = {self.averaging.key: self.averaging.count} if self.averaging else {MovingAverage.key: 0}
+        counted = {**averaged, "scaler": self.precision.scaler.state_dict()}
         return super().training_state(epoch, current_iter) | counted
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Also what they had counted."""
         super().resume_training(resume_state)
-        if hasattr(self, "net_g_ema"):  # else one that is asked for later starts anew
-            self.ema_updates = resume_state.get("ema_updates", resume_state["iter"])
+        if self.averaging:  # else one that is asked for later starts anew
+            self.averaging.resume(resume_state)
         if resume_state.get("scaler"):  # that of another precision is empty
             self.precision.scaler.load_state_dict(resume_state["scaler"])
 
@@ -235,6 +237,23 @@ class EfficientSRModel(CheckpointingSRModel):
             super().save(epoch, current_iter)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Validate while the clock stands."""
+        """Validate while the clock stands; at the end of SWA also the last network, to say what averaging gave."""
         with self.stop.clock.paused():
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+            swa = isinstance(self.averaging, StochasticAverage) and self.averaging.count
+            if swa and self.scheduled_iteration(current_iter) >= int(self.opt["train"]["total_iter"]):
+                self._compare_with_last(dataloader)
+
+    def _compare_with_last(self, dataloader: Any) -> None:
+        """Say what the average gave, against the network that was trained last."""
+        average = self.net_g_ema
+        del self.net_g_ema  # `network` is then the other one
+        try:
+            alone = self.scores_of(dataloader)
+        finally:
+            self.net_g_ema = average
+        pairs = ((name, value, alone[name]) for name, value in self.metric_results.items() if name in alone)
+        both = ", ".join(f"{name} {value:.4f} (the last one alone: {other:.4f})" for name, value, other in pairs)
+        line = f"{dataloader.dataset.opt['name']}, by the mean of {self.averaging.count:,} networks: {both}"
+        get_root_logger().info(line)
+        self.progress.say(line)

@@ -151,7 +151,18 @@ class ValidatingSRModel(SRModel):
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Super-resolve this rank's share of a data set, score it as BasicSR does, and tell of it.
+        """Super-resolve a data set, score it as BasicSR does, and tell of it."""
+        name = dataloader.dataset.opt["name"]
+        self.metric_results = self.scores_of(dataloader, current_iter, save_img)
+        if not self.is_train:
+            found = "  ".join(f"{metric} {value:.4f}" for metric, value in self.metric_results.items())
+            width = max(len(str(section.get("name"))) for section in self.opt["datasets"].values())
+            self.progress.say(f"{name:<{width}}  {found or 'no scores'}")
+        if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
+            self._log_validation_metric_values(current_iter, name, tb_logger)
+
+    def scores_of(self, dataloader: Any, current_iter: Any = None, save_img: bool = False) -> dict[str, float]:
+        """Mean scores of a data set, of which this rank super-resolves its share.
 
         The network runs in this thread, beside one that reads the next image and two that save and score the last ones.
 
@@ -178,13 +189,7 @@ class ValidatingSRModel(SRModel):
         for metric, fault in scores.items():
             if isinstance(fault, str):
                 get_root_logger().warning(f"Validation {name} without `{metric}`, which failed: {fault}")
-        self.metric_results = {metric: value for metric, value in scores.items() if isinstance(value, float)}
-        if not self.is_train:
-            found = "  ".join(f"{metric} {value:.4f}" for metric, value in self.metric_results.items())
-            width = max(len(str(section.get("name"))) for section in self.opt["datasets"].values())
-            self.progress.say(f"{name:<{width}}  {found or 'no scores'}")
-        if self.metric_results and self.opt["rank"] == 0:  # a set without ground truth may have none
-            self._log_validation_metric_values(current_iter, name, tb_logger)
+        return {metric: value for metric, value in scores.items() if isinstance(value, float)}
 
     def _super_resolved(
         self, dataset: Any, indices: Iterable[int]

@@ -53,6 +53,21 @@ class LossSection(TypedSection):
     loss_weight: v.Number = option("factor of the loss")
 
 
+class SWASection(Section):
+    """`train: swa:`, stochastic weight averaging: in place of `ema_decay`, the plain mean of networks near the end."""
+
+    start: v.Share = option("share of the training after which networks are averaged", 0.75)
+    every: v.Iterations = option("iterations between two of them", 100)
+
+    def begin(self, total_iter: int) -> int:
+        """The iteration of the first one."""
+        return max(1, round(self.start * total_iter))
+
+    def networks(self, total_iter: int) -> int:
+        """How many there will be."""
+        return 1 + total_iter // self.every - self.begin(total_iter) // self.every
+
+
 class TrainSection(Section):
     """`train:`; models of ours take any number of losses `<name>_opt:`."""
 
@@ -66,6 +81,7 @@ class TrainSection(Section):
     )
     warmup_iter: v.Warmup = option("the learning rate grows linearly up to here; -1: no warm-up", -1)
     ema_decay: v.Decay = option("decay of the averaged weights; 0: none", 0, by=SR)
+    swa: SWASection | None = option("average networks of the last part of the training; with `ema_decay: 0`", by=OURS)
     optim_g: OptimSection = option("optimizer: type, lr and its arguments", by=SR, needed="train")
     scheduler: SchedulerSection = option("learning-rate schedule: type and its arguments", by=SR, needed="train")
     pixel_opt: LossSection | None = option("loss between output and GT: type and its arguments", by=SR)

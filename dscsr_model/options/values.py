@@ -36,6 +36,7 @@ Warmup = Annotated[
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, title="a number")]
 Ratio = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, title="a number above 0")]
 Decay = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1, title="a number from 0 to below 1")]
+Share = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=1, title="a number between 0 and 1")]
 Numbers = Annotated[list[Number], Field(title="a list of numbers")]
 Template = Annotated[
     str,

@@ -1,6 +1,9 @@
-"""Exponential moving average of a network, buffers included."""
+"""Averages of a network while it trains, buffers included: exponential and moving, or stochastic weight averaging."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +11,71 @@ from torch import nn
 from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.weight_files import state_dict_diff
+from dscsr_model.options.sections import SWASection, TrainSection
+
+
+class MovingAverage:
+    """Follows the network step by step: the next one counts 1 − ``decay``; see `warmed_up` for the first ones."""
+
+    key = "ema_updates"
+    """Of its count in a training state."""
+
+    def __init__(self, decay: float, warmup: bool) -> None:
+        self.decay, self.warmup = decay, warmup
+        self.count = 0
+        """Updates so far."""
+        self.says = f"Use Exponential Moving Average with decay: {decay}{', warmed up' * warmup}"
+
+    def next_decay(self, iteration: int, scheduled: int) -> float | None:
+        """The decay for `update_average` in this iteration."""
+        decay = warmed_up(self.decay, self.count) if self.warmup else self.decay
+        self.count += 1
+        return decay
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a training state; one of before has no count: every iteration was an update."""
+        self.count = state.get(self.key, state["iter"])
+
+
+class StochasticAverage:
+    """SWA (Izmailov et al., arXiv 1803.05407): from an iteration on the plain mean of every n-th network.
+
+    Until then the average is the network itself. torch's `AveragedModel` does the same sum in a copy with other names,
+    and keeps its count among the weights; here both stay where those of a moving average are.
+    """
+
+    key = "swa_networks"
+
+    def __init__(self, begin: int, every: int) -> None:
+        self.begin, self.every = begin, every
+        self.count = 0
+        """Networks in the mean so far."""
+        self.says = f"Stochastic weight averaging: every {every:,} iterations from {begin:,} on."
+
+    def next_decay(self, iteration: int, scheduled: int) -> float | None:
+        """The decay for `update_average` in this iteration; None where the mean stays as it is.
+
+        ``scheduled`` is the iteration that it would be if time did not end the training.
+        """
+        if scheduled < self.begin:
+            return 0.0
+        if self.count and iteration % self.every:
+            return None
+        self.count += 1
+        return 1 - 1 / self.count
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a training state; after another kind of average the mean begins anew."""
+        self.count = state.get(self.key, 0)
+
+
+def averaging(train: Mapping[str, Any]) -> MovingAverage | StochasticAverage | None:
+    """What the section ``train:`` asks for."""
+    settings = TrainSection.parse(train, "train")
+    if train.get("swa") is not None:
+        swa = SWASection.parse(train["swa"], "train: swa")
+        return StochasticAverage(swa.begin(int(train["total_iter"])), swa.every)
+    return MovingAverage(settings.ema_decay, settings.ema_warmup) if settings.ema_decay else None
 
 
 @torch.no_grad()

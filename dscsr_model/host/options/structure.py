@@ -15,7 +15,7 @@ from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.datasets import PairedImageDataset
 from dscsr_model.options.losses import TARGET_KEYS
 from dscsr_model.options.section import CSD, MODELS, OURS, Section, describe, listed
-from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, Options, TrainSection
+from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, Options, SWASection, TrainSection
 from dscsr_model.options.values import SECTION
 
 # Looks like a number to people, but YAML 1.1 wants a dot before the exponent and a sign in it, and else reads text.
@@ -61,6 +61,7 @@ def check_structure(run: Run) -> None:
     if run.known_model is not None:
         _check_lora(run)
         _check_losses(run)
+        _check_swa(run)
         _check_val(run)
     _check_datasets(run)
 
@@ -167,6 +168,20 @@ def _check_lora(run: Run) -> None:
         check_section(run, key, given, LoRASection, run.phase)
     else:
         run.report.add(key, SECTION, describe(given), "Indent its keys below it.")
+
+
+def _check_swa(run: Run) -> None:
+    key, train = ("train", "swa"), run.section("train")
+    total = run.whole("train", "total_iter")
+    if not run.is_train or not run.ours or train.get("swa") is None or run.report.has(*key):
+        return
+    if decay := train.get("ema_decay"):
+        got = f"`swa:` beside `ema_decay: {decay}`"
+        run.report.add(key, "one kind of average", got, "Set `ema_decay: 0`, or remove `swa:`.")
+    swa = SWASection.parse(run.section(*key))
+    if total is not None and swa.networks(total) < 2:
+        got = f"one, as `every: {swa.every}` has no other iteration from {swa.begin(total)} to {total}"
+        run.report.add((*key, "every"), "two networks or more to average", got, "Take fewer iterations between them.")
 
 
 def _check_losses(run: Run) -> None:

@@ -33,10 +33,10 @@ def test_an_average_goes_on_warming_up_where_it_was_or_begins(tmp_path):
     train(build(copy.deepcopy(opt)), [1, 2]).save(0, 2)
     without = options(tmp_path, **{"train:ema_decay": 0})
     train(resumed(without, 2), [3]).save(0, 3)
-    assert [resumed(opt, iteration).ema_updates for iteration in (2, 3)] == [2, 0]
+    assert [resumed(opt, iteration).averaging.count for iteration in (2, 3)] == [2, 0]
     state = tmp_path / "training_states/2.state"
     save_state_dict({key: value for key, value in read_pickle(state).items() if key != "ema_updates"}, state)
-    assert resumed(opt, 2).ema_updates == 2
+    assert resumed(opt, 2).averaging.count == 2
 
 
 MULTI_STEP = {"type": "MultiStepLR", "milestones": [3, 6, 9], "gamma": 0.5}
@@ -54,10 +54,15 @@ RUNS = {
         MULTI_STEP,
         {"train:ema_decay": 0, "train:accumulate_steps": 2, "train:channels_last": True},
     ),
+    "SWA": (
+        {"type": "Adam", "lr": 1e-3},
+        MULTI_STEP,
+        {"train:ema_decay": 0, "train:swa": {"start": 0.4, "every": 3}, "train:total_iter": 12},
+    ),
 }
 
 
-@pytest.mark.parametrize(("run", "stopped_at"), [*zip(RUNS, [3, 7, 3, 7, 3], strict=True)])
+@pytest.mark.parametrize(("run", "stopped_at"), [*zip(RUNS, [3, 7, 3, 7, 3, 7], strict=True)])
 def test_stopping_and_resuming_is_as_if_never_stopped(tmp_path, run, stopped_at):
     """Bit for bit, optimizer, schedule and warm-up (up to step 5) included."""
     optimizer, schedule, more = RUNS[run]

@@ -1,7 +1,9 @@
-"""The running average, beside BasicSR's formula written out."""
+"""The running average, beside BasicSR's formula written out, and stochastic weight averaging, beside the mean."""
 
 import pytest
+import small_models
 import torch
+from small_models import build, options, train
 from torch import nn
 
 from dscsr_model.training.ema import update_average
@@ -31,3 +33,26 @@ def test_parameters_and_float_buffers_move_and_counters_are_copied(decay):
         torch.testing.assert_close(tensor, wanted)
         assert not torch.equal(tensor, before[name]), name
         assert torch.equal(net.state_dict()[name], theirs[name])
+
+
+def test_swa_is_the_mean_of_every_nth_network_and_tells_what_it_gave(tmp_path, logged):
+    """A run that is resumed between two of them: models/test_checkpointing_sr_model.py."""
+    swa = {"train:swa": {"start": 0.4, "every": 3}, "train:ema_decay": 0, "train:total_iter": 12}
+    model, networks = build(options(tmp_path, network_g=small_models.SPAN, **swa)), {}
+    for step in range(1, 13):
+        train(model, [step])
+        networks[step] = {name: tensor.clone() for name, tensor in model.net_g.named_parameters()}
+        averaged = [step] if step < 5 else [number for number in (5, 6, 9, 12) if number <= step]
+        for name, tensor in model.net_g_ema.named_parameters():
+            mean = torch.stack([networks[number][name] for number in averaged]).double().mean(0)
+            torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=1e-6)
+    assert any("every 3 iterations from 5 on" in line for line in logged())
+    loader = small_models.pair_loader(tmp_path)
+    model.validation(loader, 12, None)
+    with_average = model.metric_results["psnr"]
+    model.net_g_ema.load_state_dict(model.net_g.state_dict())
+    alone = model.scores_of(loader)["psnr"]
+    assert logged()[-1] == (
+        f"Set, by the mean of 4 networks: psnr {with_average:.4f} (the last one alone: {alone:.4f})"
+    )
+    assert abs(alone - with_average) > 1e-3

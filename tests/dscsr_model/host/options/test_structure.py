@@ -197,3 +197,22 @@ def test_datasets_of_something_else_than_pairs(check_all, model, kind, words):
 def test_two_sets_of_one_name(check_all, data):
     check_all({"datasets:val_2": option_files.paired("Set", data)}, {"datasets: val_2: name": "which is `val`"})
     check_all({"datasets:val_2": option_files.paired("another", data)}, {})
+
+
+def test_swa(check_all):
+    """Stochastic weight averaging stands alone, and averages something."""
+    ours, alone = "EfficientSRModel", {"train:ema_decay": 0}
+    check_all({**alone, "train:swa": {"start": 0.5, "every": 5}}, {}, ours)
+    for swa, key, text in (
+        (
+            {},
+            "every",
+            "two networks or more to average, but got one, as `every: 100` has no other iteration from 8 to 10",
+        ),
+        ({"start": 1.0}, "start", "a number between 0 and 1, but got 1.0"),
+        ({"start": 0.5, "evry": 2}, "evry", "Did you mean `every`?"),
+    ):
+        check_all({**alone, "train:swa": swa}, {f"train: swa: {key}": text}, ours)
+    beside = "one kind of average, but got `swa:` beside `ema_decay: 0.999`. Set `ema_decay: 0`, or remove `swa:`."
+    check_all({"train:swa": {"every": 1}}, {"train: swa": beside}, ours)
+    check_all({**alone, "train:swa": {"every": 1}}, {"train: swa": "a model type that knows `swa:`"}, "SRModel")
