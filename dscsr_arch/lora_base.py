@@ -47,6 +47,11 @@ def difference(trained_on: Sequence[float], network: nn.Module) -> float:
     return math.dist(trained_on, sketch(network)) / max(norm, 1e-30)
 
 
+def distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """How far the weights of two sketches are from each other, relative to their norm, about."""
+    return math.dist(one, other) / max(math.hypot(*one), 1e-30)
+
+
 def to_metadata(network: nn.Module) -> dict[str, str]:
     """What adapters of ``network``, which has its LoRA, say of their base."""
     return {KEY: json.dumps([float(f"{total:.9g}") for total in sketch(network)])}
