@@ -61,8 +61,8 @@ def read_state_dict(path: FilePath, param_key: str | None = None) -> dict[str, T
     return read_weight_file(path, param_key).weights
 
 
-def read_weight_file(path: FilePath, param_key: str | None = None) -> WeightFile:
-    """As `read_state_dict`, with the metadata beside the weights."""
+def read_weight_file(path: FilePath, param_key: str | None = None, *, as_named: bool = False) -> WeightFile:
+    """As `read_state_dict`, with the metadata beside the weights; ``as_named`` keeps the names of others' networks."""
     path = Path(path)
     content, metadata = _content(path)
     weights = _unwrap(content, param_key, path)
@@ -75,6 +75,8 @@ def read_weight_file(path: FilePath, param_key: str | None = None) -> WeightFile
         for name, tensor in weights.items()
     }
     _check_tensors(weights, path)
+    if as_named:
+        return WeightFile(weights, {})
     try:
         weights = dict(by_our_names(from_csd(weights)))
     except WeightsError as error:

@@ -6,7 +6,12 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dscsr_model.export.ntire.own_file import OwnFile
 
 _EXAMPLES = """examples:
   dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit
@@ -15,6 +20,8 @@ _EXAMPLES = """examples:
       --data DIV2K_LSDIR_valid_HR DIV2K_LSDIR_valid_LR
   checked in the challenge's own environment (Python 3.9, torch 1.13):
     dscsr submit net_g_latest.pth --team 07 --name FastSPAN -o kit --python ntire/bin/python
+  a network of your own, in a file that imports torch alone:
+    dscsr submit net.pth --source my_net.py --class MyNet --set dim=32 --team 07 --name FastNet -o kit
 """
 
 
@@ -32,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("weights", type=Path, metavar="WEIGHTS", help="of SPAN, DSCLoRA, CARN or EDSR: any file, or a name")
+    add("weights", type=Path, metavar="WEIGHTS", help="of a network of dscsr: any file, or a name; or with --source")
     add("--team", required=True, metavar="NN", help="your team's number, such as 07")
     add("--name", required=True, metavar="NAME", help="of the network: letters, digits and _")
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -47,6 +54,14 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--python", metavar="FILE", help="interpreter of the check (default: this one)")
     add("--force", action="store_true", help="replace a kit that is there")
+    own = parser.add_argument_group("a network of your own")
+    own.add_argument("--source", type=Path, metavar="FILE.py", help="its file, which imports torch alone")
+    own.add_argument("--class", metavar="NAME", dest="class_name", help="its class; --set gives its arguments")
+    own.add_argument(
+        "--data-range",
+        choices=("1", "255"),
+        help="what it takes and gives: RGB in [0, 1], which is the default, or in [0, 255]",
+    )
     networks.add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -55,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
     """Make the kit and print its figures; returns the exit code."""
     from tabulate import tabulate
 
-    from dscsr_model.cli import networks
     from dscsr_model.cli.prepare import show_progress
     from dscsr_model.export.ntire import kit as kits
     from dscsr_model.export.ntire import texts
@@ -63,11 +77,37 @@ def run(args: argparse.Namespace) -> int:
     data = None if args.data is None else tuple(args.data)
     kit = kits.Kit(kits.read_team(args.team), args.name, args.out, args.fold, data, args.force, args.python)
     kit.check()
-    networks.find_weights(args)
+    network = _network(args)
     says = "Writing the file and checking it alone, which takes some seconds …"
     begins = partial(print, says, file=sys.stderr, flush=True)
-    made = kits.make(networks.load_network(args), kit, show_progress, begins)
+    made = kits.make(network, kit, show_progress, begins)
     rows = [*texts.table(made), ("Checked alone", texts.checked(made))]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     print(f"\n{kit.out}: models/{kit.stem}.py, model_zoo/{kit.stem}.pth, test_demo_branch.txt; README.md says the rest")
     return 0
+
+
+def _network(args: argparse.Namespace) -> nn.Module | OwnFile:
+    """The network of dscsr in the weights, or the user's own.
+
+    Raises:
+        DscsrError: It cannot be had, or arguments do not go together.
+    """
+    from dscsr_arch.errors import DscsrError
+    from dscsr_model.cli import networks
+    from dscsr_model.export.ntire import own_file
+
+    own = {"--class": args.class_name, "--data-range": args.data_range}
+    ours = {"--fold": args.fold, "--base": args.base, "--width": args.width, "-opt": args.opt}
+    given = [name for name, value in (own if args.source is None else ours).items() if value is not None]
+    if args.source is None:
+        if given:
+            raise DscsrError(f"--source FILE.py, which {given[0]} is about", "none", "Name the file of your network.")
+        networks.find_weights(args)
+        return networks.load_network(args)
+    if given:
+        remedy = f"Leave {given[0]} out: --set and --param-key go with it."
+        raise DscsrError("a network of your own with --source", f"{given[0]} too, which is for ours", remedy)
+    arguments = networks.read_overrides(args.overrides)
+    data_range = float(args.data_range or 1)
+    return own_file.read(args.source, args.class_name, args.weights, arguments, args.param_key, data_range)

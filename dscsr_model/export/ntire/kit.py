@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -17,10 +16,10 @@ from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.export.ntire import bare_check, texts
-from dscsr_model.export.ntire.self_check import SIZE, Figures, Job, self_check
+from dscsr_model.export.ntire.own_file import OwnFile
+from dscsr_model.export.ntire.self_check import Figures, Job, self_check
 from dscsr_model.export.ntire.single_file import SingleFile, single_file
 from dscsr_model.files import atomic_folder, disk_errors
-from dscsr_model.profiling.complexity import count
 from dscsr_model.profiling.folders import Pairs, Progress, find_pairs, quality_of
 
 SCALE = 4
@@ -65,7 +64,7 @@ class Made(NamedTuple):
     """A kit that is done."""
 
     kit: Kit
-    form: SingleFile
+    form: SingleFile | OwnFile
     figures: Figures
     quality: Quality | None
 
@@ -86,11 +85,14 @@ def read_team(text: str) -> int:
     return int(match[1])
 
 
-def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], object] = lambda: None) -> Made:
+def make(
+    network: nn.Module | OwnFile, kit: Kit, progress: Progress, begins: Callable[[], object] = lambda: None
+) -> Made:
     """Make a kit.
 
     Args:
-        network: As it was trained; it stays as it is.
+        network: As it was trained; it stays as it is. Or the user's own, which runs in the check's process alone
+            (but for the PSNR on ``kit.data``).
         kit: What to make of it.
         progress: Hands items on behind a bar, as `dscsr_model.cli.prepare.show_progress` does.
         begins: Called when all that can be known beforehand is checked.
@@ -100,8 +102,9 @@ def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], 
             final name, and what was there is untouched.
     """
     kit.check()
-    form = single_file(network, kit.fold)
-    _check_challenge(form)
+    form = network if isinstance(network, OwnFile) else single_file(network, kit.fold)
+    if isinstance(form, SingleFile):
+        _check_challenge(form)
     text = form.text(kit.name, texts.docstring(kit, form))
     pairs = None if kit.data is None else find_pairs(*kit.data, SCALE)
     begins()
@@ -115,9 +118,8 @@ def make(network: nn.Module, kit: Kit, progress: Progress, begins: Callable[[], 
         save_state_dict(form.state, weights)
         job = Job(str(file), kit.name, str(weights), form.border * SCALE, kit.seconds)
         figures = self_check(job, network, scratch, kit.python)
-        alone = bare_check.load(*job[:3])
-        _compare_counts(alone, figures)
-        made = Made(kit, form, figures, None if pairs is None else _quality(alone, pairs, progress))
+        quality = None if pairs is None else _quality(bare_check.load(*job[:3]), pairs, form.data_range, progress)
+        made = Made(kit, form, figures, quality)
         _tell(building, made)
         check_place(kit.out, kit.force)
     return made
@@ -170,33 +172,18 @@ def _listed_files(out: Path) -> set[str] | None:
         return None
 
 
-def _compare_counts(network: nn.Module, figures: Figures) -> None:
-    """Let fvcore, which the challenge uses, confirm what the bare process counted, if it is installed."""
-    part = 4  # of each side: these networks do the same at every pixel, and a large one takes long to trace
-    if find_spec("fvcore") is None:
-        return
-    counted = count(network, *(side // part for side in SIZE))[:4]
-    expected = (figures.parameters, figures.flops // part**2, figures.activations // part**2, figures.convolutions)
-    if counted != expected:
-        raise DscsrError(
-            f"fvcore to count {expected} (parameters, FLOPs, activations, convolutions)",
-            counted,
-            "Nothing was kept. Please report this.",
-        )
-
-
-def _quality(network: nn.Module, pairs: Pairs, progress: Progress) -> Quality:
+def _quality(network: nn.Module, pairs: Pairs, data_range: float, progress: Progress) -> Quality:
     """The challenge's PSNR, on the GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     with torch.inference_mode():
-        return quality_of(lambda x: network(x.to(device)), pairs, SCALE, progress)
+        return quality_of(lambda x: network(data_range * x.to(device)) / data_range, pairs, SCALE, progress)
 
 
 def _tell(building: Path, made: Made) -> None:
     """README, branch, and the list of files, which also says that this folder is a kit."""
     (building / "README.md").write_text(texts.readme(made), encoding="utf-8")
-    (building / "test_demo_branch.txt").write_text(texts.branch(made.kit), encoding="utf-8")
+    (building / "test_demo_branch.txt").write_text(texts.branch(made), encoding="utf-8")
     mark = {
         "dscsr": texts.dscsr_version(),
         "team": made.kit.team,

@@ -19,6 +19,7 @@ from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_model.export.compare import soft_image
 from dscsr_model.export.ntire import bare_check
+from dscsr_model.export.ntire.own_file import OwnFile
 from dscsr_model.export.ntire.single_file import single_file
 from dscsr_model.profiling.machine import processor
 
@@ -28,6 +29,22 @@ SIZE = (256, 256)
 TOLERANCE = 1e-4
 """Largest difference from the trained network, both in float64, as part of the largest value (at least 1): weights that
 were merged from training branches, or folded, are rounded to float32 once. A step of 8 bits is 40 times as much."""
+
+
+_STEPS = {
+    "import": ("{0} to be imported", "Correct it: the challenge imports it alone."),
+    "build": ("{1} to be built by what --set says, as the challenge does", "Correct --set, or the file."),
+    "weights": ("weights that fit {1}", "Check --class and --set; --param-key names other weights of the file."),
+    "run": (
+        "{1} to run on images of odd sizes",
+        "The challenge's have any size: whatever it pads, it has to pad itself.",
+    ),
+    "size": ("{1} to make one image (1, 3, 4H, 4W) of one (1, 3, H, W)", "The challenge asks for that."),
+    "warm": ("{1} to do the same when an image ran through it before its weights came", "The kit warms a GPU up so."),
+    "finite": ("{1} to give finite numbers", "Take other weights, or the right --data-range."),
+    "count": ("fvcore to count {1}, as the challenge does", "It traces the network: leave out what it stumbles on."),
+}
+"""What is wrong with a network of the user's own when this step of the check fails, and what to do."""
 
 
 class Job(NamedTuple):
@@ -56,6 +73,10 @@ class Figures(NamedTuple):
     sizes: list[list[int]]
     python: str
     torch: str
+    counted_by: str = ""
+    """What has counted ``flops``; nothing: the convolutions alone were counted."""
+    likeness: float | None = None
+    """Of a network of the user's own: PSNR between its input and its output, reduced to that size."""
     runtime_ms: float | None = None
     baseline_ms: float | None = None
     """Of SPAN with 28 channels, the baseline of 2026, in the same process."""
@@ -63,12 +84,12 @@ class Figures(NamedTuple):
     machine: str = ""
 
 
-def self_check(job: Job, network: nn.Module, folder: Path, python: str | None = None) -> Figures:
+def self_check(job: Job, network: nn.Module | OwnFile, folder: Path, python: str | None = None) -> Figures:
     """Check a submission's file and weights against the trained network.
 
     Args:
         job: The submission.
-        network: As it was trained.
+        network: As it was trained; or the user's own file, which is the trained one itself.
         folder: An empty one for what the two processes tell each other.
         python: Interpreter of the bare process, as a path or as on the PATH; None: this one.
 
@@ -77,10 +98,12 @@ def self_check(job: Job, network: nn.Module, folder: Path, python: str | None = 
     """
     interpreter = sys.executable if python is None else _found(python)
     examples, baseline = folder / "examples.pth", folder / "baseline.py"
-    save_state_dict({"examples": examples_of(network, job.border)}, examples)
+    own = isinstance(network, OwnFile)
+    pairs = images_for(network) if isinstance(network, OwnFile) else examples_of(network, job.border)
+    save_state_dict({"examples": pairs}, examples)
     text = single_file(SPAN(feature_channels=28).fuse()).text("Baseline", "The baseline of 2026.")
     baseline.write_text(text, encoding="utf-8")  # its weights do not matter for its time
-    files = {"examples": str(examples), "baseline": str(baseline), "size": SIZE}
+    files = {"examples": str(examples), "baseline": str(baseline), "size": SIZE, "own": own}
     told = json.dumps({**job._asdict(), **files, "packages": _packages(None if python is None else interpreter)})
     command = [interpreter, "-I", "-S", "-W", "ignore", os.path.abspath(bare_check.__file__)]  # no environment, no site
     ended = subprocess.run(command, input=told, cwd=folder, capture_output=True, text=True, check=False)
@@ -91,7 +114,11 @@ def self_check(job: Job, network: nn.Module, folder: Path, python: str | None = 
             f"{last} (from {' '.join(command[:3])} …)",
             "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this.",
         )
-    figures = judge(json.loads(ended.stdout))
+    answer = json.loads(ended.stdout)
+    if "failed" in answer:
+        step, said = answer["failed"]
+        raise _failed(step, said, network)
+    figures = judge(answer)
     return figures if torch.cuda.is_available() else figures._replace(machine=f"{processor()}, {figures.machine}")
 
 
@@ -115,6 +142,23 @@ def judge(answer: dict[str, Any]) -> Figures:
             "Nothing was kept. Weights that are broken (NaN) do this; if yours are not, please report it.",
         )
     return Figures(**answer)
+
+
+def _failed(step: str, said: str, network: nn.Module | OwnFile) -> DscsrError:
+    """A step of the check failed: what a user is to do about a file of theirs, or that ours is to be reported."""
+    if not isinstance(network, OwnFile):
+        return DscsrError("the file to run alone in a bare process", said, "Nothing was kept. Please report this.")
+    words, remedy = _STEPS[step]
+    lines = [line.strip()[:300] for line in said.splitlines() if "Error(s) in loading state_dict" not in line]
+    got = " ".join(lines).rstrip(".")
+    return DscsrError(words.format(network.path, network.network), got, f"{remedy} Nothing was kept.")
+
+
+def images_for(own: OwnFile) -> list[tuple[Tensor, Tensor]]:
+    """Images of odd sizes for a network of the user's own, as large as padding by any window takes; each twice."""
+    generator = torch.Generator().manual_seed(0)
+    images = [own.data_range * soft_image((1, 3, *size), generator) for size in ((97, 130), (115, 89))]
+    return [(image, image) for image in images]
 
 
 @torch.no_grad()

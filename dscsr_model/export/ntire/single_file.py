@@ -10,7 +10,7 @@ import re
 import sys
 import tokenize
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -28,13 +28,11 @@ _SUBMITTED = '''class {name}({network}):
     """``{network}`` with the arguments that fit its weights."""
 
     def __init__(self) -> None:
-        super().__init__(
-{arguments}
-        )
+        super().__init__({arguments})
         # The challenge's script times the first image too: let a GPU load its kernels before that.
         if torch.cuda.is_available():
             with torch.no_grad():
-                self.cuda()(torch.zeros(1, 3, 256, 256).cuda())
+                self.eval().cuda()(torch.zeros(1, 3, 256, 256).cuda())
             self.cpu()
 '''
 """The class that is handed in."""
@@ -53,6 +51,11 @@ class SingleFile(NamedTuple):
     """Pixels of the input, from each side, in which the output may differ from the trained network's."""
 
     @property
+    def data_range(self) -> float:
+        """Largest value of its images: of networks of dscsr always 1."""
+        return 1.0
+
+    @property
     def describes(self) -> str:
         """What the module of the network says of it."""
         return inspect.cleandoc(sys.modules[self.sources[-1].__module__].__doc__ or "")
@@ -65,15 +68,9 @@ class SingleFile(NamedTuple):
         """
         pieces = [_needed(inspect.getsource(source)) for source in self.sources]
         body, network = "\n\n\n".join(pieces), self.sources[-1].__name__
-        taken = (_names(body) | {"torch", "annotations"}) - {network}
-        if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name) or name in taken:
-            got = f"{name!r}, which " + ("is in use in the network's file" if name in taken else "is none")
-            remedy = "Choose another --name: letters, digits and _, such as FastSPAN."
-            raise DscsrError("the name of a Python class", got, remedy)
-        arguments = "\n".join(f"            {key}={_literal(key, value)}," for key, value in self.arguments.items())
-        submitted = _SUBMITTED.format(name=name, network=network, arguments=arguments)
+        handed_in = submitted(name, network, self.arguments, body, may_be_called=network)
         head = f'"""{docstring}"""\n\nfrom __future__ import annotations\n\n{_head(self.sources, body)}'
-        text = "\n\n\n".join([head, body, submitted])
+        text = "\n\n\n".join([head, body, handed_in])
         ast.parse(text, feature_version=PYTHON)
         return text
 
@@ -112,6 +109,21 @@ def single_file(network: nn.Module, fold: str | None = None) -> SingleFile:
         return SingleFile(name, sources[name], arguments, state)
     folded, border = fold_span(state, fold), BORDER if fold == "all" else 0
     return SingleFile(name, sources[name], {**arguments, "fold": fold}, folded, border)
+
+
+def submitted(name: str, network: str, arguments: Mapping[str, Any], body: str, may_be_called: str = "") -> str:
+    """The class that is handed in, for the end of a file with ``body``.
+
+    Raises:
+        DscsrError: The name is in use in the file, other than as ``may_be_called``, or an argument is no plain value.
+    """
+    taken = (_names(body) | {"torch", "annotations"}) - {may_be_called}
+    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name) or name in taken:
+        got = f"{name!r}, which " + ("is in use in the network's file" if name in taken else "is none")
+        remedy = "Choose another --name: letters, digits and _, such as FastSPAN."
+        raise DscsrError("the name of a Python class", got, remedy)
+    lines = "\n".join(f"            {key}={_literal(key, value)}," for key, value in arguments.items())
+    return _SUBMITTED.format(name=name, network=network, arguments=lines and f"\n{lines}\n        ")
 
 
 def _needed(source: str) -> str:
