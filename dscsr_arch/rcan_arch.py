@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dscsr_arch.architecture import Architecture, CSDNames, StateDict, count_layers, has_all
-from dscsr_arch.constructor import COUNT, IMAGE, NUMBER, RGB_MEAN, constructor, one_of
-from dscsr_arch.edsr_arch import UPSCALES, ResidualNetwork, common_arguments
+from dscsr_arch.constructor import COUNT, IMAGE, NUMBER, RGB_MEAN, constructor, input_mean, one_of
+from dscsr_arch.edsr_arch import UPSCALES, ResidualNetwork, common_arguments, upsampler
 
 
 class ChannelAttention(nn.Module):
@@ -146,4 +146,5 @@ ARCHITECTURE = Architecture(
             (rf"{_BLOCK}caLayer\.conv_du\.1\.", f"{_RENAMED_BLOCK}3.attention.3."),
         ),
     ),
+    single_file=(input_mean, ChannelAttention, RCAB, ResidualGroup, upsampler, ResidualNetwork, RCAN),
 )

@@ -23,6 +23,8 @@ from dscsr_arch.constructor import COUNT, FLAG, Kind, constructor, one_of
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.reparameterized import Reparameterized, in_form_of
 from dscsr_arch.span_arch import MERGED_ALONE, SPAB, UPSCALES
+from dscsr_arch.span_plain import PlainSPAB
+from dscsr_arch.spanf_plain import PlainFirstBlock, PlainSPANF
 
 IMAGE_KINDS = {
     "num_in_ch": COUNT,
@@ -151,4 +153,5 @@ ARCHITECTURE = Architecture(
     arguments=_arguments,
     width_arguments=("feature_channels",),
     prepare=in_form_of,
+    single_file=(PlainSPAB, PlainFirstBlock, PlainSPANF),
 )

@@ -26,6 +26,7 @@ from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.reparameterized import Reparameterized, in_form_of
 from dscsr_arch.span_arch import MERGED_ALONE
 from dscsr_arch.spanf_arch import IMAGE_KINDS, conv_near, image_arguments
+from dscsr_arch.spanv2_plain import PlainSPABV2, PlainSPANV2
 
 
 class SPABV2(nn.Module):
@@ -118,4 +119,5 @@ ARCHITECTURE = Architecture(
     arguments=_arguments,
     width_arguments=("feature_channels",),
     prepare=in_form_of,
+    single_file=(PlainSPABV2, PlainSPANV2),
 )

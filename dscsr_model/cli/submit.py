@@ -49,8 +49,9 @@ def add_parser(subparsers: Any) -> None:
         nargs="?",
         const="all",
         choices=("exact", "all"),
-        help="of SPAN: make one convolution of two that follow each other. exact: conv_2 and conv_cat, which changes "
-        "nothing; all (the default of --fold): conv_1 and block_1 too, which changes the border of the image",
+        help="make one convolution of two that follow each other. exact: what changes nothing (of SPAN conv_2 and "
+        "conv_cat, of SPANF conv_near and conv_cat); all (the default of --fold): of SPAN also conv_1 and block_1, "
+        "which changes the border of the image",
     )
     add("--python", metavar="FILE", help="interpreter of the check (default: this one)")
     add("--force", action="store_true", help="replace a kit that is there")

@@ -19,7 +19,7 @@ from dscsr_arch.architecture import architectures
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import describe
-from dscsr_model.export.ntire.folding import BORDER, FOLDS, fold_span
+from dscsr_model.export.ntire import folding
 
 PYTHON = (3, 9)
 """The version that the challenge runs."""
@@ -49,6 +49,8 @@ class SingleFile(NamedTuple):
     state: dict[str, Tensor]
     border: int = 0
     """Pixels of the input, from each side, in which the output may differ from the trained network's."""
+    saved: tuple[int, int] = (0, 0)
+    """Parameters that a fold saves, and operations for each pixel."""
 
     @property
     def data_range(self) -> float:
@@ -80,7 +82,7 @@ def single_file(network: nn.Module, fold: str | None = None) -> SingleFile:
 
     Args:
         network: One whose `Architecture` names sources, in any state of training.
-        fold: Of SPAN, which layers to fold into each other: one of `folding.FOLDS`, or None.
+        fold: Which layers to fold into each other: one of `folding.FOLDS`, or None.
 
     Returns:
         Its form with float32 weights.
@@ -95,10 +97,8 @@ def single_file(network: nn.Module, fold: str | None = None) -> SingleFile:
         raise DscsrError(
             f"a network that has a single-file form ({', '.join(sources)})",
             name,
-            "Write its file by hand, after a kit of one of these.",
+            "Give its own file: --source FILE.py --class NAME.",
         )
-    if fold is not None and (name != "SPAN" or fold not in FOLDS):
-        raise DscsrError(f"a SPAN and a fold of {', '.join(FOLDS)}", f"{name} and {fold!r}", "Leave --fold out.")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     state = {
         key.replace(".eval_conv.", "."): tensor.detach().clone().contiguous()
@@ -107,8 +107,15 @@ def single_file(network: nn.Module, fold: str | None = None) -> SingleFile:
     }
     if fold is None:
         return SingleFile(name, sources[name], arguments, state)
-    folded, border = fold_span(state, fold), BORDER if fold == "all" else 0
-    return SingleFile(name, sources[name], {**arguments, "fold": fold}, folded, border)
+    folded, border = folding.fold(name, state, fold)
+    parameters, kernels = (_size(state, dims) - _size(folded, dims) for dims in ((1, 4), (4,)))
+    arguments["fold"] = fold
+    return SingleFile(name, sources[name], arguments, folded, border, (parameters, kernels))
+
+
+def _size(state: Mapping[str, Tensor], dims: tuple[int, ...]) -> int:
+    """How many numbers there are in tensors of so many dimensions: 1 of biases, 4 of kernels."""
+    return sum(tensor.numel() for tensor in state.values() if tensor.dim() in dims)
 
 
 def submitted(name: str, network: str, arguments: Mapping[str, Any], body: str, may_be_called: str = "") -> str:

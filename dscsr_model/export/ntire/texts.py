@@ -7,8 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from dscsr_arch.metadata import Metadata, in_words
+from dscsr_model.export.ntire.folding import FOLDED
 from dscsr_model.export.ntire.own_file import OwnFile
-from dscsr_model.export.ntire.self_check import TOLERANCE
+from dscsr_model.export.ntire.self_check import SIZE, TOLERANCE
 from dscsr_model.export.ntire.single_file import SingleFile
 from dscsr_model.profiling.score import BASELINES, score
 
@@ -61,6 +62,10 @@ def table(made: Made) -> list[tuple[str, str]]:
         ("Activations at 256x256", f"{figures.activations / 1e6:.2f} M"),
         ("Convolutions", str(figures.convolutions)),
     ]
+    if isinstance(made.form, SingleFile) and "fold" in made.form.arguments:
+        parameters, operations = made.form.saved
+        flops = operations * SIZE[0] * SIZE[1]
+        rows.append(("Saved by --fold", f"{parameters:,} parameters, {flops / 1e9:.2f} G FLOPs"))
     if figures.runtime_ms is not None and figures.baseline_ms is not None:
         base = BASELINES[2026].name
         value = score(figures.runtime_ms, figures.flops, figures.parameters, 2026, baseline_ms=figures.baseline_ms)
@@ -86,8 +91,7 @@ def describe(form: SingleFile | OwnFile) -> str:
         return f"{form.network}({arguments}) of {form.path.name}"
     blocks = f", {form.arguments['num_block']} blocks" if "num_block" in form.arguments else ""
     fold = form.arguments.get("fold")
-    folds = ", conv_2 folded into conv_cat" if fold else ""
-    folds += ", conv_1 folded into block_1" if fold == "all" else ""
+    folds = f", {FOLDED[form.network][fold]}" if fold else ""
     return f"{in_words(Metadata(form.network, form.arguments))}{blocks}{folds}"
 
 

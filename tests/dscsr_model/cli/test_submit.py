@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dscsr_arch import SPAN
+from dscsr_arch import RCAN, SPAN, SPANF, SPANV2
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.export.ntire import kit as kits
@@ -52,6 +52,26 @@ def test_the_whole_way(weights, tmp_path, monkeypatch, capsys):
         "README.md", "model_zoo/team07_Tiny.pth", "models/team07_Tiny.py", "test_demo_branch.txt"
     ]  # fmt: skip
     assert mark["psnr"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize(
+    ("network", "words", "told"),
+    [
+        (SPANF(feature_channels=6, num_blocks=2, tail_channels=5), (), "SPANF, 6 channels, x4\n"),
+        (SPANF(feature_channels=6, num_blocks=2), ("--fold",), "conv_near folded into conv_cat"),
+        (SPANV2(feature_channels=6, num_blocks=2), (), "SPANV2, 6 channels, x4\n"),
+        (RCAN(num_feat=6, num_group=2, num_block=2, squeeze_factor=3), (), "RCAN, 6 channels, x4, 2 blocks\n"),
+    ],
+)
+def test_every_kind_of_network(network, words, told, tmp_path, checked_here, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": network.state_dict(), **beside(network)}, "net.pth")
+    assert submit("net.pth", "--team", "7", "--name", "Tiny", "-o", "kit", *words) == 0
+    said = capsys.readouterr().out
+    assert told in said
+    assert ("Saved by --fold" in said) == ("--fold" in words)
+    assert "differs from the trained network by at most" in said
 
 
 NO_NAMES = ("../evil", 'x"\nimport os', "a\n", "", "9a", "é", "a.py", "a" * 61, "{x}")

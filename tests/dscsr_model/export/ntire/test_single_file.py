@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dscsr_arch import CARN, EDSR, SPAN, CSSRNet, DSCLoRA
+from dscsr_arch import CARN, EDSR, RCAN, SPAN, SPANF, SPANV2, CSSRNet, DSCLoRA
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.metadata import describe
 from dscsr_model.export.ntire import bare_check
 from dscsr_model.export.ntire.single_file import single_file
 
@@ -42,6 +43,12 @@ NETWORKS = {
     "edsr x3": lambda: EDSR(num_feat=12, num_block=3, upscale=3),
     "edsr x4": lambda: EDSR(num_feat=12, num_block=3, img_range=1.0, rgb_mean=(0.1, 0.2, 0.3)),
     "student of edsr": edsr_student,
+    "spanf": SPANF,
+    "spanf x2, one block": lambda: SPANF(feature_channels=6, upscale=2, num_blocks=1),
+    "spanf of a cut tail, without bias": lambda: SPANF(feature_channels=8, num_blocks=3, tail_channels=5, bias=False),
+    "spanv2": SPANV2,
+    "spanv2 x3": lambda: SPANV2(feature_channels=6, upscale=3, num_blocks=2),
+    "rcan": lambda: RCAN(num_feat=8, num_group=2, num_block=2, squeeze_factor=4, res_scale=0.5),
 }
 
 
@@ -58,7 +65,7 @@ def built(form, name="Mine"):
 def difference(network, form):
     """Largest one in float64, as part of the largest value, over odd sizes; weights of ``form`` are float32."""
     alone = built(form).double()
-    channels = next(network.parameters()).shape[1]
+    channels = describe(network).arguments["num_in_ch"]
     with torch.no_grad():
         pairs = [(network(x), alone(x)) for x in (torch.rand(2, channels, *s).double() for s in ((7, 12), (19, 5)))]
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
@@ -90,6 +97,9 @@ TEXTS = {
     "span": lambda: text_of(SPAN(feature_channels=4), "all"),
     "carn": lambda: text_of(CARN(num_feat=4)),
     "edsr": lambda: text_of(EDSR(num_feat=4, num_block=1)),
+    "rcan": lambda: text_of(RCAN(num_feat=4, num_group=1, num_block=1, squeeze_factor=2)),
+    "spanf": lambda: text_of(SPANF(feature_channels=4), "exact"),
+    "spanv2": lambda: text_of(SPANV2(feature_channels=4)),
     "bare_check": lambda: Path(bare_check.__file__).read_text(encoding="ascii"),
 }
 
@@ -99,7 +109,8 @@ def test_runs_on_python_3_9_and_imports_torch_and_the_standard_library_alone(nam
     tree = ast.parse(TEXTS[name](), feature_version=(3, 9))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {module.partition(".")[0] for module in imported} <= {"torch", *sys.stdlib_module_names}
+    known = {"torch", *sys.stdlib_module_names, *(["fvcore"] if name == "bare_check" else [])}  # if it is there
+    assert {module.partition(".")[0] for module in imported} <= known
     if name == "bare_check":  # the others evaluate no annotations
         annotations = [node.annotation for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
         annotations += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.returns]
