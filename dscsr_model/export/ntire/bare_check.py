@@ -75,7 +75,8 @@ def check(job: dict[str, Any]) -> dict[str, Any]:
     network = load(*submission)
     examples = torch.load(job["examples"], weights_only=True)["examples"]
     if job["own"]:
-        answer = try_out(network, load(*submission, first=torch.zeros_like(examples[0][0])), [x for x, _ in examples], file)
+        images = [x for x, _ in examples]
+        answer = try_out(network, load(*submission, first=torch.zeros_like(images[0])), images, file)
     else:
         answer = compare(network, examples, job["border"])
     with step("count", file):

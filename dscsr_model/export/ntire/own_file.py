@@ -72,9 +72,7 @@ def read(
     """
     source, tree = _parse(path)
     if imported := sorted(set(_imported(tree.body))):
-        code = (
-            " A network registered in BasicSR needs no @ARCH_REGISTRY.register() here." if "basicsr" in imported else ""
-        )
+        code = " BasicSR's registry is not needed here." if "basicsr" in imported else ""
         raise DscsrError(
             f"{path} to import torch and the standard library alone, as one file of the challenge",
             ", ".join(imported),

@@ -97,7 +97,7 @@ FAULTS = [
     ({"--name": "Base"}, NET, "but got 'Base', which is in use in the network's file. Choose another --name"),
     ({}, NET + "import einops\nfrom .utils import f\n", "standard library alone, as one file of the challenge, but got "
      ".utils, einops. Write what it uses"),
-    ({}, "from basicsr.utils import x\n", "A network registered in BasicSR needs no @ARCH_REGISTRY.register() here"),
+    ({}, "from basicsr.utils import x\n", "BasicSR's registry is not needed here"),
     ({}, "match 1:\n    case 1: pass\n", "Expected code of Python 3.9 in net.py, but got Pattern matching is only"),
     ({}, "\xe9", "Expected code of Python 3.9 in net.py, but got 'utf-8' codec"),
     ({}, NET + "raise SystemExit(3)\n", "net.py to be imported, but got SystemExit: 3 (line 29). Correct it"),
