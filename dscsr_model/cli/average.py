@@ -74,7 +74,8 @@ def _check(args: argparse.Namespace) -> list[float]:
         got = " ".join(f"{share:g}" for share in given)
         raise DscsrError(f"{len(args.weights)} positive numbers for --shares", got, "Give one for each file.")
     check_new(args.out, args.force)
-    if args.out.exists() and any(file.exists() and args.out.samefile(file) for file in args.weights):
+    sources = [file for file in (*args.weights, args.base) if file is not None and file.exists()]
+    if args.out.exists() and any(args.out.samefile(file) for file in sources):
         raise DscsrError("an output beside the sources", f"one of them: {args.out}", "Choose another name.")
     return [share / sum(given) for share in given]
 
@@ -95,14 +96,15 @@ def _write_network(args: argparse.Namespace, shares: list[float]) -> None:
     if len(loaded) < len(args.weights):
         raise DscsrError("different files", "one that is named twice", "Name it once, and give it more by --shares.")
     mean = average_networks(loaded, shares)
-    figures = {name: _measure(args, network) for name, network in {**loaded, "their mean": mean}.items()}
+    measured = {**loaded, "their mean": mean} if args.data else {}
+    figures = {name: _measure(args.data, network) for name, network in measured.items()}
     path, form = choose(args.out, None, args.weights[0], half=False)
-    shipped = ship(mean, path, form, force=args.force, sources=args.weights)
-    read = [*(_weights_of(file, args.param_key) for file in args.weights), ""]
-    rows = [
-        [name, where, f"{share:.3g}" if share else "", *([f"{q.psnr:.4f}", f"{q.psnr_y:.4f}"] if q else [])]
-        for (name, q), where, share in zip(figures.items(), read, [*shares, 0], strict=True)
-    ]
+    shipped = ship(mean, path, form, force=args.force)
+    read = [_weights_of(file, args.param_key) for file in args.weights]
+    rows = [[name, where, f"{share:.3g}"] for name, where, share in zip(loaded, read, shares, strict=True)]
+    if figures:
+        psnrs = [[f"{one.psnr:.4f}", f"{one.psnr_y:.4f}"] for one in figures.values()]
+        rows = [[*row, *psnr] for row, psnr in zip([*rows, ["their mean", "", ""]], psnrs, strict=True)]
     headers = ["network", "weights", "share", *(["PSNR", "PSNR Y"] if args.data else [])]
     print(tabulate(rows, headers, disable_numparse=True))
     print(
@@ -111,18 +113,16 @@ def _write_network(args: argparse.Namespace, shares: list[float]) -> None:
     print(f"  {_judgement(figures)}")
 
 
-def _measure(args: argparse.Namespace, network: nn.Module) -> Quality | None:
-    if args.data is None:
-        return None
+def _measure(data: list[Path], network: nn.Module) -> Quality:
     from dscsr_model.inference.engines import torch_engine
     from dscsr_model.profiling.folders import evaluate_folders
 
-    return evaluate_folders(torch_engine(network), *args.data)
+    return evaluate_folders(torch_engine(network), *data)
 
 
-def _judgement(figures: dict[str, Quality | None]) -> str:
+def _judgement(figures: dict[str, Quality]) -> str:
     """What averaging gave."""
-    measured = [(quality.psnr, name) for name, quality in figures.items() if quality is not None]
+    measured = [(quality.psnr, name) for name, quality in figures.items()]
     if not measured:
         return "whether it is better than its parts is not known: no --data HR LR was given"
     (best, name), (mean, _) = max(measured[:-1]), measured[-1]
@@ -133,7 +133,7 @@ def _weights_of(file: Path, param_key: str | None) -> str:
     """Which weights of a file were read."""
     from dscsr_arch.weight_files import weight_sets
 
-    return param_key or next(iter(weight_sets(file)), "all")
+    return param_key or next(iter(weight_sets(file)), "unwrapped")
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
