@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ class Architecture:
     """Arguments that shapes tell unless the network is an unusual one."""
     width_arguments: tuple[str, ...] = ()
     """Arguments that are its channels: CSSR-Net makes them narrower."""
+    part_widths: Mapping[str, str] = field(default_factory=dict)
+    """Arguments that are the channels of a part alone, which can be pruned, and whose value they have where None."""
     prepare: Callable[[Any, StateDict], nn.Module] = lambda network, _: network
     """Bring a freshly built network into the form of the weights, e.g. fused."""
     base: str | None = None

@@ -16,7 +16,7 @@ from dscsr_model.files import for_the_user
 # One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
 COMMANDS = (
     *("train", "test", "prepare", "export", "upscale", "submit"),
-    *("profile", "average", "report", "weights", "schema", "doctor"),
+    *("prune", "average", "profile", "report", "weights", "schema", "doctor"),
 )
 
 
