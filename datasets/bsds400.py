@@ -8,6 +8,7 @@ ASSETS holds ``bsds400/*.jpg`` (the photographs of BSDS500's train and test part
     datasets/bsds400/GT.lmdb, LQ_X4.lmdb   training pairs x4, raw; every photograph whole and at half its size, since
                                            the noise of JPEG is averaged away in the halves
     datasets/bsds400/held_out/GT, LQ       every tenth photograph, for validation
+    datasets/bsds400/few/GT, LQ            every tenth of those that are trained on, to prune with
     datasets/Set5/HR, LRbicx4              copies
     datasets/weights/                      copies
 
@@ -58,16 +59,16 @@ def collect(assets: Path) -> int:
         remedy = "Give the folder that has bsds400, set5 and weights in it."
         raise DscsrError(f"at least {HOLD_OUT_EVERY} photographs in {assets / 'bsds400'}", len(photographs), remedy)
     training = DATA / "photographs"
-    for folder in (training, DATA / "held_out/GT", DATA / "held_out/LQ"):
+    for folder in (training, *(DATA / name / side for name in ("held_out", "few") for side in ("GT", "LQ"))):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     for number, path in enumerate(photographs, start=1):
         image = read_rgb(path)
-        if number % HOLD_OUT_EVERY == 0:
-            image = cropped(image, SCALE)
-            write(DATA / f"held_out/GT/{path.stem}.png", image)
-            write(DATA / f"held_out/LQ/{path.stem}.png", downscale(image, SCALE))
-        else:
+        if number % HOLD_OUT_EVERY < 2:
+            pair = DATA / ("few" if number % HOLD_OUT_EVERY else "held_out")
+            write(pair / f"GT/{path.stem}.png", cropped(image, SCALE))
+            write(pair / f"LQ/{path.stem}.png", downscale(cropped(image, SCALE), SCALE))
+        if number % HOLD_OUT_EVERY:
             write(training / f"{path.stem}.png", cropped(image, SCALE))
             write(training / f"{path.stem}_half.png", cropped(downscale(cropped(image, 2), 2), SCALE))
     for source, target in (("set5/HR", "Set5/HR"), ("set5/LRbicx4", "Set5/LRbicx4"), ("weights", "weights")):

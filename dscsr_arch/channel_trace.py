@@ -1,9 +1,9 @@
 """Which channels of a network belong together, found by running it once on a small image.
 
 A convolution makes channels of its own and reads those of its input. Whatever acts on each channel alone keeps them, an
-addition or a product makes the channels of both sides one, ``cat`` puts them side by side, a pixel shuffle of r makes one
-of r². What is left are channels that can only stay, move or go as a whole, with the entries of every kernel that hold
-them. After any other operation (attention over channels, a norm over them) channels can do neither.
+addition or a product makes the channels of both sides one, ``cat`` puts them side by side, a pixel shuffle of r makes
+one of r². What comes out are channels that can only stay, move or go as a whole, with the entries of every kernel that
+belong to them. Channels that meet any other operation (an attention or a norm over channels) have to stay.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Side = tuple[str, int]
 
 
 class Channels(NamedTuple):
-    """Channels of a network, as numbers below a count."""
+    """Channels of a network, as numbers below a total."""
 
-    count: int
+    total: int
     sides: dict[Side, list[int]]
     """The channel of every entry, of each dimension that holds channels."""
     made: list[Side]
@@ -111,7 +111,8 @@ class _Trace(TorchDispatchMode):
     def result(self) -> Channels:
         """What was found."""
         sides = {side: [self._root(channel) for channel in channels] for side, channels in self._sides.items()}
-        return Channels(len(self._parents), sides, list(self._made), {self._root(channel): why for channel, why in self._fixed.items()})
+        fixed = {self._root(channel): why for channel, why in self._fixed.items()}
+        return Channels(len(self._parents), sides, list(self._made), fixed)
 
     def _convolution(self, args: Sequence[Any], out: Tensor) -> None:
         x, weight, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]

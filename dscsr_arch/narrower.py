@@ -32,7 +32,7 @@ def narrower(network: nn.Module, keep: float, layers: Iterable[str] = ()) -> Nar
     Args:
         network: As `load_model` gives it; it says what it was built from.
         keep: A part of the channels, between 0 and 1, or how many of them, from 1.
-        layers: Constructor arguments that are channels; ``tail`` stands for ``tail_channels``. None: the network's width.
+        layers: Constructor arguments that are channels; ``tail`` stands for ``tail_channels``. None: its width.
 
     Raises:
         ArgumentError: No such argument, or ``keep`` leaves all channels, none, or a fraction of one.

@@ -1,12 +1,13 @@
 """Pruning: the channels that matter least leave a network, which is then a narrower one of its class.
 
-Channels are ranked by the L2 norms of their kernels ("Pruning Filters for Efficient ConvNets", arXiv 1608.08710), or by the
-first order of what their loss costs on images ("Importance Estimation for Neural Network Pruning", arXiv 1906.10771).
+Channels are ranked by the norms of their kernels ("Pruning Filters for Efficient ConvNets", arXiv 1608.08710), or by
+the first order of what their loss costs on images ("Importance Estimation for Neural Network Pruning", arXiv
+1906.10771).
 
-Different from both: what an addition or a product ties together is ranked and goes together (`channel_trace`); the L2 norm
-is that of the kernels that read a channel, since those that make it say little where others enlarge it again (SPANF's
-tail of 32 cut to 20, Set5 ×4: 30.90 dB against 10.60); before any channel goes, all stand in the order of their
-importance, which changes no output.
+Different from both: what an addition or a product ties together is ranked and goes together (`channel_trace`); the
+norm, L2, is that of the kernels that read a channel, since those that make it say little where others enlarge it again
+(SPANF's tail of 32 cut to 20, Set5 ×4: 30.90 dB against 10.60); before any channel goes, all stand in the order of
+their importance, which changes no output.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def taylor_importance(network: nn.Module, channels: Channels, images: Iterable[t
 
 def _sum(channels: Channels, values: dict[str, Tensor]) -> Tensor:
     """Values of all entries of tensors, added up for each channel."""
-    total = torch.zeros(channels.count, dtype=torch.float64)
+    total = torch.zeros(channels.total, dtype=torch.float64)
     for (name, axis), here in channels.sides.items():
         if name in values:
             others = [other for other in range(values[name].dim()) if other != axis]
@@ -165,7 +166,7 @@ def _sum(channels: Channels, values: dict[str, Tensor]) -> Tensor:
 
 def permuted(network: nn.Module, channels: Channels, cuts: Sequence[Cut], importance: Tensor) -> nn.Module:
     """A copy whose channels of each cut stand in the order of their importance: it computes the same."""
-    order = {}
+    order: dict[int, int] = {}
     for cut in cuts:
         ranked = sorted(cut.channels, key=lambda channel: -importance[channel].item())
         order.update(zip(cut.channels, ranked, strict=True))

@@ -1,13 +1,14 @@
 """After a cut, in closed form: convolutions that give again what they gave before, as nearly as what is left allows.
 
 From "Channel Pruning for Accelerating Very Deep Neural Networks" (arXiv 1707.06168), its second step: least squares,
-layer by layer in the order in which they run, from what the cut network now feeds a layer to what the layer put out before.
+layer by layer in the order in which they run, from what the cut network feeds a layer to what it put out before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,16 @@ def refit(narrow: nn.Module, network: nn.Module, kept: dict[str, list[int]], ima
 
 
 def _fit(
-    narrow: nn.Module, layer: nn.Conv2d, network: nn.Module, before: nn.Module, kept: list[int], images: Sequence[Tensor]
+    narrow: nn.Module, layer: nn.Conv2d, wide: nn.Module, before: nn.Module, kept: list[int], images: Sequence[Tensor]
 ) -> None:
     """One layer, by the normal equations in float64, of its weights and its bias together."""
+    padding: Any = layer.padding  # not "same": see `refit`
     weights = layer.weight.flatten(1).double()
     start = weights if layer.bias is None else torch.cat([weights, layer.bias.double()[:, None]], dim=1)
     square, product = torch.zeros(2 * start.shape[1:], dtype=torch.float64), torch.zeros_like(start)
     for image in images:
-        x, y = _at(narrow, layer, image)[0], _at(network, before, image)[1]
-        patches = F.unfold(x.double(), layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0]
+        x, y = _at(narrow, layer, image)[0], _at(wide, before, image)[1]
+        patches = F.unfold(x.double(), layer.kernel_size, layer.dilation, padding, layer.stride)[0]
         if layer.bias is not None:
             patches = torch.cat([patches, patches.new_ones(1, patches.shape[1])])
         square += patches @ patches.T
@@ -85,5 +87,5 @@ def _at(network: nn.Module, layer: nn.Module, image: Tensor) -> tuple[Tensor, Te
     return found[0]
 
 
-class _Found(Exception):
+class _Found(Exception):  # noqa: N818 - no error
     """Ends a run."""

@@ -152,6 +152,7 @@ ARCHITECTURE = Architecture(
     recognise=_recognise,
     arguments=_arguments,
     width_arguments=("feature_channels",),
+    part_widths={"tail_channels": "feature_channels"},
     prepare=in_form_of,
     single_file=(PlainSPAB, PlainFirstBlock, PlainSPANF),
 )

@@ -27,7 +27,7 @@ then train the rest, with WEIGHTS as its teacher: options/train_heal_spanf_x4.ym
 --data ranks by the first-order Taylor term |w * dL/dw|, which is far better than the norms of kernels; --refit costs
 about a run over the data for each layer, and often wins back most of what was lost."""
 
-_SIDE, _MOST = 96, 32
+_SIDE, _MOST = 96, 64
 """Patches of LQ that channels are ranked and layers refitted on: pixels a side, and how many."""
 
 
@@ -36,8 +36,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "prune",
         help="make a network narrower: leave out the channels that matter least",
-        description="Rank the channels of a trained network, put them into that order, which changes no image, and cut\n"
-        "the last ones off. OUT is a fused, narrower network of the same class.",
+        description="Rank the channels of a trained network, put them into this order, which alters no image, and cut\n"
+        "off the last ones. OUT is a fused, narrower network of the same class.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,12 +81,13 @@ def run(args: argparse.Namespace) -> int:
     pairs: Pairs = []
     if args.data is not None:
         before = torch_engine(wide, device="cpu")
-        pairs = find_pairs(*args.data, before.scale)
+        pairs = find_pairs(args.data[0], args.data[1], before.scale)
     patches = [_patch(*files, before) for files in pairs[:: -(-len(pairs) // _MOST)]] if pairs else []
     found = prune(wide, args.keep, _probe(wide), layers=args.layers, pairs=patches, refit=args.refit)
     after = torch_engine(found.network, device="cpu") if pairs else None
     qualities = [_quality(engine, pairs) for engine in (before, after)] if after else []
-    shipped = ship(found.network, path, form, force=args.force, sources=[args.weights, *([args.base] * bool(args.base))])
+    sources = [file for file in (args.weights, args.base) if file is not None]
+    shipped = ship(found.network, path, form, force=args.force, sources=sources)
     arguments = ", ".join(f"{name} {old} → {new}" for name, (old, new) in found.changed.items())
     ranked = f"first-order Taylor on {len(patches)} images" if pairs else "the L2 norm of the kernels that read them"
     print(f"{shipped.path}  {shipped.metadata.network}, {arguments}; channels ranked by {ranked}\n")

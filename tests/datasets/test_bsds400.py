@@ -41,9 +41,12 @@ def test_every_tenth_photograph_is_held_out(tmp_path, monkeypatch, without_worke
     assert gt.shape == (48, 64, 3)
     assert np.array_equal(lq, downscale(gt, 4))
 
+    few = [path.stem for path in (data / "few/LQ").iterdir()]
+
     keys = [line.split(".")[0] for line in (data / "GT.lmdb/meta_info.txt").read_text().splitlines()]
     stems = {f"{number:03d}" for number in range(20)} - {"009", "019"}
     assert set(keys) == stems | {f"{stem}_half" for stem in stems}
+    assert sorted(few) == ["000", "010"]
     assert (tmp_path / "datasets/weights/net.pth").read_bytes() == b"weights"
     assert (tmp_path / "datasets/Set5/LRbicx4/a.png").is_file()
 
