@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dscsr_arch.architecture import Architecture, architectures
-from dscsr_arch.channel_split import scaled_arguments
+from dscsr_arch.channel_split import check_split, scaled_arguments
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import ArgumentError
 from dscsr_arch.foreign import WIDTH_ARGUMENTS
@@ -30,12 +30,13 @@ def narrower(network: nn.Module, keep: float, layers: Iterable[str] = ()) -> Nar
     """Build a network as ``network``, but for its channels.
 
     Args:
-        network: As `load_model` gives it; it says what it was built from.
+        network: Fused, as `deployable` gives it; it says what it was built from.
         keep: A part of the channels, between 0 and 1, or how many of them, from 1.
         layers: Constructor arguments that are channels; ``tail`` stands for ``tail_channels``. None: its width.
 
     Raises:
-        ArgumentError: No such argument, or ``keep`` leaves all channels, none, or a fraction of one.
+        ArgumentError: No such argument; ``keep`` leaves all channels, none, or a fraction of one, somewhere; or what
+            was built is no part of ``network``.
     """
     name, arguments = describe(network)
     known = architectures().get(name)
@@ -58,6 +59,7 @@ def narrower(network: nn.Module, keep: float, layers: Iterable[str] = ()) -> Nar
             raise ArgumentError(words, f"others: {error}", "Keep another number of channels.") from error
     if known is None:
         built.described_as = Metadata(name, as_json(new))  # type: ignore[assignment]
+    check_split(network, built, round(new[names[0]] / before[names[0]], 3))
     return Narrower(built, {each: (before[each], new[each]) for each in names})
 
 

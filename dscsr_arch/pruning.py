@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscsr_arch.channel_split import check_split, tensors
+from dscsr_arch.channel_split import tensors
 from dscsr_arch.channel_trace import Channels, Side, trace_channels
 from dscsr_arch.errors import ArgumentError
 from dscsr_arch.narrower import narrower
@@ -86,9 +86,8 @@ def plan(network: nn.Module, narrow: nn.Module, channels: Channels) -> list[Cut]
     """How many channels of which layers go when ``network`` becomes as narrow as ``narrow``, both fused.
 
     Raises:
-        ArgumentError: The narrow one is none of its parts, or channels that would have to go cannot.
+        ArgumentError: Channels that would have to go cannot.
     """
-    check_split(network, narrow, 1)
     wide, small = tensors(network), tensors(narrow)
     cuts: dict[frozenset[int], Cut] = {}
     for name, axis in channels.made:

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from small_models import SWINIR
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,9 +11,12 @@ from dscsr_arch import CARN, EDSR, RCAN, SPAN, SPANF, SPANV2
 from dscsr_arch.channel_split import prefix, tensors
 from dscsr_arch.channel_trace import trace_channels
 from dscsr_arch.deployable import deployable
+from dscsr_arch.foreign import arguments_of_section, find_backbone
 from dscsr_arch.metadata import Metadata
 from dscsr_arch.narrower import narrower
 from dscsr_arch.pruning import cut_into, l2_importance, permuted, plan, prune, taylor_importance
+
+RRDB = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_grow_ch": 4, "num_block": 1}
 
 NETWORKS = {  # and kernels that read several groups of channels side by side: there, a cut is no prefix
     "SPAN": (lambda: SPAN(feature_channels=8, upscale=2), r"conv_cat"),
@@ -20,9 +24,19 @@ NETWORKS = {  # and kernels that read several groups of channels side by side: t
     "SPANV2": (lambda: SPANV2(feature_channels=8, upscale=2, num_blocks=3), r"depthwise_conv|pointwise_conv"),
     "EDSR": (lambda: EDSR(num_feat=8, num_block=2, res_scale=0.1), r"none"),
     "RCAN": (lambda: RCAN(num_feat=8, num_group=2, num_block=2, squeeze_factor=2, upscale=2), r"none"),
+    "RRDBNet": (lambda: of_basicsr(RRDB), r".*rdb\d\.conv[2-5]"),
     "CARN": (lambda: CARN(num_feat=4, upscale=3), r".*\.conv|c\d\.conv"),
 }
 IMAGE = torch.rand(1, 3, 11, 14, dtype=torch.float64)
+
+
+def of_basicsr(section):
+    """A network that says what it is, as those of option files do."""
+    kind = find_backbone(section["type"])
+    arguments = arguments_of_section(section, kind)
+    network = kind(**arguments)
+    network.described_as = Metadata(section["type"], arguments)
+    return network
 
 
 def with_random_weights(network):
@@ -147,6 +161,12 @@ class Normed(Small):
         (SPAN(feature_channels=8), -1, [], "a part of the channels between 0 and 1, or a number of channels"),
         (SPANF(feature_channels=8), 0.5, ["tial"], "'tial'. Did you mean: tail_channels"),
         (SPAN(feature_channels=8), 0.5, ["num_in_ch"], "'num_in_ch'"),
+        (
+            of_basicsr(SWINIR),
+            0.5,
+            [],
+            "channels at conv_first.weight that can go, but got others: they go through `view`",
+        ),
         (Small(), 0.5, [], "its width arguments are not known here"),
         (Small(), 2, ["stride"], "`layers` among the arguments of Small that are channels"),
         (Normed(), 2, ["width"], "channels at first.weight that can go, but got others: they go through `_softmax`"),
@@ -154,4 +174,4 @@ class Normed(Small):
 )
 def test_what_cannot_be_pruned(network, keep, layers, message):
     with pytest.raises(ValueError, match=message):
-        prune(deployable(network), keep, IMAGE.float(), layers=layers)
+        prune(deployable(network), keep, IMAGE.float()[..., :8, :8], layers=layers)
