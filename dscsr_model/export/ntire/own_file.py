@@ -96,13 +96,29 @@ def _parse(path: Path) -> tuple[str, ast.Module]:
     version = ".".join(map(str, PYTHON))
     try:
         source = path.read_text(encoding="utf-8-sig")
-        return source, ast.parse(source, feature_version=PYTHON)
+        tree = ast.parse(source, feature_version=PYTHON)
     except OSError as error:
         raise DscsrError(f"a file of Python code at {path}", error.strerror, "Check the path.") from error
     except (SyntaxError, ValueError) as error:  # ValueError: no UTF-8, or a NUL
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise DscsrError(f"code of Python {version} in {path}", f"{said}{where}", "Correct it.") from error
+    if (node := next(_unions(tree), None)) is not None:
+        got = f"`{ast.unparse(node)}` (line {node.lineno})"
+        remedy = "Begin it with `from __future__ import annotations`."
+        raise DscsrError(f"annotations of Python {version} in {path}", got, remedy)
+    return source, tree
+
+
+def _unions(tree: ast.Module) -> Iterator[ast.expr]:
+    """Annotations such as ``int | None``, which are evaluated, and are an error before Python 3.10."""
+    futures = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    if any(alias.name == "annotations" for node in futures for alias in node.names):
+        return
+    for node in ast.walk(tree):
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if annotation is not None and any(isinstance(each, ast.BitOr) for each in ast.walk(annotation)):
+                yield annotation
 
 
 def _imported(body: list[ast.stmt]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dscsr_arch import CARN, RCAN, SPAN, SPANF, DSCLoRA
+from dscsr_arch import CARN, RCAN, SPAN, SPANF, SPANV2, DSCLoRA
 from dscsr_arch.errors import DscsrError
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.export.ntire import bare_check, own_file, self_check, texts
@@ -216,7 +216,7 @@ def test_figures_tell_a_psnr_below_the_challenges(network):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "fold"),
-    [(SPAN(feature_channels=28), None), (SPAN(feature_channels=26), "all"), (CARN(num_feat=32), None)],
+    [(SPAN(feature_channels=26), "all"), (CARN(num_feat=32), None), (SPANF(), "exact"), (SPANV2(), None)],
 )
 def test_on_the_challenges_own_python(network, fold, tmp_path):
     """Python 3.9 with torch 1.13, if one is named."""
