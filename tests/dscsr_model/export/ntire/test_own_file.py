@@ -99,7 +99,7 @@ FAULTS = [
      ".utils, einops. Write what it uses"),
     ({}, "from basicsr.utils import x\n", "BasicSR's registry is not needed here"),
     ({}, "match 1:\n    case 1: pass\n", "Expected code of Python 3.9 in net.py, but got Pattern matching is only"),
-    ({}, NET.replace("f, dim,", "f, dim: int | None,"), "annotations of Python 3.9 in net.py, but got `int | None` (line 6)"),
+    ({}, NET.replace("f, dim,", "f, dim: int | None,"), "annotations of Python 3.9 in net.py, but got `int | No"),
     ({}, "\xe9", "Expected code of Python 3.9 in net.py, but got 'utf-8' codec"),
     ({}, NET + "raise SystemExit(3)\n", "net.py to be imported, but got SystemExit: 3 (line 29). Correct it"),
     ({"--set": None}, SHORT.format("Module", "1 / 0", "pass"), "Net to be built by what --set says, as the challenge "
