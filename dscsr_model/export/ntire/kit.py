@@ -17,7 +17,7 @@ from dscsr_arch.errors import DscsrError
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.export.ntire import bare_check, texts
 from dscsr_model.export.ntire.own_file import OwnFile
-from dscsr_model.export.ntire.self_check import Figures, Job, self_check
+from dscsr_model.export.ntire.self_check import Figures, Job, failed, self_check
 from dscsr_model.export.ntire.single_file import SingleFile, single_file
 from dscsr_model.files import atomic_folder, disk_errors
 from dscsr_model.profiling.folders import Pairs, Progress, find_pairs, quality_of
@@ -118,7 +118,7 @@ def make(
         save_state_dict(form.state, weights)
         job = Job(str(file), kit.name, str(weights), form.border * SCALE, kit.seconds)
         figures = self_check(job, network, scratch, kit.python)
-        quality = None if pairs is None else _quality(bare_check.load(*job[:3]), pairs, form.data_range, progress)
+        quality = None if pairs is None else _quality(_loaded(job, network), pairs, form.data_range, progress)
         made = Made(kit, form, figures, quality)
         _tell(building, made)
         check_place(kit.out, kit.force)
@@ -170,6 +170,15 @@ def _listed_files(out: Path) -> set[str] | None:
         return {_MARK, *map(str, content["files"])}
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _loaded(job: Job, network: nn.Module | OwnFile) -> nn.Module:
+    """The kit's network, in this process; another Python may have checked it."""
+    try:
+        loaded: nn.Module = bare_check.load(job.file, job.class_name, job.weights)
+    except bare_check.StepError as error:
+        raise failed(error.args, network) from error
+    return loaded
 
 
 def _quality(network: nn.Module, pairs: Pairs, data_range: float, progress: Progress) -> Quality:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,8 +117,7 @@ def self_check(job: Job, network: nn.Module | OwnFile, folder: Path, python: str
         )
     answer = json.loads(ended.stdout)
     if "failed" in answer:
-        step, said = answer["failed"]
-        raise _failed(step, said, network)
+        raise failed(answer["failed"], network)
     figures = judge(answer)
     return figures if torch.cuda.is_available() else figures._replace(machine=f"{processor()}, {figures.machine}")
 
@@ -144,8 +144,9 @@ def judge(answer: dict[str, Any]) -> Figures:
     return Figures(**answer)
 
 
-def _failed(step: str, said: str, network: nn.Module | OwnFile) -> DscsrError:
-    """A step of the check failed: what a user is to do about a file of theirs, or that ours is to be reported."""
+def failed(what: Sequence[str], network: nn.Module | OwnFile) -> DscsrError:
+    """A step of the check failed, and said so: what to do about a user's file, or that one of ours is to be reported."""
+    step, said = what
     if not isinstance(network, OwnFile):
         return DscsrError("the file to run alone in a bare process", said, "Nothing was kept. Please report this.")
     words, remedy = _STEPS[step]
