@@ -145,7 +145,7 @@ def judge(answer: dict[str, Any]) -> Figures:
 
 
 def failed(what: Sequence[str], network: nn.Module | OwnFile) -> DscsrError:
-    """A step of the check failed, and said so: what to do about a user's file, or that one of ours is to be reported."""
+    """A step of the check failed, saying so: what to do about a user's file, or that one of ours is to be reported."""
     step, said = what
     if not isinstance(network, OwnFile):
         return DscsrError("the file to run alone in a bare process", said, "Nothing was kept. Please report this.")
