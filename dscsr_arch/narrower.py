@@ -31,7 +31,7 @@ def narrower(network: nn.Module, keep: float, layers: Iterable[str] = ()) -> Nar
 
     Args:
         network: Fused, as `deployable` gives it; it says what it was built from.
-        keep: A part of the channels, between 0 and 1, or how many of them, from 1.
+        keep: A part of the channels, between 0 and 1, or how many of them, from 2.
         layers: Constructor arguments that are channels; ``tail`` stands for ``tail_channels``. None: its width.
 
     Raises:
@@ -84,8 +84,8 @@ def _names(name: str, known: Architecture | None, arguments: Mapping[str, Any], 
 
 def _kept(values: Mapping[str, Any], keep: float) -> dict[str, int]:
     """New values of arguments."""
-    if not 0 < keep < 1e9 or (keep >= 1 and keep != int(keep)):
-        words = "`keep` to be a part of the channels between 0 and 1, or a number of channels"
+    if not 0 < keep < 1e9 or keep == 1 or (keep > 1 and keep != int(keep)):
+        words = "`keep` to be a part of the channels between 0 and 1, or a number of channels from 2"
         raise ArgumentError(words, f"{keep:g}", "Choose such as 0.75, or 24.")
     if keep < 1:
         return scaled_arguments(values, list(values), keep)

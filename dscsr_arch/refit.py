@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 _RIDGE = 1e-6
 """Of the mean square of an input: what the images do not tell stays as it is."""
+_LEAST = 8
+"""Positions for each number to fit; a layer that meets fewer, such as attention of an image's means, stays as it is."""
 
 
 @torch.no_grad()
@@ -45,6 +47,7 @@ def _fit(
     padding: Any = layer.padding  # not "same": see `refit`
     weights = layer.weight.flatten(1).double()
     start = weights if layer.bias is None else torch.cat([weights, layer.bias.double()[:, None]], dim=1)
+    seen = 0
     square, product = torch.zeros(2 * start.shape[1:], dtype=torch.float64), torch.zeros_like(start)
     for image in images:
         x, y = _at(narrow, layer, image)[0], _at(wide, before, image)[1]
@@ -53,6 +56,9 @@ def _fit(
             patches = torch.cat([patches, patches.new_ones(1, patches.shape[1])])
         square += patches @ patches.T
         product += y[0, kept].flatten(1).double() @ patches.T
+        seen += patches.shape[1]
+    if seen < _LEAST * len(square):
+        return
     ridge = _RIDGE * square.diagonal().mean()
     square.diagonal().add_(ridge)
     fitted = torch.linalg.solve(square, product + ridge * start, left=False)

@@ -158,7 +158,7 @@ class Normed(Small):
     [
         (SPAN(feature_channels=8), 0.7, [], "width 0.7 to leave a whole number of channels"),
         (SPAN(feature_channels=8), 8, [], "`keep` to be less than the 8 channels of `feature_channels`, but got 8"),
-        (SPAN(feature_channels=8), -1, [], "a part of the channels between 0 and 1, or a number of channels"),
+        (SPAN(feature_channels=8), 1, [], "a part of the channels between 0 and 1, or a number of channels"),
         (SPANF(feature_channels=8), 0.5, ["tial"], "'tial'. Did you mean: tail_channels"),
         (SPAN(feature_channels=8), 0.5, ["num_in_ch"], "'num_in_ch'"),
         (
