@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dscsr_model.profiling.folders import Pairs
 
 _EXAMPLES = """examples:
-  three quarters of the channels of every layer, ranked by their kernels:
+  a SPAN of 18 channels instead of 26, ranked by their kernels:
     dscsr prune span_x4 -o span_18.safetensors --keep 18
   SPANF's tail from 32 to 20, ranked by what it costs on images, and fitted to what was there before:
     dscsr prune spanf.pth -o pruned.pth --keep 20 --layers tail --data Set5/HR Set5/LRbicx4 --refit
@@ -36,8 +36,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "prune",
         help="make a network narrower: leave out the channels that matter least",
-        description="Rank the channels of a trained network, put them into this order, which alters no image, and cut\n"
-        "off the last ones. OUT is a fused, narrower network of the same class.",
+        description="Rank the channels of a trained network, order them by rank, which changes no image, and cut off\n"
+        "the last ones. OUT is a fused, narrower network of the same class.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -59,7 +59,7 @@ def test_the_whole_width_by_kernels_alone(weights, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--keep", "1.5"], "to be a part of the channels between 0 and 1, or a number of channels from 2, but got 1.5"),
+        (["--keep", "1.5"], "a part of the channels between 0 and 1, or a number of channels from 2, but got 1.5"),
         (["--keep", "0.3"], "width 0.3 to leave a whole number of channels"),
         (["--keep", "0.5", "--layers", "tails"], "Did you mean: tail_channels?"),
         (["--keep", "0.5", "--refit"], "Expected images for --refit, but got none. Add --data GT LQ."),
