@@ -17,6 +17,7 @@ from dscsr_arch.metadata import (
     differences,
     from_metadata,
     shown,
+    unread,
 )
 from dscsr_arch.weight_files import FilePath, WeightFile, short
 
@@ -93,8 +94,8 @@ def arguments_of(
         its, taken = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (1, 0))
         notes.append(DscsrWarning(f"{said.path} says {its}; taken, as given: {taken}."))
     matters = {name: arguments.get(name, parameters[name].default) for name in architecture.not_in_shapes}
-    assumed = {name: value for name, value in matters.items() if name not in chosen}
-    if assumed and matters.get("norm") is not False:  # else nothing reads range and mean
+    assumed = {name: value for name, value in matters.items() if name not in chosen and name not in unread(arguments)}
+    if assumed:
         values = ", ".join(f"{name} {shown(value)}" for name, value in assumed.items())
         notes.append(AssumedWarning(f"{path} does not say what its shapes cannot tell; assumed: {values}."))
     return arguments, notes

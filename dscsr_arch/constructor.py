@@ -85,6 +85,14 @@ def kinds_of(network: type) -> dict[str, Kind]:
     return getattr(network.__init__, "kinds", {})  # type: ignore[misc]
 
 
+def check_residual(residual: bool, channels: tuple[int, int], upscale: int) -> None:
+    """Raise `ArgumentError` if a network is to add its input to an output that has not its size and ``channels``."""
+    if residual and (upscale != 1 or channels[0] != channels[1]):
+        words = "`residual: true` where the output is as large as the image, `upscale: 1` with as many channels"
+        got = f"upscale {upscale}, {channels[0]} channels in and {channels[1]} out"
+        raise ArgumentError(words, got, "Leave `residual` out.")
+
+
 def input_mean(rgb_mean: Sequence[float], channels: int) -> Tensor:
     """Mean of each channel that a network takes off its input, (1, channels, 1, 1) float32.
 

@@ -50,6 +50,7 @@ class DSCLoRA(SPAN):
         lora_ranks: Patterns of layer names to (rank, alpha), as `inject` takes them, in place of all defaults:
             ``block_*``: (lora_rank, lora_alpha); ``conv_2`` and ``upsampler.0``: (8, 16), or the rank that a narrow
             layer allows and twice that.
+        residual: Add the image to the output, as `SPAN` does.
 
     Raises:
         ValueError: An argument is out of range; a pattern meets no convolution; a rank is larger than a layer allows.
@@ -69,8 +70,10 @@ class DSCLoRA(SPAN):
         lora_rank: int = 2,
         lora_alpha: float = 4,
         lora_ranks: Mapping[str, Setting | None] | None = None,
+        residual: bool = False,
     ) -> None:
-        super().__init__(num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm)
+        span = num_in_ch, num_out_ch, feature_channels, upscale, bias, img_range, rgb_mean, norm, residual
+        super().__init__(*span)
         for index in range(1, len(self.blocks()) + 1):
             setattr(self, f"block_{index}", SConvLB(feature_channels, bias=bias))
         self.fuse()

@@ -113,11 +113,17 @@ def deciding_arguments() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for each in architectures().values() for name in each.not_in_shapes))
 
 
+def unread(arguments: Mapping[str, Any]) -> frozenset[str]:
+    """Of the `deciding_arguments`, those that nothing reads beside the others, or that can have one value only."""
+    of_norm = ("norm", "img_range", "rgb_mean") if arguments.get("norm") is False else ()
+    return frozenset((*of_norm, *(("residual",) if arguments.get("upscale", 1) != 1 else ())))
+
+
 def differences(one: Metadata, other: Metadata) -> dict[str, tuple[Any, Any]]:
     """Of the `deciding_arguments` that both have, those with unlike values: the value of each."""
     names = [name for name in deciding_arguments() if name in one.arguments and name in other.arguments]
     both = {name: (one.arguments[name], other.arguments[name]) for name in names}
-    skipped = ("img_range", "rgb_mean") if both.get("norm") == (False, False) else ()  # then nothing reads them
+    skipped = unread(one.arguments) & unread(other.arguments)
     return {name: pair for name, pair in both.items() if name not in skipped and not _same(*pair)}
 
 

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch.architecture import Architecture, SpandrelForm, StateDict
-from dscsr_arch.constructor import COUNT, FLAG, IMAGE, IMG_RANGE, RGB_MEAN, constructor, input_mean, one_of
+from dscsr_arch.constructor import COUNT, FLAG, IMAGE, IMG_RANGE, RGB_MEAN, check_residual, constructor, input_mean, one_of
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.errors import ArgumentError, DscsrWarning
 from dscsr_arch.reparameterized import Reparameterized, in_form_of
 from dscsr_arch.span_plain import PlainSPAB, PlainSPAN
 
 UPSCALES = (1, 2, 3, 4, 8)
-KINDS = {**IMAGE, "feature_channels": COUNT, "upscale": one_of(*UPSCALES), "bias": FLAG, "norm": FLAG}
+KINDS = {**IMAGE, "feature_channels": COUNT, "upscale": one_of(*UPSCALES), "bias": FLAG, "norm": FLAG, "residual": FLAG}
 """What its arguments have to be."""
 
 MERGED_ALONE = (None, None, None)
@@ -78,9 +78,11 @@ class SPAN(Reparameterized):
         img_range: The input is multiplied by it, after the mean is subtracted.
         rgb_mean: Mean of each input channel, in [0, 1]; with one channel, its luma if it is one of R, G and B.
         norm: Subtract the mean and multiply by the range.
+        residual: Add the image to the output, so that what is learned is the difference; with ``upscale`` 1 only.
 
     Raises:
-        ValueError: An argument is out of range, or ``rgb_mean`` does not have one value per input channel.
+        ValueError: An argument is out of range, ``rgb_mean`` does not have one value per input channel, or there is no
+            image of the output's size and channels to add.
     """
 
     mean: Tensor
@@ -96,9 +98,12 @@ class SPAN(Reparameterized):
         img_range: float = 255.0,
         rgb_mean: Sequence[float] = RGB_MEAN,
         norm: bool = True,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        check_residual(residual, (num_in_ch, num_out_ch), upscale)
         self.upscale = upscale
+        self.residual = residual
         self.img_range = img_range
         self.norm = norm
         mean = input_mean(rgb_mean, num_in_ch) if norm else torch.tensor(rgb_mean).view(1, -1, 1, 1)
@@ -125,6 +130,7 @@ class SPAN(Reparameterized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Super-resolve ``x`` (B, num_in_ch, H, W); see the class for range and shape."""
+        image = x
         if self.norm:
             x = (x - self.mean) * self.img_range
         kernels = merge_layers(self.layers())
@@ -134,7 +140,8 @@ class SPAN(Reparameterized):
             feature, activation = block(feature, kernels[1 + 3 * index : 4 + 3 * index])
             outputs.append(feature)
         deep = self.conv_2(feature, kernels[-1])
-        return self.upsampler(self.conv_cat(torch.cat([shallow, deep, outputs[0], activation], dim=1)))
+        out = self.upsampler(self.conv_cat(torch.cat([shallow, deep, outputs[0], activation], dim=1)))
+        return image + out if self.residual else out
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Let files without spandrel's marker load into a network built with ``norm=False``, but say so."""
@@ -218,9 +225,11 @@ ARCHITECTURE = Architecture(
     recognise=lambda state_dict: is_span(state_dict) and not has_lora(state_dict),
     arguments=span_arguments,
     ambiguous=("num_out_ch", "upscale"),
-    not_in_shapes=("img_range", "rgb_mean", "norm"),
+    not_in_shapes=("img_range", "rgb_mean", "norm", "residual"),
     width_arguments=("feature_channels",),
     prepare=in_form_of,
     single_file=(PlainSPAB, PlainSPAN),
-    spandrel=SpandrelForm(required={"rgb_mean": RGB_MEAN, "bias": True}, work_in=_work_in, known=True),
+    spandrel=SpandrelForm(
+        required={"rgb_mean": RGB_MEAN, "bias": True, "residual": False}, work_in=_work_in, known=True
+    ),
 )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.architecture import Architecture, StateDict, count_layers
-from dscsr_arch.constructor import COUNT, FLAG, Kind, constructor, one_of
+from dscsr_arch.constructor import COUNT, FLAG, Kind, check_residual, constructor, one_of
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.reparameterized import Reparameterized, in_form_of
 from dscsr_arch.span_arch import MERGED_ALONE, SPAB, UPSCALES
@@ -32,6 +32,7 @@ IMAGE_KINDS = {
     "feature_channels": COUNT,
     "upscale": one_of(*UPSCALES),
     "num_blocks": COUNT,
+    "residual": FLAG,
 }
 """What the arguments of SPANF and SPANV2 have to be."""
 
@@ -58,9 +59,10 @@ class SPANF(Reparameterized):
         num_blocks: How many blocks there are, the first, without attention, too.
         tail_channels: Width between ``conv_cat`` and ``conv_2``; None: that of the blocks.
         bias: Give the Conv3XC layers biases.
+        residual: Add the image to the output, whatever ``conv_near`` has become; with ``upscale`` 1 only.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or there is no image of the output's size and channels to add.
     """
 
     released: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(conv_cat|conv_2)_\d+\.", r"\1."),)
@@ -79,8 +81,11 @@ class SPANF(Reparameterized):
         num_blocks: int = 5,
         tail_channels: int | None = None,
         bias: bool = True,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        check_residual(residual, (num_in_ch, num_out_ch), upscale)
+        self.residual = residual
         width, tail = feature_channels, feature_channels if tail_channels is None else tail_channels
         self.upscale, self.num_blocks = upscale, num_blocks
         self.conv_near = conv_near(num_in_ch, upscale)
@@ -98,7 +103,8 @@ class SPANF(Reparameterized):
         for index in range(1, self.num_blocks):
             feature, _ = getattr(self, f"block_{index + 1}")(feature, kernels[3 * index : 3 * index + 3])
         merged = self.conv_cat(torch.cat([self.conv_near(x), feature, first], dim=1))
-        return self.depth_to_space(self.conv_2(merged, kernels[-1]))
+        out = self.depth_to_space(self.conv_2(merged, kernels[-1]))
+        return x + out if self.residual else out
 
 
 @torch.no_grad()
@@ -151,6 +157,7 @@ ARCHITECTURE = Architecture(
     network=SPANF,
     recognise=_recognise,
     arguments=_arguments,
+    not_in_shapes=("residual",),
     width_arguments=("feature_channels",),
     part_widths={"tail_channels": "feature_channels"},
     prepare=in_form_of,

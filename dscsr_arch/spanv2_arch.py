@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch.architecture import Architecture, StateDict
-from dscsr_arch.constructor import constructor
+from dscsr_arch.constructor import check_residual, constructor
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.reparameterized import Reparameterized, in_form_of
 from dscsr_arch.span_arch import MERGED_ALONE
@@ -66,9 +66,10 @@ class SPANV2(Reparameterized):
         feature_channels: Width of the blocks.
         upscale: One of 1, 2, 3, 4, 8.
         num_blocks: How many blocks there are, the first, without guidance, too.
+        residual: Add the image to the output, whatever ``conv_near`` has become; with ``upscale`` 1 only.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or there is no image of the output's size and channels to add.
     """
 
     released: ClassVar[tuple[tuple[str, str], ...]] = ((r"^(block_\d+\.c[123])\.conv\.(?!\d)", r"\1.eval_conv."),)
@@ -81,8 +82,11 @@ class SPANV2(Reparameterized):
         feature_channels: int = 32,
         upscale: int = 4,
         num_blocks: int = 5,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        check_residual(residual, (num_in_ch, num_out_ch), upscale)
+        self.residual = residual
         self.upscale, self.num_blocks = upscale, num_blocks
         self.block_1 = SPABV2(feature_channels, num_in_ch)
         for index in range(2, num_blocks + 1):
@@ -99,7 +103,8 @@ class SPANV2(Reparameterized):
         for index in range(self.num_blocks):
             feature = getattr(self, f"block_{index + 1}")(feature, kernels[3 * index : 3 * index + 3])
         joined = torch.cat([self.conv_near(x), feature], dim=1)
-        return self.depth_to_space(self.pointwise_conv(self.depthwise_conv(joined)))
+        out = self.depth_to_space(self.pointwise_conv(self.depthwise_conv(joined)))
+        return x + out if self.residual else out
 
 
 def _recognise(state_dict: StateDict) -> bool:
@@ -117,6 +122,7 @@ ARCHITECTURE = Architecture(
     network=SPANV2,
     recognise=_recognise,
     arguments=_arguments,
+    not_in_shapes=("residual",),
     width_arguments=("feature_channels",),
     prepare=in_form_of,
     single_file=(PlainSPABV2, PlainSPANV2),

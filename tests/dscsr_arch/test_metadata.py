@@ -17,7 +17,7 @@ COMMON = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "upscale": 2, "img_ran
 NETWORKS = {
     SPAN: {
         "num_in_ch": 1, "num_out_ch": 3, "feature_channels": 4, "upscale": 4, "bias": False, "img_range": 1.0,
-        "rgb_mean": [0.7], "norm": False,
+        "rgb_mean": [0.7], "norm": False, "residual": False,
     },
     CARN: {**COMMON, "final_relu": True},
     EDSR: {**COMMON, "num_block": 2, "res_scale": 0.25},

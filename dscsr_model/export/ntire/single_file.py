@@ -99,6 +99,9 @@ def single_file(network: nn.Module, fold: str | None = None) -> SingleFile:
             name,
             "Give its own file: --source FILE.py --class NAME.",
         )
+    if arguments.pop("residual", False):
+        remedy = "Give its own file: --source FILE.py --class NAME."
+        raise DscsrError("a network that does not add the image to its output", "`residual: true`", remedy)
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     state = {
         key.replace(".eval_conv.", "."): tensor.detach().clone().contiguous()

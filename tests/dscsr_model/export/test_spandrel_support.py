@@ -57,6 +57,7 @@ def test_branches_that_are_there_stay():
     [
         (lambda: SPAN(feature_channels=4, rgb_mean=(0.5, 0.5, 0.5)), r"Expected rgb_mean 0\.4488.* got 0\.5/0\.5"),
         (lambda: SPAN(feature_channels=4, bias=False), "Expected bias true for spandrel, .*, but got false"),
+        (lambda: SPAN(upscale=1, residual=True), "Expected residual false for spandrel, .*, but got true"),
         (lambda: CARN(num_feat=4, final_relu=True), "Expected final_relu false for spandrel, .*, but got true"),
         (
             lambda: RCAN(3, 3, 8, 1, 1, 4),
