@@ -24,7 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscsr_arch.architecture import Architecture, SpandrelForm, StateDict
-from dscsr_arch.constructor import COUNT, FLAG, IMAGE, IMG_RANGE, RGB_MEAN, check_residual, constructor, input_mean, one_of
+from dscsr_arch.constructor import (
+    COUNT,
+    FLAG,
+    IMAGE,
+    IMG_RANGE,
+    RGB_MEAN,
+    check_residual,
+    constructor,
+    input_mean,
+    one_of,
+)
 from dscsr_arch.conv3xc import Conv3XC, Kernel, merge_layers
 from dscsr_arch.errors import ArgumentError, DscsrWarning
 from dscsr_arch.reparameterized import Reparameterized, in_form_of

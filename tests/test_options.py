@@ -88,7 +88,7 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, t
     if teacher := options.get("teacher"):
         width = re.search(r"_ch(\d+)_", teacher["weights"])
         kind = {"spanf": SPANF, "spanv2": SPANV2}.get(Path(teacher["weights"]).name.split("_")[0], SPAN)
-        like = kind(feature_channels=int(width[1]) if width else 28)
+        like = kind(feature_channels=int(width[1]) if width else 28, upscale=options["scale"])
         option_files.make_weights(tmp_path, teacher["weights"], teacher["param_key"], like)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(torch_home))

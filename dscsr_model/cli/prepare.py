@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from dscsr_model.data.prepare import Summary
     from dscsr_model.data.prepare_job import PrepareJob
 
-_OPTION_FILE = "options/train_span_x4_photos.yml"
-_ITS_DATA = (Path("datasets/mine"), 4)  # and scale
+_PHOTOS = ("options/train_span_x4_photos.yml", (Path("datasets/mine"), 4))  # its data, and their scale
+_DEBLUR = ("options/train_deblur_span.yml", (Path("datasets/blurred"), 1))
 
 _EXAMPLES = """examples:
   your own photographs, ten of them to validate with:
@@ -23,6 +23,8 @@ _EXAMPLES = """examples:
     dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4
   the same with the published LR images (DIV2K_train_LR_bicubic/X4/0001x4.png):
     dscsr prepare --gt DIV2K_train_HR --lq DIV2K_train_LR_bicubic --out datasets/DIV2K --scale 4
+  photographs that were blurred, and what is to be made of them (options/train_deblur_span.yml):
+    dscsr prepare --gt my_photographs --out datasets/blurred --scale 1 --degrade blur=1.6 noise=2 --hold-out 10
   for BasicSR's own PairedImageDataset:
     dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4 --format png
 """
@@ -42,6 +44,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the LMDBs go")
     parser.add_argument("--scale", type=int, metavar="N", help="HR size / LR size")
     parser.add_argument("--lq", type=Path, metavar="DIR", help="LR images (default: MATLAB's bicubic makes them)")
+    parser.add_argument(
+        "--degrade",
+        nargs="+",
+        metavar="KIND=VALUE",
+        help="do to the LR images, in this order: blur=SIGMA (Gaussian, pixels), noise=SIGMA (Gaussian, of 255), "
+        "jpeg=QUALITY; 8 bits come out",
+    )
     parser.add_argument(
         "--hold-out",
         type=int,
@@ -87,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
     wanted = {field.name for field in fields(PrepareJob)}
     job = PrepareJob(**{name: value for name, value in vars(args).items() if name in wanted and value is not None})
-    if job.scale == 1 and job.lq is None:
-        print("dscsr: warning: --scale 1 without --lq makes pairs of equal images.", file=sys.stderr)
+    if job.scale == 1 and job.lq is None and not job.degrade:
+        print("dscsr: warning: --scale 1 without --lq or --degrade makes pairs of equal images.", file=sys.stderr)
     print(describe(job, prepare(job, show_progress)))
     return 0
 
@@ -113,6 +122,8 @@ def describe(job: PrepareJob, summary: Summary) -> str:
         f"{kind}, in {f'{minutes} min ' if minutes else ''}{seconds} s"
     ]
     lines += [f"  {target}  {_bytes(size)}" for target, size in zip(job.targets, summary.bytes, strict=True)]
+    if job.degrade:
+        lines.append(f"  LQ went through {', then '.join(job.degrade)}, and is rounded to 8 bits")
     if summary.held_out:
         gt, lq = job.validation
         held_out = f"{_count(summary.held_out, 'image')} held out, whole; nothing above is cut from them"
@@ -136,8 +147,9 @@ def describe(job: PrepareJob, summary: Summary) -> str:
         lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
         lines += [f"    {fault}" for fault in summary.skipped]
     if summary.held_out:
-        as_it_stands = (job.out, job.scale) == _ITS_DATA
-        file = _OPTION_FILE if as_it_stands else f"FILE, a copy of {_OPTION_FILE} with these folders and scale"
+        option_file, its_data = _DEBLUR if job.scale == 1 else _PHOTOS
+        as_it_stands = (job.out, job.scale) == its_data
+        file = option_file if as_it_stands else f"FILE, a copy of {option_file} with these folders and scale"
         lines.append(f"Next: dscsr train -opt {file}")
     return "\n".join(lines)
 

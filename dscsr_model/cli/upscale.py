@@ -1,4 +1,4 @@
-"""``dscsr upscale``: enlarge an image, or all images of a folder, with a network from a weight file."""
+"""``dscsr upscale``: enlarge an image, or all images of a folder, or restore them, with a network from a file."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def add_parser(subparsers: Any) -> None:
     """Declare the command and its arguments."""
     parser = subparsers.add_parser(
         "upscale",
-        help="enlarge images with a network",
-        description="Enlarge an image, or all images of a folder (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bit; gray,\n"
-        "RGB, with alpha). Depth, grayness, alpha, colour profile and EXIF are kept; images are turned upright.",
+        help="enlarge images with a network, or restore them with one of x1",
+        description="Enlarge (or, by a network of x1, restore) an image, or all images of a folder (PNG, JPEG,\n"
+        "WebP, TIFF, BMP; 8 or 16 bit; gray, RGB, with alpha). Depth, grayness, alpha, colour profile and EXIF\n"
+        "are kept; images are turned upright.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
     for result in plan.there:
         tidy(result)
-    with jobs.made(args.output), progress(plan.jobs) as bar:
+    with jobs.made(args.output), progress(plan.jobs, engine.scale) as bar:
         if upscaler.overlap < engine.receptive_field.radius and args.tile != 0:
             bar.write(
                 f"--tile-overlap {upscaler.overlap} is less than the {engine.receptive_field.radius} pixels that this "
@@ -163,7 +164,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
         return onnx_engine(file, device=args.device)
 
 
-def progress(jobs: list[Job]) -> Any:
+def progress(jobs: list[Job], scale: int) -> Any:
     """A bar over all pixels, with the time that is left; in a log file, a line now and then."""
     from tqdm import tqdm
 
@@ -176,8 +177,8 @@ def progress(jobs: list[Job]) -> Any:
             total += header.height * header.width
     on_screen = sys.stderr.isatty()
     return tqdm(
-        desc="upscaling", total=total, unit="px", unit_scale=True, dynamic_ncols=on_screen, disable=not jobs,
-        mininterval=0.1 if on_screen else 10,
+        desc="restoring" if scale == 1 else "upscaling", total=total, unit="px", unit_scale=True,
+        dynamic_ncols=on_screen, disable=not jobs, mininterval=0.1 if on_screen else 10,
     )  # fmt: skip
 
 
@@ -190,7 +191,8 @@ def describe(plan: Jobs, outcome: Outcome, scale: int, output: Path) -> str:
     pixels = outcome.input_pixels
     amount = f"{pixels / 1e6:.1f} million" if pixels >= 1e6 else f"{pixels:,}"
     failed = f", {outcome.failed} failed (named above)" if outcome.failed else ""
-    lines = [f"{_count(outcome.made, 'image')} x{scale} -> {output}{failed}; {amount} pixels in {took}"]
+    done = "restored" if scale == 1 else f"x{scale}"
+    lines = [f"{_count(outcome.made, 'image')} {done} -> {output}{failed}; {amount} pixels in {took}"]
     if plan.there:
         lines.append(f"  {_count(len(plan.there), 'result')} there already, left as found; --force makes them anew")
     if plan.renamed:

@@ -11,6 +11,7 @@ In place of BasicSR's ``PairedImageDataset``, with the same options and the same
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from dscsr_arch.errors import DataError
 from dscsr_model.data.crops import Crop, cut, draw_crop, planes
 from dscsr_model.data.image_io import in_channels
 from dscsr_model.data.keyed_samples import SampleKey
+from dscsr_model.data.noise import noisy
 from dscsr_model.data.sources import ImageSource, MemorySource, open_pair
 from dscsr_model.options import datasets as sections
 
@@ -34,7 +36,8 @@ class PairedCropDataset(Dataset):
 
     A sample is a dictionary: ``lq`` and ``gt``, (3, H, W) RGB or (1, H, W) gray, float32 in [0, 1] or uint8;
     ``lq_path`` and ``gt_path``, file names, or keys of the LMDB. In phase train the images are crops, in any other they
-    are whole, the GT without what exceeds the LR image.
+    are whole, the GT without what exceeds the LR image. With ``noise`` the ``lq`` is float32, neither clipped nor
+    rounded; in training each sample has noise of its own, else each image, by its name, always the same.
 
     Args:
         opt: A dataset section of a BasicSR option file, as `dscsr_model.options.datasets.PairedCropDataset` declares
@@ -58,7 +61,8 @@ class PairedCropDataset(Dataset):
         self.gt, self.lq = open_pair(opt, options)
         self.channels = 1 if options.color == "gray" or (options.color is None and _gray(self.gt, self.lq)) else 3
         if options.cache == "ram":
-            self.gt, self.lq = MemorySource(self.gt), MemorySource(self.lq)
+            both = {source: MemorySource(source) for source in (self.gt, self.lq)}  # one, if GT plus noise is LQ
+            self.gt, self.lq = both[self.gt], both[self.lq]
         if self.train:
             self.size = _crop_size(options.gt_size, self.scale)
             self._check_sizes()
@@ -99,7 +103,12 @@ class PairedCropDataset(Dataset):
         with self.lq.pixels(index) as lq, self.gt.pixels(index) as gt:
             self._check_pair(lq.shape, gt.shape, names["gt_path"])
             cuts = [self._cut(lq, gt, key) if self.train else self._whole(lq, gt) for key in keys]
-        return [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
+        samples = [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
+        if self.options.noise is not None:
+            for key, sample in zip(keys, samples, strict=True):
+                drawn_by = (self.seed, *key) if self.train else (Path(names["gt_path"]).stem,)
+                sample["lq"] = torch.from_numpy(noisy(sample["lq"].numpy(), self.options.noise, *drawn_by))
+        return samples
 
     def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], key: SampleKey) -> tuple[NDArray, NDArray, Sample]:
         numbers = (self.seed, key.epoch, key.image, key.position)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DataError, DscsrError, ImageError
 from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.degrade import degrade
 from dscsr_model.data.hold_out import file_name, hold_out
 from dscsr_model.data.image_io import Header, decoding_memory, in_channels, read_header, read_rgb
 from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
@@ -181,7 +182,8 @@ def _check_broken(job: PrepareJob, broken: Sequence[str], some_are_whole: bool =
 
 def _memory(job: PrepareJob, task: Task) -> int:
     """Bytes of RAM for an image, its sub-images, and their copies on the way from a worker to the disk."""
-    return sum(map(decoding_memory, task.headers)) + 2 * _pixel_bytes(job, 3, [task])
+    degrading = 40 * task.size[0] * task.size[1] if job.degrade else 0  # three copies in float32, and the last
+    return sum(map(decoding_memory, task.headers)) + 2 * _pixel_bytes(job, 3, [task]) + degrading
 
 
 def _pixel_bytes(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> int:
@@ -213,6 +215,8 @@ def _make(job: PrepareJob, channels: int, task: Task) -> Pieces:
         return Pieces(fault=str(error))
     if hr.shape[:2] != (height * job.scale, width * job.scale) or lr.shape[:2] != (height, width):
         return Pieces(fault=f"{task.hr}: its pixels are fewer than its header says")
+    if steps := job.steps:
+        lr = degrade(lr, steps, task.key)
     gt: list[Entry] = []
     lq: list[Entry] = []
     for number, window in enumerate(job.windows(height, width), 1):

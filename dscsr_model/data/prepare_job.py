@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from dscsr_arch.errors import DataError, DscsrError
+from dscsr_model.data.degrade import Step, read_steps
 from dscsr_model.data.workers import available_cores
 
 
@@ -38,6 +40,7 @@ class PrepareJob:
     color: str = "auto"
     image_format: str = "raw"
     compression: int = 1
+    degrade: Sequence[str] = ()
     force: bool = False
     strict: bool = False
     workers: int = field(default_factory=available_cores)
@@ -62,6 +65,11 @@ class PrepareJob:
         """The same of whole images in PNG, as held-out ones are kept."""
         return replace(self, crop_size=0, image_format="png")
 
+    @property
+    def steps(self) -> list[Step]:
+        """What LQ images go through."""
+        return read_steps(self.degrade)
+
     def check(self) -> None:
         """Raise `DscsrError` at the first value that makes no sense."""
         at_least = {"--scale": (self.scale, 1), "--crop-size": (self.crop_size, 0)}
@@ -76,6 +84,7 @@ class PrepareJob:
             raise DscsrError(expected, f"{self.crop_size} and {self.step}", remedy)
         if not 0 <= self.compression <= 9:
             raise DscsrError("--compression to be from 0 to 9", self.compression)
+        read_steps(self.degrade)
         self._check_hold_out()
 
     def _check_hold_out(self) -> None:

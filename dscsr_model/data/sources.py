@@ -117,7 +117,7 @@ def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[Image
     """
     gt, lq = options.dataroot_gt, options.dataroot_lq
     if BackendSection.parse(opt["io_backend"], "io_backend").type == "lmdb":
-        readers = LmdbReader(gt), LmdbReader(lq)
+        readers = (reader := LmdbReader(gt)), reader if lq == gt else LmdbReader(lq)
         check_keys(set(readers[0].keys), set(readers[1].keys))
         pair: tuple[ImageSource, ImageSource] = readers
     else:

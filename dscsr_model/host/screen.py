@@ -230,7 +230,8 @@ def _next(opt: Mapping[str, Any], model: Any, weights: Path, command: Command) -
     known = type(model.get_bare_model(model.net_g)).__name__ in architectures() or not weights.name.startswith("net_g")
     section = "" if known else f" -opt {shlex.quote(command.option_file)}"
     images = next((folder for folder in _validation_folders(opt) if folder.is_dir()), Path("photographs"))
-    yield f"dscsr upscale -i {shlex.quote(shown(images))} -o enlarged -w {file}{section}"
+    folder = "restored" if opt["scale"] == 1 else "enlarged"
+    yield f"dscsr upscale -i {shlex.quote(shown(images))} -o {folder} -w {file}{section}"
     yield f"dscsr export {file} -o {shlex.quote(opt['name'])}.safetensors{section}"
     if weights.name.startswith("net_g") and (test := _test_command(opt, weights, Path(command.option_file))):
         yield test

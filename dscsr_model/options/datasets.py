@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dscsr_model.options.section import Section, TypedSection, option
-from dscsr_model.options.values import Bool, Count, Numbers, Path, Ratio, Template, Text, Workers
+from dscsr_model.options.values import Bool, Count, Noise, Numbers, Path, Ratio, Template, Text, Workers
 
 
 class BackendSection(Section):
@@ -68,6 +68,7 @@ class PairedCropDataset(_Pairs):
     )
     augment: Literal["cpu", "device"] = option("device: EfficientSRModel turns the crops where it trains", "cpu")
     repeat_crops: Count = option("crops taken of an image that was read", 1)
+    noise: Noise | None = option("sigma, in levels of 0 to 255, of Gaussian noise added to LQ, which may be the GT")
     cache: Literal["ram"] | None = option("`ram` keeps all images in memory")
 
 

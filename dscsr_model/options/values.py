@@ -19,6 +19,12 @@ def _template(value: str) -> str:
     return value
 
 
+def _rising(value: Any) -> Any:
+    if isinstance(value, list) and value[0] > value[1]:
+        raise ValueError
+    return value
+
+
 Text = Annotated[str, Field(strict=True, min_length=1, title="text")]
 Path = Annotated[str, Field(strict=True, min_length=1, title="a path")]
 Bool = Annotated[bool, Field(strict=True, title="true or false")]
@@ -38,6 +44,12 @@ Ratio = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, title="a 
 Decay = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1, title="a number from 0 to below 1")]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=1, title="a number between 0 and 1")]
 Numbers = Annotated[list[Number], Field(title="a list of numbers")]
+_Level = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=255)]
+Noise = Annotated[
+    _Level | Annotated[list[_Level], Field(min_length=2, max_length=2)],
+    Field(title="a number from 0 to 255, or the lowest and the highest, like [0, 50]"),
+    AfterValidator(_rising),
+]
 Template = Annotated[
     str,
     Field(strict=True, title="text with `{}` for the name of the GT file, like `'{}x4'`"),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dscsr_model.cli import main
 from dscsr_model.data.bicubic import downscale
+from dscsr_model.data.degrade import Step, degrade
 from dscsr_model.data.lmdb_store import LmdbReader, read_meta
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
 
@@ -111,6 +112,28 @@ def test_whole_images_and_odd_scales(prepare, photographs, tmp_path):
         np.testing.assert_array_equal(lq[name], downscale(gt[name], 7))
     prepare("--gt", "hr", "--out", "cut", "--scale", 7, "--crop-size", 200, "--step", 100)
     assert {shape for shape, _ in read_meta(tmp_path / "cut/LQ_X7.lmdb").values()} == {(28, 28, 3)}
+
+
+def test_degraded_in_the_order_given(prepare, photographs, tmp_path):
+    args = ("--gt", "hr", "--scale", 1, "--crop-size", 0, "--hold-out", 1)
+    process = prepare(*args, "--out", "one", "--degrade", "blur=1.5", "noise=10", "jpeg=40")
+    assert process.returncode == 0, process.stderr
+    assert "LQ went through blur=1.5, then noise=10, then jpeg=40, and is rounded to 8 bits" in process.stdout
+    assert "a copy of options/train_deblur_span.yml" in process.stdout
+    gt, lq = read(tmp_path / "one/GT.lmdb"), read(tmp_path / "one/LQ_X1.lmdb")
+    steps = [Step("blur", 1.5), Step("noise", 10), Step("jpeg", 40)]
+    for key, image in gt.items():
+        assert np.array_equal(image, photographs[key])
+        assert np.array_equal(lq[key], degrade(image, steps, key))
+    (held,) = (tmp_path / "one/LQ_X1_val").iterdir()
+    assert np.array_equal(np.asarray(Image.open(held)), degrade(photographs[held.stem], steps, held.stem))
+    assert (
+        prepare("--gt", "hr", "--out", "half", "--scale", 2, "--crop-size", 0, "--degrade", "jpeg=40").returncode == 0
+    )
+    halves = read(tmp_path / "half/LQ_X2.lmdb")
+    assert np.array_equal(halves["coffee"], degrade(downscale(photographs["coffee"], 2), steps[2:], ""))
+    for wrong in ("blur", "jpeg=0", "jpeg=2.5", "fog=1", "noise=nan"):
+        failed(prepare(*args, "--out", "two", "--degrade", wrong), "--degrade to be among blur=SIGMA", repr(wrong))
 
 
 def test_given_lr_images(prepare, photographs, tmp_path):
@@ -435,4 +458,4 @@ def test_bombs_links_and_what_is_no_image(prepare, photographs, tmp_path):
     assert "  left out: 2 .gif, 1 .avif, 1 .txt (only .png, " in process.stdout
     assert "  2 broken images skipped:" in process.stdout
     assert "hr/bomb200000.png: no image, or a broken one (" in process.stdout
-    assert "warning: --scale 1 without --lq makes pairs of equal images." in process.stderr
+    assert "warning: --scale 1 without --lq or --degrade makes pairs of equal images." in process.stderr

@@ -18,6 +18,7 @@ from dscsr_model.data import paired_crop_dataset, sources
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
 from dscsr_model.data.keyed_samples import SampleKey
+from dscsr_model.data.noise import drawn_by
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
 from dscsr_model.data.sources import FileSource
 from dscsr_model.training.images import turned
@@ -186,6 +187,43 @@ def batches_of_two_epochs(options, workers, method, persistent):
     return found
 
 
+def test_noise_is_the_sample_s_or_in_validation_the_image_s(make_pair, folders):
+    clean = {**make_pair(name="more"), "scale": 1}
+    clean["dataroot_lq"] = clean["dataroot_gt"]
+    options = {**clean, "noise": 25}
+    key = SampleKey(2, 5, 1)
+    sample = PairedCropDataset(options)[key]
+    expected = torch.from_numpy(drawn_by(7, 2, 5, 1).standard_normal((3, 48, 48), np.float32)).double() * 25 / 255
+    assert torch.equal(sample["gt"], PairedCropDataset(clean)[key]["gt"])
+    torch.testing.assert_close(sample["lq"].double(), sample["gt"].double() + expected, rtol=0, atol=1e-7)
+    for more in ({"cache": "ram"}, {"output": "uint8"}):
+        dataset = PairedCropDataset({**options, **more})
+        assert dataset.gt is dataset.lq or not more.get("cache")
+        torch.testing.assert_close(dataset[key]["lq"], sample["lq"], rtol=0, atol=1e-7)
+    one, two = ((batch["lq"] - batch["gt"]) * 255 for batch in DataLoader(PairedCropDataset(options), batch_size=2))
+    assert not torch.equal(one, two)
+
+    wide = PairedCropDataset({**options, "noise": [0, 50], "gt_size": 96})
+    sigmas = [((s["lq"] - s["gt"]) * 255).std().item() for s in (wide[SampleKey(0, 0, n)] for n in range(60))]
+    assert 0 <= min(sigmas) < 10
+    assert 40 < max(sigmas) < 51
+
+    val = {**options, "phase": "val", "seed": 1}
+    first, again = PairedCropDataset(val)[3]["lq"], PairedCropDataset({**val, "seed": 2})[3]["lq"]
+    assert torch.equal(first, again)
+    roots = {"dataroot_gt": folders["dataroot_gt"], "dataroot_lq": folders["dataroot_gt"]}
+    of_files = PairedCropDataset({**val, **roots, "io_backend": {"type": "disk"}})
+    by_name = {Path(each["gt_path"]).stem: each["lq"] for each in map(of_files.__getitem__, range(5))}
+    assert torch.equal(by_name["photo3"], first)
+    assert min(image.min() for image in by_name.values()) < 0
+
+
+@pytest.mark.parametrize("noise", [-1, 300, [50, 0], [1], True])
+def test_noise_that_is_none(make_pair, noise):
+    with pytest.raises(DscsrError, match=r"noise: Expected a number from 0 to 255, or the lowest and the highest"):
+        PairedCropDataset({**make_pair(), "noise": noise})
+
+
 @pytest.mark.parametrize(
     ("workers", "method", "persistent"),
     [
@@ -196,7 +234,7 @@ def batches_of_two_epochs(options, workers, method, persistent):
     ],
 )
 def test_workers_of_any_kind_change_nothing(make_pair, workers, method, persistent):
-    options = make_pair()
+    options = {**make_pair(), "noise": [0, 25]}
     reference = batches_of_two_epochs(options, 0, None, False)
     assert len(reference) == 5 + 2 * (3 + 1)
     assert not torch.equal(reference[5]["gt"], reference[9]["gt"])  # another epoch, other samples
