@@ -200,7 +200,7 @@ def test_noise_is_the_sample_s_or_in_validation_the_image_s(make_pair, folders):
         dataset = PairedCropDataset({**options, **more})
         assert dataset.gt is dataset.lq or not more.get("cache")
         torch.testing.assert_close(dataset[key]["lq"], sample["lq"], rtol=0, atol=1e-7)
-    one, two = ((batch["lq"] - batch["gt"]) * 255 for batch in DataLoader(PairedCropDataset(options), batch_size=2))
+    one, two, *_ = ((batch["lq"] - batch["gt"]) * 255 for batch in DataLoader(PairedCropDataset(options), batch_size=2))
     assert not torch.equal(one, two)
 
     wide = PairedCropDataset({**options, "noise": [0, 50], "gt_size": 96})
