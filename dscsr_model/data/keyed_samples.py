@@ -23,11 +23,15 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 
 class SampleKey(NamedTuple):
-    """One sample to be made: of the image of this number, at this position in the order of an epoch (of all ranks)."""
+    """One sample to be made: of the image of this number, at this position in the order of an epoch (of all ranks).
+
+    Its patch is as large as the data set's options say, unless ``gt_size`` says otherwise: for nothing is drawn by it.
+    """
 
     image: int
     epoch: int = 0
     position: int = 0
+    gt_size: int | None = None
 
 
 def takes_sample_keys(dataset: Any) -> bool:
@@ -43,12 +47,16 @@ class KeyedSampler(Sampler[Any]):
 
     Attributes:
         resumed_epoch: The epoch in which the first ``seen`` samples are left out.
+        end: So many samples of an epoch are all, if it is a number.
+        gt_size: Of the keys.
         on_epoch: Called with each epoch that is told.
     """
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         self.resumed_epoch, self.seen = -1, 0
+        self.end: int | None = None
+        self.gt_size: int | None = None
         self.rounds = 0
         self.epoch: int | None = None
         self.on_epoch: Callable[[int], None] = lambda epoch: None
@@ -72,10 +80,11 @@ class KeyedSampler(Sampler[Any]):
             self.rounds += 1
         else:
             epoch, begin = self.epoch, self.seen if self.epoch == self.resumed_epoch else 0
-        rank, ranks = _rank_of(self.sampler)
-        for number, index in islice(enumerate(self.sampler), begin, None):
+        gt_size, (rank, ranks) = self.gt_size, _rank_of(self.sampler)
+        for number, index in islice(enumerate(self.sampler), begin, self.end):
             # Ranks take every n-th sample of one order: the position in it does not depend on how many there are.
-            yield SampleKey(int(index), epoch, number * ranks + rank) if hasattr(index, "__index__") else index
+            position = number * ranks + rank
+            yield SampleKey(int(index), epoch, position, gt_size) if hasattr(index, "__index__") else index
 
 
 def _rank_of(sampler: Any) -> tuple[int, int]:
@@ -115,6 +124,9 @@ class KeyedDataset(Dataset[Any]):
         key = struct.pack("<4q", self.seed, index.epoch, index.image, index.position)
         number, short = struct.unpack("<QI", hashlib.blake2b(key, digest_size=12).digest())
         with _seeded(number, short):
+            opt = getattr(self.dataset, "opt", {})
+            if index.gt_size not in (None, opt.get("gt_size")):  # BasicSR's datasets read it with each sample
+                self.dataset.opt = {**opt, "gt_size": index.gt_size}  # type: ignore[attr-defined]
             return self.dataset[index.image]
 
 

@@ -96,12 +96,16 @@ class PairedCropDataset(Dataset):
             return SampleKey(index, int(torch.randint(2**31, ())))  # a worker's generator differs from epoch to epoch
         return SampleKey(index, self.epoch or 0)
 
+    def _size(self, key: SampleKey) -> int:
+        """Side of a crop in LR pixels; 0 for whole images."""
+        return 0 if not self.train else self.size if key.gt_size is None else _crop_size(key.gt_size, self.scale)
+
     def _samples(self, keys: Sequence[SampleKey]) -> list[Sample]:
         """A sample for each key, all from the image of the first."""
-        index = keys[0].image
+        index, size = keys[0].image, self._size(keys[0])
         names = {"lq_path": self.lq.name(index), "gt_path": self.gt.name(index)}
         with self.lq.pixels(index) as lq, self.gt.pixels(index) as gt:
-            self._check_pair(lq.shape, gt.shape, names["gt_path"])
+            self._check_pair(lq.shape, gt.shape, names["gt_path"], size)
             cuts = [self._cut(lq, gt, key) if self.train else self._whole(lq, gt) for key in keys]
         samples = [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
         if self.options.noise is not None:
@@ -112,14 +116,14 @@ class PairedCropDataset(Dataset):
 
     def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], key: SampleKey) -> tuple[NDArray, NDArray, Sample]:
         numbers = (self.seed, key.epoch, key.image, key.position)
-        height, width = lq.shape[:2]
-        crop = draw_crop(numbers, height, width, self.size, self.options.use_hflip, self.options.use_rot)
+        (height, width), size = lq.shape[:2], self._size(key)
+        crop = draw_crop(numbers, height, width, size, self.options.use_hflip, self.options.use_rot)
         more: Sample = {}
         if self.options.augment == "device":
             more["orientation"] = crop.orientation
             crop = Crop(crop.top, crop.left)
-        small = cut(lq, crop, self.size, 1, self.channels)
-        return small, cut(gt, crop, self.size, self.scale, self.channels), more
+        small = cut(lq, crop, size, 1, self.channels)
+        return small, cut(gt, crop, size, self.scale, self.channels), more
 
     def _whole(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8]) -> tuple[NDArray, NDArray, Sample]:
         gt = gt[: self.scale * lq.shape[0], : self.scale * lq.shape[1]]
@@ -136,16 +140,16 @@ class PairedCropDataset(Dataset):
             return
         unfitting = (gt[:, :2] != self.scale * lq[:, :2]).any(1) | (lq[:, :2] < self.size).any(1)
         for index in np.flatnonzero(unfitting)[:1]:
-            self._check_pair(lq[index].tolist(), gt[index].tolist(), self.gt.name(index))
+            self._check_pair(lq[index].tolist(), gt[index].tolist(), self.gt.name(index), self.size)
 
-    def _check_pair(self, lq: Sequence[int], gt: Sequence[int], name: str) -> None:
+    def _check_pair(self, lq: Sequence[int], gt: Sequence[int], name: str, size: int) -> None:
         wanted, got = (self.scale * lq[0], self.scale * lq[1]), (gt[0], gt[1])
         if got != wanted if self.train else got[0] < wanted[0] or got[1] < wanted[1]:
             remedy = "Set `scale` to that of the data, or prepare them again."
             raise DataError(f"the GT to be {self.scale} times as large as its LQ, {wanted}", got, remedy, name)
-        if self.train and min(got) < self.scale * self.size:
+        if min(got) < self.scale * size:
             remedy = "Lower `gt_size`, or remove the image."
-            raise DataError(f"images of at least {self.scale * self.size} pixels (`gt_size`)", got, remedy, name)
+            raise DataError(f"images of at least {self.scale * size} pixels (`gt_size`)", got, remedy, name)
 
 
 def _refuse_stock_options(opt: Mapping[str, Any]) -> None:

@@ -83,7 +83,8 @@ class Console:
         rows = screen.rows(self.opt, model, train_loader, other_loaders, start, self.command)
         self.say(screen.table(f"{'Training' if self.opt['is_train'] else 'Testing'} {self.opt['name']}", rows))
         if self.opt["is_train"]:
-            self._progress = ShownProgress(start, model.expected_iterations, sys.stderr, self._advice)
+            expected, left = model.expected_iterations, model.iterations_left
+            self._progress = ShownProgress(start, expected, sys.stderr, self._advice, left)
         model.progress = self._progress or _Results()
 
     def _advice(self, left: float) -> str | None:

@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
-from dscsr_model.data.keyed_samples import KeyedDataset, KeyedSampler, takes_sample_keys
+from dscsr_model.data.keyed_samples import KeyedSampler
 from dscsr_model.host import console, lock, registration, run_errors, train_log, user_code, weight_names
 from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
-from dscsr_model.host.position import resumed
 from dscsr_model.host.screen import Command
+from dscsr_model.host.train_data import TrainEpochs, build_keyed_dataloader, build_train_loader
 from dscsr_model.training import checkpoints, stopping
 from dscsr_model.training.clock import EndingLoader
+from dscsr_model.training.stages import stages_of
 
 _changed = ExitStack()
 """Puts back what the last run in this process changed, and gives back the lock of its experiment."""
@@ -40,6 +40,9 @@ _left_out: Mapping[str, str] | None = None
 
 _imports: Sequence[str] = ()
 """What `dscsr` was told to import on its command line, of which BasicSR knows nothing."""
+
+LENGTHS = "create_train_val_dataloader"
+"""What tells BasicSR's loop how many epochs there are."""
 
 _runs: list[Run] = []
 """The run of one of our models that this process is in, if there is one."""
@@ -112,14 +115,6 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
         patches.set(namespace, "build_dataloader", partial(build_keyed_dataloader, namespace["build_dataloader"]))
 
 
-def build_keyed_dataloader(build: Callable[..., Any], dataset: Any, dataset_opt: Any, *args: Any, **kwargs: Any) -> Any:
-    """BasicSR's, but a training set that takes sample keys gets them; others get numbers as ever."""
-    loader = build(dataset, dataset_opt, *args, **kwargs)
-    if dataset_opt["phase"] == "train" and takes_sample_keys(dataset):
-        loader.batch_sampler.sampler = KeyedSampler(loader.batch_sampler.sampler)
-    return loader
-
-
 def _load_on_cpu(load_resume_state: Any, opt: dict[str, Any]) -> Any:
     cuda = Overlay(torch.cuda, current_device=lambda: 0)
     load = lambda path, **_: torch.load(path, map_location="cpu")  # noqa: E731
@@ -144,6 +139,7 @@ class Run:
         self.state: dict[str, Any] | None = None
         self.model: Any = None
         self.train_loader: Any = None
+        self.epochs: TrainEpochs | None = None
         self.other_loaders: list[Any] = []
         self.console = console.Console(opt, Command.of_this_process(_imports))
         _runs.append(self)
@@ -159,10 +155,15 @@ class Run:
 
     def take_over(self, namespace: dict[str, Any]) -> None:
         """Stand in for the loop's names. A module that lacks any is none of BasicSR's kind."""
-        names = self.LOOP if "load_resume_state" in namespace else self.TEST_LOOP
+        names: tuple[str, ...] = self.LOOP if "load_resume_state" in namespace else self.TEST_LOOP
         if namespace.keys() >= set(names):
             if misc := sys.modules.get("basicsr.utils.misc"):
                 self.patches.set(misc, "print", self.console.hold)
+            if names is self.LOOP and LENGTHS in namespace:
+                names = (*names, LENGTHS)
+            elif self.opt.get("train", {}).get("stages"):
+                got, remedy = f"one without `{LENGTHS}`", "Take `dscsr train`, or BasicSR's `train.py`."
+                raise DscsrError("a train loop whose epochs can be counted, for `train: stages`", got, remedy)
             for name in names:
                 self.patches.set(namespace, name, partial(getattr(self, name), namespace[name]))
 
@@ -205,25 +206,23 @@ class Run:
             loader = build(dataset, dataset_opt, *args, **kwargs)
             self.other_loaders.append(loader)
             return loader
-        seed = self.opt["manual_seed"]
-        if not takes_sample_keys(dataset) and not isinstance(dataset, IterableDataset):
-            dataset = KeyedDataset(dataset, seed)
-        loader = build_keyed_dataloader(build, dataset, dataset_opt, *args, **kwargs)
-        # A loader draws a number whenever an epoch starts: from torch's generator, which belongs to the network, it
-        # would take one that a run resumed at the end of an epoch does not see.
-        loader.generator = torch.Generator()
-        loader.generator.manual_seed(seed)
-        loader.worker_init_fn = partial(stopping.start_worker, loader.worker_init_fn)
+        loader = build_train_loader(self.opt["manual_seed"], build, dataset, dataset_opt, *args, **kwargs)
         sampler = loader.batch_sampler.sampler
         if isinstance(sampler, KeyedSampler):
             sampler.on_epoch = self.begin_epoch
-            if self.state is not None and len(loader):
-                position = resumed(self.state, len(loader), loader.batch_sampler.batch_size)
-                sampler.resumed_epoch, sampler.seen = position.epoch, position.samples
+            stages = stages_of(self.opt["train"], dataset_opt)
+            self.epochs = TrainEpochs(stages, loader, dataset_opt["batch_size_per_gpu"])
+            if self.state is not None:
+                self.epochs.resume(self.state)
         self.train_loader = loader
         if self.opt["train"].get("max_seconds"):
             return EndingLoader(loader, self.is_out_of_time)
         return loader
+
+    def create_train_val_dataloader(self, create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Loaders and lengths. BasicSR counts epochs by one batch, with the last, incomplete one, which it drops."""
+        *loaders, epochs, iterations = create(*args, **kwargs)
+        return *loaders, max(epochs, len(self.epochs or ())), iterations
 
     def build_model(self, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The model, remembered: at the start of each epoch it is asked whether it goes on."""
@@ -250,6 +249,8 @@ class Run:
         """Before its workers start, which can take longer than a job is given to end, look for a signal."""
         if not self.is_out_of_time():
             self.model.epoch = epoch
+        if self.epochs is not None:
+            self.epochs.begin(epoch)
         self.model.end_if_asked()
 
     def is_out_of_time(self) -> bool:

@@ -21,6 +21,7 @@ from dscsr_arch.architecture import architectures
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import deployable
 from dscsr_model import weights as shipped
+from dscsr_model.training.stages import Stage, stage_at
 
 Row = tuple[str, str]
 
@@ -93,7 +94,8 @@ def rows(
     if teacher := getattr(model, "teacher", None):
         found.append(("teacher", ", ".join(_counted(network) for network in teacher.networks)))
     if train_loader is not None:
-        found += [("data", _data(opt, train_loader)), ("length", _length(opt, train_loader, start))]
+        found.append(("data", _data(opt, train_loader, stage_at(model.stages, start + 1))))
+        found.append(("length", _length(opt, train_loader, start, model.stages)))
     sets = ", ".join(
         f"{loader.dataset.opt['name']} ({_many(len(loader.dataset), 'image')})" for loader in other_loaders
     )
@@ -146,19 +148,22 @@ def _weights(opt: Mapping[str, Any], start: int) -> str:
     return shown(given) if given else "random"
 
 
-def _data(opt: Mapping[str, Any], loader: Any) -> str:
-    section = opt["datasets"]["train"]
-    batch, ranks = loader.batch_sampler.batch_size, opt["world_size"]
+def _data(opt: Mapping[str, Any], loader: Any, stage: Stage) -> str:
+    section, ranks = opt["datasets"]["train"], opt["world_size"]
+    batch = loader.batch_sampler.batch_size
     parts = [f"{section['name']}: {_many(len(loader.dataset), 'pair')}"]
-    if size := section.get("gt_size"):
+    if size := stage.gt_size or section.get("gt_size"):
         parts.append(f"patches of {size} pixels" + (f" (LQ {size // opt['scale']})" if opt.get("scale") else ""))
     parts.append(f"batch {batch * ranks}" + (f" ({batch} on each of {ranks} ranks)" if ranks > 1 else ""))
     return ", ".join(parts)
 
 
-def _length(opt: Mapping[str, Any], loader: Any, start: int) -> str:
+def _length(opt: Mapping[str, Any], loader: Any, start: int, stages: Sequence[Stage]) -> str:
     total = int(opt["train"]["total_iter"])
     text = f"{_many(total, 'iteration')}, {_many(math.ceil(total / max(len(loader), 1)), 'epoch')}"
+    if len(stages) > 1:
+        stage = stage_at(stages, start + 1)
+        text = f"{_many(total, 'iteration')} in {len(stages)} stages, number {stage.number} up to {stage.until:,}"
     if start:
         text += f"; {total - start:,} iterations are left"
     if seconds := opt["train"].get("max_seconds"):

@@ -55,7 +55,7 @@ def with_learning_rates(kind: type[Any], model: Any) -> type[Any]:
 
         def __call__(self, log_vars: dict[str, Any]) -> None:
             # One more than BasicSR counts: else the last iteration's estimate is negative, -1 day.
-            self.max_iters = model.expected_iterations(log_vars["iter"]) + 1
+            self.max_iters = log_vars["iter"] + model.iterations_left(log_vars["iter"], self.start_iter) + 1
             if self.tb_logger is not None:
                 for number, rate in enumerate(log_vars["lrs"]):
                     self.tb_logger.add_scalar(f"lr_{number}" if number else "lr", rate, log_vars["iter"])

@@ -20,6 +20,7 @@ from dscsr_model.training.checkpoints import Checkpoints
 from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
 from dscsr_model.training.ranks import gathered
+from dscsr_model.training.stages import Stage, announcement, cost_until, stage_at, stages_of
 from dscsr_model.training.stopping import Stopped
 from dscsr_model.training.validation import BestResults
 
@@ -42,6 +43,8 @@ class CheckpointingSRModel(ValidatingSRModel):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.trained_with = checkpoints.training_options(opt)  # before anything takes keys out of its sections
+        self.stages = stages_of(opt.get("train") or {}, opt["datasets"].get("train") or {})
+        self.stage = self.stages[0]
         super().__init__(opt)
 
     @cached_property
@@ -161,15 +164,25 @@ class CheckpointingSRModel(ValidatingSRModel):
         raise Stopped(signal_number)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Begin an iteration: the last place to stop before it. Then its learning rate."""
+        """Begin an iteration: the last place to stop before it. Then its stage and its learning rate."""
         self.end_if_asked()
+        if (stage := stage_at(self.stages, current_iter)) is not self.stage:
+            self.begin_stage(stage)
+            line = announcement(self.stages, stage.number)
+            get_root_logger().info(line)
+            self.progress.begin_stage(current_iter - 1, line)
         self.advance_schedule(current_iter, warmup_iter)
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Go on under the options of a stage."""
+        self.stage = stage
+        self._schedule_at = stage.schedule_after
 
     def advance_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """Step the schedule to this iteration, or further, where time is to end the training before `total_iter`."""
-        to = self.scheduled_iteration(current_iter)
+        to, warmup_iter = self.scheduled_iteration(current_iter), self.stage.train.get("warmup_iter", warmup_iter)
         for passed in range(self._schedule_at + 1, to + 1):
-            self.step_schedule(passed, warmup_iter)
+            self.step_schedule(passed - self.stage.schedule_after, warmup_iter)
         self._schedule_at = to
 
     def scheduled_iteration(self, current_iter: int) -> int:
@@ -187,6 +200,12 @@ class CheckpointingSRModel(ValidatingSRModel):
         scheduled = self.scheduled_iteration(current_iter)
         return max(round(current_iter * total / scheduled), current_iter + (scheduled < total))
 
+    def iterations_left(self, current_iter: int, since: int) -> float:
+        """How many iterations are to come, of the length that those after ``since`` had, by the pixels they see."""
+        left, here = self.expected_iterations(current_iter), cost_until(self.stages, current_iter)
+        seen = (here - cost_until(self.stages, since)) / max(current_iter - since, 1)
+        return (cost_until(self.stages, left) - here) / (seen or self.stage.cost)
+
     def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """As BasicSR's ``update_learning_rate``."""
         super().update_learning_rate(current_iter, warmup_iter)
@@ -201,6 +220,8 @@ class CheckpointingSRModel(ValidatingSRModel):
         logger, iteration = get_root_logger(), resume_state["iter"]
         for line in checkpoints.changed_options(resume_state.get("options", self.trained_with), self.trained_with):
             logger.info(line)
+        if (stage := stage_at(self.stages, iteration)) is not self.stage:
+            self.begin_stage(stage)
         for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
             if not take_over(optimizer, saved):
                 logger.info("The optimizer remembers other things than it did before: it starts anew.")

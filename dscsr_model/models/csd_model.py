@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.metadata import beside
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
+from dscsr_model.losses.vgg import VGG19Features
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import CSD_KEYS, CSDLoss
 from dscsr_model.training.images import check_output
 from dscsr_model.training.log import loss_sections, named
+from dscsr_model.training.stages import Stage
 from dscsr_model.training.teacher import TeacherFeatures
 
 TEACHER = 1.0
@@ -27,6 +29,11 @@ TEACHER = 1.0
 def width_label(width: float) -> str:
     """``w0.25``: ends names of metrics, images and files of a student, or of the teacher."""
     return f"w{float(width)}"
+
+
+def _vgg(criterion: nn.Module) -> VGG19Features | None:
+    """What a contrastive loss compares images by, if not by the teacher."""
+    return criterion.vgg if isinstance(criterion, ContrastiveLoss) else None
 
 
 def validated_widths(given: Sequence[float] | None, students: Sequence[float], teacher: bool) -> tuple[float, ...]:
@@ -55,11 +62,6 @@ class CSDModel(EfficientSRModel):
 
     loss_keys = CSD_KEYS
 
-    def __init__(self, opt: Mapping[str, Any]) -> None:
-        sections = loss_sections(opt["train"]) if opt["is_train"] else {}
-        self.losses = {name: CSDLoss.parse(section, f"{name}_opt") for name, section in sections.items()}
-        super().__init__(opt)
-
     @property
     def students(self) -> tuple[float, ...]:
         """Widths of the students, in the order of the options."""
@@ -70,6 +72,14 @@ class CSDModel(EfficientSRModel):
     def validated(self) -> tuple[float, ...]:
         """The widths that are validated, in ascending order."""
         return validated_widths(self.val.widths, self.students, not self.is_train or self._needs_teacher())
+
+    @cached_property
+    def losses_of(self) -> list[dict[str, CSDLoss]]:
+        """The losses of each stage."""
+        return [
+            {name: CSDLoss.parse(section, f"{name}_opt") for name, section in loss_sections(stage.train).items()}
+            for stage in self.stages
+        ]
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -87,28 +97,30 @@ class CSDModel(EfficientSRModel):
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
-        """Also the features that contrastive losses compare."""
+        """Also the teacher's features that contrastive losses of all stages compare."""
         super().init_training_settings()
-        self.active: Mapping[str, CSDLoss] = self.losses
-        self.features: dict[str, Callable[[Tensor], list[Tensor]]] = {
-            name: self._features_of(name, loss) for name, loss in self.losses.items() if loss.contrastive
+        backbone = self.get_bare_model(self.net_g).backbone
+        self.features = {
+            name: TeacherFeatures(backbone, loss.feature_layers or ())
+            for criteria, losses in zip(self.criteria_of, self.losses_of, strict=True)
+            for name, loss in losses.items()
+            if loss.contrastive and _vgg(criteria[name]) is None
         }
 
-    def _features_of(self, name: str, loss: CSDLoss) -> Callable[[Tensor], list[Tensor]]:
-        criterion = self.criteria[name]
-        if isinstance(criterion, ContrastiveLoss) and criterion.vgg is not None:
-            return criterion.vgg
-        return TeacherFeatures(self.get_bare_model(self.net_g).backbone, loss.feature_layers or ())
+    def begin_stage(self, stage: Stage) -> None:
+        """Also what its losses compare."""
+        super().begin_stage(stage)
+        self.active: Mapping[str, CSDLoss] = self.losses_of[stage.number - 1]
 
     def _needs_teacher(self) -> bool:
-        return any(loss.needs_teacher for loss in self.losses.values())
+        return any(loss.needs_teacher for losses in self.losses_of for loss in losses.values())
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step by the losses that count in this iteration."""
-        scheduled = self.scheduled_iteration(current_iter)
-        self.active = {name: loss for name, loss in self.losses.items() if loss.covers(scheduled)}
+        scheduled, losses = self.scheduled_iteration(current_iter), self.losses_of[self.stage.number - 1]
+        self.active = {name: loss for name, loss in losses.items() if loss.covers(scheduled)}
         super().optimize_parameters(current_iter)
 
     def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
@@ -141,7 +153,7 @@ class CSDModel(EfficientSRModel):
     ) -> dict[float, Tensor]:
         """The contrastive loss of each student; features of teacher and negatives are computed once for all of them."""
         criterion: Any = self.criteria[name]
-        features = self.features[name]
+        features: Callable[[Tensor], list[Tensor]] = _vgg(criterion) or self.features[name]
         negatives, sources = criterion.draw_negatives(lq, teacher.shape[-2:])
         with torch.no_grad():
             known = features(torch.cat((teacher, negatives.to(teacher.dtype))))
@@ -200,19 +212,16 @@ class CSDModel(EfficientSRModel):
             self.checkpoints.save_network(saved, label, f"student_{width_label(width)}")
         return super().save_networks(content, label)
 
-    def _teacher_features(self) -> dict[str, TeacherFeatures]:
-        return {name: one for name, one in self.features.items() if isinstance(one, TeacherFeatures)}
-
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
         """Also the layers of the teacher that the training began with."""
-        kept = {name: features.state() for name, features in self._teacher_features().items()}
+        kept = {name: features.state() for name, features in self.features.items()}
         return super().training_state(epoch, current_iter) | {"first_layers": kept}
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Also these layers: the network itself has gone on learning."""
         super().resume_training(resume_state)
         saved = resume_state.get("first_layers", {})
-        for name, features in self._teacher_features().items():
+        for name, features in self.features.items():
             if name in saved:
                 features.load_state(saved[name])
             else:

@@ -17,6 +17,7 @@ from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.log import loss_sections
+from dscsr_model.training.stages import Stage
 from dscsr_model.training.teacher import Teacher, TeacherOutput, build_teachers
 
 
@@ -32,9 +33,11 @@ class DistillationModel(EfficientSRModel):
     loss_keys = TARGET_KEYS
 
     def init_training_settings(self) -> None:
-        """Also the teacher, and hooks on the layers that losses compare; before anything can be compiled."""
-        sections = loss_sections(self.opt["train"])
-        self.loss_targets = {name: LossTarget.parse(section, f"{name}_opt") for name, section in sections.items()}
+        """Also the teacher, and hooks on the layers that losses compare, of all stages; before anything is compiled."""
+        self.targets_of = [
+            {name: LossTarget.parse(section, f"{name}_opt") for name, section in loss_sections(stage.train).items()}
+            for stage in self.stages
+        ]
         super().init_training_settings()
         self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
         self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])
@@ -42,9 +45,14 @@ class DistillationModel(EfficientSRModel):
         self.teacher_output = TeacherOutput(None, {})
         self.features: Features = {}
 
+    def begin_stage(self, stage: Stage) -> None:
+        """Also what its losses compare."""
+        super().begin_stage(stage)
+        self.loss_targets = self.targets_of[stage.number - 1]
+
     def build_teacher(self) -> Teacher | None:
         """The teacher of the option file; None if no loss needs one."""
-        if not any(target.needs_teacher for target in self.loss_targets.values()):
+        if not any(target.needs_teacher for targets in self.targets_of for target in targets.values()):
             return None
         logger = get_root_logger()
         with warnings.catch_warnings(record=True) as caught:
@@ -59,18 +67,19 @@ class DistillationModel(EfficientSRModel):
         return Teacher(
             networks,
             [theirs for _, theirs in self._pairs()],
-            output=any(target.target == "teacher" and not target.pairs for target in self.loss_targets.values()),
             ensemble=self.distillation.self_ensemble,
             precision=self.precision,
             memory_format=self.memory_format,
         )
 
     def _pairs(self) -> list[tuple[str, str]]:
-        return [pair for target in self.loss_targets.values() for pair in target.pairs]
+        return [pair for targets in self.targets_of for target in targets.values() for pair in target.pairs]
 
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
-        if self.teacher is not None:
+        targets = self.loss_targets.values()
+        if self.teacher is not None and any(target.needs_teacher for target in targets):
+            self.teacher.wants_output = any(target.target == "teacher" and not target.pairs for target in targets)
             self.teacher_output = self.teacher(lq)
         output, self.features = self.hooks.watch(super().run_network, lq)
         return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +22,9 @@ from dscsr_model.training.ema import MovingAverage, StochasticAverage, averaging
 from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.images import as_float, check_batch, check_output, turned
 from dscsr_model.training.log import loss_sections, named
-from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer
+from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer, take_over
 from dscsr_model.training.precision import CompiledForward, Precision
+from dscsr_model.training.stages import Stage
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 
@@ -49,6 +51,8 @@ class EfficientSRModel(CheckpointingSRModel):
     """Keys of a loss section that the model reads, not the loss."""
     memory_format = torch.contiguous_format
     averaging: Any = None  # when and how `net_g_ema` follows `net_g`
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[Any]
 
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
@@ -71,9 +75,8 @@ class EfficientSRModel(CheckpointingSRModel):
             logger.info(self.averaging.says)
             average = lora.inject_lora(build_network(self.opt["network_g"]), self.lora).to(self.device)
             self.net_g_ema = start_average(average, network, self.opt["path"].get("pretrain_network_g"))
-        self.criteria = self.build_losses()
-        self.setup_optimizers()
-        self.setup_schedulers()
+        self.criteria_of = self.build_losses()
+        self.begin_stage(self.stage)
         self.guard = StepGuard(
             self.optimizer_g,
             self.net_g,
@@ -86,13 +89,32 @@ class EfficientSRModel(CheckpointingSRModel):
 
     # --- losses, optimizer, schedule --------------------------------------------------------------------------
 
-    def build_losses(self) -> dict[str, nn.Module]:
-        """A loss for each section ``<name>_opt`` of ``train:``."""
-        own = {
-            name: {key: value for key, value in section.items() if key not in self.loss_keys}
-            for name, section in loss_sections(self.opt["train"]).items()
-        }
-        return {name: build_loss(section).to(self.device) for name, section in own.items()}
+    def begin_stage(self, stage: Stage) -> None:
+        """Take the losses, the optimizer's options and the schedule of a stage; all else goes on, moments included."""
+        super().begin_stage(stage)
+        self.opt["train"] = copy.deepcopy(dict(stage.train))  # BasicSR takes keys out
+        self.settings = TrainSection.parse(self.opt["train"], "train")
+        self.criteria = self.criteria_of[stage.number - 1]
+        before, self.optimizers, self.schedulers = self.optimizers, [], []
+        self.setup_optimizers()
+        for optimizer, old in zip(self.optimizers, before, strict=False):
+            take_over(optimizer, old.state_dict())
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns that it has not stepped
+            self.guard.optimizer = optimizer
+        self.setup_schedulers()
+
+    def build_losses(self) -> list[dict[str, nn.Module]]:
+        """For each stage a loss for each section ``<name>_opt`` of ``train:``; the same one for the same section."""
+        built: dict[str, nn.Module] = {}
+
+        def loss(section: Mapping[str, Any]) -> nn.Module:
+            own = {key: value for key, value in section.items() if key not in self.loss_keys}
+            if str(own) not in built:
+                built[str(own)] = build_loss(own).to(self.device)
+            return built[str(own)]
+
+        named = [loss_sections(stage.train) for stage in self.stages]
+        return [{name: loss(section) for name, section in sections.items()} for sections in named]
 
     def setup_optimizers(self) -> None:
         """One optimizer for all that is trained; what is frozen is counted in one line."""

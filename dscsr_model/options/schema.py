@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from dscsr_model.options.datasets import DATASETS, LoopDataset
 from dscsr_model.options.losses import CSDLoss, LossTarget
 from dscsr_model.options.section import MODELS, SR, Schema, Section
-from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, Options
+from dscsr_model.options.sections import LoRASection, LossSection, MetricSection, Options, StageSection
 from dscsr_model.options.signatures import section_of
 
 Constructors = Mapping[str, Callable[..., Any]]
@@ -25,7 +25,7 @@ def json_schema(networks: Constructors, losses: Constructors) -> dict[str, Any]:
         losses: The same.
     """
     ours = {name: section_of(constructor, name) for name, constructor in {**networks, **losses}.items()}
-    kinds = [Options, LoopDataset, *DATASETS.values(), MetricSection, LossSection, LoRASection]
+    kinds = [Options, LoopDataset, *DATASETS.values(), MetricSection, LossSection, LoRASection, StageSection]
     pairs = [(kind, "validation") for kind in dict.fromkeys([*kinds, *ours.values()])]
     schema = models_json_schema(pairs, schema_generator=Schema, ref_template="#/$defs/{model}")[1]  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
@@ -43,6 +43,7 @@ def json_schema(networks: Constructors, losses: Constructors) -> dict[str, Any]:
         definitions[name].pop("additionalProperties")
     loss.update(_by_type("type", {name: name for name in losses}, None))
     definitions["TrainSection"]["patternProperties"] = {"_opt$": _or_null(_ref("LossSection"))}
+    definitions["StageTrainSection"]["patternProperties"] = {"_opt$": _or_null({"type": "object"})}
     definitions["Network"] = _by_type("type", {name: name for name in networks}, None)
     definitions["Dataset"] = _by_type("type", {name: name for name in DATASETS}, "LoopDataset")
     ours_or_srmodels = {"properties": {"model_type": {"enum": list(MODELS)}}}  # of others, nothing is known
@@ -64,7 +65,8 @@ def _finish(definition: dict[str, Any]) -> None:
             kind.pop("additionalProperties", None)
             kind["allOf"] = [_ref(of)]
         if each := value.pop("each", None):
-            kind["additionalProperties"] = _ref(each)
+            array = next((one for one in (kind, *kind.get("anyOf", ())) if one.get("type") == "array"), None)
+            (array or kind)["items" if array else "additionalProperties"] = _ref(each)
 
 
 def _ref(name: str) -> dict[str, Any]:
@@ -104,6 +106,8 @@ def markdown(networks: Constructors, losses: Constructors) -> str:
         ("The file", [("", Options)]),
         *_inside(Options, ""),
         ("`train: <name>_opt:`", of_losses),
+        ("`train: stages:`, each", [("", StageSection)]),
+        *_inside(StageSection, "train: stages: "),
         ("`val: metrics: <name>:`", [("", MetricSection)]),
         ("`network_g: lora:`", [("", LoRASection)]),
         ("`datasets: <name>:`", [("", LoopDataset), *DATASETS.items()]),

@@ -68,6 +68,32 @@ class SWASection(Section):
         return 1 + total_iter // self.every - self.begin(total_iter) // self.every
 
 
+class StageOptimSection(Section):
+    """`train: stages: train: optim_g:`: what may change of an optimizer that goes on."""
+
+    lr: v.Ratio = option("learning rate")
+    weight_decay: v.Number = option("decay of the weights towards 0")
+    betas: v.Numbers = option("decay of Adam's two averages")
+
+
+class StageTrainSection(Section):
+    """`train: stages: train:`: what differs from `train:`. Losses `<name>_opt:` are changed, brought, or `~`: off."""
+
+    optim_g: StageOptimSection = option("the learning rate, `lr`, and with it the schedule begin anew")
+    scheduler: v.AnySection = option("with `type` another schedule, counted from here; without, other arguments of it")
+    warmup_iter: v.Warmup = option("the learning rate grows linearly for so many iterations of the stage")
+    accumulate_steps: v.Count = option("parts in which a batch is processed, for the memory of one")
+
+
+class StageSection(Section):
+    """`train: stages:`, one of them."""
+
+    until: v.Iterations = option("its last iteration; of the last stage `total_iter`, also by default")
+    gt_size: v.Count = option("side of the training patches, in GT pixels; by default that of `datasets: train:`")
+    batch_size_per_gpu: v.Count = option("samples per GPU and step; by default those of `datasets: train:`")
+    train: StageTrainSection = option("what differs from `train:`")
+
+
 class TrainSection(Section):
     """`train:`; models of ours take any number of losses `<name>_opt:`."""
 
@@ -78,6 +104,11 @@ class TrainSection(Section):
         "seconds of steps after which it ends, if `total_iter` has not ended it; start, validation and saving do not "
         "count, those before a resume do (which is then not exact to the bit); schedules go by the share of the time",
         by=OURS,
+    )
+    stages: v.Stages | None = option(
+        "stretches of the training with other patches, batches, losses, rates or schedules, one after the other",
+        by=OURS,
+        each="StageSection",
     )
     warmup_iter: v.Warmup = option("the learning rate grows linearly up to here; -1: no warm-up", -1)
     ema_decay: v.Decay = option("decay of the averaged weights; 0: none", 0, by=SR)

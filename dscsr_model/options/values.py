@@ -65,5 +65,6 @@ Compile = Annotated[
 ]
 GPUs = Annotated[Literal["auto"] | Natural, Field(title="`auto` or a whole number of at least 0")]
 SECTION = "a section (indented `key: value` lines)"
+Stages = Annotated[list[Any], Field(min_length=1, title="a list of stages, `- until: …` and what changes")]
 AnySection = Annotated[dict[Any, Any], Field(title=SECTION)]
 """A section whose keys are looked at elsewhere, as they depend on its ``type``."""

@@ -19,6 +19,9 @@ class StepGuard:
     On the CPU the flag is read at once. A fused optimizer on a GPU gets it as a tensor, so that nothing waits for
     the device; the counters stay there until somebody asks. fp16's scaler reads it on every step in any case.
 
+    Attributes:
+        optimizer: Takes the steps; another one may take its place.
+
     The network's batch statistics are kept clean of a batch that is skipped. Gradients are scaled down to ``max_norm``,
     and ranks agree upon ``stop`` with every step.
     """
@@ -35,7 +38,7 @@ class StepGuard:
     ) -> None:
         self.scaler = scaler
         self.max_bad_steps = max_bad_steps
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._max_norm = torch.inf if max_norm is None else max_norm
         self._stop = stop
         self._statistics = [
@@ -61,12 +64,12 @@ class StepGuard:
 
     def begin(self) -> None:
         """Before the forward passes of a step."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         self._before = [buffer.clone() for buffer in self._statistics]
 
     def step(self, loss: Tensor) -> None:
         """Clip the gradients, which are complete; step if they and ``loss`` are finite on every rank, and count."""
-        self.scaler.unscale_(self._optimizer)
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._weights(), self._max_norm, foreach=True)
         bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
         if together():
@@ -85,7 +88,7 @@ class StepGuard:
             buffer.copy_(torch.where(bad, before, buffer))
 
     def _step_unless(self, bad: Tensor) -> None:
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         if optimizer.defaults.get("fused") and not self.scaler.is_enabled():
             optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
             optimizer.step()
@@ -95,7 +98,7 @@ class StepGuard:
             optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def _weights(self) -> list[nn.Parameter]:
-        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def check(self, iteration: int, losses: Mapping[str, Tensor], last_checkpoint: object) -> None:
         """Stop a run that does not recover. On a GPU only now and then: reading the counters waits for the device.

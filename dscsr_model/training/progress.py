@@ -26,6 +26,10 @@ class Progress:
     def step(self, iteration: int, losses: Mapping[str, Tensor], skipped: Callable[[], int] = lambda: 0) -> None:
         """A step was made; so many were skipped up to now. Both are read from the device only if they are shown."""
 
+    def begin_stage(self, made: int, line: str) -> None:
+        """After so many iterations a stage begins, whose steps may take another time; a line says how it differs."""
+        self.say(line)
+
     def say(self, line: str) -> None:
         """Something else is to be told."""
 
@@ -41,6 +45,7 @@ class ShownProgress(Progress):
     Args:
         start: Iterations that were made before.
         expected: After an iteration, which one will be the last.
+        left: After an iteration, how many are to come of the length that those after a second one had.
         stream: Where to show it.
         on_estimate: Is given the first estimate of the seconds that are left; a line that it returns is shown.
     """
@@ -51,7 +56,9 @@ class ShownProgress(Progress):
         expected: Callable[[int], int],
         stream: TextIO,
         on_estimate: Callable[[float], str | None] = lambda seconds: None,
+        left: Callable[[int, int], float] | None = None,
     ) -> None:
+        self._left = left or (lambda iteration, since: expected(iteration) - iteration)
         self._start, self._expected, self._stream, self._on_estimate = start, expected, stream, on_estimate
         self._total = expected(start)
         self._opened = self._shown = time.monotonic()
@@ -77,6 +84,11 @@ class ShownProgress(Progress):
             self._show(made, iteration, total, _shown_losses(losses) + left_out)
         self._bar.update(iteration - self._bar.n)
 
+    def begin_stage(self, made: int, line: str) -> None:
+        """Also measure anew: the first step of a stage starts processes, as that of a run does."""
+        self.say(line)
+        self._start = made
+
     def say(self, line: str) -> None:
         """Show a line, above the bar if there is one."""
         with suppress(OSError), tqdm.external_write_mode(self._stream):  # nobody may be reading: no reason to end
@@ -97,7 +109,7 @@ class ShownProgress(Progress):
         parts = [losses]
         if made > 1:
             pace = max((now - self._first_step) / (made - 1), 1e-9)
-            left = (total - iteration) * pace
+            left = self._left(iteration, self._start) * pace
             parts.insert(0, f"{1 / pace:.3g} it/s" if pace < 1 else f"{pace:.3g} s/it")
             if iteration < total:
                 parts.insert(1, f"{duration(left)} left")

@@ -6,6 +6,7 @@ weights where that is possible. The rooms, in the order of the check:
 
 - `file`: is it there, is it YAML, ``--force_yml``;
 - `structure`: keys and values, against the declarations of `dscsr_model.options`;
+- `stages`: whether their table makes sense; the next two look at each of them, the others at what it changes;
 - `registry`: types that are named, the arguments of their constructors, options of ours that another model ignores;
 - `losses`: what they compare, and whether they can be built;
 - `data` with `images`: GPUs, folders, LMDBs, pairs, sizes, batches;
@@ -29,7 +30,8 @@ from dscsr_model.host.options.file import apply_force_yml, read_options
 from dscsr_model.host.options.losses import check_csd, check_losses, check_targets
 from dscsr_model.host.options.registry import check_registered, check_unread
 from dscsr_model.host.options.run import Run, registries
-from dscsr_model.host.options.structure import check_structure
+from dscsr_model.host.options.stages import check_stages
+from dscsr_model.host.options.structure import check_loss_keys, check_structure
 from dscsr_model.host.options.teachers import check_teachers
 from dscsr_model.host.options.weights import check_networks
 
@@ -94,9 +96,12 @@ def _check(run: Run) -> None:
     check_unread(run)
     check_structure(run)
     weight_names.put_files(run.options, run.report.catching, is_train=run.is_train)
-    check_targets(run)
-    check_registered(run)
-    check_losses(run)
+    check_stages(run)
+    for stage in run.by_stage:
+        check_loss_keys(stage)
+        check_targets(stage)
+        check_registered(stage)
+        check_losses(stage)
     check_machine(run)
     check_datasets(run)
     network = check_networks(run)

@@ -110,8 +110,8 @@ def check_datasets(run: Run) -> None:
                 run.report.add((*key, "dataroot_lq"), "images", "an LMDB without any", remedy)
             elif found is not None:
                 _check_sizes(key, found, run)
-                if name == "train":
-                    _check_batches(key, dataset, found.count, run)
+                for one in (run, *run.stages) if name == "train" else ():
+                    _check_batches(key, one.section(*key), found.count, one)
         _check_loader(key, dataset, run)
 
 
@@ -200,13 +200,13 @@ def _check_sizes(key: Key, found: Images, run: Run) -> None:
         run.report.add((*key, "dataroot_lq"), f"GT {scale} times as large as LQ (`scale: {scale}`)", got, remedy)
     name = min(found.sizes, key=lambda name: min(found.sizes[name][0]))
     smallest = min(found.sizes[name][0])
-    gt_size = run.whole(*key, "gt_size")
-    if train and gt_size is not None and gt_size > smallest:
-        few = sum(min(gt) < gt_size for gt, _ in found.sizes.values())
-        expected = f"at most {smallest}, the smallest side of the GT images"
-        such = f"{few} of {len(found.sizes)} are smaller than {gt_size}, such as `{name}`"
-        remedy = f"{such}: lower `gt_size`, or remove them."
-        run.report.add((*key, "gt_size"), expected, gt_size, remedy)
+    for one in (run, *run.stages) if train else ():
+        if (gt_size := one.whole(*key, "gt_size") or 0) > smallest:
+            few = sum(min(gt) < gt_size for gt, _ in found.sizes.values())
+            expected = f"at most {smallest}, the smallest side of the GT images"
+            such = f"{few} of {len(found.sizes)} are smaller than {gt_size}, such as `{name}`"
+            remedy = f"{such}: lower `gt_size`, or remove them."
+            one.report.add((*key, "gt_size"), expected, gt_size, remedy)
     for metric in run.section("val", "metrics") if not train else ():  # it needs pixels inside the border
         border = run.whole("val", "metrics", str(metric), "crop_border")
         if border is not None and 2 * border >= smallest:
@@ -250,11 +250,12 @@ def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -
 
 
 def _check_loader(key: Key, dataset: Mapping[Any, Any], run: Run) -> None:
-    train, report, scale, gt_size = key[1] == "train", run.report, run.whole("scale"), run.whole(*key, "gt_size")
-    if train and run.known_datasets.get("train") and scale and gt_size and gt_size % scale:
-        below = gt_size // scale * scale
-        words = f"{below} or {below + scale}" if below else str(scale)
-        report.add((*key, "gt_size"), f"a multiple of the scale, {scale}", gt_size, f"Write {words}.")
+    train, report, scale = key[1] == "train", run.report, run.whole("scale")
+    for one in (run, *run.stages) if train and run.known_datasets.get("train") else ():
+        if scale and (gt_size := one.whole(*key, "gt_size")) and gt_size % scale:
+            below = gt_size // scale * scale
+            words = f"{below} or {below + scale}" if below else str(scale)
+            one.report.add((*key, "gt_size"), f"a multiple of the scale, {scale}", gt_size, f"Write {words}.")
     if train and dataset.get("prefetch_mode") == "cuda":
         if dataset.get("pin_memory") is not True:
             got = "false" if "pin_memory" in dataset else "no such key"

@@ -131,6 +131,10 @@ def _stop_at_yaml_fault(exc: yaml.YAMLError, report: Report) -> NoReturn:
 def _note_lines(node: yaml.Node | None, key: Key, report: Report) -> None:
     """Remember the line of every key, and note keys that stand twice in one section (the last one wins)."""
     lines = report.lines
+    for number, item in enumerate(node.value if isinstance(node, yaml.SequenceNode) else (), start=1):
+        below = (*key, str(number))
+        lines[below] = item.start_mark.line + 1
+        _note_lines(item, below, report)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:

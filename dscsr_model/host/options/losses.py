@@ -124,9 +124,10 @@ def check_targets(run: Run) -> None:
 
 def _check_cover(run: Run) -> None:
     """Every iteration must have something to train."""
-    total, losses = run.whole("train", "total_iter") or 0, run.targets.values()
-    for iteration in sorted([1, *(loss.end_iter + 1 for loss in losses if loss.end_iter is not None)]):
-        if iteration <= total and not any(loss.covers(iteration) for loss in losses):
+    first, total = (run.stage.first, run.stage.until) if run.stage else (1, run.whole("train", "total_iter") or 0)
+    losses = run.targets.values()
+    for iteration in sorted([first, *(loss.end_iter + 1 for loss in losses if loss.end_iter is not None)]):
+        if first <= iteration <= total and not any(loss.covers(iteration) for loss in losses):
             got = f"none in iteration {iteration} of {total}"
             remedy = "Correct `start_iter` and `end_iter`, or `total_iter`."
             run.report.add(("train", "total_iter"), "a loss in every iteration", got, remedy)
@@ -154,16 +155,22 @@ def check_csd(run: Run, network: Any) -> None:
     """Report widths and layers that ``network_g`` does not have, and patches too small for VGG-19."""
     if isinstance(network, CSSRNet) and run.is_csd:
         _check_widths(run, network)
-        for key, target in run.targets.items():
-            if target.contrastive:
-                _check_contrast(run, key, target, network)
+        layers: dict[Key, Any] = {}
+        for one in run.by_stage:
+            for key, target in one.targets.items():
+                if target.contrastive:
+                    _check_contrast(one, key, target, network)
+                    if layers.setdefault(key, target.feature_layers) != target.feature_layers:
+                        got, remedy = f"others, {target.feature_layers}", "Give the loss of this stage another name."
+                        one.report.add((*key, "feature_layers"), f"those of before, {layers[key]}", got, remedy)
 
 
 def _check_widths(run: Run, network: CSSRNet) -> None:
     val, report = run.section("val"), run.report
     if report.has("val", "widths"):
         return
-    teacher = [TEACHER] if not run.is_train or any(t.needs_teacher for t in run.targets.values()) else []
+    targets = [target for one in run.by_stage for target in one.targets.values()]
+    teacher = [TEACHER] if not run.is_train or any(target.needs_teacher for target in targets) else []
     given, known = val.get("widths"), sorted({TEACHER, *network.widths})
     if given is not None and not (given and all(width in known for width in given)):
         remedy = "Take these, or add to `network_g: widths`."

@@ -162,6 +162,11 @@ def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: st
         if known or not any(parameter.is_meta for parameter in network.parameters()):
             run.report.add_error(at, error)
         return
+    for one in run.by_stage:
+        _check_patch(network, sizes, one, role)
+
+
+def _check_patch(network: nn.Module, sizes: SizeRequirements, run: Run, role: str) -> None:
     key, step = ("datasets", "train", "gt_size"), sizes.multiple_of
     gt_size, scale = run.whole(*key) or 0, run.whole("scale", default=1) or 0
     patch = gt_size // scale if scale else 0

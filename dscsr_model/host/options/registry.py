@@ -210,6 +210,8 @@ def _check_scheduler(run: Run) -> None:
 
     built = _try(key, kind, report, build_and_step)
     total = run.section("train").get("total_iter", 0)
+    if run.stage is not None:  # whose schedule is counted from its own start, or from that of the run
+        total = run.stage.until - run.stage.schedule_after
     if built is None or report.has("train", "total_iter"):
         return
     if kind == "CosineAnnealingRestartLR" and total - 1 > (periods := sum(section["periods"])):

@@ -10,6 +10,7 @@ from dscsr_model.host.options.faults import Key, Report, nearest
 from dscsr_model.options.datasets import DATASETS, LoopDataset
 from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS
 from dscsr_model.options.section import CSD, DISTILLING, MODELS, OURS
+from dscsr_model.training.stages import Stage
 
 OTHER_BASICSR_MODELS = frozenset({
     "EDVRModel", "ESRGANModel", "HiFaceGANModel", "RealESRGANModel", "RealESRNetModel", "SRGANModel", "StyleGAN2Model",
@@ -51,6 +52,8 @@ class Run:
         known_model: The model type whose keys are known, or None for another plugin's.
         known_datasets: The same for each dataset, by its key under ``datasets:``.
         channels: Of the images that a dataset gives, by the same key, where they are known.
+        stage: Which one of the training, if it has a table of them.
+        stages: A run for each of them.
         targets: `LossTarget` or `CSDLoss` of each loss section without a fault, under models that know them.
     """
 
@@ -65,6 +68,8 @@ class Run:
     known_datasets: dict[str, str | None] = field(default_factory=dict)
     channels: dict[Any, int] = field(default_factory=dict)
     targets: dict[Key, Any] = field(default_factory=dict)
+    stage: Stage | None = None
+    stages: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.known_model = _known_type(self.options.get("model_type"), MODELS, self.registries.MODEL_REGISTRY)
@@ -100,6 +105,11 @@ class Run:
     def dataset_kind(self, name: Any) -> type[LoopDataset]:
         """The declarations of a dataset's section."""
         return DATASETS.get(self.known_datasets.get(name) or "", LoopDataset)
+
+    @property
+    def by_stage(self) -> list[Run]:
+        """The runs of its stages, or itself."""
+        return self.stages or [self]
 
     def section(self, *key: str) -> Mapping[Any, Any]:
         """The section at ``key``, or an empty one when it is missing or no section."""

@@ -60,7 +60,6 @@ def check_structure(run: Run) -> None:
         _check_log_writers(run.section("logger"), report)
     if run.known_model is not None:
         _check_lora(run)
-        _check_losses(run)
         _check_swa(run)
         _check_val(run)
     _check_datasets(run)
@@ -184,8 +183,9 @@ def _check_swa(run: Run) -> None:
         run.report.add((*key, "every"), "two networks or more to average", got, "Take fewer iterations between them.")
 
 
-def _check_losses(run: Run) -> None:
-    given = run.losses()
+def check_loss_keys(run: Run) -> None:
+    """Report that there is no loss, or one with a teacher where there is none."""
+    given = run.losses() if run.known_model is not None else []
     if run.is_train and run.section("train") and not given and (run.ours or run.known_model == "SRModel"):
         remedy = "Add for example `pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}`."
         run.report.add(("train", "pixel_opt"), "a loss (`pixel_opt` or `perceptual_opt`)", "none", remedy)

@@ -65,8 +65,18 @@ def check_teachers(run: Run, network: nn.Module | None) -> None:
             run.report.add(("network_g",), "a network with LoRA", f"{type(network).__name__} without", remedy)
         if run.section("network_g").get("lora") is None:  # else `put_lora` has looked
             _check_base(run)
-    needed = any(target.needs_teacher for target in run.targets.values())
+    targets = [target for one in run.by_stage for target in one.targets.values()]
+    needed = any(target.needs_teacher for target in targets)
     teachers = [teacher for teacher in _teachers(run) if teacher is not None] if needed else []
+    for one in run.by_stage:
+        _check_layers(one, network, teachers)
+    if teachers and any(target.layers for target in targets):
+        check_sizes(teachers[0], run, ("teacher",), AS_TEACHER)
+    for one in run.by_stage if teachers and not run.report.has("network_g") else ():
+        _compare(one, network, teachers)
+
+
+def _check_layers(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> None:
     for key, target in run.targets.items():
         networks = {"layers": network, "teacher_layers": teachers[0] if teachers else None}
         for name, of in ((name, of) for name, of in networks.items() if of is not None):
@@ -74,10 +84,6 @@ def check_teachers(run: Run, network: nn.Module | None) -> None:
             for layer in getattr(target, name) or target.layers or ():
                 with run.report.catching((*where, layer)):
                     check_layer(layer, dict(of.named_modules()), type(of).__name__)
-    if teachers and any(target.layers for target in run.targets.values()):
-        check_sizes(teachers[0], run, ("teacher",), AS_TEACHER)
-    if teachers and not run.report.has("network_g"):
-        _compare(run, network, teachers)
 
 
 def _teachers(run: Run) -> Iterator[nn.Module | None]:
