@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,9 @@ def make_weights(root: Path, weights: str | None, param_key: str | None, network
         torch.save(state if param_key is None else {param_key: state}, root / weights)
 
 
-def make_dataset(folder: Path, dataset: dict[str, Any], scale: int) -> None:
-    """Tiny data of the kind that ``dataset`` reads; its dataroots are changed to it."""
-    side = dataset.get("gt_size", 12 * scale)
+def make_dataset(folder: Path, dataset: dict[str, Any], scale: int, stages: Sequence[dict[str, Any]] = ()) -> None:
+    """Tiny data of the kind that ``dataset`` reads, in stages or without; its dataroots are changed to it."""
+    side = max(stage.get("gt_size", 0) for stage in ({"gt_size": dataset.get("gt_size", 12 * scale)}, *stages))
     template = dataset.get("filename_tmpl", "{}")
     folder.mkdir()
     for name, size in (("dataroot_gt", side), ("dataroot_lq", side // scale)):

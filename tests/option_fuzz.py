@@ -25,7 +25,7 @@ OPTIONS = Path(__file__).resolve().parents[1] / "options"
 MOST_SECONDS = 90
 MOST_MEMORY = 6 << 30
 BASES = (
-    "train_span_x4", "train_span_x4_stock", "train_dsclora_x4_stage1", "train_dsclora_x4_self_teacher",
+    "train_span_x4", "train_span_x4_stock", "train_dsclora_x4", "train_dsclora_x4_self_teacher",
     "train_lora_edsr_x4", "train_edsr_bsds400", "train_csd_edsr_x4", "train_csd_span_x4", "test_span_x4",
     "test_csd_edsr_x4", "test_dsclora_x4",
 )  # fmt: skip
@@ -34,6 +34,7 @@ _SMALL: dict[str, Any] = {
     "gt_size": 32, "num_worker_per_gpu": 0, "batch_size_per_gpu": 4, "dataset_enlarge_ratio": 1, "pin_memory": False,
     "total_iter": 2, "milestones": [1], "periods": [2], "T_max": 2, "val_freq": 2, "print_freq": 1,
     "save_checkpoint_freq": 2, "use_tb_logger": False, "vgg_weights": "random", "num_negatives": 2, "border": 1,
+    "until": 1,
 }  # fmt: skip
 
 
@@ -42,6 +43,8 @@ Section = dict[Any, Any]
 
 def small(options: Any) -> Any:
     """The same options with tiny networks, batches and lengths."""
+    if isinstance(options, list):
+        return [small(each) for each in options]
     if not isinstance(options, dict):
         return options
     return {key: _SMALL[key] if key in _SMALL else small(value) for key, value in options.items()}

@@ -80,7 +80,8 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, t
     network = option_files.build(options["network_g"])
     for name, dataset in options["datasets"].items():
         roots = {key: value for key, value in dataset.items() if key.startswith("dataroot")}
-        option_files.make_dataset(tmp_path / name, dataset, options["scale"])
+        stages = options.get("train", {}).get("stages", ())
+        option_files.make_dataset(tmp_path / name, dataset, options["scale"], stages)
         for key, root in roots.items():
             text = re.sub(rf"{key}: {re.escape(root)}(?!\S)", f"{key}: {dataset[key]}", text, count=1)
     path = options["path"]

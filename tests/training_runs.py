@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import forks
 import option_files
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 from dscsr_arch import EDSR, SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_model.cli import main
+from dscsr_model.training import checkpoints
 
 
 def write_options(folder: Path, **changes) -> None:
@@ -83,6 +86,39 @@ def prepare_csd(folder: Path, upscale: int) -> dict[str, Any]:
             "feature_layers": ["conv_first", "body.0"],
         },
     }  # fmt: skip
+
+
+EPOCH = 3  # iterations: six samples in batches of two
+LAST = 3 * EPOCH
+
+MODELS = ("EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel")
+ADAPTED = {"type": "SPAN", "feature_channels": 4, "upscale": 4, "lora": {"layers": {"block_*": [1, 2]}, "dropout": 0.5}}
+
+
+def write_short(folder: Path, model: str, **changes: Any) -> None:
+    """A run of three epochs that saves after every iteration."""
+    if model == "CSDModel":  # with our dataset, which takes keys by itself; the others with BasicSR's
+        prepared = prepare_csd(folder, 4) | {"datasets:train:type": "PairedCropDataset"}
+        prepared |= dict.fromkeys(("datasets:train:mean", "datasets:train:std"), option_files.REMOVED)
+    else:
+        prepared = prepare_dsclora(folder, 4) | {"network_g": ADAPTED, "model_type": model}
+    if model == "EfficientSRModel":
+        prepared = {name: prepared[name] for name in ("model_type", "network_g", "path:pretrain_network_g")}
+    write_options(
+        folder,
+        **{
+            **prepared,
+            "datasets:train:dataset_enlarge_ratio": 2,
+            "datasets:train:gt_size": 16,
+            "train:total_iter": LAST,
+            "train:scheduler:T_max": LAST,
+            "train:warmup_iter": 4,
+            "logger:save_checkpoint_freq": 1,
+            "logger:use_tb_logger": False,
+            "val:val_freq": 100,
+            **changes,
+        },
+    )
 
 
 @contextmanager
@@ -162,3 +198,29 @@ def last_log(folder: Path) -> str:
 def weights_on_disk(folder: Path, name: str = "latest") -> dict[str, torch.Tensor]:
     content = read_pickle(experiment(folder) / f"models/net_g_{name}.pth")
     return {f"{key}.{layer}": tensor for key in ("params", "params_ema") for layer, tensor in content[key].items()}
+
+
+def saved(folder: Path) -> list[int]:
+    return checkpoints.iterations(experiment(folder) / "training_states")
+
+
+def checkpoint(folder: Path, iteration: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network and the training state of an iteration."""
+    root = experiment(folder)
+    return read_pickle(root / f"models/net_g_{iteration}.pth"), read_pickle(root / f"training_states/{iteration}.state")
+
+
+def resume_from(whole: Path, folder: Path, iteration: int) -> None:
+    """Kill the run after this iteration, resume it, and compare all that follows with the run that went on."""
+    shutil.copytree(whole, folder)
+    for file in experiment(folder).glob("*/*"):
+        number = file.stem.rpartition("_")[2]
+        if file.parent.name in ("models", "training_states") and not (number.isdigit() and int(number) <= iteration):
+            file.unlink()
+    pipeline(folder, "--auto_resume")
+    for later in range(iteration + 1, LAST + 1):
+        (ours, names), (theirs, same) = tree_flatten(checkpoint(folder, later)), tree_flatten(checkpoint(whole, later))
+        assert names == same
+        for one, two in zip(ours, theirs, strict=True):
+            equal = torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+            assert equal, f"resumed from {iteration}, at {later}: {one}, {two}"

@@ -98,6 +98,8 @@ def training_options(opt: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in section.items():
+        if name == "stages" and isinstance(value, list):
+            value = {str(number): stage for number, stage in enumerate(value, start=1)}
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}:")
         else:

@@ -19,10 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dscsr_model.options.sections import TrainSection
+
 SCHEDULE_KEYS = ("optim_g", "scheduler", "warmup_iter")
 """With one of these a stage has a schedule of its own."""
 DATA_KEYS = ("gt_size", "batch_size_per_gpu")
 """What a stage may change of `datasets: train:`."""
+_DEFAULTS: dict[str, Any] = {key: TrainSection.declared()[key].default for key in ("warmup_iter", "accumulate_steps")}
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Stage:
     number: int
     first: int
     until: int
-    train: Mapping[str, Any]
-    data: Mapping[str, Any]
+    train: dict[str, Any]
+    data: dict[str, Any]
     schedule_after: int
     sized: bool
 
@@ -98,16 +101,16 @@ def announcement(stages: Sequence[Stage], number: int) -> str:
     """One line: the stage of this number begins, and what is other than in the one before."""
     before, stage = stages[number - 2], stages[number - 1]
     told = [
-        f"{name} {_told(old)} → {_told(new)}"
-        for name, old, new in (
-            *((key, before.data.get(key), stage.data.get(key)) for key in DATA_KEYS),
-            *((key, *values) for key, values in _differences(before.train, stage.train).items()),
-        )
-        if old != new
+        f"{name} {_told(new)}" if old is None or new is None else f"{name} {_told(old)} → {_told(new)}"
+        for name, (old, new) in _differences(_known(before), _known(stage)).items()
     ]
     if stage.schedule_after == stage.first - 1:
         told.append("its own schedule")
     return f"Stage {number} of {len(stages)}, iterations {stage.first:,} to {stage.until:,}: {', '.join(told)}"
+
+
+def _known(stage: Stage) -> dict[str, Any]:
+    return {key: stage.data[key] for key in DATA_KEYS if key in stage.data} | _DEFAULTS | stage.train
 
 
 def _told(value: Any) -> str:

@@ -262,6 +262,9 @@ def _check_loader(key: Key, dataset: Mapping[Any, Any], run: Run) -> None:
             report.add((*key, "pin_memory"), "true, as `prefetch_mode: cuda` needs it", got, "Set `pin_memory: true`.")
         if _gpus() == 0:
             report.add((*key, "prefetch_mode"), "`cpu` or `~`, as there is no usable GPU", "`cuda`", "Set it to `~`.")
+    if train and dataset.get("prefetch_mode") == "cpu" and dataset.get("persistent_workers") is True:
+        why = "`prefetch_mode: cpu` reads each epoch in a thread, and two would wait for the same workers for ever"
+        report.add((*key, "persistent_workers"), f"false, as {why}", "true", "Remove it.")
     workers = dataset.get("num_worker_per_gpu") if train else 0
     if dataset.get("persistent_workers") is True and workers == 0:
         why = "`num_worker_per_gpu: 0` has none to keep" if train else "BasicSR validates without reading processes"

@@ -3,7 +3,6 @@
 import functools
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,82 +11,22 @@ from typing import Any
 import forks
 import pytest
 import torch
-from option_files import REMOVED
 from small_models import distance
-from torch.utils._pytree import tree_flatten
 from training_runs import (
+    EPOCH,
+    LAST,
+    MODELS,
+    checkpoint,
     dscsr,
-    experiment,
     last_log,
     pipeline,
-    prepare_csd,
-    prepare_dsclora,
+    resume_from,
+    saved,
     weights_on_disk,
-    write_options,
+    write_short,
 )
 
 import dscsr_model
-from dscsr_arch.checkpoint import read_pickle
-from dscsr_model.training import checkpoints
-
-EPOCH = 3  # iterations: six samples in batches of two
-LAST = 3 * EPOCH
-
-MODELS = ("EfficientSRModel", "DistillationModel", "DSCLoRAModel", "CSDModel")
-ADAPTED = {"type": "SPAN", "feature_channels": 4, "upscale": 4, "lora": {"layers": {"block_*": [1, 2]}, "dropout": 0.5}}
-
-
-def write(folder: Path, model: str, **changes: Any) -> None:
-    """A run that saves after every iteration."""
-    if model == "CSDModel":  # with our dataset, which takes keys by itself; the others with BasicSR's
-        prepared = prepare_csd(folder, 4) | {"datasets:train:type": "PairedCropDataset"}
-        prepared |= dict.fromkeys(("datasets:train:mean", "datasets:train:std"), REMOVED)
-    else:
-        prepared = prepare_dsclora(folder, 4) | {"network_g": ADAPTED, "model_type": model}
-    if model == "EfficientSRModel":
-        prepared = {name: prepared[name] for name in ("model_type", "network_g", "path:pretrain_network_g")}
-    write_options(
-        folder,
-        **{
-            **prepared,
-            "datasets:train:dataset_enlarge_ratio": 2,
-            "datasets:train:gt_size": 16,
-            "train:total_iter": LAST,
-            "train:scheduler:T_max": LAST,
-            "train:warmup_iter": 4,
-            "logger:save_checkpoint_freq": 1,
-            "logger:use_tb_logger": False,
-            "val:val_freq": 100,
-            **changes,
-        },
-    )
-
-
-def saved(folder: Path) -> list[int]:
-    return checkpoints.iterations(experiment(folder) / "training_states")
-
-
-def checkpoint(folder: Path, iteration: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network and the training state of an iteration."""
-    root = experiment(folder)
-    return read_pickle(root / f"models/net_g_{iteration}.pth"), read_pickle(root / f"training_states/{iteration}.state")
-
-
-def resume_from(whole: Path, folder: Path, iteration: int) -> None:
-    """Kill the run after this iteration, resume it, and compare all that follows with the run that went on."""
-    shutil.copytree(whole, folder)
-    for file in experiment(folder).glob("*/*"):
-        number = file.stem.rpartition("_")[2]
-        if file.parent.name in ("models", "training_states") and not (number.isdigit() and int(number) <= iteration):
-            file.unlink()
-    pipeline(folder, "--auto_resume")
-    for later in range(iteration + 1, LAST + 1):
-        (ours, names), (theirs, same) = tree_flatten(checkpoint(folder, later)), tree_flatten(checkpoint(whole, later))
-        assert names == same
-        for one, two in zip(ours, theirs, strict=True):
-            equal = torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
-            assert equal, f"resumed from {iteration}, at {later}: {one}, {two}"
-
 
 EVERYWHERE = tuple(range(1, LAST))
 
@@ -103,7 +42,7 @@ EVERYWHERE = tuple(range(1, LAST))
 def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, workers):
     """LoRA's dropout and CSD's negatives are drawn from torch's generator."""
     whole = tmp_path / "whole"
-    write(whole, model, **{"datasets:train:num_worker_per_gpu": workers})
+    write_short(whole, model, **{"datasets:train:num_worker_per_gpu": workers})
     pipeline(whole)
     before, after = (checkpoint(whole, iteration)[0]["params"] for iteration in (LAST - 1, LAST))
     assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -115,9 +54,9 @@ def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, 
 
 def test_longer_epochs_do_not_end_a_run(tmp_path):
     """BasicSR's loop counts epochs: with today's length of them, it would have been through them all."""
-    write(tmp_path, "EfficientSRModel", **{"train:total_iter": 8})
+    write_short(tmp_path, "EfficientSRModel", **{"train:total_iter": 8})
     pipeline(tmp_path)
-    write(tmp_path, "EfficientSRModel", **{"datasets:train:dataset_enlarge_ratio": 12})
+    write_short(tmp_path, "EfficientSRModel", **{"datasets:train:dataset_enlarge_ratio": 12})
     pipeline(tmp_path, "--auto_resume")
     assert checkpoint(tmp_path, LAST)[1]["epoch"] == 0
     log = last_log(tmp_path)
@@ -130,7 +69,7 @@ def test_longer_epochs_do_not_end_a_run(tmp_path):
 
 def write_seldom(folder: Path, **changes: Any) -> None:
     """A run that saves in iterations 4 and 8 and validates in 6."""
-    write(folder, "EfficientSRModel", **{"logger:save_checkpoint_freq": 4, "val:val_freq": 6, **changes})
+    write_short(folder, "EfficientSRModel", **{"logger:save_checkpoint_freq": 4, "val:val_freq": 6, **changes})
 
 
 @pytest.fixture(scope="module")

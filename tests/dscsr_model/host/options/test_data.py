@@ -169,6 +169,8 @@ LUMA = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "nu
         ({RATIO: 10**12}, key_of(RATIO), "fits into memory, at most"),
         ({RATIO: 1e308}, key_of(RATIO), "fits into memory, at most"),
         ({"datasets:train:persistent_workers": True}, "datasets: train: persistent_workers", "`num_worker_per_gpu: 0`"),
+        ({"datasets:train:persistent_workers": True, "datasets:train:prefetch_mode": "cpu",
+          "datasets:train:num_worker_per_gpu": 1}, "datasets: train: persistent_workers", "wait for the same workers"),
         ({"datasets:val:persistent_workers": True}, "datasets: val: persistent_workers", "validates without"),
         ({"val:metrics:psnr:crop_border": 500}, "val: metrics: psnr: crop_border", "leaves something of every image"),
         ({"network_g:num_in_ch": 1}, "network_g: num_in_ch", "Expected 3, the channels of the datasets' images"),
