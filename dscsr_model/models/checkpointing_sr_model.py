@@ -168,9 +168,8 @@ class CheckpointingSRModel(ValidatingSRModel):
         self.end_if_asked()
         if (stage := stage_at(self.stages, current_iter)) is not self.stage:
             self.begin_stage(stage)
-            line = announcement(self.stages, stage.number)
+            self.progress.begin_stage(current_iter - 1, line := announcement(self.stages, stage.number))
             get_root_logger().info(line)
-            self.progress.begin_stage(current_iter - 1, line)
         self.advance_schedule(current_iter, warmup_iter)
 
     def begin_stage(self, stage: Stage) -> None:
@@ -202,9 +201,9 @@ class CheckpointingSRModel(ValidatingSRModel):
 
     def iterations_left(self, current_iter: int, since: int) -> float:
         """How many iterations are to come, of the length that those after ``since`` had, by the pixels they see."""
-        left, here = self.expected_iterations(current_iter), cost_until(self.stages, current_iter)
-        seen = (here - cost_until(self.stages, since)) / max(current_iter - since, 1)
-        return (cost_until(self.stages, left) - here) / (seen or self.stage.cost)
+        here = cost_until(self.stages, current_iter)
+        rest = cost_until(self.stages, self.expected_iterations(current_iter)) - here
+        return rest * (current_iter - since) / (here - cost_until(self.stages, since))
 
     def step_schedule(self, current_iter: int, warmup_iter: int) -> None:
         """As BasicSR's ``update_learning_rate``."""
