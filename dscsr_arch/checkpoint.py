@@ -222,7 +222,7 @@ def _base(
     for key in sets or (param_key,):
         network, notes = _load(path, key, None, given, adapters)
         for layer in lora_layers(network).values():
-            nn.init.zeros_(layer.lora_B)  # fused, it is then the frozen weights, and nothing is added twice
+            layer.reset()  # fused, it is then the frozen weights, and nothing is added twice
         network = fused(network)
         found.append((network, notes, 0.0 if trained_on is None else lora_base.difference(trained_on, network)))
     return min(found, key=lambda one: one[2])

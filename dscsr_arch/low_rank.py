@@ -1,11 +1,16 @@
-"""The maths of ConvLoRA: a low-rank update of a convolution's weight, and sums of such updates, without any layer.
+"""The maths of LoRA and DoRA: a low-rank update of a weight, and sums of such updates, without any layer.
 
-LoRA: arXiv 2106.09685, https://github.com/microsoft/LoRA. Its form for a convolution with a k×k kernel: ``lora_A``
-is (r·k, in·k), ``lora_B`` (out·k, r·k), and the update ``(alpha/r) · (lora_B @ lora_A).view(out, in, k, k)``.
+LoRA: arXiv 2106.09685, https://github.com/microsoft/LoRA. Of a linear layer, ``lora_A`` is (r, in), ``lora_B``
+(out, r), and the update ``(alpha/r) · lora_B @ lora_A``; of a convolution with a k×k kernel they are (r·k, in·k) and
+(out·k, r·k), and the update ``(alpha/r) · (lora_B @ lora_A).view(out, in, k, k)``.
 
 Ours takes any ``nn.Conv2d``: the weight (out, in/groups, kh, kw) is read as a matrix (out·kh, in/groups·kw), k is the
 greatest common divisor of kh and kw, ``lora_A`` is (r·k, in/groups·kw) and ``lora_B`` (out·kh, r·k). For square kernels
-without groups this is the form above.
+without groups this is the form above, and a linear layer is a convolution with a kernel of 1×1.
+
+DoRA: arXiv 2402.09353. The weight with its update, ``V``, tells the direction of each output's weights only; how long
+they are is learned beside it: ``lora_magnitude · V / ‖V‖``, one number and one norm for each output, as in the authors'
+code. At first it is the norm of the base.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,27 +35,44 @@ class Adapter(NamedTuple):
     """(out·kh, r·k)."""
     lora_alpha: Tensor
     """0-dimensional."""
+    lora_magnitude: Tensor | None = None
+    """(out,), of DoRA."""
 
 
 ENTRIES = Adapter._fields
 
 
 def rank_unit(shape: Sequence[int]) -> int:
-    """The k of the factors' shapes: inner size for each rank, of a weight (out, in/groups, kh, kw)."""
-    return math.gcd(shape[2], shape[3])
+    """The k of the factors' shapes: inner size for each rank, of a weight (out, in/groups, kh, kw) or (out, in)."""
+    return math.gcd(*shape[2:]) or 1
 
 
 def rank_limit(shape: Sequence[int]) -> int:
-    """The rank at which a weight (out, in/groups, kh, kw) can take any update; more would add nothing."""
-    out, inp, height, width = shape
-    return min(out * height, inp * width) // rank_unit(shape)
+    """The rank at which such a weight can take any update; more would add nothing."""
+    return min(_matrix(shape)) // rank_unit(shape)
 
 
 def factor_shapes(shape: Sequence[int], rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Shapes of ``lora_A`` and ``lora_B`` for a weight (out, in/groups, kh, kw)."""
-    out, inp, height, width = shape
+    """Shapes of ``lora_A`` and ``lora_B`` for such a weight."""
+    rows, columns = _matrix(shape)
     inner = rank * rank_unit(shape)
-    return (inner, inp * width), (out * height, inner)
+    return (inner, columns), (rows, inner)
+
+
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    out, inp, height, width = (*shape, 1, 1)[:4]
+    return out * height, inp * width
+
+
+def norms(weight: Tensor) -> Tensor:
+    """How long the weights (out, …) of each output are, (out,), in float32 at least."""
+    return torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)).flatten(1), dim=1)
+
+
+def rescaled(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """``weight`` (out, …), the weights of each output as long as ``magnitude`` (out,) says; zeros stay zeros."""
+    ratio = magnitude / norms(weight).clamp_min(torch.finfo(torch.float32).tiny)
+    return weight * ratio.view(-1, *[1] * (weight.ndim - 1))
 
 
 def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
@@ -66,14 +88,17 @@ def adapters(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
         raise LoRAError("the LoRA entries of at least one layer", "none")
     found = {}
     for layer, entries in layers.items():
-        if entries.keys() != set(ENTRIES):
-            raise LoRAError(f"{', '.join(ENTRIES)} of layer {layer!r}", f"{', '.join(sorted(entries))} alone")
-        a, b, alpha = found[layer] = Adapter(**entries)
+        if missing := set(ENTRIES) - entries.keys() - set(Adapter._field_defaults):
+            words = ", ".join(entry for entry in ENTRIES if entry in entries or entry in missing)
+            raise LoRAError(f"{words} of layer {layer!r}", f"{', '.join(sorted(entries))} alone")
+        a, b, alpha, magnitude = found[layer] = Adapter(**entries)
         if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0]:
             got = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise LoRAError(f"lora_A (r, n) and lora_B (m, r) of layer {layer!r}", got)
         if alpha.numel() != 1 or not (alpha.is_meta or 0 < float(alpha) < math.inf):
             raise LoRAError(f"lora_alpha of layer {layer!r} to be a positive number", alpha)
+        if magnitude is not None and magnitude.ndim != 1:
+            raise LoRAError(f"lora_magnitude (out,) of layer {layer!r}", f"one of shape {tuple(magnitude.shape)}")
     return found
 
 
@@ -83,6 +108,7 @@ def named_entries(layers: Mapping[str, Adapter]) -> dict[str, Tensor]:
         f"{layer}.{entry}" if layer else entry: tensor
         for layer, adapter in layers.items()
         for entry, tensor in adapter._asdict().items()
+        if tensor is not None
     }
 
 
@@ -91,27 +117,31 @@ def is_adapters(state: Mapping[str, Tensor]) -> bool:
     return all(name.rpartition(".")[2] in ENTRIES for name in state)
 
 
-def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
-    """Rank and alpha of every layer with LoRA in the state dict of a whole network; empty if there are none."""
+def lora_ranks(state: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    """Every layer with LoRA in the state dict of a whole network, as `conv_lora.inject` takes it; {} if there are none.
+
+    That is (rank, alpha), of DoRA (rank, alpha, True).
+    """
     entries = {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] in ENTRIES}
-    ranks = {}
+    ranks: dict[str, tuple[Any, ...]] = {}
     for layer, adapter in adapters(entries).items() if entries else ():
         weight = state.get(f"{layer}.weight")
-        if weight is None or weight.ndim != 4:
+        if weight is None or weight.ndim not in (2, 4):
             got = "none" if weight is None else f"one of shape {tuple(weight.shape)}"
-            raise LoRAError(f"the weight (out, in, kh, kw) of {layer!r} beside its LoRA", got)
-        ranks[layer] = (adapter.lora_A.shape[0] // rank_unit(weight.shape), float(adapter.lora_alpha))
+            raise LoRAError(f"the weight (out, in, kh, kw) or (out, in) of {layer!r} beside its LoRA", got)
+        rank = adapter.lora_A.shape[0] // rank_unit(weight.shape)
+        ranks[layer] = (rank, float(adapter.lora_alpha), *([] if adapter.lora_magnitude is None else [True]))
     return ranks
 
 
 def scale_lora(state: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     """Adapters whose weight updates are ``factor``, any finite number, times those of ``state``, which stays as it is.
 
-    `LoRAError` if ``state`` holds no adapters, or ``factor`` is no such number.
+    `LoRAError` if ``state`` holds no adapters, or those of DoRA (see `average_lora`), or ``factor`` is no such number.
     """
     if not is_number(factor):
         raise LoRAError("`factor` to be a finite number", repr(factor))
-    scaled = {layer: each._replace(lora_B=each.lora_B * factor) for layer, each in adapters(state).items()}
+    scaled = {layer: each._replace(lora_B=each.lora_B * factor) for layer, each in _linear(state).items()}
     return named_entries(scaled)
 
 
@@ -125,14 +155,15 @@ def average_lora(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float
         weights: One finite number per state, taken as they are; None means 1/n each, the plain mean.
 
     Raises:
-        LoRAError: There are no states, they are of different layers, or ``weights`` do not match.
+        LoRAError: There are no states, they are of different layers, or ``weights`` do not match. Or there is DoRA in
+            them: its update depends on the base, and a sum of such updates is none of DoRA's.
     """
     if not states:
         raise LoRAError("at least one state dict of adapters to average", "none")
     shares = [1 / len(states)] * len(states) if weights is None else list(weights)
     if len(shares) != len(states) or not all(map(is_number, shares)):
         raise LoRAError(f"{len(states)} finite numbers as `weights`", repr(weights))
-    all_layers = [adapters(state) for state in states]
+    all_layers = [_linear(state) for state in states]
     for index, layers in enumerate(all_layers):
         if different := sorted(layers.keys() ^ all_layers[0].keys()):
             got = f"number {index}, which differs from number 0 in {', '.join(different[:6])}"
@@ -142,6 +173,15 @@ def average_lora(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float
     return named_entries(
         {layer: _weighted_sum([each[layer] for each in all_layers], shares, layer) for layer in all_layers[0]}
     )
+
+
+def _linear(state: Mapping[str, Tensor]) -> dict[str, Adapter]:
+    """`adapters` whose updates are known without the base."""
+    found = adapters(state)
+    if dora := [layer for layer, each in found.items() if each.lora_magnitude is not None]:
+        remedy = "Average the networks instead: `dscsr average` with --base."
+        raise LoRAError("adapters whose updates can be added up", f"those of DoRA ({', '.join(dora[:6])})", remedy)
+    return found
 
 
 def _weighted_sum(summands: Sequence[Adapter], shares: Sequence[float], layer: str) -> Adapter:
@@ -158,10 +198,17 @@ def _weighted_sum(summands: Sequence[Adapter], shares: Sequence[float], layer: s
     ]
     a = torch.cat([each.lora_A.double() for each in summands])
     b = torch.cat([each.lora_B.double() * scale for each, scale in zip(summands, scales, strict=True)], dim=1)
-    if a.shape[0] > min(sizes[0]):  # more than the full rank: one factor can be the identity
-        eye = torch.eye(min(sizes[0]), dtype=a.dtype, device=a.device)
-        a, b = (b @ a, eye) if sizes[0][0] <= sizes[0][1] else (eye, b @ a)
+    a, b = at_most_full(a, b)
     return Adapter(a.to(first.lora_A), b.to(first.lora_B), (unit * a.shape[0]).to(first.lora_alpha))
+
+
+def at_most_full(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of the same product ``b @ a``, one of them the identity where they are of more than its full rank."""
+    rows, columns = b.shape[0], a.shape[1]
+    if a.shape[0] <= min(rows, columns):
+        return a, b
+    eye = torch.eye(min(rows, columns), dtype=a.dtype, device=a.device)
+    return (b @ a, eye) if rows <= columns else (eye, b @ a)
 
 
 def is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""DSCLoRAModel: the training of DSCLoRA, arXiv 2504.11271, for any network with ConvLoRA."""
+"""DSCLoRAModel: the training of DSCLoRA, arXiv 2504.11271, for any network with LoRA."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class DSCLoRAModel(DistillationModel):
     def init_training_settings(self) -> None:
         """Also say what is trained."""
         layers = lora_layers(self.get_bare_model(self.net_g))
-        get_root_logger().info(f"ConvLoRA in {len(layers)} layers: {', '.join(layers)}.")
+        get_root_logger().info(f"LoRA in {len(layers)} layers: {', '.join(layers)}.")
         super().init_training_settings()

@@ -209,6 +209,7 @@ class LoRASection(Section):
 
     layers: v.AnySection | None = option("patterns of layer names, each with [rank, alpha], or `~` to leave out")
     rank: Literal["auto"] | None = option("`auto`: where a layer allows less than the rank, take what it allows")
+    dora: v.Bool = option("learn each output's magnitude apart from its direction (DoRA)", False)
     dropout: v.Decay = option("share of a layer's input that its update does not see in training", 0)
     weights: v.Path | None = option("adapters to start from, as lora_g_*.pth holds them")
 

@@ -23,13 +23,13 @@ LORA_FILES = ("lora", "fused")
 
 
 def inject_lora(network: Network, section: Mapping[str, Any] | None) -> Network:
-    """Inject ConvLoRA into ``network``, in place, as a section ``network_g: lora:`` says; fuse it first, if it can be.
+    """Inject LoRA into ``network``, in place, as a section ``network_g: lora:`` says; fuse it first, if it can be.
 
     Args:
         network: As its constructor leaves it: its base is loaded later.
         section: ``layers``, patterns of layer names to [rank, alpha], or to nothing for layers to leave out, as
-            `conv_lora.inject` takes them; ``rank: auto`` lowers ranks to what a layer allows; ``dropout``; ``weights``,
-            a file of adapters, whose ranks count where there are no ``layers``. None leaves the network.
+            `conv_lora.inject` takes them; ``rank: auto`` lowers ranks to what a layer allows; ``dora``; ``dropout``;
+            ``weights``, a file of adapters, whose ranks count where there are no ``layers``. None leaves the network.
 
     Raises:
         LoRAError: Nothing says which layers, a pattern meets none, or a rank or the adapters do not fit.
@@ -41,7 +41,8 @@ def inject_lora(network: Network, section: Mapping[str, Any] | None) -> Network:
         network = fused(network)  # type: ignore[assignment]
         layers, dropout = section.get("layers"), section.get("dropout") or 0.0
         if layers:
-            network = conv_lora.inject(network, layers, dropout=dropout, clip_ranks=section.get("rank") == "auto")
+            how = {"clip_ranks": section.get("rank") == "auto", "dora": section.get("dora") or False}
+            network = conv_lora.inject(network, layers, dropout=dropout, **how)
         elif not section.get("weights"):
             raise LoRAError("`lora: layers` or `lora: weights`", "neither", "Say which layers to adapt.")
     elif section.get("layers"):

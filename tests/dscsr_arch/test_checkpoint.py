@@ -90,12 +90,12 @@ def student(**arguments):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("ranks", [None, {"block_2": (3, 5.5), "conv_cat": (1, 1)}], ids=["default", "own"])
+@pytest.mark.parametrize("ranks", [None, {"block_2": (3, 5.5), "conv_cat": (1, 1, True)}], ids=["default", "own"])
 def test_ranks_and_alphas_of_a_dsclora_file_are_found(file, ranks, suffix):
     saved = student(lora_ranks=ranks)
     loaded = load_model(file(saved.state_dict(), f"w{suffix}"))
     assert type(loaded) is DSCLoRA
-    settings = [{name: (each.rank, each.alpha) for name, each in lora_layers(net).items()} for net in (loaded, saved)]
+    settings = [{name: (each.rank, each.alpha, each.dora) for name, each in lora_layers(net).items()} for net in (loaded, saved)]
     assert settings[0] == settings[1]
     same(loaded, saved)
     fused = load_model(file(saved.fuse().state_dict()))

@@ -60,7 +60,7 @@ def image():
         ("body.2", {"body.2.conv1", "body.2.conv2"}),
         ("*.conv[1]", {"body.0.conv1", "body.2.conv1"}),
         ("again", {"tail"}),
-        ("*", {"head", "body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2", "tail"}),
+        ("*", {"head", "body.0.conv1", "body.0.conv2", "body.2.conv1", "body.2.conv2", "tail", "linear"}),
     ],
 )
 def test_patterns_name_layers_and_what_they_hold(net, pattern, layers):
@@ -96,6 +96,7 @@ def test_of_several_patterns_the_first_counts(net):
     assert settings == {
         "head": (2, 4, 0.1), "body.0.conv1": (3, 6, 0.1), "body.0.conv2": (2, 4, 0.1),
         "body.2.conv1": (3, 6, 0.1), "body.2.conv2": (1, 2, 0.1), "tail": (2, 4, 0.1),
+        "linear": (2, 4, 0.1),
     }  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def test_a_fused_span_carries_it_and_fuses_it():
     ("ranks", "message"),
     [
         ({}, r"Expected patterns of layer names with their \(rank, alpha\), but got \{\}"),
-        ({"*": (2, 4), "head": (3, 4)}, r"'head' to meet a convolution of its own, but .* \(head\)\. .* move it"),
+        ({"*": (2, 4), "head": (3, 4)}, r"'head' to meet a layer of its own, but .* \(head\)\. .* move it"),
         ({"head": (1, 2, 3)}, r"Expected \(rank, alpha\) for the pattern 'head', but got \(1, 2, 3\)"),
         ({"tail": (2, 4), "head": (4, 4)}, r"rank of at most 3 \(all .* \(6, 3, 3, 3\) allows\) in head, but got 4"),
         ({"head": None}, "but got {'head': None}, which leave every layer out"),
@@ -170,7 +171,9 @@ def test_a_bad_pattern_or_setting_leaves_the_network_untouched(net, ranks, messa
 
 def test_layers_that_cannot_carry_it_leave_the_network_untouched(net):
     net.extra = nn.LazyConv2d(2, 1)
-    with pytest.raises(LoRAError, match=r"Expected layer 'extra' to be a plain nn\.Conv2d, but got LazyConv2d"):
+    with pytest.raises(
+        LoRAError, match=r"Expected layer 'extra' to be a plain nn\.Conv2d or nn\.Linear, but got LazyConv2d"
+    ):
         inject(net, {"*": (1, 4)})
     assert not lora_layers(net)
     inject(net, {"head": (2, 4)})
@@ -180,9 +183,49 @@ def test_layers_that_cannot_carry_it_leave_the_network_untouched(net):
     assert set(lora_layers(net)) == {"head"}
 
 
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [(nn.MultiheadAttention(4, 2), "out_proj"), (nn.TransformerEncoderLayer(4, 2, 4), "linear1")],
+    ids=["attention", "transformer"],
+)
+def test_layers_whose_weights_others_read_are_refused(module, layer):
+    net = nn.Sequential(nn.Linear(4, 4), module)
+    said = rf"'1.{layer}' to be one .* got a part of a {type(module).__name__}, which .* Leave it out: `'1.{layer}': ~`"
+    with pytest.raises(LoRAError, match=said):
+        inject(net, {"0": (1, 2), f"1.{layer}": (1, 2)})
+    assert not lora_layers(net)
+
+
+def test_dora_is_its_own_setting_and_stays_with_its_layers(net):
+    """Merging is `test_lora_layer`'s."""
+    base = copy.deepcopy(net)
+    inject(net, {"linear": (2, 4), "*.conv1": (2, 4, False), "tail": (1, 2, True)}, dora=True)
+    assert {name: layer.dora for name, layer in lora_layers(net).items()} == {
+        "body.0.conv1": False, "body.2.conv1": False, "tail": True, "linear": True
+    }  # fmt: skip
+    magnitudes = {"tail.lora_magnitude", "linear.lora_magnitude"}
+    trained = {name for name, p in net.named_parameters() if p.requires_grad and ".lora_" in name}
+    assert magnitudes < trained == {name for name in lora_state_dict(net) if not name.endswith("alpha")}
+    for layer in lora_layers(with_updates(net)).values():
+        if layer.dora:
+            nn.init.uniform_(layer.lora_magnitude)
+    state, x = lora_state_dict(net), image()
+    loaded = load_lora_state_dict(copy.deepcopy(base), state)
+    torch.testing.assert_close(loaded(x), net(x), **EXACT)
+    other = inject(base, {"*.conv1": (2, 4), "tail": (1, 2), "linear": (2, 4)})
+    message = r"'tail' to be without LoRA or of rank 1, .*, DoRA, but got one of rank 1, alpha 2, dropout 0\. Fuse"
+    with pytest.raises(LoRAError, match=message):
+        load_lora_state_dict(other, state)
+    short = {**state, "tail.lora_magnitude": torch.ones(5)}
+    with pytest.raises(LoRAError, match=r"lora_B \(18, 1\) and lora_magnitude \(5,\)"):
+        load_lora_state_dict(net, short)
+
+
 def test_a_span_that_is_not_fused_is_refused():
     net = SPAN(feature_channels=4)
-    with pytest.raises(LoRAError, match=r"'conv_1.sk' to be a convolution .* a branch of a Conv3XC.* fuse\(\) first"):
+    with pytest.raises(
+        LoRAError, match=r"'conv_1.sk' to be one .* got a part of a Conv3XC, which reads .* fuse\(\) first"
+    ):
         inject(net, {"*": (1, 4)})
     assert all(p.requires_grad for p in net.parameters())
     assert set(lora_layers(inject(net, {"conv_cat": (1, 4)}))) == {"conv_cat"}
@@ -197,7 +240,7 @@ def test_adapters_that_do_not_fit_leave_the_network_untouched(net):
     for wrong, message in (
         (narrow, r"fit a weight \(6, 3, 3, 3\) of layer 'head', but got lora_A \(6, 6\) and lora_B \(18, 6\)"),
         (odd, r"fit a weight \(6, 3, 3, 3\) of layer 'head', but got lora_A \(5, 9\) and lora_B \(18, 5\)"),
-        (moved, r"Expected adapters of convolutions of the network \(head, .*\), but got one of 'neck'\. Take"),
+        (moved, r"Expected adapters of layers of the network \(head, .*\), but got one of 'neck'\. Take"),
         ({**state, "head.weight": base.head.weight}, r"Expected LoRA entries only .*, but got head\.weight"),
     ):
         with pytest.raises(LoRAError, match=message):
@@ -208,7 +251,7 @@ def test_adapters_that_do_not_fit_leave_the_network_untouched(net):
     with pytest.raises(LoRAError, match=r"'head' to be without LoRA or of rank 2, .* but got one of rank 1"):
         load_lora_state_dict(other, state)
     assert not other.tail.lora_B.any()
-    with pytest.raises(LoRAError, match=r"of every ConvLoRA layer of the network, but got none of body\.0\.conv1"):
+    with pytest.raises(LoRAError, match=r"of every LoRA layer of the network, but got none of body\.0\.conv1"):
         load_lora_state_dict(inject(copy.deepcopy(base), {"*": (2, 4)}), state)
-    with pytest.raises(LoRAError, match="Expected a network with ConvLoRA layers, but got one without"):
+    with pytest.raises(LoRAError, match="Expected a network with LoRA layers, but got one without"):
         lora_state_dict(base)

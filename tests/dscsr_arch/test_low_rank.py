@@ -48,6 +48,11 @@ def test_scaling_scales_the_update(factor):
 def test_lora_ranks_reads_ranks_from_shapes_and_alphas_from_entries():
     state = {**adapter(2, 4.0), "body.0.weight": torch.zeros(6, 4, 3, 3), "head.weight": torch.zeros(2, 2)}
     assert lora_ranks(state) == {"body.0": (2, 4.0)}
+    linear = {
+        f"qkv.{name}": torch.ones(*size) for name, size in (("weight", (6, 4)), ("lora_A", (2, 4)), ("lora_B", (6, 2)))
+    }
+    dora = {**linear, "qkv.lora_alpha": torch.tensor(3.0), "qkv.lora_magnitude": torch.ones(6)}
+    assert lora_ranks({**state, **dora}) == {"body.0": (2, 4.0), "qkv": (2, 3.0, True)}
     assert lora_ranks({"head.weight": torch.zeros(2, 2)}) == {}
     assert is_adapters(adapter())
     assert not is_adapters(state)
@@ -65,10 +70,21 @@ def test_lora_ranks_reads_ranks_from_shapes_and_alphas_from_entries():
             lambda: adapters(adapter(alpha=math.nan)),
             "lora_alpha of layer 'body.0' to be a positive number, .*nan",
         ),
-        (lambda: lora_ranks(adapter()), r"Expected the weight \(out, in, kh, kw\) of 'body.0' .*, but got none"),
         (
-            lambda: lora_ranks({**adapter(), "body.0.weight": torch.ones(6, 4)}),
-            r"weight .* of 'body.0' beside its LoRA, but got one of shape \(6, 4\)",
+            lambda: lora_ranks(adapter()),
+            r"Expected the weight \(out, in, kh, kw\) or \(out, in\) of 'body.0' .*, but got none",
+        ),
+        (
+            lambda: lora_ranks({**adapter(), "body.0.weight": torch.ones(6)}),
+            r"weight .* of 'body.0' beside its LoRA, but got one of shape \(6,\)",
+        ),
+        (
+            lambda: adapters({**adapter(), "body.0.lora_magnitude": torch.ones(6, 1)}),
+            r"Expected lora_magnitude \(out,\) of layer 'body.0', but got one of shape \(6, 1\)",
+        ),
+        (
+            lambda: average_lora([{**adapter(), "body.0.lora_magnitude": torch.ones(6)}]),
+            r"whose updates can be added up, but got those of DoRA \(body.0\)\. Average the networks",
         ),
         (lambda: scale_lora(adapter(), math.inf), "Expected `factor` to be a finite number, but got inf"),
         (lambda: average_lora([adapter()], [1, 2]), r"Expected 1 finite numbers as `weights`, but got \[1, 2\]"),

@@ -34,7 +34,7 @@ def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
         return network
     if run.is_train:
         _check_base(run)
-    for name in ("rank", "dropout") if not section.get("layers") else ():
+    for name in ("rank", "dora", "dropout") if not section.get("layers") else ():
         if section.get(name):
             words = f"`{name}` beside `layers`, as `weights` alone tell their ranks and train as they are"
             run.report.add((*key, name), words, describe(section[name]), "Remove it, or add `layers`.")

@@ -2,6 +2,7 @@
 
 import copy
 
+import option_files
 import pytest
 import small_models
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
+from dscsr_arch.sizes import padded, size_requirements
 
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
 SPAN_LORA = {**small_models.SPAN, "lora": {"layers": {"block_*": [2, 4]}, "dropout": 0}}
@@ -125,3 +127,50 @@ def test_training_starts_from_adapters_but_resumes_from_its_own(options, tmp_pat
     again = {"path:pretrain_network_g": str(tmp_path / "models/net_g_3.pth"), "path:resume_state": "3.state"}
     third = build(options("SPAN", network_g=network, **again))
     assert small_models.distance(small_models.weights(third), small_models.weights(second)) == 0
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_attention_of_swinir_adapts_and_every_file_opens(tmp_path, dora):
+    """Linear layers and convolutions; images whose sides are no multiples of the window are validated, too."""
+    plain = small_models.SWINIR
+    lora = {"layers": {"*.attn.*": [2, 4], "upsample": [1, 2]}, "dora": dora}
+    base = build(small_models.options(tmp_path, network_g=plain, **{"train:ema_decay": 0}))
+    base.save(0, 1)
+    file, options = (
+        str(tmp_path / "models/net_g_1.pth"),
+        small_models.options(tmp_path, network_g={**plain, "lora": lora}),
+    )
+    model = build(option_files.changed(options, {"path:pretrain_network_g": file}))
+    model.feed_data(batch(9))
+    for network in (base, model):
+        network.feed_data(batch(9))
+        network.test()
+    assert torch.equal(model.output, base.output)  # a new layer is its base
+    before = small_models.weights(model)
+    draw = torch.Generator().manual_seed(0)
+    for step in (1, 2, 3):
+        model.feed_data({name: torch.rand(2, 3, side, side, generator=draw) for name, side in (("lq", 16), ("gt", 32))})
+        model.optimize_parameters(step)
+    after = small_models.weights(model)
+    entries = ("lora_A", "lora_B", "lora_magnitude") if dora else ("lora_A", "lora_B")
+    attention = [f"layers.0.residual_group.blocks.{i}.attn.{name}" for i in (0, 1) for name in ("qkv", "proj")]
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {
+        f"{average}{layer}.{entry}"
+        for average in ("", "ema.")
+        for layer in (*attention, "upsample.0")
+        for entry in entries
+    }
+    model.save(0, 3)
+    model.feed_data(batch(9))
+    model.test()
+    models = tmp_path / "models"
+    ways = [
+        load_model(models / "net_g_3.pth", network=plain),
+        load_model(models / "lora_g_3.pth", base=file, network=plain),
+        load_model(models / "fused_g_3.pth"),  # as spandrel knows it
+    ]
+    for network in ways:
+        with torch.no_grad():
+            output = padded(network, batch(9)["lq"], requirements=size_requirements(network))
+        torch.testing.assert_close(output, model.output, rtol=0, atol=1e-5)
+    assert (model.output - base.output).abs().max() > 1e-4
