@@ -238,8 +238,10 @@ def _install(network: Network, planned: Mapping[Layer, _Planned], dropout: float
         elif (layer.rank, layer.dora) != (rank, dora) or (
             dropout is not None and (layer.alpha, layer.dropout) != (alpha, dropout)
         ):
-            wanted = f"rank {rank}, alpha {alpha}, dropout {dropout or 0}{', DoRA' * dora}"
-            got = f"one of rank {layer.rank}, alpha {layer.alpha:g}, dropout {layer.dropout:g}{', DoRA' * layer.dora}"
+            wanted, got = f"rank {rank}{', DoRA' * dora}", f"one of rank {layer.rank}{', DoRA' * layer.dora}"
+            if dropout is not None:
+                wanted += f", alpha {alpha}, dropout {dropout or 0}"
+                got += f", alpha {layer.alpha:g}, dropout {layer.dropout:g}"
             remedy = "Fuse it first, or take the base network."
             raise LoRAError(f"layer {name!r} to be without LoRA or of {wanted}", got, remedy)
         if (reader := read.get(layer)) is not None:

@@ -52,14 +52,14 @@ def find_backbone(name: str) -> type[nn.Module]:
     return known[name]
 
 
-def import_spandrel() -> Any:
+def import_extra(name: str) -> Any:
     """The module, also beside a torchvision that needs a patch; `UnavailableError` where it cannot be imported."""
     try:
         if operators_missing():
             import_without_operators()
-        return importlib.import_module("spandrel")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UnavailableError(f"{error.name} is not installed: pip install 'dscsr[spandrel]'") from error
+        raise UnavailableError(f"{error.name} is not installed: pip install 'dscsr[{name}]'") from error
     except Exception as error:  # RuntimeError, where torchvision does not fit torch
         raise UnavailableError(f"the import fails: {_one_line(error)}") from error
 
@@ -70,7 +70,7 @@ def from_spandrel(state_dict: Mapping[str, Tensor]) -> tuple[nn.Module, str, dic
     The network says itself which sizes of images it takes (see `sizes.size_requirements`). `UnavailableError` if
     spandrel cannot be imported, `WeightsError` if it does not know them as those of a network from images to images.
     """
-    spandrel = import_spandrel()
+    spandrel = import_extra("spandrel")
     try:
         found = spandrel.ModelLoader().load_from_state_dict(dict(state_dict))
     except spandrel.UnsupportedModelError as error:

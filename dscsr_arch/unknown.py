@@ -10,9 +10,9 @@ from torch import nn
 from dscsr_arch import conv_lora
 from dscsr_arch.architecture import StateDict, architectures
 from dscsr_arch.arguments import Given, Said, weights_errors
-from dscsr_arch.errors import DscsrWarning, UnavailableError, WeightsError
+from dscsr_arch.errors import DscsrWarning, LoRAError, UnavailableError, WeightsError
 from dscsr_arch.foreign import find_backbone, from_spandrel
-from dscsr_arch.low_rank import lora_ranks
+from dscsr_arch.low_rank import ENTRIES, lora_ranks
 from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
 from dscsr_arch.weight_files import FilePath, state_dict_diff
 
@@ -33,9 +33,12 @@ def unknown_network(
     remedy = f"Give {section}."
     layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
     of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"
+    adapters = {name: tensor for name, tensor in state_dict.items() if name.rpartition(".")[2] in ENTRIES}
     try:
-        network, name, arguments = from_spandrel(state_dict)
-    except (UnavailableError, WeightsError) as error:
+        network, name, arguments = from_spandrel({n: each for n, each in state_dict.items() if n not in adapters})
+        if adapters:
+            network = conv_lora.load_lora_state_dict(network, adapters)
+    except (UnavailableError, WeightsError, LoRAError) as error:
         words = f"weights of a known network ({', '.join(architectures())}; or of one that spandrel knows)"
         asked = "spandrel was not asked, as " if isinstance(error, UnavailableError) else ""
         raise WeightsError(words, f"layers such as {layers}{of}; {asked}{error}", remedy, path) from error

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dscsr_arch.architecture import by_our_names
 from dscsr_arch.csd_names import from_csd
 from dscsr_arch.errors import WeightsError
+from dscsr_arch.peft_layout import from_peft, is_peft
 from dscsr_arch.torch_files import MOST_BYTES, NUMBERS, RefusedError, read_torch_file
 
 FilePath = str | os.PathLike[str]
@@ -77,6 +78,8 @@ def read_weight_file(path: FilePath, param_key: str | None = None, *, as_named: 
     _check_tensors(weights, path)
     if as_named:
         return WeightFile(weights, {})
+    if is_peft(weights):
+        weights = from_peft(weights, path)
     try:
         weights = dict(by_our_names(from_csd(weights)))
     except WeightsError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_model.cli import networks
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from dscsr_model.export.formats import Format
     from dscsr_model.export.ship import Shipped
 
-_FORMATS = ("pth", "safetensors", "spandrel", "onnx", "torch-export", "torchscript")
+_FORMATS = ("pth", "safetensors", "spandrel", "onnx", "torch-export", "torchscript", "peft")
 
 _EXAMPLES = """examples:
   fused weights, with what shapes cannot tell beside them:
@@ -23,6 +24,8 @@ _EXAMPLES = """examples:
   LoRA adapters and their base; a student of a CSSR-Net:
     dscsr export lora_g_latest.pth --base span_ch26_x4_fused.pth -o dsclora_x4.pth
     dscsr export net_g_latest.pth --width 0.25 -o edsr_quarter_x4.onnx --fp16
+  the adapters themselves as a folder of PEFT's (its adapter_model.safetensors is read like lora_g_*.pth):
+    dscsr export lora_g_latest.pth --base swinir_light_x4 -o adapter --format peft
 """
 
 
@@ -30,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     """Declare the command and its arguments."""
     parser = subparsers.add_parser(
         "export",
-        help="write a trained network for other programs: fused weights, ONNX, spandrel, TorchScript",
+        help="write a trained network for other programs: fused weights, ONNX, spandrel, TorchScript, PEFT",
         description="Write a trained network for other programs. The output is loaded again and compared with its "
         "source on images of several sizes; only if they agree does it get its name.",
         epilog=_EXAMPLES,
@@ -57,11 +60,33 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_model.export.ship import ship
 
     networks.find_weights(args)
+    if args.format == "peft":
+        return _export_adapters(args)
     path, form = choose(args.out, args.format, args.weights, args.fp16, args.opset)
     network = networks.load_network(args)
     sources = [args.weights, *([] if args.base is None else [args.base])]
     shipped = ship(network, path, form, half=args.fp16, force=args.force, sources=sources)
     print("\n  ".join([*_described(shipped, form, args.fp16), *_notes(shipped, form)]))
+    return 0
+
+
+def _export_adapters(args: argparse.Namespace) -> int:
+    from dscsr_arch.errors import DscsrError
+    from dscsr_model.export.compare import TOLERANCE
+    from dscsr_model.export.peft import write_adapters
+
+    if args.fp16 or args.opset is not None:
+        raise DscsrError("adapters in the precision that they have", "--fp16 or --opset", "Leave it out.")
+    out = Path(args.out)
+    differences, not_asked = write_adapters(networks.load_network(args), out, force=args.force)
+    print(f"{out}  LoRA as PEFT has it: adapter_model.safetensors, adapter_config.json")
+    for by, value in differences.items():
+        print(
+            f"  largest difference from the source, read by {by}: {value:.1e} of a range of 1 ({TOLERANCE:.0e} allowed)"
+        )
+    for by, why_not in not_asked.items():
+        print(f"  {by} itself was not asked: {why_not}")
+    print(f"  use it: peft.PeftModel.from_pretrained(base, {str(out)!r}), with the base as dscsr runs it")
     return 0
 
 

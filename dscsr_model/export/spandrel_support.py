@@ -21,7 +21,7 @@ from dscsr_arch import SPAN, conv_lora
 from dscsr_arch.architecture import Architecture, architectures
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.foreign import import_spandrel
+from dscsr_arch.foreign import import_extra
 from dscsr_arch.metadata import describe, shown
 
 
@@ -65,7 +65,7 @@ def run_spandrel(path: Any) -> Callable[[Tensor], Tensor]:
         UnavailableError: spandrel cannot be imported.
         DscsrError: spandrel does not load it.
     """
-    spandrel = import_spandrel()
+    spandrel = import_extra("spandrel")
     registry = spandrel.MAIN_REGISTRY.copy()
     register(registry)
     try:
@@ -81,7 +81,7 @@ def register(registry: Any = None) -> None:
 
     Those that it has already, by whomever, stay: a repeat does nothing.
     """
-    spandrel = import_spandrel()
+    spandrel = import_extra("spandrel")
     registry = spandrel.MAIN_REGISTRY if registry is None else registry
     for ours in architectures().values():
         if ours.spandrel and not ours.spandrel.known and ours.name not in registry:

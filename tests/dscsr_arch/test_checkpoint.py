@@ -95,7 +95,9 @@ def test_ranks_and_alphas_of_a_dsclora_file_are_found(file, ranks, suffix):
     saved = student(lora_ranks=ranks)
     loaded = load_model(file(saved.state_dict(), f"w{suffix}"))
     assert type(loaded) is DSCLoRA
-    settings = [{name: (each.rank, each.alpha, each.dora) for name, each in lora_layers(net).items()} for net in (loaded, saved)]
+    settings = [
+        {name: (each.rank, each.alpha, each.dora) for name, each in lora_layers(net).items()} for net in (loaded, saved)
+    ]
     assert settings[0] == settings[1]
     same(loaded, saved)
     fused = load_model(file(saved.fuse().state_dict()))

@@ -213,7 +213,7 @@ def test_dora_is_its_own_setting_and_stays_with_its_layers(net):
     loaded = load_lora_state_dict(copy.deepcopy(base), state)
     torch.testing.assert_close(loaded(x), net(x), **EXACT)
     other = inject(base, {"*.conv1": (2, 4), "tail": (1, 2), "linear": (2, 4)})
-    message = r"'tail' to be without LoRA or of rank 1, .*, DoRA, but got one of rank 1, alpha 2, dropout 0\. Fuse"
+    message = r"'tail' to be without LoRA or of rank 1, DoRA, but got one of rank 1\. Fuse"
     with pytest.raises(LoRAError, match=message):
         load_lora_state_dict(other, state)
     short = {**state, "tail.lora_magnitude": torch.ones(5)}
@@ -248,7 +248,7 @@ def test_adapters_that_do_not_fit_leave_the_network_untouched(net):
         assert not lora_layers(base)
         assert base.head.weight.requires_grad
     other = inject(copy.deepcopy(base), {"head": (1, 4), "tail": (2, 4)})
-    with pytest.raises(LoRAError, match=r"'head' to be without LoRA or of rank 2, .* but got one of rank 1"):
+    with pytest.raises(LoRAError, match=r"'head' to be without LoRA or of rank 2, but got one of rank 1\. Fuse"):
         load_lora_state_dict(other, state)
     assert not other.tail.lora_B.any()
     with pytest.raises(LoRAError, match=r"of every LoRA layer of the network, but got none of body\.0\.conv1"):

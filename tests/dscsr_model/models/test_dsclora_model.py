@@ -166,8 +166,9 @@ def test_attention_of_swinir_adapts_and_every_file_opens(tmp_path, dora):
     models = tmp_path / "models"
     ways = [
         load_model(models / "net_g_3.pth", network=plain),
+        load_model(models / "net_g_3.pth"),
         load_model(models / "lora_g_3.pth", base=file, network=plain),
-        load_model(models / "fused_g_3.pth"),  # as spandrel knows it
+        load_model(models / "fused_g_3.pth"),
     ]
     for network in ways:
         with torch.no_grad():
