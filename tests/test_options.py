@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from dscsr_arch import SPAN, SPANF, SPANV2
+from dscsr_arch.sizes import padded, size_requirements
 from dscsr_model import weights
 from dscsr_model.losses import vgg
 from dscsr_model.losses.vgg import VGG19Features
@@ -99,6 +100,6 @@ def test_it_passes_the_check_and_its_network_runs(file, tmp_path, monkeypatch, t
     assert not faults, "\n".join(map(str, faults))
 
     with torch.no_grad():
-        image = network.eval()(torch.rand(1, 3, 17, 13))
+        image = padded(network.eval(), torch.rand(1, 3, 17, 13), size_requirements(network))
     assert image.shape == (1, 3, 17 * options["scale"], 13 * options["scale"])
     assert torch.isfinite(image).all()

@@ -46,7 +46,9 @@ def add_parser(subparsers: Any) -> None:
         help="any weight file (checkpoint, fused, LoRA, CSSR-Net), or a name that `dscsr weights` lists",
     )
     add("-o", "--out", required=True, metavar="OUT", help="a file, or a folder (then --format) to name it in")
-    add("--format", choices=_FORMATS, help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt")
+    add(
+        "--format", choices=_FORMATS, help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt; peft: a folder"
+    )
     add("--fp16", action="store_true", help="float16 weights; programs compute in it, and take float32")
     add("--opset", type=int, metavar="N", help="of ONNX: 17 (default) to 20")
     add("--force", action="store_true", help="replace OUT if it is there")

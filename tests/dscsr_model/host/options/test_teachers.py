@@ -96,7 +96,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         ({"layers": {"*": [1, 1]}, "rank": 1}, ": rank", "Expected one of `auto`, but got 1"),
         ({"weights": "@lora.pth", "rank": "auto"}, ": rank", "Expected `rank` beside `layers`"),
         ({"weights": "@lora.pth", "dora": True}, ": dora", "Expected `dora` beside `layers`"),
-        ({"layers": {"block_1": [1, 2]}, "weights": "@lora.pth", "dora": True}, ": weights", "but got one of rank 1, DoRA"),
+        ({"layers": {"block_1": [1, 2]}, "weights": "@lora.pth", "dora": True}, ": weights", "one of rank 1, DoRA"),
         ({"layers": {"*": [1, 1]}, "weights": "@base.pth"}, ": weights", "LoRA adapters alone"),
         ({"dropout": 0}, "", "`lora: layers` or `lora: weights`, but got neither"),
         ([1], "", "Expected a section"),
