@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -111,11 +112,18 @@ def recognise(state_dict: StateDict) -> Architecture | None:
 def by_our_names(state_dict: StateDict) -> StateDict:
     """Weights that others released under names of their own (``our_name`` of a network's class), under ours."""
     for each in architectures().values():
-        our_name = getattr(each.network, "our_name", str)
-        renamed = {our_name(name): tensor for name, tensor in state_dict.items()}
+        names = our_names(state_dict, getattr(each.network, "our_name", str))
+        renamed = {names[name]: tensor for name, tensor in state_dict.items()}
         if renamed.keys() != state_dict.keys() and each.recognise(renamed):
             return renamed
     return state_dict
+
+
+def our_names(names: Iterable[str], our_name: Callable[[str], str]) -> dict[str, str]:
+    """What we call each of ``names``. Two that would be one stay as they are, so that one of them fits no network."""
+    ours = {name: our_name(name) for name in names}
+    times = Counter(ours.values())
+    return {name: new if times[new] == 1 else name for name, new in ours.items()}
 
 
 def has_all(*names: str) -> Callable[[StateDict], bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from torch import nn
 
 from dscsr_arch import conv_lora
-from dscsr_arch.architecture import StateDict
+from dscsr_arch.architecture import StateDict, our_names
 from dscsr_arch.conv3xc import Conv3XC
 from dscsr_arch.errors import LoRAError
 
@@ -54,8 +54,9 @@ class Reparameterized(nn.Module):
         return name
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in [name for name in state_dict if name.startswith(prefix)] if self.released else ():
-            state_dict[prefix + self.our_name(name.removeprefix(prefix))] = state_dict.pop(name)
+        own = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
+        for name, ours in our_names(own, self.our_name).items():
+            state_dict[prefix + ours] = state_dict.pop(prefix + name)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPANF, load_model
 from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.errors import WeightsError
 from dscsr_arch.weight_files import read_pickle
 
 SIZES = {"conv_cat": "conv_cat_1", "conv_2": "conv_2_1"}
@@ -38,6 +39,11 @@ def test_a_file_of_pds_names_tells_its_arguments(tmp_path, arguments):
     trainable = SPANF(feature_channels=4, upscale=2, num_blocks=2, **arguments)
     trainable.load_state_dict(renamed, strict=True)
     torch.testing.assert_close(trainable(x), net(x), rtol=1e-4, atol=1e-5)
+    save_state_dict({**renamed, **net.state_dict()}, tmp_path / "both.pth")
+    with pytest.raises(WeightsError, match="unexpected in the file: conv_cat_1.weight"):
+        load_model(tmp_path / "both.pth")
+    with pytest.raises(RuntimeError, match="Unexpected key.*conv_cat_1.weight"):
+        trainable.load_state_dict({**renamed, **net.state_dict()})
 
 
 @pytest.mark.parametrize(("file", "tail", "parameters"), [("spanf", None, 148_288), ("pds", 20, 141_748)])
