@@ -42,7 +42,7 @@ def to_spandrel_form(network: nn.Module) -> nn.Module:
     name, arguments = describe(deployable(network))
     known = {each.name: each.spandrel for each in architectures().values() if each.spandrel}
     if name not in known:
-        got = f"{name}, whose layers have other names there" if name in architectures() else name
+        got = f"{name}, which it does not know, or by other names of layers" if name in architectures() else name
         remedy = "Export it to another format; pth keeps the names that its layers have."
         raise DscsrError(f"{', '.join(known)} for spandrel", got, remedy)
     for argument, value in known[name].required.items():
