@@ -40,9 +40,9 @@ def test_a_file_of_pds_names_tells_its_arguments(tmp_path, arguments):
     trainable.load_state_dict(renamed, strict=True)
     torch.testing.assert_close(trainable(x), net(x), rtol=1e-4, atol=1e-5)
     save_state_dict({**renamed, **net.state_dict()}, tmp_path / "both.pth")
-    with pytest.raises(WeightsError, match="unexpected in the file: conv_cat_1.weight"):
+    with pytest.raises(WeightsError, match=r"unexpected in the file: conv_cat_1\.weight"):
         load_model(tmp_path / "both.pth")
-    with pytest.raises(RuntimeError, match="Unexpected key.*conv_cat_1.weight"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*conv_cat_1\.weight"):
         trainable.load_state_dict({**renamed, **net.state_dict()})
 
 

@@ -31,6 +31,8 @@ TOLERANCE = 1e-4
 """Largest difference from the trained network, both in float64, as part of the largest value (at least 1): weights that
 were merged from training branches, or folded, are rounded to float32 once. A step of 8 bits is 40 times as much."""
 
+LIMIT = 900
+"""Seconds for the whole check, which takes some."""
 
 _STEPS = {
     "import": ("{0} to be imported", "Correct it: the challenge imports it alone."),
@@ -107,13 +109,19 @@ def self_check(job: Job, network: nn.Module | OwnFile, folder: Path, python: str
     files = {"examples": str(examples), "baseline": str(baseline), "size": SIZE, "own": own}
     told = json.dumps({**job._asdict(), **files, "packages": _packages(None if python is None else interpreter)})
     command = [interpreter, "-I", "-S", "-W", "ignore", os.path.abspath(bare_check.__file__)]  # no environment, no site
-    ended = subprocess.run(command, input=told, cwd=folder, capture_output=True, text=True, check=False)
-    if ended.returncode:
+    try:
+        ended = subprocess.run(
+            command, input=told, cwd=folder, capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired as error:
+        remedy = "Look for a loop without end. Nothing was kept."
+        raise DscsrError(f"the file to be checked within {LIMIT} seconds", "no end", remedy) from error
+    if ended.returncode or not ended.stdout:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         raise DscsrError(
             "the file to run alone in a bare process",
             f"{last} (from {' '.join(command[:3])} …)",
-            "Nothing was kept. If the interpreter lacks torch, name another; otherwise please report this.",
+            "Nothing was kept. If the interpreter lacks torch, name another; a file must not end the process itself.",
         )
     answer = json.loads(ended.stdout)
     if "failed" in answer:

@@ -8,6 +8,7 @@ import torch
 
 from dscsr_model.cli import main
 from dscsr_model.export.ntire import kit as kits
+from dscsr_model.export.ntire import self_check
 
 NET = """
 import torch.nn as nn
@@ -125,4 +126,24 @@ def test_whatever_is_wrong_gets_one_message(changes, code, message, submit, chec
     assert message in told.err
     assert "Traceback" not in told.err
     assert (told.err.count("dscsr: error"), told.out) == (1, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pth", "net.py"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "limit", "message"),
+    [
+        ("import os\nos._exit(0)\n", 60, "but got exit code 0 (from"),
+        (
+            "while True: pass\n",
+            0.1,
+            "Expected the file to be checked within 0.1 seconds, but got no end. Look for a loop",
+        ),
+    ],
+)
+def test_a_file_that_ends_the_check_or_never_does(ending, limit, message, submit, tmp_path, monkeypatch, capsys):
+    """In the real bare process."""
+    monkeypatch.setattr(self_check, "LIMIT", limit)
+    (tmp_path / "net.py").write_text(NET + ending)
+    assert submit() == 1
+    assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pth", "net.py"]
