@@ -163,7 +163,7 @@ def _length(opt: Mapping[str, Any], loader: Any, start: int, stages: Sequence[St
     text = f"{_many(total, 'iteration')}, {_many(math.ceil(total / max(len(loader), 1)), 'epoch')}"
     if len(stages) > 1:
         stage = stage_at(stages, start + 1)
-        text = f"{_many(total, 'iteration')} in {len(stages)} stages, number {stage.number} up to {stage.until:,}"
+        text = f"{_many(total, 'iteration')} in {len(stages)} stages; stage {stage.number} ends with {stage.until:,}"
     if start:
         text += f"; {total - start:,} iterations are left"
     if seconds := opt["train"].get("max_seconds"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -53,9 +54,15 @@ def with_learning_rates(kind: type[Any], model: Any) -> type[Any]:
     class MessageLogger(kind):
         """What a training shows of each step."""
 
+        start_iter: int
+        start_time: float
+
         def __call__(self, log_vars: dict[str, Any]) -> None:
+            begun, made = model.stage.first - 1, log_vars["iter"]
+            if begun > self.start_iter:  # the pace of the stages before says little about this one
+                self.start_iter, self.start_time = begun, time.time() - (made - begun) * log_vars["time"]
             # One more than BasicSR counts: else the last iteration's estimate is negative, -1 day.
-            self.max_iters = log_vars["iter"] + model.iterations_left(log_vars["iter"], self.start_iter) + 1
+            self.max_iters = made + model.iterations_left(made, self.start_iter) + 1
             if self.tb_logger is not None:
                 for number, rate in enumerate(log_vars["lrs"]):
                     self.tb_logger.add_scalar(f"lr_{number}" if number else "lr", rate, log_vars["iter"])

@@ -43,7 +43,7 @@ class CheckpointingSRModel(ValidatingSRModel):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.trained_with = checkpoints.training_options(opt)  # before anything takes keys out of its sections
-        self.stages = stages_of(opt.get("train") or {}, opt["datasets"].get("train") or {})
+        self.stages = stages_of(opt["train"] if opt["is_train"] else {}, opt["datasets"].get("train") or {})
         self.stage = self.stages[0]
         super().__init__(opt)
 

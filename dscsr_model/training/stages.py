@@ -104,8 +104,8 @@ def announcement(stages: Sequence[Stage], number: int) -> str:
         f"{name} {_told(new)}" if old is None or new is None else f"{name} {_told(old)} → {_told(new)}"
         for name, (old, new) in _differences(_known(before), _known(stage)).items()
     ]
-    if stage.schedule_after == stage.first - 1:
-        told.append("its own schedule")
+    if stage.schedule_after != before.schedule_after:
+        told.append("its own schedule" if stage.schedule_after else "the schedule of the run")
     return f"Stage {number} of {len(stages)}, iterations {stage.first:,} to {stage.until:,}: {', '.join(told)}"
 
 

@@ -101,6 +101,11 @@ CHANGES = {
         ["train:optim_g:type: Adam before this resume, Adamax from here on",
          "The optimizer remembers other things than it did before: it starts anew."],
     ),
+    "stages": (
+        {"train:stages": [{"until": 7}, {"train": {"optim_g": {"lr": 0.02}}}]},
+        ["train:stages:1:until: not given before this resume, 7 from here on",
+         "train:stages:2:train:optim_g:lr: not given before this resume, 0.02 from here on"],
+    ),
 }  # fmt: skip
 
 

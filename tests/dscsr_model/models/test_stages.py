@@ -95,7 +95,7 @@ def test_each_stage_has_its_patches_losses_rates_and_epochs(run):
         "accumulate_steps 2 → 1, optim_g:lr 0.004 → 0.01, scheduler CosineAnnealingLR → OneCycleLR, pixel_opt off, "
         "mse_opt MSELoss, its own schedule",
     ]
-    assert "9 iterations in 3 stages, number 1 up to 4" in said
+    assert "9 iterations in 3 stages; stage 1 ends with 4" in said
 
 
 @pytest.mark.parametrize(

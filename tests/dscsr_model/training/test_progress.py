@@ -65,6 +65,23 @@ def test_a_line_tells_rate_time_and_losses_since_a_resume(clock):
     assert estimates == [1995]
 
 
+def test_a_stage_is_measured_by_itself(clock):
+    """Steps of a second, then of ten: what is left counts as many as the last ones were long."""
+    said = io.StringIO()
+    shown = ShownProgress(
+        0, lambda _: 100, said, left=lambda iteration, since: (100 - iteration) * (1 if since else 10)
+    )
+    for iteration in range(1, 61):
+        if iteration == 51:
+            shown.begin_stage(50, "Stage 2")
+        clock.seconds += 1 if iteration <= 50 else 10
+        shown.step(iteration, {"l_pix": torch.tensor(1.0)})
+    lines = said.getvalue().splitlines()
+    assert [line for line in lines if "50 of" in line] == ["iteration 50 of 100: 1 s/it, 8 min 20 s left, loss 1"]
+    assert lines[lines.index("Stage 2") + 1] == "iteration 51 of 100: loss 1"
+    assert lines[-1] == "iteration 60 of 100: 10 s/it, 6 min 40 s left, loss 1"
+
+
 def test_a_terminal_has_a_bar_whose_losses_are_read_once_a_second(clock):
     said = Terminal()
     shown = ShownProgress(0, lambda _: 100, said)

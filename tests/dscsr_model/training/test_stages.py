@@ -2,7 +2,7 @@
 
 import pytest
 
-from dscsr_model.training.stages import cost_until, stage_at, stages_of
+from dscsr_model.training.stages import announcement, cost_until, stage_at, stages_of
 
 L1, COSINE = {"type": "L1Loss", "loss_weight": 1.0}, {"type": "CosineAnnealingLR", "T_max": 9}
 TRAIN = {"total_iter": 9, "optim_g": {"type": "Adam", "lr": 0.1}, "scheduler": COSINE, "pixel_opt": L1, "x_opt": None}
@@ -31,7 +31,10 @@ def test_a_stage_is_the_section_with_what_its_entry_changes():
 
 def test_a_stage_without_a_schedule_goes_on_with_that_of_the_run():
     entries = [{"until": 3, "train": {"warmup_iter": 2}}, {"until": 6, "train": {"optim_g": {"lr": 1}}}, {}]
-    assert [stage.schedule_after for stage in stages_of({**TRAIN, "stages": entries}, DATA)] == [0, 3, 0]
+    stages = stages_of({**TRAIN, "stages": entries}, DATA)
+    assert [stage.schedule_after for stage in stages] == [0, 3, 0]
+    told = "Stage 3 of 3, iterations 7 to 9: optim_g:lr 1 → 0.1, the schedule of the run"
+    assert announcement(stages, 3) == told
 
 
 @pytest.mark.parametrize("train", [TRAIN, {**TRAIN, "stages": None}, {}])
