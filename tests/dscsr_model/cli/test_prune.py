@@ -47,10 +47,8 @@ def test_the_whole_width_by_kernels_alone(weights, capsys):
     assert "feature_channels 8 → 6; channels ranked by the L2 norm of the kernels that read them" in out
     assert "together: block_1.c3_r, block_2.c3_r" in out
     assert "each alone: block_1.c1_r, block_1.c2_r, block_2.c1_r, block_2.c2_r and 1 more" in out
-    assert load_model("out.safetensors").arguments | {"bias": True} == {
-        "num_in_ch": 3, "num_out_ch": 3, "feature_channels": 6, "upscale": 2, "num_blocks": 2, "tail_channels": None,
-        "bias": True,
-    }  # fmt: skip
+    arguments = load_model("out.safetensors").arguments
+    assert (arguments["feature_channels"], arguments["tail_channels"]) == (6, None)
     assert main(words) == 1
     assert "out.safetensors" in capsys.readouterr().err
     assert main([*words, "--force"]) == 0
