@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dscsr_model.export.formats import Format
     from dscsr_model.export.ship import Shipped
 
-_FORMATS = ("pth", "safetensors", "spandrel", "onnx", "torch-export", "torchscript", "peft")
+_FORMATS = ("pth", "safetensors", "spandrel", "onnx", "torch-export", "torchscript")
 
 _EXAMPLES = """examples:
   fused weights, with what shapes cannot tell beside them:
@@ -47,7 +47,9 @@ def add_parser(subparsers: Any) -> None:
     )
     add("-o", "--out", required=True, metavar="OUT", help="a file, or a folder (then --format) to name it in")
     add(
-        "--format", choices=_FORMATS, help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt; peft: a folder"
+        "--format",
+        choices=(*_FORMATS, "peft"),
+        help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt; peft: a folder",
     )
     add("--fp16", action="store_true", help="float16 weights; programs compute in it, and take float32")
     add("--opset", type=int, metavar="N", help="of ONNX: 17 (default) to 20")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -46,7 +47,29 @@ def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
     if layers and weights:
         with run.report.catching((*key, "weights")):
             network = lora.start_from(network, section)
+    if run.is_train and not run.report.has(*key) and (idle := _idle_layers(network, _input_channels(run))):
+        got = f"{idle[0]}{f' and {len(idle) - 1} more' if idle[1:] else ''}, which it does not call: LoRA there is lost"
+        remedy = f"Leave such layers out by a pattern before the others, `'{idle[0]}': ~`."
+        run.report.add((*key, "layers") if layers else key, "layers that the network calls", got, remedy)
     return None if run.report.has(*key) else network
+
+
+def _idle_layers(network: nn.Module, channels: int) -> list[str]:
+    """Layers with LoRA that no image passes: what reads their weights, if anything does, does not see the update."""
+    called: set[nn.Module] = set()
+    hooks = [
+        layer.register_forward_hook(lambda module, *_: called.add(module)) for layer in lora_layers(network).values()
+    ]
+    like, side = next(network.parameters()), common_side([network], SIDE)
+    modes = [(module, module.training) for module in network.modules()]
+    for training in (False, True):  # in either
+        with suppress(Exception), torch.no_grad():  # whatever a network raises: others report it
+            network.train(training)(like.new_zeros(2, channels, side, side))
+    for module, training in modes:
+        module.training = training
+    for hook in hooks:
+        hook.remove()
+    return [name for name, layer in lora_layers(network).items() if layer not in called] if called else []
 
 
 def _check_base(run: Run) -> None:

@@ -114,6 +114,31 @@ def test_each_fault_is_found_with_one_message(check_all, changes, key, text):
     check_all(changes, {key: text}, DISTILLATION)
 
 
+def test_lora_of_a_layer_that_is_read_and_not_called_is_a_fault(check_all, tmp_path):
+    code = """
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+@ARCH_REGISTRY.register()
+class Reading(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.read = torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.Linear(48, 48)
+    def forward(self, x):
+        x = torch.nn.functional.linear(self.body(x).movedim(1, -1), self.read.weight)
+        return torch.nn.functional.pixel_shuffle(x.movedim(-1, 1), 4)
+"""
+    (tmp_path / "reading_arch.py").write_text(code)
+    path = {"path:pretrain_network_g": "@edsr.pth", "path:strict_load_g": False}
+    changes = {**ALONE, **path, "import": "reading_arch.py", "model_type": "EfficientSRModel"}
+    lora = {"layers": {"*": [2, 4]}}
+    told = {
+        "network_g: lora: layers": "layers that the network calls, but got read, which it does not call: LoRA there"
+    }
+    check_all({**changes, "network_g": {"type": "Reading", "lora": lora}}, told, DISTILLATION)
+    lora["layers"] = {"read": None, **lora["layers"]}
+    check_all({**changes, "network_g": {"type": "Reading", "lora": lora}}, {}, DISTILLATION)
+
+
 @pytest.mark.parametrize("model_type", ["EfficientSRModel", "DistillationModel", "DSCLoRAModel", "SRModel"])
 def test_lora_needs_a_base_and_a_model_that_knows_it(check_all, model_type):
     expected = {"path: pretrain_network_g": "Expected the base of the LoRA, but got none"}
