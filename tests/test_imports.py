@@ -24,6 +24,7 @@ HEIGHT = {
     "dscsr_model.options": 0.5,
     "dscsr_model.evaluation": 0,
     "dscsr_model.read_ahead": 0,
+    "dscsr_model.stored_values": 0,
     "dscsr_model.tiling": 0.5,
     "dscsr_model.files": 0.5,
     "dscsr_model.weights": 0.5,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dscsr_model.cli import stored_teacher
 
 if TYPE_CHECKING:
     from dscsr_model.data.prepare import Summary
@@ -27,6 +29,9 @@ _EXAMPLES = """examples:
     dscsr prepare --gt my_photographs --out datasets/blurred --scale 1 --degrade blur=1.6 noise=2 --hold-out 10
   for BasicSR's own PairedImageDataset:
     dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4 --format png
+  with what a teacher makes of the LR images, or for LMDBs that are there:
+    dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4 --teacher teacher.pth --self-ensemble
+    dscsr prepare --out datasets/DIV2K --teacher teacher.pth --self-ensemble
 """
 
 
@@ -81,6 +86,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--strict", action="store_true", help="stop at a broken image instead of leaving it out")
     parser.add_argument("--force", action="store_true", help="replace LMDBs that are there")
     parser.add_argument("--verify", type=Path, metavar="DIR", help="check the LMDBs in DIR instead, ours or BasicSR's")
+    stored_teacher.add_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -88,9 +94,13 @@ def run(args: argparse.Namespace) -> int:
     """Prepare or verify; returns the exit code."""
     if args.verify is not None:
         return _verify(args)
-    missing = [f"--{name}" for name in ("gt", "out", "scale") if getattr(args, name) is None]
-    if missing:
+    stored_teacher.check(args)
+    only_teacher = args.weights is not None and args.gt is None
+    needed = ("out",) if only_teacher else ("gt", "out", "scale")
+    if missing := [f"--{name}" for name in needed if getattr(args, name) is None]:
         args.parser.error(f"the following arguments are required: {', '.join(missing)} (or --verify DIR)")
+    if only_teacher:
+        return stored_teacher.store(args, show_progress)
     from dscsr_model.data.prepare import prepare
     from dscsr_model.data.prepare_job import PrepareJob
 
@@ -98,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     job = PrepareJob(**{name: value for name, value in vars(args).items() if name in wanted and value is not None})
     if job.scale == 1 and job.lq is None and not job.degrade:
         print("dscsr: warning: --scale 1 without --lq or --degrade makes pairs of equal images.", file=sys.stderr)
-    print(describe(job, prepare(job, show_progress)))
+    teacher = stored_teacher.load(args) if args.weights else None
+    job = replace(job, teacher=teacher is not None)
+    print(describe(job, prepare(job, show_progress, teacher)))
     return 0
 
 
@@ -128,6 +140,7 @@ def describe(job: PrepareJob, summary: Summary) -> str:
         gt, lq = job.validation
         held_out = f"{_count(summary.held_out, 'image')} held out, whole; nothing above is cut from them"
         lines.append(f"  {gt} and {lq.name}  {held_out}")
+    lines += stored_teacher.told(summary.clipped)
     if summary.small:
         lines.append(
             f"  {_count(summary.small, 'image')} smaller than the crop of {job.effective_crop} pixels, kept whole "
@@ -146,6 +159,8 @@ def describe(job: PrepareJob, summary: Summary) -> str:
     if summary.skipped:
         lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
         lines += [f"    {fault}" for fault in summary.skipped]
+    if job.teacher:
+        lines.append(stored_teacher.how_to_use(job.targets[2]))
     if summary.held_out:
         option_file, its_data = _DEBLUR if job.scale == 1 else _PHOTOS
         as_it_stands = (job.out, job.scale) == its_data

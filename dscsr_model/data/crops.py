@@ -51,24 +51,25 @@ def draw_crop(
     )
 
 
-def cut(image: NDArray[np.uint8], crop: Crop, size: int, factor: int = 1, channels: int = 3) -> NDArray[np.uint8]:
+def cut(image: NDArray, crop: Crop, size: int, factor: int = 1, channels: int = 3) -> NDArray:
     """Copy a crop out of an image, turned, channels first.
 
     Args:
-        image: (H, W, 3) RGB or (H, W, 1) gray, uint8, may be mapped from a file: only the crop is touched.
+        image: (H, W, 3) RGB or (H, W, 1) gray, uint8, or int16 of so many channels; may be mapped from a file: only
+            the crop is touched.
         crop: In LR pixels.
         size: Side of the crop in LR pixels.
         factor: How many times as large as the LR image this one is: 1, or the scale for its HR image.
         channels: 3 for RGB, 1 for gray; see `in_channels`.
 
     Returns:
-        (channels, factor · size, factor · size) uint8, contiguous.
+        (channels, factor · size, factor · size) of the same type, contiguous.
     """
     top, left, side = factor * crop.top, factor * crop.left, factor * size
     return planes(orient(in_channels(image[top : top + side, left : left + side], channels), crop))
 
 
-def orient(image: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
+def orient(image: NDArray, crop: Crop) -> NDArray:
     """Turn an image (H, W, C) as ``crop`` says; where C is 1, OpenCV leaves it out."""
     hflip, vflip = crop.hflip, crop.vflip
     if crop.transpose:
@@ -79,7 +80,7 @@ def orient(image: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
     return image
 
 
-def planes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def planes(image: NDArray) -> NDArray:
     """(H, W, C) or (H, W) to (C, H, W), contiguous; OpenCV splits several times as fast as numpy transposes."""
     if image.ndim == 2 or image.shape[2] == 1:
         return np.array(image, order="C").reshape(1, *image.shape[:2])

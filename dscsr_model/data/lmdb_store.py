@@ -27,6 +27,7 @@ import cv2
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from dscsr_arch.errors import DataError
 from dscsr_model.data.image_io import decode_as_basicsr
@@ -86,7 +87,7 @@ class LmdbWriter:
             return False
         return True
 
-    def __enter__(self) -> LmdbWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -126,6 +127,17 @@ class LmdbReader:
         return str(self._keys[index].decode())
 
     @contextlib.contextmanager
+    def value(self, index: int) -> Iterator[memoryview]:
+        """What is stored of one image, inside the ``with`` block; `DataError` if that is nothing."""
+        with self._environment.begin() as transaction:
+            value = transaction.get(bytes(self._keys[index]))
+            if value is None:
+                raise DataError(
+                    f"an image `{self.name(index)}`", "its line in the list only", "Prepare it again.", self.path
+                )
+            yield value
+
+    @contextlib.contextmanager
     def pixels(self, index: int) -> Iterator[NDArray[np.uint8]]:
         """One image, (H, W, 3) RGB or, if it is listed with one channel, (H, W, 1) gray; uint8, read-only.
 
@@ -135,12 +147,7 @@ class LmdbReader:
             DataError: It is missing, or cannot be decoded.
         """
         shape, level = self._shapes[index].tolist(), self._levels[index]
-        with self._environment.begin() as transaction:
-            value = transaction.get(bytes(self._keys[index]))
-            if value is None:
-                raise DataError(
-                    f"an image `{self.name(index)}`", "its line in the list only", "Prepare it again.", self.path
-                )
+        with self.value(index) as value:
             if is_raw(len(value), shape, level):
                 yield np.frombuffer(value, np.uint8).reshape(shape)
                 return

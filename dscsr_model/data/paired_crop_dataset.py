@@ -11,6 +11,7 @@ In place of BasicSR's ``PairedImageDataset``, with the same options and the same
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from dscsr_model.data.crops import Crop, cut, draw_crop, planes
 from dscsr_model.data.image_io import in_channels
 from dscsr_model.data.keyed_samples import SampleKey
 from dscsr_model.data.noise import noisy
-from dscsr_model.data.sources import ImageSource, MemorySource, open_pair
+from dscsr_model.data.sources import ImageSource, MemorySource, open_pair, open_teacher
 from dscsr_model.options import datasets as sections
+from dscsr_model.stored_values import as_values
 
 Sample = dict[str, Any]
 
@@ -38,6 +40,8 @@ class PairedCropDataset(Dataset):
     ``lq_path`` and ``gt_path``, file names, or keys of the LMDB. In phase train the images are crops, in any other they
     are whole, the GT without what exceeds the LR image. With ``noise`` the ``lq`` is float32, neither clipped nor
     rounded; in training each sample has noise of its own, else each image, by its name, always the same.
+    With ``dataroot_teacher`` there is also ``teacher_image``, the same crop of what a teacher made of the whole LR image:
+    float32, or int16 of `stored_values` beside uint8.
 
     Args:
         opt: A dataset section of a BasicSR option file, as `dscsr_model.options.datasets.PairedCropDataset` declares
@@ -60,9 +64,11 @@ class PairedCropDataset(Dataset):
         self.options = options = sections.PairedCropDataset.parse(opt)
         self.gt, self.lq = open_pair(opt, options)
         self.channels = 1 if options.color == "gray" or (options.color is None and _gray(self.gt, self.lq)) else 3
+        self.teacher = open_teacher(options, (self.gt, self.lq), self.scale, self.channels) if self.train else None
         if options.cache == "ram":
             both = {source: MemorySource(source) for source in (self.gt, self.lq)}  # one, if GT plus noise is LQ
             self.gt, self.lq = both[self.gt], both[self.lq]
+            self.teacher = self.teacher and MemorySource(self.teacher)
         if self.train:
             self.size = _crop_size(options.gt_size, self.scale)
             self._check_sizes()
@@ -104,9 +110,10 @@ class PairedCropDataset(Dataset):
         """A sample for each key, all from the image of the first."""
         index, size = keys[0].image, self._size(keys[0])
         names = {"lq_path": self.lq.name(index), "gt_path": self.gt.name(index)}
-        with self.lq.pixels(index) as lq, self.gt.pixels(index) as gt:
+        stored = nullcontext() if self.teacher is None else self.teacher.pixels(index)
+        with self.lq.pixels(index) as lq, self.gt.pixels(index) as gt, stored as teacher:
             self._check_pair(lq.shape, gt.shape, names["gt_path"], size)
-            cuts = [self._cut(lq, gt, key) if self.train else self._whole(lq, gt) for key in keys]
+            cuts = [self._cut(lq, gt, teacher, key) if self.train else self._whole(lq, gt) for key in keys]
         samples = [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
         if self.options.noise is not None:
             for key, sample in zip(keys, samples, strict=True):
@@ -114,7 +121,9 @@ class PairedCropDataset(Dataset):
                 sample["lq"] = torch.from_numpy(noisy(sample["lq"].numpy(), self.options.noise, *drawn_by))
         return samples
 
-    def _cut(self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], key: SampleKey) -> tuple[NDArray, NDArray, Sample]:
+    def _cut(
+        self, lq: NDArray[np.uint8], gt: NDArray[np.uint8], teacher: NDArray[np.int16] | None, key: SampleKey
+    ) -> tuple[NDArray, NDArray, Sample]:
         numbers = (self.seed, key.epoch, key.image, key.position)
         (height, width), size = lq.shape[:2], self._size(key)
         crop = draw_crop(numbers, height, width, size, self.options.use_hflip, self.options.use_rot)
@@ -122,6 +131,8 @@ class PairedCropDataset(Dataset):
         if self.options.augment == "device":
             more["orientation"] = crop.orientation
             crop = Crop(crop.top, crop.left)
+        if teacher is not None:
+            more["teacher_image"] = self._tensor(cut(teacher, crop, size, self.scale, self.channels))
         small = cut(lq, crop, size, 1, self.channels)
         return small, cut(gt, crop, size, self.scale, self.channels), more
 
@@ -129,9 +140,11 @@ class PairedCropDataset(Dataset):
         gt = gt[: self.scale * lq.shape[0], : self.scale * lq.shape[1]]
         return planes(in_channels(lq, self.channels)), planes(in_channels(gt, self.channels)), {}
 
-    def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
+    def _tensor(self, image: NDArray) -> Tensor:
         tensor = torch.from_numpy(image)
-        return tensor if self.options.output == "uint8" else tensor.float().div_(255)
+        if self.options.output == "uint8":
+            return tensor
+        return as_values(tensor) if tensor.dtype == torch.int16 else tensor.float().div_(255)
 
     def _check_sizes(self) -> None:
         """Where the sizes of all images are known, find those that do not fit before training starts."""

@@ -1,4 +1,4 @@
-"""From a folder of photographs to a pair of LMDBs: ``GT.lmdb`` and ``LQ_X<scale>.lmdb``.
+"""From a folder of photographs to a pair of LMDBs: ``GT.lmdb`` and ``LQ_X<scale>.lmdb``; and a teacher's outputs.
 
 Whatever can be known beforehand is checked before anything is written: names, pairs, the size of every image (from
 its header), the room on the disk. Both halves get their names together, when they are on the disk; so do ``GT_val`` and
@@ -11,9 +11,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dscsr_arch.errors import DataError, DscsrError, ImageError
 from dscsr_model.data.bicubic import downscale
@@ -27,6 +31,9 @@ from dscsr_model.data.prepare_job import PrepareJob, common_size
 from dscsr_model.data.workers import worker_pool
 from dscsr_model.files import atomic_folder, disk_errors
 
+if TYPE_CHECKING:  # it takes longer to import than all the rest
+    from dscsr_model.data.teacher_store import OutputsWriter, StoringTeacher
+
 # Takes an iterable, a label and the number of items; hands the items on and shows how far it is.
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
@@ -37,7 +44,7 @@ class Summary(NamedTuple):
     images: int
     pairs: int
     held_out: int
-    bytes: tuple[int, int]  # GT and LQ
+    bytes: Sequence[int]  # of the LMDBs
     seconds: float
     skipped: Sequence[str]  # the faults of broken images
     shortest: int  # side of all HR sub-images
@@ -48,6 +55,7 @@ class Summary(NamedTuple):
     sixteen_bit: int  # files of which 8 bits are kept
     copies: int  # of held-out images, which are left out
     left_out: Counter[str]  # files that are no images, by kind
+    clipped: float  # share of a teacher's values that 16 bits do not reach
 
 
 class Task(NamedTuple):
@@ -67,6 +75,7 @@ class Pieces(NamedTuple):
     gt: Sequence[Entry] = ()
     lq: Sequence[Entry] = ()
     fault: str = ""
+    whole: NDArray[np.uint8] | None = None  # the LR image, for a teacher
 
 
 def no_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
@@ -74,8 +83,8 @@ def no_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     return items
 
 
-def prepare(job: PrepareJob, progress: Progress = no_progress) -> Summary:
-    """Make the pair of LMDBs. Nothing half-made is left.
+def prepare(job: PrepareJob, progress: Progress = no_progress, teacher: StoringTeacher | None = None) -> Summary:
+    """Make the pair of LMDBs, and the outputs of ``teacher``. Nothing half-made is left.
 
     Raises:
         DscsrError: Faulty input, a full disk, LMDBs that are there already.
@@ -100,15 +109,19 @@ def prepare(job: PrepareJob, progress: Progress = no_progress) -> Summary:
         tasks = [task._replace(held_out=task.key in held) for task in tasks if task.key not in copies]
         read = [header for task in tasks for header in task.headers]
         channels = 1 if job.color == "gray" or (job.color == "auto" and all(header.gray for header in read)) else 3
+        if teacher is not None:
+            teacher.check(job.scale, channels)
         _check_room(job, channels, tasks)
         results = pool.in_order(partial(_make, job, channels), tasks, partial(_memory, job), free_ram())
         with disk_errors(job.out):
-            counts = _write(job, folder, tasks, progress(results, "preparing", len(tasks)), broken)
-    gt, lq = ((target / "data.mdb").stat().st_size for target in job.targets)
+            outputs = None if teacher is None else teacher.writer(folder / job.targets[2].name)
+            counts = _write(job, folder, tasks, progress(results, "preparing", len(tasks)), broken, outputs)
+            if outputs is not None:
+                outputs.finish(folder / job.targets[1].name)
     trained = [task for task in tasks if not task.held_out]
     return Summary(
         *counts,
-        bytes=(gt, lq),
+        bytes=[(target / "data.mdb").stat().st_size for target in job.targets],
         seconds=time.perf_counter() - start,
         skipped=broken,
         shortest=min(min(window[2:]) for task in trained for window in job.windows(*task.size)) * job.scale,
@@ -119,6 +132,7 @@ def prepare(job: PrepareJob, progress: Progress = no_progress) -> Summary:
         sixteen_bit=sum(header.sixteen_bit for header in read),
         copies=len(copies),
         left_out=left_out,
+        clipped=0.0 if outputs is None else outputs.share,
     )
 
 
@@ -187,9 +201,11 @@ def _memory(job: PrepareJob, task: Task) -> int:
 
 
 def _pixel_bytes(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> int:
-    """Of all sub-images, HR and LR."""
+    """Of all sub-images, HR and LR, and what a teacher makes of them in 16 bits."""
     shapes = (window for task in tasks for window in _job(job, task).windows(*task.size))
-    return channels * sum(window.height * window.width for window in shapes) * (job.scale**2 + 1)
+    return (
+        channels * sum(window.height * window.width for window in shapes) * (job.scale**2 * (1 + 2 * job.teacher) + 1)
+    )
 
 
 def _check_room(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> None:
@@ -224,18 +240,24 @@ def _make(job: PrepareJob, channels: int, task: Task) -> Pieces:
         for entries, image, (top, left, rows, columns) in ((gt, hr, window.times(job.scale)), (lq, lr, window)):
             part = image[top : top + rows, left : left + columns]
             entries.append(encode(key, part, job.image_format, job.compression))
-    return Pieces(gt, lq)
+    return Pieces(gt, lq, whole=lr if job.teacher and not task.held_out else None)
 
 
 def _write(
-    job: PrepareJob, folder: Path, tasks: Sequence[Task], made: Iterable[Pieces], broken: list[str]
+    job: PrepareJob,
+    folder: Path,
+    tasks: Sequence[Task],
+    made: Iterable[Pieces],
+    broken: list[str],
+    outputs: OutputsWriter | None,
 ) -> tuple[int, int, int]:
     """Write all that is made into ``folder``; the numbers of images, pairs, and images held out.
 
-    Faults of broken images go to ``broken``.
+    Faults of broken images go to ``broken``. A teacher sees whole images: what it makes of them is cut as they are.
     """
     images, pairs, held_out = 0, 0, 0
-    with LmdbWriter(folder / job.targets[0].name) as gt, LmdbWriter(folder / job.targets[1].name) as lq:
+    gt_path, lq_path = (folder / target.name for target in job.targets[:2])
+    with LmdbWriter(gt_path) as gt, LmdbWriter(lq_path) as lq, outputs or nullcontext():
         for task, result in zip(tasks, made, strict=True):
             if result.fault:
                 broken.append(result.fault)
@@ -248,6 +270,9 @@ def _write(
             else:
                 gt.add(result.gt)
                 lq.add(result.lq)
+                if outputs is not None and result.whole is not None:
+                    windows = zip((entry.key for entry in result.lq), job.windows(*task.size), strict=True)
+                    outputs.add_output(task.key, result.whole, windows)
                 images, pairs = images + 1, pairs + len(result.gt)
         _check_broken(job, broken, images > 0 and held_out >= min(1, job.hold_out))
     return images, pairs, held_out

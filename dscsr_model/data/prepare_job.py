@@ -27,7 +27,10 @@ class SubImage(NamedTuple):
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """What to make of which images: the options of ``dscsr prepare``, whose help says what they are."""
+    """What to make of which images: the options of ``dscsr prepare``, whose help says what they are.
+
+    With ``teacher`` there is one whose outputs are stored.
+    """
 
     gt: Path
     out: Path
@@ -41,6 +44,7 @@ class PrepareJob:
     image_format: str = "raw"
     compression: int = 1
     degrade: Sequence[str] = ()
+    teacher: bool = False
     force: bool = False
     strict: bool = False
     workers: int = field(default_factory=available_cores)
@@ -51,9 +55,10 @@ class PrepareJob:
         return self.crop_size // self.scale * self.scale
 
     @property
-    def targets(self) -> tuple[Path, Path]:
-        """The two LMDBs."""
-        return self.out / "GT.lmdb", self.out / f"LQ_X{self.scale}.lmdb"
+    def targets(self) -> tuple[Path, ...]:
+        """The LMDBs: of GT, of LQ, and of a teacher's outputs if there is one."""
+        names = ("GT", f"LQ_X{self.scale}", *([f"TEACHER_X{self.scale}"] if self.teacher else []))
+        return tuple(self.out / f"{name}.lmdb" for name in names)
 
     @property
     def validation(self) -> tuple[Path, Path]:

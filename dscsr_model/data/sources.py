@@ -19,6 +19,7 @@ from dscsr_arch.errors import DataError
 from dscsr_model.data.basicsr_pairs import check_keys, existing_folder, list_folder, pair_names, read_list
 from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_store import LmdbReader
+from dscsr_model.data.teacher_store import open_outputs
 from dscsr_model.options.datasets import BackendSection, PairedCropDataset
 
 _BLOCK = 2**28
@@ -107,6 +108,19 @@ class MemorySource:
         """One image, not copied."""
         block, start, shape = self._images[index]
         yield self._blocks[block].numpy()[start : start + math.prod(shape)].reshape(shape)
+
+
+def open_teacher(options: PairedCropDataset, pair: tuple[ImageSource, ImageSource], scale: int, channels: int) -> Any:
+    """The stored outputs of a teacher for GT and LQ images, in their order; None if there are none.
+
+    Raises:
+        DataError: They do not belong to the pair.
+    """
+    if options.dataroot_teacher is None:
+        return None
+    if not all(isinstance(one, LmdbReader) for one in pair):
+        raise DataError("LMDBs beside `dataroot_teacher`", "folders", "Prepare the pair with `dscsr prepare`.")
+    return open_outputs(options.dataroot_teacher, *pair, scale, channels)
 
 
 def open_pair(opt: Mapping[str, Any], options: PairedCropDataset) -> tuple[ImageSource, ImageSource]:

@@ -16,8 +16,9 @@ from PIL import Image
 
 from dscsr_arch.errors import DataError
 from dscsr_model.data.image_io import decode_as_basicsr
-from dscsr_model.data.lmdb_store import Shape, environment, is_raw, read_meta
+from dscsr_model.data.lmdb_store import LmdbReader, Shape, environment, is_raw, read_meta
 from dscsr_model.data.prepare import Progress, header_or_fault
+from dscsr_model.data.teacher_store import TeacherReader, fingerprint, is_stored
 from dscsr_model.data.workers import worker_pool
 
 Listed = tuple[Shape, int]  # and compression level
@@ -57,12 +58,15 @@ def verify(folder: Path, scale: int | None, workers: int, progress: Progress) ->
     for leftover in folder.glob(".*.tmp"):
         findings.found.append(f"{leftover}: left by an interrupted `dscsr prepare`; the next run clears it.")
     metas = {path: meta for path in paths if (meta := _verify_keys(path, findings)) is not None}
+    stored = {path: metas.pop(path) for path in [*metas] if is_stored(path)}
     folders = [path for path in (folder / "GT_val", *sorted(folder.glob("LQ_X*_val"))) if path.is_dir()]
     held_out = {path: _listed(path, findings) for path in folders}
     _verify_values({**metas, **held_out}, workers, progress, findings)
     for group in (metas, held_out):
         if len(group) > 1:
             _verify_pairs(group, scale, findings)
+    for path, meta in stored.items():
+        _verify_outputs(path, meta, metas, findings)
     for path, meta in metas.items() if held_out else ():
         photographs = {re.sub(r"(_s\d{3,})?$", ".png", key, count=1) for key in meta}
         findings.add(f"{path}: held out, but also to be trained on", photographs & held_out[folders[0]].keys())
@@ -168,6 +172,25 @@ def _verify_pairs(metas: Mapping[Path, Mapping[str, Listed]], scale: int | None,
             f"{path}: `{key}` is {lq[key][:2]}, its GT {gt[key][:2]}, which is not x{expected}" for key in unfitting
         )
         findings.found.append(f"{gt_path.name} with {path.name}: {len(common) - len(unfitting):,} pairs x{expected}")
+
+
+def _verify_outputs(
+    path: Path, meta: Mapping[str, Listed], metas: Mapping[Path, Mapping[str, Listed]], findings: Findings
+) -> None:
+    """What a teacher has said must be whole, and what it said of the LQ images that are there."""
+    try:
+        reader = TeacherReader(path)
+        for index in range(len(reader)) if len(meta) == len(reader) else ():
+            with reader.pixels(index):
+                pass
+        made_of = [other for other in metas if fingerprint(LmdbReader(other)) == reader.record.lq]
+    except DataError as error:
+        findings.faults.append(str(error))
+        return
+    if metas and not made_of:
+        findings.faults.append(f"{path}: made of other LQ images than those that are here")
+    of = f" of {made_of[0].name}" if made_of else ""
+    findings.found.append(f"{path}: {len(meta):,} outputs{of} by {reader.record.words}")
 
 
 def _scale(path: Path, pairs: Sequence[tuple[Shape, Shape]]) -> int:

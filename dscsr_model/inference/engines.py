@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
-from dscsr_arch.sizes import padded, size_requirements
+from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,6 +95,29 @@ def torch_engine(
     if compile:
         fused.compile(dynamic=True)
     return engine
+
+
+def averaged(engines: Sequence[Engine]) -> Engine:
+    """The mean of what several engines say, as one; the first one itself if it is alone.
+
+    Raises:
+        DscsrError: They are for other images than the first one, or of another scale.
+    """
+    first, *others = engines
+    for other in others:
+        if (other.scale, other.channels) != (first.scale, first.channels):
+            expected = f"networks of one kind, scale {first.scale} and {first.channels} channels as the first one has"
+            raise DscsrError(expected, f"one of scale {other.scale} and {other.channels} channels", "Take another.")
+    seen = [engine.receptive_field for engine in engines]
+    field = ReceptiveField(
+        max(one.radius for one in seen),
+        all(one.local for one in seen),
+        max(one.bytes_per_pixel for one in seen),
+        SizeRequirements(math.lcm(*(one.sizes.multiple_of for one in seen)), max(one.sizes.minimum for one in seen)),
+        math.lcm(*(one.step for one in seen)),
+    )
+    run = lambda x: torch.stack([engine(x) for engine in engines]).mean(0)  # noqa: E731
+    return replace(first, run=run, receptive_field=field, network=None) if others else first
 
 
 def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Engine:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.sizes import SizeRequirements
+from dscsr_model import stored_values
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.engines import Engine
 from dscsr_model.tiling import Window, self_ensemble, split
@@ -33,16 +34,24 @@ class Upscaler:
         tile: Longest side of a tile; 0: images are never cut; None: from the free memory.
         overlap: Margin of a tile, of pixels that are seen but not made; None: as much as the network sees.
         ensemble: Mean of the results of all eight orientations: slightly better, eight times the work.
+        stored: Give int16 as in `stored_values`, overshoots included, in place of levels.
     """
 
     def __init__(
-        self, engine: Engine, tile: int | None = None, overlap: int | None = None, *, ensemble: bool = False
+        self,
+        engine: Engine,
+        tile: int | None = None,
+        overlap: int | None = None,
+        *,
+        ensemble: bool = False,
+        stored: bool = False,
     ) -> None:
         if engine.channels not in (1, 3):
             raise DscsrError("a network for images of 1 or 3 channels", f"one for {engine.channels}", "Choose others.")
         self.engine = engine
         self.tile = tile
         self.ensemble = ensemble
+        self.stored = stored
         seen = engine.receptive_field
         self._cuts = SizeRequirements(math.lcm(seen.step, seen.sizes.multiple_of), seen.sizes.minimum)
         _, self.overlap = self._cuts.align(1, seen.radius if overlap is None else overlap)
@@ -57,14 +66,14 @@ class Upscaler:
             done: Told how many pixels of the input have been made, after each tile.
 
         Returns:
-            (H·s, W·s, C) of the same type.
+            (H·s, W·s, C) of the same type, or `stored`.
 
         Raises:
             DscsrError: The network fails, gives no numbers, or memory ends at the smallest tile.
         """
         height, width, channels = pixels.shape
         scale = self.engine.scale
-        result = np.empty((height * scale, width * scale, channels), pixels.dtype)
+        result = np.empty((height * scale, width * scale, channels), np.int16 if self.stored else pixels.dtype)
         if channels in (2, 4) and (pixels[:, :, -1] == pixels[0, 0, -1]).all():
             result[:, :, -1] = pixels[0, 0, -1]  # no work for the network
             self._enlarge(pixels[:, :, :-1], result[:, :, :-1], done)
@@ -117,7 +126,8 @@ class Upscaler:
             sizes = self.engine.receptive_field.sizes
             made = self_ensemble(self.engine, batch, sizes) if self.ensemble else self.engine(batch)
             inner = made[(..., *window.slices(self.engine.scale, seen))]
-            levels = _joined(inner, images).clamp(0, 1).mul(most).round()
+            values = _joined(inner, images)
+            levels = stored_values.as_numbers(values) if self.stored else values.clamp(0, 1).mul(most).round()
         except RuntimeError as error:
             fault = (str(error) or type(error).__name__).splitlines()[0]
             if _is_out_of_memory(error):
@@ -126,7 +136,7 @@ class Upscaler:
             raise DscsrError(f"the network fails on this image: {fault}") from error
         if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
             raise DscsrError("the network gives values that are no numbers: use --precision fp32 or bf16")
-        whole = levels.permute(1, 2, 0).to(torch.uint8 if most == 255 else torch.int32).cpu().numpy()
+        whole = levels.permute(1, 2, 0).to(torch.uint8 if result.dtype == np.uint8 else torch.int32).cpu().numpy()
         result[window.slices(self.engine.scale)] = whole
         return None
 

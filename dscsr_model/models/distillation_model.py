@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dscsr_arch.arguments import AssumedWarning
 from dscsr_arch.errors import DscsrWarning
+from dscsr_model.data.teacher_store import read_record
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
@@ -28,6 +29,9 @@ class DistillationModel(EfficientSRModel):
     frozen, runs in the precision and memory format of the training, and belongs to no checkpoint: a resumed run reads
     the same files again. Its output is not compared with in the ``border`` of a patch, where zeros around the patch are
     not what is around it in the image. What a loss compares is a `LossTarget`.
+
+    Where the training data has ``dataroot_teacher``, the teacher's output is in each batch, as ``teacher_image``: what
+    it made of the whole image. It runs then for layers alone.
     """
 
     loss_keys = TARGET_KEYS
@@ -40,6 +44,10 @@ class DistillationModel(EfficientSRModel):
         ]
         super().init_training_settings()
         self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
+        self.stored = self.opt["datasets"]["train"].get("dataroot_teacher")
+        if self.stored is not None:
+            self.trained_images = (*self.trained_images, "teacher_image")
+            get_root_logger().info(f"Teacher: stored outputs of {read_record(self.stored).words}")
         self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])
         self.teacher = self.build_teacher()
         self.teacher_output = TeacherOutput(None, {})
@@ -52,7 +60,8 @@ class DistillationModel(EfficientSRModel):
 
     def build_teacher(self) -> Teacher | None:
         """The teacher of the option file; None if no loss needs one."""
-        if not any(target.needs_teacher for targets in self.targets_of for target in targets.values()):
+        stored = self.stored is not None
+        if not any(target.asks_teacher(stored) for targets in self.targets_of for target in targets.values()):
             return None
         logger = get_root_logger()
         with warnings.catch_warnings(record=True) as caught:
@@ -75,12 +84,19 @@ class DistillationModel(EfficientSRModel):
     def _pairs(self) -> list[tuple[str, str]]:
         return [pair for targets in self.targets_of for target in targets.values() for pair in target.pairs]
 
+    def compute_losses(self, lq: Tensor, gt: Tensor, teacher_image: Tensor | None = None) -> dict[str, Tensor]:
+        """Also with what a teacher has made of ``lq`` before, like ``gt``, if that is stored."""
+        self.teacher_output = TeacherOutput(teacher_image, {})
+        return super().compute_losses(lq, gt)
+
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
-        targets = self.loss_targets.values()
-        if self.teacher is not None and any(target.needs_teacher for target in targets):
-            self.teacher.wants_output = any(target.target == "teacher" and not target.pairs for target in targets)
-            self.teacher_output = self.teacher(lq)
+        targets, stored = self.loss_targets.values(), self.stored is not None
+        if self.teacher is not None and any(target.asks_teacher(stored) for target in targets):
+            of_teacher = any(target.target == "teacher" and not target.pairs for target in targets)
+            self.teacher.wants_output = of_teacher and not stored
+            output, features = self.teacher(lq)
+            self.teacher_output = TeacherOutput(self.teacher_output.output if stored else output, features)
         output, self.features = self.hooks.watch(super().run_network, lq)
         return output
 

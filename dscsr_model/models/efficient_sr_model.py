@@ -49,6 +49,8 @@ class EfficientSRModel(CheckpointingSRModel):
 
     loss_keys: tuple[str, ...] = ()
     """Keys of a loss section that the model reads, not the loss."""
+    trained_images: tuple[str, ...] = ("lq", "gt")
+    """Images of a batch that a step takes."""
     memory_format = torch.contiguous_format
     averaging: Any = None  # when and how `net_g_ema` follows `net_g`
     optimizers: list[torch.optim.Optimizer]
@@ -154,7 +156,7 @@ class EfficientSRModel(CheckpointingSRModel):
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Take a batch to the device; turn it there, if it says how; make it float in [0, 1] there, if it is uint8."""
         check_batch(data, ["lq"])
-        for name in ("lq", "gt"):
+        for name in self.trained_images:
             if name in data:
                 images = data[name].to(self.device, non_blocking=True)
                 if "orientation" in data:
@@ -163,7 +165,7 @@ class EfficientSRModel(CheckpointingSRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of the optimizer on the current batch, unless loss or gradients are not finite."""
-        check_batch(vars(self), ["gt"])
+        check_batch(vars(self), self.trained_images[1:])
         self.restore_random_state()
         self.stop.clock.start()
         self.iteration = current_iter
@@ -181,12 +183,12 @@ class EfficientSRModel(CheckpointingSRModel):
     def _accumulate(self) -> dict[str, Tensor]:
         """Gradients of the whole batch, part by part; gives its losses."""
         number_of_parts = min(self.settings.accumulate_steps, len(self.lq))
-        parts = list(zip(self.lq.tensor_split(number_of_parts), self.gt.tensor_split(number_of_parts), strict=True))
+        split = [getattr(self, name).tensor_split(number_of_parts) for name in self.trained_images]
         terms: dict[str, Tensor] = OrderedDict()
-        for number, (lq, gt) in enumerate(parts, start=1):
+        for number, (lq, *others) in enumerate(zip(*split, strict=True), start=1):
             share = len(lq) / len(self.lq)
-            with self._ranks_wait_unless(number < len(parts)):
-                losses = self.compute_losses(lq, gt)
+            with self._ranks_wait_unless(number < number_of_parts):
+                losses = self.compute_losses(lq, *others)
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() * share
                 self.precision.scaler.scale(total).backward()
             for name, loss in losses.items():

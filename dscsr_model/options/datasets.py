@@ -62,6 +62,9 @@ class PairedImageDataset(_Pairs, _Stock):
 class PairedCropDataset(_Pairs):
     """Our dataset of image pairs."""
 
+    dataroot_teacher: Path | None = option(
+        "for training: .lmdb of a teacher's outputs, by `dscsr prepare --teacher`, for losses with `target: teacher`"
+    )
     color: Literal["rgb", "gray"] | None = option("`gray`: one channel, 0 to 255; by default what LMDBs hold")
     output: Literal["float32", "uint8"] = option(
         "float32: what BasicSR's dataset gives; uint8: less to move", "float32"

@@ -40,6 +40,10 @@ class LossTarget(Section):
         """Whether there is nothing to compare with without a teacher."""
         return self.target == "teacher" or bool(self.layers)
 
+    def asks_teacher(self, stored: bool) -> bool:
+        """Whether a teacher has to run, or only if its outputs are not stored."""
+        return bool(self.layers) or (self.needs_teacher and not stored)
+
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Layers of the student, each with the teacher's that it is compared with."""

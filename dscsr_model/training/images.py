@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dscsr_arch.errors import DscsrError
+from dscsr_model.stored_values import as_values
 
 
 def check_batch(data: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -40,9 +41,11 @@ def check_output(output: Tensor, gt: Tensor) -> None:
 
 
 def as_float(images: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """Images (B, C, H, W), uint8 or float in [0, 1], as float32 in [0, 1]."""
+    """Images (B, C, H, W), uint8, int16 of `stored_values`, or float in [0, 1], as float32."""
     if images.dtype == torch.uint8:
         return images.to(torch.float32, memory_format=memory_format).div_(255)
+    if images.dtype == torch.int16:
+        images = as_values(images)
     return images.contiguous(memory_format=memory_format)
 
 

@@ -69,14 +69,14 @@ class Card:
     def _is_released(self, file: Path) -> bool:
         known, size = self.facts.get("sha256"), self.facts.get("bytes")
         likely = file.suffix in _SUFFIXES and known is not None and size in (None, file.stat().st_size)
-        return likely and _sha256(file) == known
+        return likely and sha256(file) == known
 
     def _check(self, file: Path) -> None:
         size, known = self.facts.get("bytes"), self.facts.get("sha256")
         words, got = f"`{self.name}` at {file} to be the file that was released", ""
         if size is not None and size != (its := file.stat().st_size):
             got = f"one of {its:,} bytes, not {size:,}"
-        elif known is not None and known != (its_sum := _sha256(file)):
+        elif known is not None and known != (its_sum := sha256(file)):
             got = f"one of SHA-256 {its_sum}, not {known}"
         if got:
             remedy = f"Download it again from {self.facts['source']}. To use this file as it is, give its path."
@@ -176,5 +176,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

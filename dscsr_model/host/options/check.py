@@ -11,7 +11,7 @@ weights where that is possible. The rooms, in the order of the check:
 - `losses`: what they compare, and whether they can be built;
 - `data` with `images`: GPUs, folders, LMDBs, pairs, sizes, batches;
 - `weights` with `networks`: networks, their scale, weight files, the state to resume from;
-- `teachers`: LoRA, what students learn from.
+- `teachers` and `stored_teacher`: LoRA, what students learn from.
 
 Only what is unreadable stops the check early. What only types of other plugins know is not rejected.
 """
@@ -31,6 +31,7 @@ from dscsr_model.host.options.losses import check_csd, check_losses, check_targe
 from dscsr_model.host.options.registry import check_registered, check_unread
 from dscsr_model.host.options.run import Run, registries
 from dscsr_model.host.options.stages import check_stages
+from dscsr_model.host.options.stored_teacher import check_stored_teacher
 from dscsr_model.host.options.structure import check_loss_keys, check_structure
 from dscsr_model.host.options.teachers import check_teachers
 from dscsr_model.host.options.weights import check_networks
@@ -104,6 +105,7 @@ def _check(run: Run) -> None:
         check_losses(stage)
     check_machine(run)
     check_datasets(run)
+    check_stored_teacher(run)
     network = check_networks(run)
     check_teachers(run, network)
     check_csd(run, network)

@@ -108,9 +108,10 @@ def check_targets(run: Run) -> None:
         if not run.report.has(*key):
             with run.report.catching(key):
                 run.targets[key] = kind.parse(given)
-    needing = [key[-1] for key, target in run.targets.items() if target.needs_teacher]
-    if run.distils and needing and not run.options.get("teacher"):
-        got = f"none, and {listed(needing)} compares with it"
+    asking = [key[-1] for key, target in run.targets.items() if run.distils and target.asks_teacher(run.stored_teacher)]
+    if asking and not run.options.get("teacher"):
+        got = f"none, and {listed(asking)} compares with it"
+        got += ", layers of which are not stored" * run.stored_teacher
         run.report.add(("teacher",), "a section `teacher:`", got, "Add it, with `weights:`, or remove the loss.")
     if run.is_csd and run.targets and len(run.targets) == len(run.losses()):
         _check_cover(run)

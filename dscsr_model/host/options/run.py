@@ -102,6 +102,11 @@ class Run:
         """Whether networks and losses of the model are those of BasicSR's registries, read as BasicSR does."""
         return self.known_model is not None or str(self.options.get("model_type")) in OTHER_BASICSR_MODELS
 
+    @property
+    def stored_teacher(self) -> bool:
+        """Whether the training data has a teacher's outputs."""
+        return self.section("datasets", "train").get("dataroot_teacher") is not None
+
     def dataset_kind(self, name: Any) -> type[LoopDataset]:
         """The declarations of a dataset's section."""
         return DATASETS.get(self.known_datasets.get(name) or "", LoopDataset)

@@ -89,7 +89,7 @@ def check_teachers(run: Run, network: nn.Module | None) -> None:
         if run.section("network_g").get("lora") is None:  # else `put_lora` has looked
             _check_base(run)
     targets = [target for one in run.by_stage for target in one.targets.values()]
-    needed = any(target.needs_teacher for target in targets)
+    needed = any(target.asks_teacher(run.stored_teacher) for target in targets)
     teachers = [teacher for teacher in _teachers(run) if teacher is not None] if needed else []
     for one in run.by_stage:
         _check_layers(one, network, teachers)

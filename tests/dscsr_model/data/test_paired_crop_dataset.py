@@ -20,8 +20,10 @@ from dscsr_model.data.crops import Crop
 from dscsr_model.data.keyed_samples import SampleKey
 from dscsr_model.data.noise import drawn_by
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
+from dscsr_model.data.prepare import no_progress
 from dscsr_model.data.sources import FileSource
-from dscsr_model.training.images import turned
+from dscsr_model.data.teacher_store import StoringTeacher, TeacherRecord, store_outputs
+from dscsr_model.training.images import as_float, turned
 
 
 @pytest.fixture
@@ -131,6 +133,26 @@ def test_turned_on_the_device_is_turned_on_the_cpu(make_pair):
     assert seen == set(range(8))
     assert "orientation" not in here[0]
     assert "orientation" not in PairedCropDataset({**options, "augment": "device", "phase": "val"})[0]
+
+
+def test_a_stored_teachers_image_is_cropped_and_turned_as_the_pair_is(make_pair, tmp_path):
+    """The teacher here repeats each pixel of LQ, a level lower: so its crop is known."""
+    options, record = make_pair(), TeacherRecord(teachers=[], self_ensemble=False, scale=4, channels=3)
+    teacher = StoringTeacher(lambda image: image.repeat(4, 0).repeat(4, 1).astype(np.int16) * 171 - 21803 - 171, record)
+    stored = store_outputs(Path(options["dataroot_lq"]), tmp_path, teacher, no_progress, False).path
+    options["dataroot_teacher"] = str(stored)
+    here = PairedCropDataset(options)
+    raw = PairedCropDataset({**options, "augment": "device", "output": "uint8"})
+    in_memory = PairedCropDataset({**options, "cache": "ram"})
+    for key in [SampleKey(index, 0, position) for index in range(5) for position in range(8)]:
+        sample, levels = here[key], raw[key]
+        wanted = sample["lq"].repeat_interleave(4, -1).repeat_interleave(4, -2) - 1 / 255
+        torch.testing.assert_close(sample["teacher_image"], wanted, rtol=0, atol=1e-7)
+        assert_same(sample, in_memory[key])
+        assert levels["teacher_image"].dtype == torch.int16
+        turns = torch.tensor([levels["orientation"]])
+        assert torch.equal(as_float(turned(levels["teacher_image"][None], turns))[0], sample["teacher_image"])
+    assert "teacher_image" not in PairedCropDataset({**options, "phase": "val"})[0]
 
 
 def test_samples_depend_on_the_seed_and_the_key_alone(make_pair):

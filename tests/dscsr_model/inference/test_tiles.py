@@ -43,11 +43,14 @@ def span():
     return torch_engine(SPAN(feature_channels=4, upscale=2), device="cpu")
 
 
-@pytest.mark.parametrize(("dtype", "ensemble"), [(np.uint8, False), (np.uint16, True)])
-def test_tiled_equals_whole(span, dtype, ensemble):
-    pixels = drawn((67, 53, 3), dtype)
-    whole = Upscaler(span, 0, ensemble=ensemble)(pixels)
-    tiled = Upscaler(span, 19, ensemble=ensemble)(pixels)
+@pytest.mark.parametrize(
+    ("dtype", "options"), [(np.uint8, {}), (np.uint16, {"ensemble": True}), (np.int16, {"stored": True})]
+)
+def test_tiled_equals_whole(span, dtype, options):
+    pixels = drawn((67, 53, 3), np.uint16 if dtype == np.uint16 else np.uint8)
+    whole = Upscaler(span, 0, **options)(pixels)
+    tiled = Upscaler(span, 19, **options)(pixels)
+    assert whole.dtype == dtype
     assert whole.shape == (134, 106, 3)
     assert whole.std() > 10
     # Sums in another order may round a value the other way.

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
+from dscsr_arch.errors import DscsrError
+from dscsr_model import stored_values
+from dscsr_model.data.teacher_store import TeacherRecord
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 
 LOSSES = {
@@ -96,3 +99,51 @@ def test_without_losses_on_it_no_teacher_is_built(options):
     model = build(options(**{"train:teacher_opt": None, "train:affinity_opt": None, "teacher:weights": "nowhere"}))
     assert model.teacher is None
     assert train(model, [1]).get_current_log()["l_pix"] > 0
+
+
+@pytest.fixture
+def stored(options, tmp_path):
+    """Options with stored outputs, and batches that have them."""
+    made = SPAN(feature_channels=6, upscale=2).eval()
+    record = TeacherRecord(teachers=[], self_ensemble=True, scale=2, channels=3)
+    (tmp_path / "T.lmdb").mkdir()
+    (tmp_path / "T.lmdb/teacher.json").write_text(record.model_dump_json())
+
+    def with_outputs(step):
+        with torch.no_grad():
+            numbers = stored_values.as_numbers(made(batch(step)["lq"])).to(torch.int16)
+        return {**batch(step), "teacher_image": numbers}
+
+    changes = {"datasets:train:dataroot_teacher": str(tmp_path / "T.lmdb")}
+    return lambda **more: options(**changes, **more), with_outputs
+
+
+def test_stored_outputs_are_what_is_compared_with_and_no_teacher_runs(stored):
+    options, with_outputs = stored
+    found = []
+    for parts in (1, 2):
+        model = build(options(**{"train:affinity_opt": None, "train:accumulate_steps": parts, "teacher": None}))
+        assert model.teacher is None
+        model.update_learning_rate(1)
+        model.feed_data(with_outputs(1))
+        output, wanted = model.net_g(model.lq), stored_values.as_values(with_outputs(1)["teacher_image"])
+        expected = 0.5 * F.mse_loss(output, wanted)
+        model.optimize_parameters(1)
+        torch.testing.assert_close(model.loss_terms["l_teacher"], expected.detach())
+        found.append(small_models.weights(model))
+    assert small_models.distance(*found) < 1e-5
+    with pytest.raises(DscsrError, match="images \\(B, C, H, W\\) as `teacher_image` of each batch"):
+        train(build(options(**{"train:affinity_opt": None})), [1])
+
+
+def test_of_layers_the_teacher_tells_while_its_outputs_are_stored(stored):
+    options, with_outputs = stored
+    model = build(options())
+    images = with_outputs(1)
+    losses = model.compute_losses(images["lq"], images["gt"], stored_values.as_values(images["teacher_image"]))
+    assert not model.teacher.wants_output
+    live = model.teacher(images["lq"]).features
+    assert set(live) == {"block_1", "block_6"}
+    wanted = 0.5 * F.mse_loss(model.output, stored_values.as_values(images["teacher_image"]))
+    torch.testing.assert_close(losses["l_teacher"], wanted)
+    assert losses["l_affinity"] > 0

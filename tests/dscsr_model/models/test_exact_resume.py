@@ -11,6 +11,9 @@ from typing import Any
 import forks
 import pytest
 import torch
+import yaml
+from option_files import REMOVED, changed
+from option_files import write_options as write_options_file
 from small_models import distance
 from training_runs import (
     EPOCH,
@@ -50,6 +53,25 @@ def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, 
         (whole / "teacher.pth").unlink()  # its teacher goes on from the checkpoint
     for iteration in iterations:
         resume_from(whole, tmp_path / str(iteration), iteration)
+
+
+def test_with_a_teachers_stored_outputs(tmp_path, monkeypatch):
+    """`dscsr prepare --teacher` beside a pair of LMDBs that BasicSR would read; no teacher runs in the training."""
+    whole = tmp_path / "whole"
+    write_short(whole, "DistillationModel", **{"datasets:train:num_worker_per_gpu": 1})
+    changes = dict.fromkeys(("teacher", "train:affinity_opt", "datasets:train:mean", "datasets:train:std"), REMOVED)
+    changes |= {f"datasets:train:dataroot_{name}": f"data/{name.upper()}.lmdb" for name in ("gt", "lq")}
+    changes |= {"datasets:train:io_backend:type": "lmdb", "datasets:train:type": "PairedCropDataset"}
+    options = changed(yaml.safe_load((whole / "opt.yml").read_text()), changes)
+    options["datasets"]["train"]["dataroot_teacher"] = "TEACHER_X4.lmdb"
+    write_options_file(whole / "opt.yml", options)
+    monkeypatch.chdir(whole)
+    assert dscsr("prepare", "--lq", "data/LQ.lmdb", "--out", ".", "--teacher", "teacher.pth") == 0
+    (whole / "teacher.pth").unlink()
+    pipeline(whole)
+    assert "Teacher: stored outputs of SPAN (teacher.pth)" in last_log(whole)
+    assert "l_teacher: " in last_log(whole)
+    resume_from(whole, tmp_path / "resumed", EPOCH + 1)
 
 
 def test_longer_epochs_do_not_end_a_run(tmp_path):

@@ -1,0 +1,113 @@
+"""The teacher of ``dscsr prepare --teacher``: its arguments, and what runs it on images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli import networks
+
+if TYPE_CHECKING:
+    from dscsr_model.data.teacher_store import Stored, StoringTeacher
+
+LARGEST_CLIPPED = 1e-5
+"""Share of values beyond 16 bits from which on it is told."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    group = parser.add_argument_group("a teacher's outputs, to distil without running it")
+    group.add_argument(
+        "--teacher",
+        dest="weights",
+        nargs="+",
+        type=Path,
+        metavar="WEIGHTS",
+        help="store what this network makes of the LR images, 16 bits per value, as OUT/TEACHER_X<scale>.lmdb; without "
+        "--gt of LMDBs that are there. Of several, the mean. Files, or names that `dscsr weights` lists",
+    )
+    group.add_argument("--self-ensemble", action="store_true", help="mean of all eight orientations of the image")
+    group.add_argument("--device", help="auto, cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    networks.add_arguments(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `DscsrError` for arguments of a teacher that is missing."""
+    given = args.base or args.width or args.param_key or args.overrides or args.opt or args.device
+    if args.weights is None and (given or args.self_ensemble):
+        expected = "--teacher WEIGHTS beside --self-ensemble, --device and what says which network is in WEIGHTS"
+        raise DscsrError(expected, "none", "Name the teacher.")
+
+
+def load(args: argparse.Namespace) -> StoringTeacher:
+    """The teacher that the arguments name.
+
+    Raises:
+        DscsrError: A file or an argument is wrong, or the teachers are of several kinds.
+    """
+    from dscsr_model.data.teacher_store import Source, StoringTeacher, TeacherRecord
+    from dscsr_model.inference.engines import averaged, find_device, torch_engine
+    from dscsr_model.inference.tiles import Upscaler
+    from dscsr_model.weights import sha256
+
+    networks.find_weights(args)
+    device = args.device or "auto"
+    find_device(device)  # before the weights are read
+    engines, sources = [], []
+    for file in args.weights:
+        network = networks.load_network(argparse.Namespace(**{**vars(args), "weights": file}))
+        engines.append(torch_engine(network, device=device))
+        sources.append(Source(file=file.name, sha256=sha256(file), network=type(network).__name__))
+    engine = averaged(engines)
+    upscaler = Upscaler(engine, ensemble=args.self_ensemble, stored=True)
+    if not engine.receptive_field.local:
+        print(
+            "dscsr: this teacher looks at the whole image (attention): what is made in tiles, of large images, differs "
+            "a little",
+            file=sys.stderr,
+        )
+    record = TeacherRecord(
+        teachers=sources, self_ensemble=args.self_ensemble, scale=engine.scale, channels=engine.channels
+    )
+    return StoringTeacher(upscaler, record)
+
+
+def store(args: argparse.Namespace, progress: Any) -> int:
+    """Store its outputs for LMDBs that are there; returns the exit code."""
+    from dscsr_model.data.teacher_store import store_outputs
+
+    teacher = load(args)
+    scale = teacher.record.scale
+    if args.scale not in (None, scale):
+        raise DscsrError(f"a teacher of --scale {args.scale}", f"one of scale {scale}", "Leave --scale out.")
+    lq = args.lq or args.out / f"LQ_X{scale}.lmdb"
+    print(describe(store_outputs(lq, args.out, teacher, progress, args.force), teacher, lq))
+    return 0
+
+
+def describe(stored: Stored, teacher: StoringTeacher, lq: Path) -> str:
+    """The summary as text."""
+    count = f"{stored.images:,} image{'' if stored.images == 1 else 's'}"
+    lines = [f"{count} of {lq} x{teacher.record.scale} by {teacher.record.words}"]
+    lines += [f"  {stored.path}  {(stored.path / 'data.mdb').stat().st_size / 2**20:.1f} MiB", *told(stored.clipped)]
+    if stored.parts:
+        lines.append(
+            "  These are sub-images: at their ends the teacher saw nothing of what lies beyond in the photograph. With "
+            "--gt PHOTOGRAPHS --force, pairs are made again, and it sees whole photographs."
+        )
+    return "\n".join([*lines, how_to_use(stored.path)])
+
+
+def told(clipped: float) -> list[str]:
+    """What is to be said of values beyond 16 bits."""
+    if clipped < LARGEST_CLIPPED:
+        return []
+    return [f"  {clipped:.2%} of its values lie beyond [-0.25, 1.25], and are kept as the end of that."]
+
+
+def how_to_use(path: Path) -> str:
+    """The line for the option file."""
+    return f"Next: `dataroot_teacher: {path}` beside `dataroot_lq` of the training data; see docs/distillation.md."
