@@ -14,7 +14,10 @@ import torch
 import yaml
 
 import dscsr_model
+from dscsr_model.data.prepare import no_progress
+from dscsr_model.data.teacher_store import Source, StoringTeacher, TeacherRecord, store_outputs
 from dscsr_model.host.options.check import Fault, OptionsError, check_options
+from dscsr_model.stored_values import ZERO
 
 REMOVED = object()  # as a value of `changed`: the key is taken out
 
@@ -187,6 +190,16 @@ def make_dataset(folder: Path, dataset: dict[str, Any], scale: int, stages: Sequ
         else:
             made = write_images(folder / name, [f"{stem}.png" for stem in stems], (size, size))
         dataset[name] = str(made)
+    if "dataroot_teacher" in dataset:
+        dataset["dataroot_teacher"] = str(store_teacher(Path(dataset["dataroot_lq"]), folder, scale))
+
+
+def store_teacher(lq: Path, out: Path, scale: int, sources: Sequence[Source] = ()) -> Path:
+    """Stored outputs of what repeats each pixel of the LMDB ``lq``, a level lower, as those of these teachers."""
+    record = TeacherRecord(teachers=list(sources), self_ensemble=True, scale=scale, channels=3)
+    run = lambda image: image.repeat(scale, 0).repeat(scale, 1).astype(np.int16) * 171 + ZERO - 171  # noqa: E731
+    out.mkdir(exist_ok=True)
+    return store_outputs(lq, out, StoringTeacher(run, record), no_progress, True).path
 
 
 # --- options of the models of ours, as changes of those above; ``@name`` stands for a file of weights ---

@@ -91,6 +91,8 @@ def rows(
 ) -> list[Row]:
     """What will happen, by the model and the data that were built."""
     found = [("network", _network(opt, model)), ("weights", _weights(opt, start))]
+    if stored := getattr(model, "stored", None):
+        found.append(("teacher", f"stored outputs of {stored.words}"))
     if teacher := getattr(model, "teacher", None):
         found.append(("teacher", ", ".join(_counted(network) for network in teacher.networks)))
     if train_loader is not None:

@@ -44,10 +44,11 @@ class DistillationModel(EfficientSRModel):
         ]
         super().init_training_settings()
         self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
-        self.stored = self.opt["datasets"]["train"].get("dataroot_teacher")
+        path = self.opt["datasets"]["train"].get("dataroot_teacher")
+        self.stored = None if path is None else read_record(path)
         if self.stored is not None:
             self.trained_images = (*self.trained_images, "teacher_image")
-            get_root_logger().info(f"Teacher: stored outputs of {read_record(self.stored).words}")
+            get_root_logger().info(f"Teacher: stored outputs of {self.stored.words}")
         self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])
         self.teacher = self.build_teacher()
         self.teacher_output = TeacherOutput(None, {})

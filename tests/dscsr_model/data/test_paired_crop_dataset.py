@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import option_files
 import pytest
 import torch
 from PIL import Image
@@ -20,9 +21,7 @@ from dscsr_model.data.crops import Crop
 from dscsr_model.data.keyed_samples import SampleKey
 from dscsr_model.data.noise import drawn_by
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
-from dscsr_model.data.prepare import no_progress
 from dscsr_model.data.sources import FileSource
-from dscsr_model.data.teacher_store import StoringTeacher, TeacherRecord, store_outputs
 from dscsr_model.training.images import as_float, turned
 
 
@@ -137,10 +136,8 @@ def test_turned_on_the_device_is_turned_on_the_cpu(make_pair):
 
 def test_a_stored_teachers_image_is_cropped_and_turned_as_the_pair_is(make_pair, tmp_path):
     """The teacher here repeats each pixel of LQ, a level lower: so its crop is known."""
-    options, record = make_pair(), TeacherRecord(teachers=[], self_ensemble=False, scale=4, channels=3)
-    teacher = StoringTeacher(lambda image: image.repeat(4, 0).repeat(4, 1).astype(np.int16) * 171 - 21803 - 171, record)
-    stored = store_outputs(Path(options["dataroot_lq"]), tmp_path, teacher, no_progress, False).path
-    options["dataroot_teacher"] = str(stored)
+    options = make_pair()
+    options["dataroot_teacher"] = str(option_files.store_teacher(Path(options["dataroot_lq"]), tmp_path, 4))
     here = PairedCropDataset(options)
     raw = PairedCropDataset({**options, "augment": "device", "output": "uint8"})
     in_memory = PairedCropDataset({**options, "cache": "ram"})

@@ -55,7 +55,7 @@ def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, 
         resume_from(whole, tmp_path / str(iteration), iteration)
 
 
-def test_with_a_teachers_stored_outputs(tmp_path, monkeypatch):
+def test_with_a_teachers_stored_outputs(tmp_path, monkeypatch, capfd):
     """`dscsr prepare --teacher` beside a pair of LMDBs that BasicSR would read; no teacher runs in the training."""
     whole = tmp_path / "whole"
     write_short(whole, "DistillationModel", **{"datasets:train:num_worker_per_gpu": 1})
@@ -69,6 +69,7 @@ def test_with_a_teachers_stored_outputs(tmp_path, monkeypatch):
     assert dscsr("prepare", "--lq", "data/LQ.lmdb", "--out", ".", "--teacher", "teacher.pth") == 0
     (whole / "teacher.pth").unlink()
     pipeline(whole)
+    assert "teacher     stored outputs of SPAN (teacher.pth)" in capfd.readouterr().err
     assert "Teacher: stored outputs of SPAN (teacher.pth)" in last_log(whole)
     assert "l_teacher: " in last_log(whole)
     resume_from(whole, tmp_path / "resumed", EPOCH + 1)

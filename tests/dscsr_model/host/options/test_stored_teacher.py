@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
+import option_files
 import pytest
 from option_files import REMOVED
 
-from dscsr_model.data.prepare import no_progress
-from dscsr_model.data.teacher_store import RECORD, Source, StoringTeacher, TeacherRecord, store_outputs
+from dscsr_model.data.teacher_store import RECORD, Source
 from dscsr_model.weights import sha256
 
 ROOT = "datasets: train: dataroot_teacher"
@@ -25,10 +24,7 @@ def stored(data, tmp_path):
     def options(pair="GT LQ", **changes):
         gt, lq = (str(data / f"{name}.lmdb") for name in pair.split())
         source = Source(file="teacher.pth", sha256=sha256(data / "teacher.pth"), network="SPAN")
-        record = TeacherRecord(teachers=[source], self_ensemble=True, scale=4, channels=3)
-        teacher = StoringTeacher(lambda image: image.astype(np.int16).repeat(4, 0).repeat(4, 1), record)
-        (tmp_path / "stored").mkdir(exist_ok=True)
-        path = store_outputs(Path(lq), tmp_path / "stored", teacher, no_progress, True).path
+        path = option_files.store_teacher(Path(lq), tmp_path / "stored", 4, [source])
         if changes:
             record = json.loads((path / RECORD).read_text())
             (path / RECORD).write_text(json.dumps({**record, **changes}))
