@@ -40,8 +40,8 @@ class PairedCropDataset(Dataset):
     ``lq_path`` and ``gt_path``, file names, or keys of the LMDB. In phase train the images are crops, in any other they
     are whole, the GT without what exceeds the LR image. With ``noise`` the ``lq`` is float32, neither clipped nor
     rounded; in training each sample has noise of its own, else each image, by its name, always the same.
-    With ``dataroot_teacher`` there is also ``teacher_image``, the same crop of what a teacher made of the whole LR image:
-    float32, or int16 of `stored_values` beside uint8.
+    With ``dataroot_teacher`` there is also ``teacher_image``, the same crop of what a teacher made of the whole LR
+    image: float32, or int16 of `stored_values` beside uint8.
 
     Args:
         opt: A dataset section of a BasicSR option file, as `dscsr_model.options.datasets.PairedCropDataset` declares
@@ -117,7 +117,7 @@ class PairedCropDataset(Dataset):
         samples = [{"lq": self._tensor(lq), "gt": self._tensor(gt), **names, **more} for lq, gt, more in cuts]
         if self.options.noise is not None:
             for key, sample in zip(keys, samples, strict=True):
-                drawn_by = (self.seed, *key) if self.train else (Path(names["gt_path"]).stem,)
+                drawn_by = (self.seed, *key[:3]) if self.train else (Path(names["gt_path"]).stem,)
                 sample["lq"] = torch.from_numpy(noisy(sample["lq"].numpy(), self.options.noise, *drawn_by))
         return samples
 

@@ -120,6 +120,9 @@ def open_teacher(options: PairedCropDataset, pair: tuple[ImageSource, ImageSourc
         return None
     if not all(isinstance(one, LmdbReader) for one in pair):
         raise DataError("LMDBs beside `dataroot_teacher`", "folders", "Prepare the pair with `dscsr prepare`.")
+    if options.noise is not None:
+        remedy = "Let a `teacher:` run, or `prepare --degrade` pairs with noise."
+        raise DataError("no `noise` beside `dataroot_teacher`", "noise that each sample draws anew", remedy)
     return open_outputs(options.dataroot_teacher, *pair, scale, channels)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dscsr_arch.errors import DataError
-from dscsr_model.data.lmdb_store import LmdbReader
-from dscsr_model.data.teacher_store import TeacherReader, open_outputs
+from dscsr_model.data.sources import open_pair, open_teacher
+from dscsr_model.data.teacher_store import TeacherReader
 from dscsr_model.host.options.run import Run
+from dscsr_model.options.datasets import PairedCropDataset
 from dscsr_model.options.section import DISTILLING, MODELS, describe, listed
 from dscsr_model.weights import sha256
 
@@ -33,10 +33,8 @@ def check_stored_teacher(run: Run) -> None:
     if channels is None or scale is None or run.report.has("datasets", "train"):
         return
     with run.report.catching(key):
-        if run.section("datasets", "train", "io_backend").get("type") != "lmdb":
-            raise DataError("LMDBs beside `dataroot_teacher`", "folders", "Prepare the pair with `dscsr prepare`.")
-        gt, lq = (LmdbReader(section[name]) for name in ("dataroot_gt", "dataroot_lq"))
-        reader = open_outputs(section[_NAME], gt, lq, scale, channels)
+        options = PairedCropDataset.parse(section)
+        reader = open_teacher(options, open_pair(section, options), scale, channels)
     if reader is not None:
         _compare(run, reader)
 

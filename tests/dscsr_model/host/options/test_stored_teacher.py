@@ -57,6 +57,7 @@ BAD = [
      "Expected outputs for the images of `dataroot_gt`, but got others: 9 keys are in one of them only, such as `0000"),
     ({"datasets:train:dataroot_gt": "@gt", "datasets:train:dataroot_lq": "@lq",
       "datasets:train:io_backend": {"type": "disk"}}, {}, ROOT, "LMDBs beside `dataroot_teacher`, but got folders."),
+    ({"datasets:train:noise": 25}, {}, ROOT, "Expected no `noise` beside `dataroot_teacher`, but got noise that each"),
     ({"datasets:val:type": "PairedCropDataset", "datasets:val:dataroot_teacher": "x"}, {},
      "datasets: val: dataroot_teacher", "Expected stored outputs in `train` alone"),
 ]  # fmt: skip
