@@ -49,7 +49,7 @@ def check_losses(run: Run) -> None:
                 if isinstance(loss, ContrastiveLoss):
                     _check_negatives(key, loss, run)
                 if isinstance(loss, MSSSIMLoss):
-                    _check_patches(key, loss, run)
+                    _check_images(key, loss, run)
 
 
 def _check_names(run: Run) -> None:
@@ -78,9 +78,13 @@ def _check_negatives(key: Key, loss: ContrastiveLoss, run: Run) -> None:
         run.report.add((*key, "exclude_self"), "another sample to compare a negative with", "a batch of one", remedy)
 
 
-def _check_patches(key: Key, loss: MSSSIMLoss, run: Run) -> None:
+def _check_images(key: Key, loss: MSSSIMLoss, run: Run) -> None:
     """The coarsest scale of a patch must hold a window; less of it is compared with a teacher that has a border."""
     side, target = run.whole("datasets", "train", "gt_size"), run.targets.get(key)
+    if getattr(target, "layers", None):
+        remedy = "Remove it, or take another loss, such as L1Loss."
+        run.report.add((*key, "layers"), "images for MS-SSIM, in [0, 1]", "layers, whose values have no range", remedy)
+        return
     border = run.whole("teacher", "border", default=0) if getattr(target, "target", None) == "teacher" else 0
     lost = 2 * (border or 0) * (run.whole("scale") or 1) if run.distils else 0
     if side is not None and side - lost < loss.smallest:

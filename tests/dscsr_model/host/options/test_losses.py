@@ -126,13 +126,15 @@ def test_weights_of_vgg(check_all, tmp_path, data):
 
 
 def test_ms_ssim_with_a_teacher_whose_border_is_left_out(check_all):
-    """And without its library."""
+    """And with its layers, and without its library."""
     loss = {"type": "MSSSIMLoss", "window": 3}
     patches = {"datasets:train:gt_size": 48, "teacher:border": 2}
     check_all({**patches, "train:ms_opt": loss}, {}, "DistillationModel")
     check_all({**patches, "train:ms_opt": {**loss, "target": "teacher"}},
               {"datasets: train: gt_size": "at least 49 pixels, as MS-SSIM compares them in a window of 3, but got 48, "
                "less 16 of `teacher: border`. Take larger patches."}, "DistillationModel")  # fmt: skip
+    layers = {"train: ms_opt: layers": "images for MS-SSIM, in [0, 1], but got layers"}
+    check_all({"train:ms_opt": {**loss, "layers": ["block_1"]}}, layers, "DistillationModel")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "pytorch_msssim", None)
         check_all({"train:ms_opt": loss}, {"train: ms_opt: type": "pip install 'dscsr[losses]'"}, "EfficientSRModel")
