@@ -94,7 +94,9 @@ def arguments_of(
         its, taken = (", ".join(f"{name} {shown(pair[i])}" for name, pair in unlike.items()) for i in (1, 0))
         notes.append(DscsrWarning(f"{said.path} says {its}; taken, as given: {taken}."))
     matters = {name: arguments.get(name, parameters[name].default) for name in architecture.not_in_shapes}
-    assumed = {name: value for name, value in matters.items() if name not in chosen and name not in unread(arguments)}
+    if matters.get("norm") is False:
+        del matters["norm"]  # the marker says so
+    assumed = {name: value for name, value in matters.items() if name not in {*chosen, *unread(arguments)}}
     if assumed:
         values = ", ".join(f"{name} {shown(value)}" for name, value in assumed.items())
         notes.append(AssumedWarning(f"{path} does not say what its shapes cannot tell; assumed: {values}."))

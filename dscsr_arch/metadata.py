@@ -115,7 +115,7 @@ def deciding_arguments() -> tuple[str, ...]:
 
 def unread(arguments: Mapping[str, Any]) -> frozenset[str]:
     """Of the `deciding_arguments`, those that nothing reads beside the others, or that can have one value only."""
-    of_norm = ("norm", "img_range", "rgb_mean") if arguments.get("norm") is False else ()
+    of_norm = ("img_range", "rgb_mean") if arguments.get("norm") is False else ()
     return frozenset((*of_norm, *(("residual",) if arguments.get("upscale", 1) != 1 else ())))
 
 

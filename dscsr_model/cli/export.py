@@ -96,14 +96,15 @@ def _export_adapters(args: argparse.Namespace) -> int:
 
 def _described(shipped: Shipped, form: Format, half: bool) -> Iterator[str]:
     """What was written."""
-    from dscsr_arch.metadata import deciding_arguments, in_words, shown
+    from dscsr_arch.metadata import deciding_arguments, in_words, shown, unread
     from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE
 
     arguments = shipped.metadata.arguments
     size = f"{shipped.bytes / 2**20:.1f} MiB" if shipped.bytes >= 2**20 else f"{shipped.bytes / 2**10:.0f} KiB"
     yield f"{shipped.path}  {size}, {'float16' if half else 'float32'}, {form.says}"
     yield f"{in_words(shipped.metadata)}, {shipped.parameters:,} parameters when fused"
-    if known := [f"{name} {shown(arguments[name])}" for name in deciding_arguments() if name in arguments]:
+    read = [name for name in deciding_arguments() if name in arguments and name not in unread(arguments)]
+    if known := [f"{name} {shown(arguments[name])}" for name in read]:
         yield ", ".join(known)
     for by, value in shipped.differences.items():
         tolerance = f"({HALF_TOLERANCE if half else TOLERANCE:.0e} allowed)"
