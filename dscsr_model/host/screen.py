@@ -247,7 +247,9 @@ def _next(opt: Mapping[str, Any], model: Any, weights: Path, command: Command) -
 
 def _validation_folders(opt: Mapping[str, Any]) -> Iterator[Path]:
     for phase, section in opt["datasets"].items():
-        if phase != "train" and (root := section.get("dataroot_lq")) and not str(root).endswith(".lmdb"):
+        if phase == "train" or section.get("noise") is not None:  # which is in no file
+            continue
+        if (root := section.get("dataroot_lq")) and not str(root).endswith(".lmdb"):
             yield Path(root)
 
 
