@@ -245,6 +245,11 @@ def _next(opt: Mapping[str, Any], model: Any, weights: Path, command: Command) -
     yield f"dscsr report {shlex.quote(opt['name'])}"
 
 
+def _noises(opt: Mapping[str, Any]) -> set[str]:
+    """What is added to the images that are measured."""
+    return {str(section.get("noise")) for phase, section in opt["datasets"].items() if phase != "train"} or {"None"}
+
+
 def _validation_folders(opt: Mapping[str, Any]) -> Iterator[Path]:
     for phase, section in opt["datasets"].items():
         if phase == "train" or section.get("noise") is not None:  # which is in no file
@@ -256,11 +261,12 @@ def _validation_folders(opt: Mapping[str, Any]) -> Iterator[Path]:
 def _test_command(opt: Mapping[str, Any], weights: Path, option_file: Path) -> str | None:
     """Tests these weights with an option file beside that of the training: one that is made for its results first."""
     found: list[tuple[bool, int, str, str]] = []
+    ours = _noises(opt)
     for file in option_file.parent.glob("*test*.yml"):
-        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError):
+        with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):  # anybody's
             options = yaml.safe_load(file.read_text(encoding="utf-8"))
             given = str(options["path"].get("pretrain_network_g"))
-            if all(options.get(name) == opt.get(name) for name in ("network_g", "scale")):
+            if all(options.get(name) == opt.get(name) for name in ("network_g", "scale")) and _noises(options) & ours:
                 others = Path(given).parts[:-2] != Path(shown(weights)).parts[:-2]
                 found.append((others, len(file.name), shown(file), given))
     if not found:

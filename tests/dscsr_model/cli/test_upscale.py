@@ -56,6 +56,19 @@ def photograph(height=24, width=32):
     return soft.astype(np.uint8)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_network_of_x1_restores(upscale, tmp_path, backend):
+    """One whose residual is zero leaves an image as it is."""
+    network = SPAN(feature_channels=4, upscale=1, residual=True)
+    torch.nn.init.zeros_(network.upsampler[0].weight)
+    torch.nn.init.zeros_(network.upsampler[0].bias)
+    torch.save({"params": network.state_dict(), **beside(network)}, tmp_path / "x1.pth")
+    Image.fromarray(photograph()).save(tmp_path / "photo.png")
+    code, out, err = upscale(tmp_path / "photo.png", tmp_path / "out", "--backend", backend, w=tmp_path / "x1.pth")
+    assert (code, out.split(";")[0]) == (0, f"1 image restored -> {tmp_path / 'out'}"), err
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/photo_x1.png")), photograph())
+
+
 def test_mixed_images(upscale, tmp_path):
     """Depth, channels, profile and EXIF stay; what is broken is named; a second run leaves what is there."""
     root, out = tmp_path / "mixed", tmp_path / "out"
