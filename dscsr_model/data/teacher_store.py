@@ -183,7 +183,8 @@ def open_outputs(path: str, gt: Any, lq: Any, scale: int, channels: int) -> Teac
     if record.lq != fingerprint(lq):
         expected = "outputs that were made of the LQ images of `dataroot_lq`"
         raise DataError(expected, "outputs for others of the same names", _AGAIN, path)
-    return reader
+    with reader.pixels(0):
+        return reader  # whose file is whole, and of 16 bits
 
 
 def fingerprint(lq: LmdbReader) -> str:

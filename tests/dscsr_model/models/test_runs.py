@@ -22,6 +22,7 @@ from training_runs import (
 )
 
 from dscsr_arch.checkpoint import read_pickle
+from dscsr_model.data.teacher_store import TeacherRecord
 from dscsr_model.training import checkpoints
 
 
@@ -185,8 +186,17 @@ def csd_from_scratch(folder):
     return {name: value for name, value in prepare_csd(folder, 2).items() if name in ("model_type", "network_g")}
 
 
+def stored_outputs(folder):
+    (folder / "T.lmdb").mkdir(exist_ok=True)
+    record = TeacherRecord(teachers=[], self_ensemble=False, scale=2, channels=3)
+    (folder / "T.lmdb/teacher.json").write_text(record.model_dump_json())
+    stored = {"datasets:train:dataroot_teacher": str(folder / "T.lmdb"), "teacher": None, "train:affinity_opt": None}
+    return prepare_dsclora(folder, 2) | stored
+
+
 DISTILLED = ["l_pix", "l_teacher", "l_affinity"]
 KINDS = {
+    "stored": (stored_outputs, [DISTILLED[:2]] * 5),
     "distillation": (lambda folder: prepare_dsclora(folder, 2) | {"train:accumulate_steps": 2}, [DISTILLED] * 5),
     "widths": (csd_with_all_losses, [["l_pix", "l_teacher"], ["l_pix", "l_teacher", "l_contrastive"]]
                + [["l_pix", "l_contrastive"]] * 2 + [["l_pix"]]),
@@ -206,7 +216,8 @@ def test_two_ranks_train_with_a_teacher_as_one_process_does(tmp_path, monkeypatc
             teacher.double()
         losses = []
         for step in range(1, 6):
-            model.feed_data({name: tensor.double().chunk(world)[rank] for name, tensor in batch(step).items()})
+            images = batch(step) | {"teacher_image": batch(step)["gt"].flip(0)}  # which is read where that is stored
+            model.feed_data({name: tensor.double().chunk(world)[rank] for name, tensor in images.items()})
             model.optimize_parameters(step)
             losses.append({name: value for name, value in model.get_current_log().items() if name.startswith("l_")})
         model.save(0, 5)
@@ -217,4 +228,4 @@ def test_two_ranks_train_with_a_teacher_as_one_process_does(tmp_path, monkeypatc
     assert [sorted(terms) for terms in one["losses"]] == [sorted(terms) for terms in named]
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-    assert (tmp_path / f"2/models/{'fused_g' if kind == 'distillation' else 'student_w0.5'}_5.pth").is_file()
+    assert (tmp_path / f"2/models/{'student_w0.5' if 'widths' in kind else 'fused_g'}_5.pth").is_file()

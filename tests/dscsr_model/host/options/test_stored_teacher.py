@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import option_files
@@ -69,9 +70,13 @@ def test_each_fault_is_found_with_one_message(stored, check_all, data, changes, 
     check_all({**stored(**record), **changes}, {key: text}, "DistillationModel")
 
 
-def test_other_sizes_and_models_that_do_not_read_them(stored, check, check_all, tmp_path):
+def test_other_sizes_types_and_models_that_do_not_read_them(stored, check, check_all, tmp_path):
     options = stored()
     check_all({**options, "model_type": "EfficientSRModel"}, {ROOT: "that takes stored outputs (`DSCLoRAModel`, `Dis"})
+    of_bytes = shutil.copytree(tmp_path / "stored/TEACHER_X4.lmdb", tmp_path / "of_bytes.lmdb")
+    shutil.copy(f"{options['datasets:train:dataroot_gt']}/data.mdb", of_bytes)
+    found = check({**options, **ALONE, KEY: str(of_bytes)}, "DistillationModel")[ROOT]
+    assert "Expected `0000_s001` of 13824 bytes, 16 bits for each value, but got" in found
     file = tmp_path / "stored/TEACHER_X4.lmdb/meta_info.txt"
     file.write_text(file.read_text().replace("(48,48,3)", "(44,48,3)"))
     found = check({**options, **ALONE}, "DistillationModel")[ROOT]
