@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import option_files
 import pytest
 import torch
 from torch.utils._pytree import tree_flatten
+from tqdm import tqdm
 
 from dscsr_arch import EDSR, SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
@@ -168,6 +170,7 @@ def train_until_killed(folder: Path, line: str, delay: float, *arguments: str, s
     """
 
     def run() -> Any:
+        tqdm.set_lock(threading.RLock())  # the one of before is this process's too, and the killed never give it back
         if script is None:
             return dscsr("train", "-opt", "opt.yml", *arguments)
         sys.argv = [script, "-opt", "opt.yml", *arguments]

@@ -63,7 +63,7 @@ class StageReport(Report):
 def check_stages(run: Run) -> None:
     """Report a table of stages that makes no sense; if it is one, `Run.stages` are the runs of its stages."""
     entries = run.section("train").get("stages") if run.is_train and run.ours else None
-    if entries is None or run.report.has(*_STAGES):
+    if entries is None or _STAGES in run.report.found:
         return
     for number, entry in enumerate(entries, start=1):
         if isinstance(entry, dict):

@@ -129,8 +129,8 @@ def _find_text_numbers(value: Any, key: Key, report: Report) -> None:
             if name not in _TEXT_KEYS and not str(name).startswith("param_key"):
                 _find_text_numbers(below, (*key, str(name)), report)
     elif isinstance(value, list):
-        for below in value:
-            _find_text_numbers(below, key, report)
+        for number, below in enumerate(value, start=1):
+            _find_text_numbers(below, (*key, str(number)) if isinstance(below, Mapping) else key, report)
     elif isinstance(value, str) and (match := _NUMBER_AS_TEXT.fullmatch(value)):
         sign, whole, decimals, exponent_sign, exponent = match.groups()
         better = f"{sign}{whole}.{decimals or 0}e{exponent_sign or '+'}{exponent}"

@@ -100,6 +100,13 @@ def test_a_module_without_a_train_loop_is_let_be(namespace):
     assert changed_by(namespace, "EfficientSRModel") == set()
 
 
+def test_stages_need_a_loop_whose_epochs_can_be_counted(namespace):
+    with pytest.raises(
+        DscsrError, match=r"whose epochs can be counted, for `train: stages`, but got one without `create_"
+    ):
+        loop.enter(namespace, options(train={"total_iter": 10, "stages": [{}]}), None)
+
+
 def train_stock(folder: Path, monkeypatch) -> dict[str, torch.Tensor]:
     """BasicSR's own train pipeline, model and data set; gives the weights and checks which files are there."""
     import basicsr.train

@@ -65,6 +65,9 @@ BAD: list[tuple[str, dict[str, Any], dict[str, str]]] = [
       S + "2: train: lr": "Write `train: {optim_g: {lr: …}}`.",
       S + "2: train: optim_g: type": "Expected one optimizer for the whole run, but got the text 'SGD'. Remove it",
       S + "2: train: x_opt": "`key: value` lines), or `~` for none, but got the text 'MSELoss'"}),
+    (OURS, table({"until": 5, "train": {"optim_g": {"lr": "1e-4"}}}, {"gt_size": 30}),
+     {S + "1: train: optim_g: lr": "Expected a number, but got the text '1e-4'. Write `0.0001`",
+      S + "2: gt_size": "Expected a multiple of the scale, 4, but got 30"}),
     # whose
     ("SRModel", table({"until": 5}, {}), {"train: stages": "Expected a model type that knows `stages:`"}),
     (OURS, {"datasets:train:type": "FFHQDataset", **table({"until": 5, "gt_size": 16}, {})},
