@@ -55,8 +55,8 @@ def load_model(
 
     Args:
         path: A ``.pth`` or ``.safetensors`` file in any dialect that ``read_state_dict`` knows.
-        param_key: Key of the wrapped weights (with ``base``, of its weights); None prefers the averaged ones
-            (``params_ema``).
+        param_key: Key of the wrapped weights (with ``base``, of its weights); None takes those that the file says are
+            the better ones, else the averaged ones (``params_ema``).
         base: If ``path`` holds LoRA adapters alone, the file of the network that they belong to; it gets fused. Of
             its weights (``params``, ``params_ema``), those are taken that the adapters were trained on, as they say.
             LoRA that it has itself is put aside: adapters are updates of the frozen weights.

@@ -23,7 +23,7 @@ from dscsr_arch.constructor import NUMBER, NUMBERS, input_mean
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.foreign import arguments_of_section, find_backbone
-from dscsr_arch.weight_files import METADATA, short
+from dscsr_arch.weight_files import METADATA, PREFERRED, short
 
 FORMAT = "1"
 _LONGEST = 10_000
@@ -64,10 +64,16 @@ def describe(network: nn.Module, section: Mapping[str, Any] | None = None) -> Me
     return known if isinstance(known, Metadata) else Metadata(type(network).__name__, {})
 
 
-def beside(network: nn.Module, section: Mapping[str, Any] | None = None) -> dict[str, dict[str, str]]:
-    """What a ``.pth`` file holds beside the weights of ``network``: its metadata, as of `describe`; nothing if none."""
+def beside(
+    network: nn.Module, section: Mapping[str, Any] | None = None, preferred: str | None = None
+) -> dict[str, dict[str, str]]:
+    """What a ``.pth`` file holds beside the weights of ``network``: its metadata, as of `describe`; nothing if none.
+
+    ``preferred`` is the key of the better weights, of several.
+    """
     metadata = describe(network, section)
-    return {METADATA: to_metadata(metadata)} if metadata.arguments else {}
+    said = {**(to_metadata(metadata) if metadata.arguments else {}), **({PREFERRED: preferred} if preferred else {})}
+    return {METADATA: said} if said else {}
 
 
 def described(section: object) -> list[Metadata]:

@@ -32,6 +32,9 @@ WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
 METADATA = "metadata"
 """Key under which a ``.pth`` file of dscsr holds what a ``.safetensors`` file has in its header (see `metadata`)."""
 
+PREFERRED = "preferred"
+"""Of the metadata: which of the ``WRAPPERS`` to take first, where a training has compared two."""
+
 _SHARED = 4
 """How many times over the numbers in a file may be used: layers can share theirs."""
 
@@ -49,8 +52,8 @@ def read_state_dict(path: FilePath, param_key: str | None = None) -> dict[str, T
 
     Args:
         path: The file.
-        param_key: Key of the wrapped weights, e.g. ``params``. None takes the first that is there of ``WRAPPERS``,
-            or the file itself if it holds the weights unwrapped.
+        param_key: Key of the wrapped weights, e.g. ``params``. None takes those that the file says are the better
+            ones, else the first that is there of ``WRAPPERS``, or the file itself if it holds the weights unwrapped.
 
     Returns:
         Names (without ``module.`` of DistributedDataParallel and ``_orig_mod.`` of torch.compile, and BasicSR's or
@@ -66,7 +69,9 @@ def read_weight_file(path: FilePath, param_key: str | None = None, *, as_named: 
     """As `read_state_dict`, with the metadata beside the weights; ``as_named`` keeps the names of others' networks."""
     path = Path(path)
     content, metadata = _content(path)
-    weights = _unwrap(content, param_key, path)
+    if param_key is None:
+        param_key = next(iter(_weight_sets(content, metadata)), None)
+    weights = content if param_key is None else _unwrap(content, param_key, path)
     if not _is_state_dict(weights):
         remedy = "Give a file of network weights, such as net_g_latest.pth (not a training state)."
         raise WeightsError(f"a state dict (names to tensors) in {path}", _describe(weights), remedy)
@@ -89,8 +94,14 @@ def read_weight_file(path: FilePath, param_key: str | None = None, *, as_named: 
 
 def weight_sets(path: FilePath) -> list[str]:
     """The ``WRAPPERS`` under which a file has weights, the preferred first; none if they are not wrapped."""
-    content, _ = _content(Path(path))
-    return [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+    content, metadata = _content(Path(path))
+    return _weight_sets(content, metadata)
+
+
+def _weight_sets(content: Any, metadata: Any) -> list[str]:
+    held = [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+    preferred = metadata.get(PREFERRED) if isinstance(metadata, Mapping) else None
+    return sorted(held, key=lambda key: not (isinstance(preferred, str) and key == preferred))
 
 
 def state_dict_diff(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
@@ -219,11 +230,9 @@ def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
         raise WeightsError("weights that are in the file", got, remedy, where=path)
 
 
-def _unwrap(content: Any, param_key: str | None, path: Path) -> Any:
+def _unwrap(content: Any, param_key: str, path: Path) -> Any:
     if not isinstance(content, Mapping):
         return content
-    if param_key is None:
-        return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content.get(param_key), Mapping):
         keys = [short(key) for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
         got = f"the keys {', '.join(keys[:6])}" if keys else "unwrapped weights (param_key: ~)"

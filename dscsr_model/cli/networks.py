@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, option_file: bool = True) 
         "--base", type=Path, metavar="WEIGHTS", help="if WEIGHTS are LoRA adapters: what they belong to, file or name"
     )
     group.add_argument("--width", type=float, metavar="W", help="the student of this width of a CSSR-Net, e.g. 0.25")
-    group.add_argument("--param-key", metavar="KEY", help="where the file has its weights (default: params_ema first)")
+    group.add_argument(
+        "--param-key", metavar="KEY", help="where the file has its weights (default: the better ones, else params_ema)"
+    )
     group.add_argument(
         "--set",
         nargs="+",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from basicsr.utils import get_root_logger
+from torch import nn
 
 from dscsr_arch.metadata import beside
 from dscsr_model.data.keyed_samples import GENERATORS
@@ -17,7 +18,6 @@ from dscsr_model.models.validating_sr_model import ValidatingSRModel
 from dscsr_model.options.sections import LoggerSection
 from dscsr_model.training import checkpoints, lora
 from dscsr_model.training.checkpoints import Checkpoints
-from dscsr_model.training.guards import all_finite
 from dscsr_model.training.optimizers import take_over
 from dscsr_model.training.ranks import gathered
 from dscsr_model.training.stages import Stage, announcement, cost_until, stage_at, stages_of
@@ -56,16 +56,12 @@ class CheckpointingSRModel(ValidatingSRModel):
     @cached_property
     def best(self) -> BestResults:
         """The best scores of this run."""
-        metrics = (self.opt.get("val") or {}).get("metrics") or {}
-        directions = {name: section.get("better", "higher") for name, section in metrics.items()}
-        deciding = self.val.best_metric or next(iter(metrics), "")
-        if deciding in metrics:
-            deciding += self.labels[0]
-        return BestResults(
-            {f"{name}{label}": better for name, better in directions.items() for label in self.labels},
-            deciding,
-            [section["name"] for phase, section in self.opt["datasets"].items() if phase.split("_")[0] == "val"],
-        )
+        return BestResults.of_options(self.opt, self.val.best_metric, self.labels, tuple(self.networks))
+
+    @property
+    def network(self) -> nn.Module:
+        """That of the `networks` which scored best in the last validation; the average before there is one."""
+        return self.networks.get(self.best.preferred, self.get_bare_model(self.net_g))
 
     @property
     def best_metric_results(self) -> dict[str, Any]:
@@ -104,24 +100,18 @@ class CheckpointingSRModel(ValidatingSRModel):
 
     def finite_networks(self) -> dict[str, Any] | None:
         """What a network file holds: ``params`` and, with an average, ``params_ema``; None if not all is finite."""
-        named = {"params": self.net_g}
-        if hasattr(self, "net_g_ema"):
-            named["params_ema"] = self.net_g_ema
-        networks = {
-            key: {name: tensor.cpu() for name, tensor in self.get_bare_model(net).state_dict().items()}
-            for key, net in named.items()
-        }
-        return networks if all(all_finite(state) for state in networks.values()) else None
+        return checkpoints.finite_states({f"params{ending}": network for ending, network in self.networks.items()})
 
     def save_networks(self, content: dict[str, Any], label: str) -> Path:
         """Save ``net_g_<label>.pth``; before it, for a network with LoRA, what `lora_files` makes of `network`.
 
-        Files say what shapes cannot tell (see `metadata`). Returns the path of the network.
+        Files say what shapes cannot tell (see `metadata`), and of two networks which is `network`. Returns the path.
         """
         section = self.opt["network_g"]
         for kind, file in lora.lora_files(self.network, section).items():
             self.checkpoints.save_network(file, label, f"{kind}_g")
-        return self.checkpoints.save_network(content | beside(self.network, section), label)
+        preferred = f"params{self.best.preferred}" if "params_ema" in content else None
+        return self.checkpoints.save_network(content | beside(self.network, section, preferred), label)
 
     def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
         """What a training state holds, in types that ``weights_only`` loads; BasicSR's own keys first."""
@@ -289,12 +279,22 @@ class CheckpointingSRModel(ValidatingSRModel):
 
     def _log_validation_metric_values(self, current_iter: Any, dataset_name: str, tb_logger: Any) -> None:
         """Log the scores, with the best ones so far; save ``net_g_best.pth`` if the deciding one is among these."""
+        before = self.best.preferred
         if self.is_train:
             self.best.update(dataset_name, self.metric_results, current_iter)
             self.progress.say(self.best.line(dataset_name, self.metric_results, current_iter))
+        if self.best.preferred != before:
+            self._prefer(current_iter)
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
         found = self.best.of(dataset_name, current_iter) if self.is_train else None
         networks = self.finite_networks() if found else None
         if found and networks:
             path = self.save_networks(networks | {"best": found}, "best")
             get_root_logger().info(f"Best {found['metric']} on {dataset_name} so far: saved as {path.name}.")
+
+    def _prefer(self, iteration: int) -> None:
+        """Save once more what was saved of an iteration before its validation, which prefers the other network."""
+        get_root_logger().info(f"From here on `params{self.best.preferred}` are preferred: they scored better.")
+        if networks := self.finite_networks():
+            for label in self.checkpoints.labels(iteration):
+                self.save_networks(networks, label)

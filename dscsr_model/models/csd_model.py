@@ -52,7 +52,7 @@ class CSDModel(EfficientSRModel):
 
     Terms of several students are summed. Metrics are named by width (``psnr_w0.25``); the smallest decides which
     network is best, unless ``val: best_metric`` names another. Beside ``net_g_*.pth`` (of the plain backbone's names)
-    lie ``student_w<width>_*.pth``, plain backbones, of the averaged weights if there are some.
+    lie ``student_w<width>_*.pth``, plain backbones, of the better weights.
 
     The published step is L1 of the students, ContrastiveLoss, L1 of the teacher, and a trained teacher as
     ``path: pretrain_network_g``. Without ContrastiveLoss it is joint training; without any loss that needs the
@@ -197,10 +197,11 @@ class CSDModel(EfficientSRModel):
 
     # --- every width ------------------------------------------------------------------------------------------
 
-    def results(self) -> dict[str, Tensor]:
+    def results(self, network: nn.Module) -> dict[str, Tensor]:
         """The current batch at every width that is validated."""
         return {
-            label: self.super_resolve(width=width) for label, width in zip(self.labels, self.validated, strict=True)
+            label: self.super_resolve(network, width=width)
+            for label, width in zip(self.labels, self.validated, strict=True)
         }
 
     def save_networks(self, content: dict[str, Any], label: str) -> Path:

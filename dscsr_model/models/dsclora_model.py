@@ -19,7 +19,7 @@ class DSCLoRAModel(DistillationModel):
         affinity_opt: {type: SpatialAffinityLoss, loss_weight: 1.0, layers: [block_1, …, block_6]}
 
     Beside ``net_g_*.pth`` lie ``lora_g_*.pth`` (adapters) and ``fused_g_*.pth`` (the plain network), both from the
-    averaged weights if there are some.
+    better weights, the plain or the averaged ones.
     """
 
     def init_training_settings(self) -> None:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
-from dscsr_model.training.ema import MovingAverage, StochasticAverage, averaging, start_average, update_average
+from dscsr_model.training.ema import MovingAverage, averaging, start_average, update_average
 from dscsr_model.training.guards import StepGuard
 from dscsr_model.training.images import as_float, check_batch, check_output, turned
 from dscsr_model.training.log import loss_sections, named
@@ -261,23 +261,6 @@ class EfficientSRModel(CheckpointingSRModel):
             super().save(epoch, current_iter)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        """Validate while the clock stands; at the end of SWA also the last network, to say what averaging gave."""
+        """Validate while the clock stands."""
         with self.stop.clock.paused():
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-            swa = isinstance(self.averaging, StochasticAverage) and self.averaging.count
-            if swa and self.scheduled_iteration(current_iter) >= int(self.opt["train"]["total_iter"]):
-                self._compare_with_last(dataloader)
-
-    def _compare_with_last(self, dataloader: Any) -> None:
-        """Say what the average gave, against the network that was trained last."""
-        average = self.net_g_ema
-        del self.net_g_ema  # `network` is then the other one
-        try:
-            alone = self.scores_of(dataloader)
-        finally:
-            self.net_g_ema = average
-        pairs = ((name, value, alone[name]) for name, value in self.metric_results.items() if name in alone)
-        both = ", ".join(f"{name} {value:.4f} (the last one alone: {other:.4f})" for name, value, other in pairs)
-        line = f"{dataloader.dataset.opt['name']}, by the mean of {self.averaging.count:,} networks: {both}"
-        get_root_logger().info(line)
-        self.progress.say(line)

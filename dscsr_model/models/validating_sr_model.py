@@ -39,6 +39,8 @@ from dscsr_model.training.validation import Scores, evaluating, mean_scores
 
 Image = NDArray[np.uint8]
 """(H, W, 3) BGR, or (H, W) of one channel."""
+AVERAGE = "_ema"
+"""Ends the names of an average: of its metrics, and of its weights in a file, ``params_ema``."""
 # So many images may wait for their scores: memory stays bounded where SSIM is slower than the network.
 _WAITING = 4
 
@@ -63,10 +65,15 @@ class ValidatingSRModel(SRModel):
         super().__init__({**opt, "network_g": network})
 
     @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is validated, by what ends its names: the network, and its average, if there is one; unwrapped."""
+        named = {"": self.net_g, AVERAGE: getattr(self, "net_g_ema", None)}
+        return {ending: self.get_bare_model(network) for ending, network in named.items() if network is not None}
+
+    @property
     def network(self) -> nn.Module:
-        """The network as it is tested and shipped: the average, if there is one; without what wraps it."""
-        network: nn.Module = self.get_bare_model(getattr(self, "net_g_ema", self.net_g))
-        return network
+        """That of the `networks` which is tested and shipped."""
+        return list(self.networks.values())[-1]
 
     # --- weights ----------------------------------------------------------------------------------------------
 
@@ -86,7 +93,7 @@ class ValidatingSRModel(SRModel):
         """
         net = self.get_bare_model(net)
         if param_key is None and self.opt["path"].get("resume_state"):
-            param_key = "params"  # `~` would prefer the averaged weights of the run's own file
+            param_key = "params"  # `~` may prefer the averaged weights of the run's own file
         try:
             file = read_weight_file(load_path, param_key)
         except WeightsError:
@@ -116,15 +123,16 @@ class ValidatingSRModel(SRModel):
         with evaluating(network):
             return size_requirements(network)
 
-    def super_resolve(self, **arguments: Any) -> Tensor:
-        """The current batch super-resolved with `network`; in tiles and orientations as asked.
+    def super_resolve(self, network: nn.Module, **arguments: Any) -> Tensor:
+        """The current batch super-resolved with a network; in tiles and orientations as asked.
 
         Images of sizes that the network does not take are `padded`.
 
         Args:
-            **arguments: Further ones of the network's ``forward``.
+            network: One of the `networks`.
+            **arguments: Further ones of its ``forward``.
         """
-        network, sizes = self.network, self.size_requirements
+        sizes = self.size_requirements
 
         def run(x: Tensor) -> Tensor:
             output: Tensor = network(x, **arguments)
@@ -138,11 +146,11 @@ class ValidatingSRModel(SRModel):
 
     def test(self) -> None:
         """Super-resolve the current batch."""
-        self.output = self.super_resolve()
+        self.output = self.super_resolve(self.network)
 
-    def results(self) -> dict[str, Tensor]:
-        """The current batch super-resolved in each way that is validated, by `labels`."""
-        return {"": self.super_resolve()}
+    def results(self, network: nn.Module) -> dict[str, Tensor]:
+        """The current batch super-resolved by one of the `networks` in each way that is validated, by `labels`."""
+        return {"": self.super_resolve(network)}
 
     # --- validation -------------------------------------------------------------------------------------------
 
@@ -162,23 +170,28 @@ class ValidatingSRModel(SRModel):
             self._log_validation_metric_values(current_iter, name, tb_logger)
 
     def scores_of(self, dataloader: Any, current_iter: Any = None, save_img: bool = False) -> dict[str, float]:
-        """Mean scores of a data set, of which this rank super-resolves its share.
+        """Mean scores of a data set, of which this rank super-resolves its share, by each of the `networks`.
 
-        The network runs in this thread, beside one that reads the next image and two that save and score the last ones.
+        They run in this thread, beside one that reads the next image and two that save and score the last ones; one
+        alone where both have the same weights. Saved are the images of the `network`.
 
         Raises:
             Stopped: On every rank, after the image in work, when one of them was asked to stop.
         """
         name, metrics = dataloader.dataset.opt["name"], self.opt["val"].get("metrics") or {}
         indices = range(self.opt["rank"], len(dataloader.dataset), self.opt["world_size"])
+        networks, shipped = self.networks, self.network
+        if same := len(networks) > 1 and same_weights(*networks.values()):
+            networks = {"": shipped}
+        saved = next(ending for ending, network in networks.items() if network is shipped)
 
         def finish(made: tuple[dict[str, Image], Image | None, Path]) -> Scores:
             results, gt, path = made
-            for label, image in results.items() if save_img else ():
-                save_image(image, self.opt, name, path.stem, label, current_iter)
+            for label in self.labels if save_img else ():
+                save_image(results[f"{label}{saved}"], self.opt, name, path.stem, label, current_iter)
             return score(results, gt, metrics, path.name)
 
-        made = self._super_resolved(dataloader.dataset, indices)
+        made = self._super_resolved(dataloader.dataset, indices, networks)
         finished = read_ahead(finish, made, ahead=_WAITING, threads=2)
         progress = None if self.val.pbar and self.opt["rank"] == 0 else True
         bar = tqdm(finished, total=len(indices), unit="image", disable=progress, leave=False)
@@ -189,10 +202,12 @@ class ValidatingSRModel(SRModel):
         for metric, fault in scores.items():
             if isinstance(fault, str):
                 get_root_logger().warning(f"Validation {name} without `{metric}`, which failed: {fault}")
-        return {metric: value for metric, value in scores.items() if isinstance(value, float)}
+        endings = ("", AVERAGE) if same else ("",)
+        found = {metric: value for metric, value in scores.items() if isinstance(value, float)}
+        return {f"{metric}{ending}": value for metric, value in found.items() for ending in endings}
 
     def _super_resolved(
-        self, dataset: Any, indices: Iterable[int]
+        self, dataset: Any, indices: Iterable[int], networks: Mapping[str, nn.Module]
     ) -> Iterator[tuple[dict[str, Image], Image | None, Path]]:
         """Results, ground truth and LQ path of these images; ends early when this process is asked to stop."""
         for batch in read_ahead(lambda index: default_collate([dataset[index]]), indices):
@@ -200,10 +215,20 @@ class ValidatingSRModel(SRModel):
                 return
             # The ground truth, the largest image of all, never needs the device.
             self.feed_data({name: value for name, value in batch.items() if name != "gt"})
-            results = {label: tensor2img([output.detach().cpu()]) for label, output in self.results().items()}
+            results = {
+                f"{label}{ending}": tensor2img([output.detach().cpu()])
+                for ending, network in networks.items()
+                for label, output in self.results(network).items()
+            }
             del self.lq
             gt = tensor2img([as_float(batch["gt"])]) if "gt" in batch else None
             yield results, gt, Path(batch["lq_path"][0])
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are equal to the bit."""
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
 
 
 def save_image(image: Image, opt: Mapping[str, Any], dataset_name: str, name: str, label: str, run: Any) -> None:

@@ -17,7 +17,9 @@ class PathSection(Section):
     ignore_resume_networks: v.Names | None = option("networks that keep their own weights when resuming")
     pretrain_network_g: v.Path | None = option("weights to start from: a file, or a name of `dscsr weights`", by=SR)
     param_key_g: v.Text | None = option(
-        "which weights of the file: params, params_ema, `~` for an unwrapped file", "params", by=SR
+        "which weights of the file: params, params_ema; `~`: unwrapped or, in models of ours, the better ones",
+        "params",
+        by=SR,
     )
     strict_load_g: v.Bool = option("every layer must fit", True, by=SR)
 
@@ -111,8 +113,14 @@ class TrainSection(Section):
         each="StageSection",
     )
     warmup_iter: v.Warmup = option("the learning rate grows linearly up to here; -1: no warm-up", -1)
-    ema_decay: v.Decay = option("decay of the averaged weights; 0: none", 0, by=SR)
-    swa: SWASection | None = option("average networks of the last part of the training; with `ema_decay: 0`", by=OURS)
+    ema_decay: v.Decay = option(
+        "decay of the averaged weights; 0: none, as by default in SRModel; in models of ours it follows by default the "
+        "length of the training",
+        by=SR,
+    )
+    swa: SWASection | None = option(
+        "average networks of the last part of the training, in place of an average with `ema_decay`", by=OURS
+    )
     optim_g: OptimSection = option("optimizer: type, lr and its arguments", by=SR, needed="train")
     scheduler: SchedulerSection = option("learning-rate schedule: type and its arguments", by=SR, needed="train")
     pixel_opt: LossSection | None = option("loss between output and GT: type and its arguments", by=SR)
@@ -124,7 +132,9 @@ class TrainSection(Section):
     compile: v.Compile = option("run the network through torch.compile", False, by=OURS)
     accumulate_steps: v.Count = option("parts in which a batch is processed, for the memory of one", 1, by=OURS)
     grad_clip_norm: v.Ratio | None = option("longest gradient; a longer one is shortened to it", by=OURS)
-    ema_warmup: v.Bool = option("the average begins close to the network, not to its random start", True, by=OURS)
+    ema_warmup: v.Bool = option(
+        "with `ema_decay`: the average begins close to the network, not to its random start", True, by=OURS
+    )
     max_bad_steps: v.Count = option(
         "so many steps in a row without finite loss and gradients stop the run", 100, by=OURS
     )
@@ -199,7 +209,7 @@ class TeacherSection(Section):
         "the teacher's type and arguments; left out, the weight file tells them", of="Network"
     )
     weights: v.Files = option("a file, or a name of `dscsr weights`; of a list, outputs are averaged", needed="always")
-    param_key: v.Text | None = option("which weights of the file: params, params_ema; `~` takes the averaged ones")
+    param_key: v.Text | None = option("which weights of the file: params, params_ema; `~` takes the better ones")
     self_ensemble: v.Bool = option("average the teacher's output over the eight orientations", False)
     border: v.Natural = option("LQ pixels at each side of a patch in which the teacher's output is left out", 0)
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_arch.errors import WeightsError
 from dscsr_model.files import atomic, remove_unfinished
+from dscsr_model.training.guards import all_finite
 
 KINDS = ("net_*", "lora_g", "fused_g", "student_w*")
 """Files ``<kind>_<label>.pth``: what is trained, and what is saved beside it of a network with LoRA or students."""
@@ -48,6 +50,11 @@ class Checkpoints:
             for kind in KINDS:
                 for network in self.models.glob(f"{kind}_{iteration}.pth"):
                     network.unlink(missing_ok=True)
+
+    def labels(self, iteration: int) -> list[str]:
+        """Those under which this iteration, the last one, is saved."""
+        at_the_end = self.last is not None and self.last.stem == "net_g_latest"
+        return ([str(iteration)] if self.iteration == iteration else []) + ["latest"] * at_the_end
 
     def save_record(self, iteration: int, record: Mapping[str, Any]) -> None:
         """Say beside its checkpoint, if there is one, which validations followed an iteration."""
@@ -87,6 +94,14 @@ def newest_whole(states: Path, models: Path) -> tuple[Path | None, list[str]]:
             return state, passed_over
         passed_over.append(f"Checkpoint {iteration} has a training state but no network in {models}: passed over.")
     return None, passed_over
+
+
+def finite_states(networks: Mapping[str, nn.Module]) -> dict[str, Any] | None:
+    """State dicts on the CPU; None if not all is finite."""
+    states = {
+        key: {name: tensor.cpu() for name, tensor in network.state_dict().items()} for key, network in networks.items()
+    }
+    return states if all(map(all_finite, states.values())) else None
 
 
 def training_options(opt: Mapping[str, Any]) -> dict[str, Any]:

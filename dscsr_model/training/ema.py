@@ -13,22 +13,36 @@ from dscsr_arch.errors import WeightsError
 from dscsr_arch.weight_files import state_dict_diff
 from dscsr_model.options.sections import SWASection, TrainSection
 
+SHARE = 20
+"""An average whose decay is not given reaches back one part of so many of the iterations so far."""
+
 
 class MovingAverage:
-    """Follows the network step by step: the next one counts 1 − ``decay``; see `warmed_up` for the first ones."""
+    """Follows the network step by step: the next one counts 1 − ``decay``; see `warmed_up` for the first ones.
+
+    Without a ``decay`` all are such: the average reaches back the same share of a training of any length.
+    """
 
     key = "ema_updates"
     """Of its count in a training state."""
 
-    def __init__(self, decay: float, warmup: bool) -> None:
+    def __init__(self, decay: float | None, warmup: bool) -> None:
         self.decay, self.warmup = decay, warmup
         self.count = 0
         """Updates so far."""
-        self.says = f"Use Exponential Moving Average with decay: {decay}{', warmed up' * warmup}"
+        told = (
+            f"decay: {decay}{', warmed up' * warmup}"
+            if decay
+            else "a decay that reaches back a twentieth of the training"
+        )
+        self.says = f"Use Exponential Moving Average with {told}"
 
     def next_decay(self, iteration: int, scheduled: int) -> float | None:
         """The decay for `update_average` in this iteration."""
-        decay = warmed_up(self.decay, self.count) if self.warmup else self.decay
+        if self.decay is None:
+            decay = warmed_up(1, self.count, SHARE)
+        else:
+            decay = warmed_up(self.decay, self.count) if self.warmup else self.decay
         self.count += 1
         return decay
 
@@ -75,7 +89,7 @@ def averaging(train: Mapping[str, Any]) -> MovingAverage | StochasticAverage | N
     if train.get("swa") is not None:
         swa = SWASection.parse(train["swa"], "train: swa")
         return StochasticAverage(swa.begin(int(train["total_iter"])), swa.every)
-    return MovingAverage(settings.ema_decay, settings.ema_warmup) if settings.ema_decay else None
+    return None if settings.ema_decay == 0 else MovingAverage(settings.ema_decay, settings.ema_warmup)
 
 
 @torch.no_grad()
@@ -109,15 +123,15 @@ def start_average(average: nn.Module, network: nn.Module, path: str | None) -> n
     return average.eval().requires_grad_(False)
 
 
-def warmed_up(decay: float, updates: int) -> float:
-    """Decay of the next update: ``min(decay, (1 + t) / (10 + t))`` after ``t`` updates.
+def warmed_up(decay: float, updates: int, share: int = 10) -> float:
+    """Decay of the next update: ``min(decay, (1 + t) / (share + t))`` after ``t`` updates.
 
     With ``decay`` alone the start of an average, random weights, has a share of ``decay^t`` (0.999: 74 % after 300
     updates). The formula is that of TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``: the average begins
-    close to the network and reaches back about a tenth of the training, until that is as far as ``decay`` reaches
-    (0.999: after 9000 updates).
+    close to the network and reaches back about a tenth of the training (1 / ``share``), until that is as far as
+    ``decay`` reaches (0.999: after 9000 updates).
     """
-    return min(decay, (1 + updates) / (10 + updates))
+    return min(decay, (1 + updates) / (share + updates))
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -38,12 +38,36 @@ class BestResults:
         deciding: The metric that decides which network is best, in the first set that has been scored by it: one
             without ground truth is not.
         sets: Names of the validation sets.
+        endings: What ends the names of metrics, for each network that is validated: a trained one, its average.
+
+    Attributes:
+        preferred: The ending of the network that the last such score decided for; the last ending before there is one.
     """
 
-    def __init__(self, better: Mapping[str, str], deciding: str, sets: Sequence[str]) -> None:
+    def __init__(
+        self, better: Mapping[str, str], deciding: str, sets: Sequence[str], endings: Sequence[str] = ("",)
+    ) -> None:
         self.records: dict[str, dict[str, dict[str, Any]]] = {}  # by set and metric, as BasicSR keeps them
         self.validated_at: dict[str, int] = {}
-        self._better, self._deciding, self._sets = better, deciding, sets
+        self.preferred = endings[-1]
+        self._better = {f"{metric}{ending}": way for metric, way in better.items() for ending in endings}
+        self._deciding = {ending: f"{deciding}{ending}" for ending in endings}
+        self._sets = sets
+
+    @classmethod
+    def of_options(
+        cls, opt: Mapping[str, Any], deciding: str | None, labels: Sequence[str], endings: Sequence[str]
+    ) -> BestResults:
+        """Those of a run; ``labels`` end metrics, as `ValidatingSRModel` has them: by default the first one decides."""
+        metrics = (opt.get("val") or {}).get("metrics") or {}
+        directions = {name: section.get("better", "higher") for name, section in metrics.items()}
+        deciding = deciding or next(iter(metrics), "")
+        return cls(
+            {f"{name}{label}": better for name, better in directions.items() for label in labels},
+            f"{deciding}{labels[0]}" if deciding in metrics else deciding,
+            [section["name"] for phase, section in opt["datasets"].items() if phase.split("_")[0] == "val"],
+            endings,
+        )
 
     def update(self, dataset: str, scores: Mapping[str, float], iteration: int) -> None:
         """Take note of a validation. A tie is no new best."""
@@ -54,13 +78,22 @@ class BestResults:
                 known[metric] = {"better": better, "val": -sign * math.inf, "iter": -1}
             if sign * (score - known[metric]["val"]) > 0:
                 known[metric].update(val=score, iter=iteration)
+        best = self.decided
+        if best and best["dataset"] == dataset and all(name in scores for name in self._deciding.values()):
+            sign = 1 if best["better"] == "higher" else -1
+            found = {ending: sign * scores[name] for ending, name in self._deciding.items()}
+            self.preferred = max(found, key=lambda one: (found[one] == found[one], found[one], one == self.preferred))
 
     @property
     def decided(self) -> dict[str, Any] | None:
         """Data set, metric, value and iteration of the network that is best so far; None before any was scored."""
-        scored = (name for name in self._sets if self._record(name)["iter"] >= 0)
-        dataset = next(scored, None)
-        return None if dataset is None else {"dataset": dataset, "metric": self._deciding, **self._record(dataset)}
+        for dataset in self._sets:
+            known = [(name, self.records.get(dataset, {}).get(name)) for name in self._deciding.values()]
+            scored = [{"metric": name, **record} for name, record in known if record and record["iter"] >= 0]
+            if scored:
+                sign = 1 if scored[0]["better"] == "higher" else -1
+                return {"dataset": dataset, **max(scored, key=lambda one: (sign * one["val"], -one["iter"]))}
+        return None
 
     def of(self, dataset: str, iteration: int) -> dict[str, Any] | None:
         """What to say of the network that this validation found to be the best one; None if it did not."""
@@ -78,16 +111,15 @@ class BestResults:
 
     def state(self) -> dict[str, Any]:
         """What a training state holds of it."""
-        return {"best_metric_results": self.records, "validated_at": self.validated_at}
+        return {"best_metric_results": self.records, "validated_at": self.validated_at, "preferred": self.preferred}
 
     def load_state(self, state: Mapping[str, Any], best: Mapping[str, Any] | None) -> None:
         """Go on from a `state`, and from what ``best``, the network on the disk, says of itself: it may be later."""
         self.records, self.validated_at = state.get("best_metric_results", {}), state.get("validated_at", {})
+        if state.get("preferred") in self._deciding:
+            self.preferred = state["preferred"]
         if best and best["dataset"] in self._sets and self._better.get(best["metric"]) == best["better"]:
             self.update(best["dataset"], {best["metric"]: best["val"]}, best["iter"])
-
-    def _record(self, dataset: str) -> dict[str, Any]:
-        return self.records.get(dataset, {}).get(self._deciding, {"iter": -1})
 
 
 @contextmanager

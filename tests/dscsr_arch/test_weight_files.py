@@ -18,7 +18,7 @@ from dscsr_arch import CARN, SPAN, load_model
 from dscsr_arch.conv_lora import inject, lora_state_dict
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import WeightsError
-from dscsr_arch.weight_files import read_state_dict
+from dscsr_arch.weight_files import read_state_dict, weight_sets
 
 STATE = SPAN(feature_channels=4, upscale=2).state_dict()
 
@@ -268,6 +268,15 @@ def test_a_width_is_a_part_of_the_backbone(file, width):
 def test_a_layer_used_twice_is_no_lie(file):
     shared = torch.rand(1000)
     assert read_state_dict(file({"params": {"a": shared, "b": shared, "c": shared}})).keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(("said", "taken"), [("params", 1), ("params_ema", 2), ("state_dict", 2), (torch.ones(2), 2)])
+def test_a_file_says_which_weights_are_the_better_ones(file, said, taken):
+    both = {"params": {"a": torch.tensor(1.0)}, "params_ema": {"a": torch.tensor(2.0)}}
+    path = file({**both, "metadata": {"preferred": said}})
+    assert read_state_dict(path)["a"] == taken
+    assert read_state_dict(path, "params_ema")["a"] == 2
+    assert weight_sets(path)[0] == {1: "params", 2: "params_ema"}[taken]
 
 
 def test_metadata_are_no_weights(file):

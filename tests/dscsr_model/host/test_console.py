@@ -40,10 +40,10 @@ Training tiny
   writes      experiments/tiny, a checkpoint every 4 iterations
   to resume   {again} --auto_resume
 iteration 1 of 12: loss #
-validation 8: Set psnr # (best so far)
+validation 8: Set psnr # (best so far), psnr_ema # (best so far)
 iteration 10 of 12: #, # left, loss #
 iteration 12 of 12: #, loss #
-validation 12: Set psnr # (best so far)
+validation 12: Set psnr # (best so far), psnr_ema # (best so far)
 
 Trained tiny: 12 iterations in #.
   latest  experiments/tiny/models/net_g_latest.pth

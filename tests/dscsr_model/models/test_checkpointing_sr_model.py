@@ -42,7 +42,11 @@ def test_an_average_goes_on_warming_up_where_it_was_or_begins(tmp_path):
 MULTI_STEP = {"type": "MultiStepLR", "milestones": [3, 6, 9], "gamma": 0.5}
 RUNS = {
     "Adam, BasicSR's schedule": ({"type": "Adam", "lr": 1e-3}, MULTI_STEP, {}),
-    "AdamW, one cycle": ({"type": "AdamW", "lr": 1e-3}, {"type": "OneCycleLR", "max_lr": 0.01, "total_steps": 20}, {}),
+    "AdamW, one cycle, no decay": (
+        {"type": "AdamW", "lr": 1e-3},
+        {"type": "OneCycleLR", "max_lr": 0.01, "total_steps": 20},
+        {"train:ema_decay": option_files.REMOVED},
+    ),
     "SGD, cosine, clipped": (
         {"type": "SGD", "lr": 1e-2, "momentum": 0.9},
         {"type": "CosineAnnealingLR", "T_max": 12},

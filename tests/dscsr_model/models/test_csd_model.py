@@ -169,16 +169,18 @@ def scores_of(network, loader, tmp_path):
 def test_every_width_is_validated_as_the_plain_network_would_be(options, loader, tmp_path, logged):
     model = train(build(options(**BOTH, **{"val:metrics": METRICS})), range(1, 4))
     model.validation(loader, 3, None, save_img=True)
-    assert list(model.metric_results) == [f"{m}_w{w}" for m in METRICS for w in (0.5, 1.0)]
+    assert list(model.metric_results) == [
+        f"{m}_w{w}{ending}" for m in METRICS for w in (0.5, 1.0) for ending in ("", "_ema")
+    ]
     for width in (0.5, 1.0):
         scores, image = scores_of(model.net_g_ema.student(width), loader, tmp_path / str(width))
-        found = {name: model.metric_results[f"{name}_w{width}"] for name in METRICS}
+        found = {name: model.metric_results[f"{name}_w{width}_ema"] for name in METRICS}
         assert found == pytest.approx(scores, rel=1e-5)
         file = tmp_path / f"visualization/image0/image0_w{width}_3.png"
         assert abs(cv2.imread(str(file)).astype(int) - image).max() <= 1  # summed up in another order
     assert len(list((tmp_path / "visualization").rglob("*.png"))) == 2 * len(loader.dataset)
     assert any("psnr_w0.5: " in line for line in logged())
-    assert any("Best psnr_w0.5 on Set so far: saved as net_g_best.pth" in line for line in logged())
+    assert any("on Set so far: saved as net_g_best.pth" in line for line in logged())
     assert model.net_g.training
 
 
@@ -195,7 +197,8 @@ def test_every_width_is_validated_as_the_plain_network_would_be(options, loader,
 def test_which_widths_are_validated_and_which_decides(options, loader, tmp_path, changes, validated, best):
     model = build(options(0.25, 0.5, **changes))
     model.validation(loader, 1, None, save_img=False)
-    assert list(model.metric_results) == validated
+    endings = ("", "_ema") if best else ("",)
+    assert list(model.metric_results) == [f"{name}{ending}" for name in validated for ending in endings]
     file = tmp_path / "models/net_g_best.pth"
     assert (read_pickle(file)["best"]["metric"] if file.exists() else None) == best
 

@@ -76,6 +76,35 @@ def test_students_and_the_network_that_holds_them(tmp_path):
         assert_same(load_model(models / f"student_w{width}_2.pth"), model.net_g_ema, width=width)
 
 
+@pytest.mark.parametrize("kind", ["plain", "LoRA", "CSD"])
+def test_files_prefer_what_scored_better_in_the_validation_that_followed(tmp_path, kind, monkeypatch):
+    """Also `latest`, where the end of the training is validated after it was saved; `best` is the better one's."""
+    torch.manual_seed(1)
+    save_state_dict({"params": SPAN(feature_channels=8, upscale=2).state_dict()}, tmp_path / "base.pth")
+    network, model_type = dict(SPAN_OWN), "EfficientSRModel"
+    if kind == "LoRA":
+        network["lora"] = {"layers": {"block_*": [2, 4]}}
+    elif kind == "CSD":
+        network, model_type = {"type": "CSSRNet", "backbone": network, "widths": [0.5]}, "CSDModel"
+    model, models = trained(tmp_path, network, model_type, **{"path:pretrain_network_g": str(tmp_path / "base.pth")})
+    model.save(-1, -1)
+    beside_it = {"plain": "net_g", "LoRA": "fused_g", "CSD": "student_w0.5"}[kind]
+    width = {"width": 0.5} if kind == "CSD" else {}
+    names = [f"{beside_it}_{label}.pth" for label in ("2", "latest")]
+    loader, ending = small_models.pair_loader(tmp_path), "_w0.5" if kind == "CSD" else ""
+    for plain, preferred in ((30.0, model.net_g), (20.0, model.net_g_ema)):
+        scores = {f"psnr{ending}": plain, f"psnr{ending}_ema": 25.0}
+        monkeypatch.setattr("dscsr_model.models.validating_sr_model.mean_scores", lambda _, found=scores: found)
+        model.best.validated_at.clear()
+        model.validation(loader, 3, None)
+        for name in names:
+            assert_same(load_model(models / name), preferred.eval(), **width)
+        assert_same(load_model(models / "net_g_2.pth", **width), preferred, **width)
+        if plain == 30:
+            assert_same(load_model(models / f"{beside_it}_best.pth"), model.net_g, **width)
+    assert model.best.decided["metric"] == f"psnr{ending}"
+
+
 @pytest.mark.parametrize("network", ["SPAN", "DSCLoRA"])
 def test_adapters_and_fused_networks(tmp_path, network):
     torch.manual_seed(1)

@@ -196,6 +196,29 @@ def test_the_best_network_is_kept(tmp_path, validate, logged):
     assert sum("Best psnr on Set so far: saved as net_g_best.pth." in line for line in logged()) == 2
 
 
+def test_the_network_and_its_average_are_scored_in_one_pass_and_once_where_they_are_the_same(tmp_path, loader):
+    model, ran = edsr(tmp_path), []
+    for network in model.networks.values():
+        network.register_forward_hook(lambda *_: ran.append(1))
+    model.validation(loader, 0, None, save_img=True)
+    assert len(ran) == len(loader.dataset)
+    assert model.metric_results == {
+        f"{name}{ending}": model.metric_results[name] for name in METRICS for ending in ("", "_ema")
+    }
+    train(model, range(1, 4))
+    ran.clear()
+    model.validation(loader, 3, None, save_img=True)
+    assert len(ran) == 2 * len(loader.dataset)
+    both = model.metric_results
+    alone = build(options(tmp_path / "alone", **{"val:metrics": METRICS, "train:ema_decay": 0}))
+    for ending, network in model.networks.items():
+        alone.net_g.load_state_dict(network.state_dict())
+        assert alone.scores_of(loader) == {name: both[f"{name}{ending}"] for name in METRICS}
+    assert both["psnr"] != both["psnr_ema"]
+    names = {file.name for file in (tmp_path / "visualization").rglob("*.png")}
+    assert names == {f"image{n}_{iteration}.png" for n in (0, 1) for iteration in (0, 3)}
+
+
 def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, loader, logged):
     images = option_files.write_images(tmp_path / "large", ["a.png"], (98, 98))
     single = {"name": "Lone", "type": "SingleImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
@@ -213,7 +236,7 @@ def test_a_set_without_ground_truth_is_enlarged_and_decides_nothing(tmp_path, lo
     niqe = {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}  # needs none, but an image of some size
     model = build(options(tmp_path, **changes, **{"val:metrics": {**METRICS, "niqe": niqe}}))
     model.validation(lone, 6, None, save_img=False)
-    assert list(model.metric_results) == ["niqe"]
+    assert list(model.metric_results) == ["niqe", "niqe_ema"]
 
     model = build(options(tmp_path / "none", network_g=SPAN, **{"val:metrics": None}))
     model.validation(lone, 6, None, save_img=True)
@@ -226,7 +249,7 @@ def test_a_metric_that_fails_is_left_out_with_one_line(tmp_path, loader, logged)
     model = edsr(tmp_path, **{"val:metrics": {"niqe": niqe, **METRICS}, "val:best_metric": "psnr"})
     before = len(logged())
     model.validation(loader, 6, None, save_img=False)
-    assert model.metric_results.keys() == METRICS.keys()
+    assert model.metric_results.keys() == {f"{name}{ending}" for name in METRICS for ending in ("", "_ema")}
     (said,) = [line for line in logged()[before:] if "niqe" in line]
     assert "Validation Set without `niqe`, which failed: calculate_niqe of image" in said
     assert (tmp_path / "models/net_g_best.pth").exists()

@@ -1,12 +1,13 @@
 """The running average, beside BasicSR's formula written out, and stochastic weight averaging, beside the mean."""
 
+import option_files
 import pytest
 import small_models
 import torch
 from small_models import build, options, train
 from torch import nn
 
-from dscsr_model.training.ema import update_average
+from dscsr_model.training.ema import SHARE, update_average, warmed_up
 
 
 def network() -> nn.Module:
@@ -35,7 +36,22 @@ def test_parameters_and_float_buffers_move_and_counters_are_copied(decay):
         assert torch.equal(net.state_dict()[name], theirs[name])
 
 
-def test_swa_is_the_mean_of_every_nth_network_and_tells_what_it_gave(tmp_path, logged):
+def test_without_a_decay_the_average_reaches_back_a_twentieth(tmp_path, logged):
+    """For any length: after t updates by its share of t, in which the network of step s weighs about s^19."""
+    model = build(options(tmp_path, network_g=small_models.SPAN, **{"train:ema_decay": option_files.REMOVED}))
+    wanted = model.net_g.conv_1.sk.weight.detach().double()
+    for step in range(1, 7):
+        train(model, [step])
+        wanted = wanted + (model.net_g.conv_1.sk.weight.detach().double() - wanted) * 19 / (19 + step)
+    torch.testing.assert_close(model.net_g_ema.conv_1.sk.weight.double(), wanted, rtol=0, atol=1e-7)
+    assert any("a decay that reaches back a twentieth of the training" in line for line in logged())
+    lag, steps = 0.0, 3000
+    for count in range(steps):
+        lag = (lag + 1) * warmed_up(1, count, SHARE)
+    assert lag == pytest.approx(steps / SHARE, rel=0.1)
+
+
+def test_swa_is_the_mean_of_every_nth_network(tmp_path, logged):
     """A run that is resumed between two of them: models/test_checkpointing_sr_model.py."""
     swa = {"train:swa": {"start": 0.4, "every": 3}, "train:ema_decay": 0, "train:total_iter": 12}
     model, networks = build(options(tmp_path, network_g=small_models.SPAN, **swa)), {}
@@ -47,12 +63,3 @@ def test_swa_is_the_mean_of_every_nth_network_and_tells_what_it_gave(tmp_path, l
             mean = torch.stack([networks[number][name] for number in averaged]).double().mean(0)
             torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=1e-6)
     assert any("every 3 iterations from 5 on" in line for line in logged())
-    loader = small_models.pair_loader(tmp_path)
-    model.validation(loader, 12, None)
-    with_average = model.metric_results["psnr"]
-    model.net_g_ema.load_state_dict(model.net_g.state_dict())
-    alone = model.scores_of(loader)["psnr"]
-    assert logged()[-1] == (
-        f"Set, by the mean of 4 networks: psnr {with_average:.4f} (the last one alone: {alone:.4f})"
-    )
-    assert abs(alone - with_average) > 1e-3

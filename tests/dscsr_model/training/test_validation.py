@@ -21,6 +21,23 @@ def test_the_best_by_the_deciding_metric_in_the_first_set_that_has_it(better, de
     assert (found[-1]["dataset"], found[-1]["metric"], found[-1]["iter"]) == ("Set", deciding, winner)
 
 
+def test_the_better_of_two_networks_is_preferred_and_a_tie_changes_nothing():
+    best, loss = (BestResults({"psnr": way}, "psnr", ["Set"], ("", "_ema")) for way in ("higher", "lower"))
+    found, nan = [], float("nan")
+    for iteration, (plain, average) in enumerate([(1, 1), (3, 2), (2, 2), (1, 2.5), (4, nan), (1, 2)]):
+        for one in (best, loss):
+            one.update("Set", {"psnr": float(plain), "psnr_ema": float(average)}, iteration)
+            one.update("Other", {"psnr": 1.0 - iteration % 2, "psnr_ema": 0.5}, iteration)  # which does not decide
+        found.append((best.preferred, loss.preferred, best.decided["metric"], best.decided["iter"]))
+    assert found == [
+        ("_ema", "_ema", "psnr", 0), ("", "_ema", "psnr", 1), ("", "_ema", "psnr", 1), ("_ema", "", "psnr", 1),
+        ("", "", "psnr", 4), ("_ema", "", "psnr", 4),
+    ]  # fmt: skip
+    again = BestResults({"psnr": "lower"}, "psnr", ["Set"], ("", "_ema"))
+    again.load_state(loss.state(), None)
+    assert again.preferred == loss.preferred
+
+
 def test_metrics_and_their_directions_may_change_before_a_resume():
     before = BestResults(HIGHER, "psnr", ["Set"])
     before.update("Set", {"psnr": 30.0, "niqe": 5.0}, 5)
