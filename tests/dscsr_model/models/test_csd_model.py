@@ -170,7 +170,7 @@ def test_every_width_is_validated_as_the_plain_network_would_be(options, loader,
     model = train(build(options(**BOTH, **{"val:metrics": METRICS})), range(1, 4))
     model.validation(loader, 3, None, save_img=True)
     assert list(model.metric_results) == [
-        f"{m}_w{w}{ending}" for m in METRICS for w in (0.5, 1.0) for ending in ("", "_ema")
+        f"{m}_w{w}{ending}" for m in METRICS for ending in ("", "_ema") for w in (0.5, 1.0)
     ]
     for width in (0.5, 1.0):
         scores, image = scores_of(model.net_g_ema.student(width), loader, tmp_path / str(width))

@@ -63,7 +63,7 @@ def test_what_tensorboard_shows(uninterrupted):
     events = EventAccumulator(str(uninterrupted[0] / "tb_logger/tiny"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {
-        "losses/l_pix", "metrics/Set/psnr", "lr", "images_per_s", "peak_memory_gib"
+        "losses/l_pix", "metrics/Set/psnr", "metrics/Set/psnr_ema", "lr", "images_per_s", "peak_memory_gib"
     }  # fmt: skip
     assert [point.step for point in events.Scalars("lr")] == list(range(1, 49))
     assert events.Scalars("lr")[9].value == pytest.approx(0.005)
