@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dscsr_arch.architecture import Architecture, architectures
-from dscsr_arch.channel_split import check_split, scaled_arguments
+from dscsr_arch.channel_split import check_split
 from dscsr_arch.deployable import fused
 from dscsr_arch.errors import ArgumentError
 from dscsr_arch.foreign import WIDTH_ARGUMENTS
@@ -31,12 +31,12 @@ def narrower(network: nn.Module, keep: float, layers: Iterable[str] = ()) -> Nar
 
     Args:
         network: Fused, as `deployable` gives it; it says what it was built from.
-        keep: A part of the channels, between 0 and 1, or how many of them, from 2.
+        keep: A part of the channels, between 0 and 1, to the nearest number of them; or how many, from 2.
         layers: Constructor arguments that are channels; ``tail`` stands for ``tail_channels``. None: its width.
 
     Raises:
-        ArgumentError: No such argument; ``keep`` leaves all channels, none, or a fraction of one, somewhere; or what
-            was built is no part of ``network``.
+        ArgumentError: No such argument; ``keep`` leaves all channels, or none; or what was built is no part of
+            ``network``.
     """
     name, arguments = describe(network)
     known = architectures().get(name)
@@ -87,10 +87,12 @@ def _kept(values: Mapping[str, Any], keep: float) -> dict[str, int]:
     if not 0 < keep < 1e9 or keep == 1 or (keep > 1 and keep != int(keep)):
         words = "`keep` to be a part of the channels between 0 and 1, or a number of channels from 2"
         raise ArgumentError(words, f"{keep:g}", "Choose such as 0.75, or 24.")
-    if keep < 1:
-        return scaled_arguments(values, list(values), keep)
+    kept = {}
     for name, value in values.items():
-        if not isinstance(value, int) or keep >= value:
-            words = f"`keep` to be less than the {value} channels of `{name}`"
-            raise ArgumentError(words, f"{keep:g}", "Choose fewer, or a part of them such as 0.75.")
-    return dict.fromkeys(values, int(keep))
+        if not isinstance(value, int):
+            raise ArgumentError(f"`{name}` to be a number of channels", repr(value), "Name other `layers`.")
+        kept[name] = round(value * keep) if keep < 1 else int(keep)
+        if not 0 < kept[name] < value:
+            words = f"`keep` to leave some of the {value} channels of `{name}`, not all"
+            raise ArgumentError(words, f"{keep:g}, which is {kept[name]}", f"Choose a number below {value}, from 2.")
+    return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ about a run over the data for each layer, and often wins back most of what was l
 
 _SIDE, _MOST = 96, 64
 """Patches of LQ that channels are ranked and layers refitted on: pixels a side, and how many."""
+_NAMES = 60
+"""Characters of the names of layers in a line."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -150,8 +153,11 @@ def _cuts(cuts: Sequence[Cut]) -> Iterator[str]:
 
 
 def _few(layers: Sequence[str]) -> str:
-    more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
-    return ", ".join(layers[:4]) + more
+    """Names, as many as a line holds."""
+    lengths = accumulate(len(layer) + 2 for layer in layers)
+    shown = max(1, sum(length <= _NAMES for length in lengths))
+    more = f" and {len(layers) - shown} more" if len(layers) > shown else ""
+    return ", ".join(layers[:shown]) + more
 
 
 def _figures(both: Sequence[nn.Module], qualities: Sequence[Sequence[float]]) -> Iterator[str]:

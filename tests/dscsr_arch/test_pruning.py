@@ -156,8 +156,14 @@ class Normed(Small):
 @pytest.mark.parametrize(
     ("network", "keep", "layers", "message"),
     [
-        (SPAN(feature_channels=8), 0.7, [], "width 0.7 to leave a whole number of channels"),
-        (SPAN(feature_channels=8), 8, [], "`keep` to be less than the 8 channels of `feature_channels`, but got 8"),
+        (
+            SPAN(feature_channels=8),
+            0.97,
+            [],
+            "leave some of the 8 channels of `feature_channels`, not all, but got 0.97, ",
+        ),
+        (SPAN(feature_channels=8), 0.01, [], "but got 0.01, which is 0. Choose a number below 8"),
+        (SPAN(feature_channels=8), 8, [], "not all, but got 8"),
         (SPAN(feature_channels=8), 1, [], "a part of the channels between 0 and 1, or a number of channels"),
         (SPANF(feature_channels=8), 0.5, ["tial"], "'tial'. Did you mean: tail_channels"),
         (SPAN(feature_channels=8), 0.5, ["num_in_ch"], "'num_in_ch'"),

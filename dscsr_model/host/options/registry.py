@@ -210,16 +210,18 @@ def _check_scheduler(run: Run) -> None:
 
     built = _try(key, kind, report, build_and_step)
     total = run.section("train").get("total_iter", 0)
+    length = f"`total_iter: {total}`"
     if run.stage is not None:  # whose schedule is counted from its own start, or from that of the run
         total = run.stage.until - run.stage.schedule_after
+        length = f"the {total} iterations up to {run.stage.until}"
     if built is None or report.has("train", "total_iter"):
         return
     if kind == "CosineAnnealingRestartLR" and total - 1 > (periods := sum(section["periods"])):
-        got = f"{periods}, shorter than `total_iter: {total}`"
+        got = f"{periods}, shorter than {length}"
         remedy = "BasicSR would stop with an error there: lengthen the last period."
         report.add((*key, "periods"), "periods that add up to the whole training", got, remedy)
     if kind == "OneCycleLR" and total - 1 > built.total_steps:
-        got = f"{built.total_steps} steps, fewer than `total_iter: {total}`"
+        got = f"{built.total_steps} steps, fewer than {length}"
         report.add(key, "a cycle of the whole training", got, "It would stop with an error there: lengthen it.")
 
 

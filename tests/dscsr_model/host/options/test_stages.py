@@ -86,7 +86,7 @@ BAD: list[tuple[str, dict[str, Any], dict[str, str]]] = [
       S + "2: train: optim_g": "Expected values that Adam takes"}),
     (OURS, table({"until": 5}, {"train": {"pixel_opt": None}}), {S + "2: train: pixel_opt": "Expected a loss ("}),
     (OURS, table({"until": 2}, {"train": {"scheduler": COSINE}}),
-     {S + "2: train: scheduler: periods": "Expected periods that add up to the whole training, but got 6"}),
+     {S + "2: train: scheduler: periods": "but got 6, shorter than the 8 iterations up to 10"}),
     ("DistillationModel",
      {"teacher:border": 3, **table({"until": 5, "gt_size": 24}, {"train": {"x_opt": {**L1, "layers": ["no"]}}})},
      {"teacher: border": "while patches have 6 LQ pixels",
