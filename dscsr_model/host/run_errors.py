@@ -41,6 +41,9 @@ def explained(error: Exception) -> DscsrError | None:
             "Memory may have been short (see `dmesg`): take a smaller `num_worker_per_gpu`. `--auto_resume` goes on."
         )
         return DscsrError("the reading processes to live as long as the run", _said(error), remedy)
+    if "Expected to have finished reduction" in str(error):
+        words = "losses that reach each trained parameter in each step, as several processes need it"
+        return DscsrError(words, "some without a gradient", "Add a loss on the output; a small `loss_weight` will do.")
     inside: TracebackType | None = error.__traceback__
     last: TracebackType | None = None
     whose = ""

@@ -169,7 +169,7 @@ def apply_force_yml(options: OrderedDict[Any, Any], entries: Sequence[str], repo
         for depth, name in enumerate(parents):
             if not isinstance(section, dict) or not isinstance(section.get(name), dict):
                 known = [key for key, below in section.items() if isinstance(below, dict)]
-                got = f"`{': '.join(parents[: depth + 1])}`, which the file does not have"
+                got = f"`{': '.join(parents[: depth + 1])}`, which is no section of it"
                 remedy = did_you_mean(name, known, "--force_yml cannot make new sections: write it into the file.")
                 report.add(where, "a section of the option file", got, remedy)
                 break

@@ -40,6 +40,11 @@ def test_what_does_not_fit_into_memory():
     assert told.startswith("Expected the run to fit into memory, but got MemoryError. Take smaller batches")
 
 
+def test_losses_that_several_ranks_cannot_train_by():
+    told = str(explained(RuntimeError("Expected to have finished reduction in the prior iteration before …")))
+    assert told.endswith("but got some without a gradient. Add a loss on the output; a small `loss_weight` will do.")
+
+
 def test_errors_of_ours_are_not_explained_away(monkeypatch):
     ours = caught(lambda: Precision("fp8", "cpu"))
     assert explained(ours) is None

@@ -69,9 +69,9 @@ def test_faults_of_force_yml(check_all):
     entries = {
         "train:total_iter": "0 equal signs",
         "train=a=b": "2 equal signs",
-        "trian:total_iter=5": "`trian`, which the file does not have. Did you mean `train`?",
+        "trian:total_iter=5": "`trian`, which is no section of it. Did you mean `train`?",
         "teacher:weights=x": "cannot make new sections",
-        "name:x=1": "`name`, which the file does not have",
+        "name:x=1": "`name`, which is no section of it",
         "train:scheduler:milestones=[1, x]": "cannot be read",
     }
     values = {
