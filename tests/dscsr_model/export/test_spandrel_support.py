@@ -61,7 +61,7 @@ def test_branches_that_are_there_stay():
         (lambda: CARN(num_feat=4, final_relu=True), "Expected final_relu false for spandrel, .*, but got true"),
         (
             lambda: RCAN(3, 3, 8, 1, 1, 4),
-            "Expected CARN, EDSR, SPAN for spandrel, but got RCAN, whose layers have other",
+            "Expected CARN, EDSR, SPAN for spandrel, but got RCAN, which it does not know, or by other names",
         ),
     ],
 )
