@@ -94,7 +94,7 @@ def _load(
     if is_adapters(file.weights):
         remedy = (
             "Take the whole network (net_g_*.pth, fused_g_*.pth), or name the file that they were trained from: "
-            "load_model(…, base=…)."
+            "--base, in Python load_model(…, base=…)."
         )
         raise WeightsError("a whole network", "LoRA adapters alone: their base is missing", remedy, path)
     state_dict, width = _of_width(file.weights, width, path)

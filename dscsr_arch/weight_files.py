@@ -170,7 +170,7 @@ def read_pickle(path: Path) -> Any:
 def _content(path: Path) -> tuple[Any, Any]:
     """What is in a file, and its metadata, both unchecked."""
     if path.is_dir():
-        raise WeightsError(f"a weight file at {path}", "a folder", "Name a file in it, such as *.pth.")
+        raise WeightsError(f"a weight file at {path}", "a folder", "Name a file in it, such as *.pth or *.safetensors.")
     if not path.is_file():
         raise WeightsError(f"a weight file at {path}", "none", "Check the path.")
     if path.suffix.lower() == ".onnx":

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import stored_teacher
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare or verify; returns the exit code."""
     if args.verify is not None:
+        _refuse_others(args, "verify", "scale", "workers")
         return _verify(args)
     stored_teacher.check(args)
     only_teacher = args.weights is not None and args.gt is None
@@ -100,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := [f"--{name}" for name in needed if getattr(args, name) is None]:
         args.parser.error(f"the following arguments are required: {', '.join(missing)} (or --verify DIR)")
     if only_teacher:
+        _refuse_others(args, "teacher", "weights", "out", "scale", "lq", "force", "workers")
         return stored_teacher.store(args, show_progress)
     from dscsr_model.data.prepare import prepare
     from dscsr_model.data.prepare_job import PrepareJob
@@ -112,6 +115,18 @@ def run(args: argparse.Namespace) -> int:
     job = replace(job, teacher=teacher is not None)
     print(describe(job, prepare(job, show_progress, teacher)))
     return 0
+
+
+def _refuse_others(args: argparse.Namespace, option: str, *read: str) -> None:
+    """Raise `DscsrError` for arguments that make pairs beside an option that takes pairs as they are."""
+    from dscsr_model.data.prepare_job import PrepareJob
+
+    flags = {"weights": "teacher", "image_format": "format"}
+    names = {*vars(args)} & {"weights", *(field.name for field in fields(PrepareJob))} - {*read}
+    given = sorted(flags.get(name, name) for name in names if getattr(args, name) != args.parser.get_default(name))
+    if given:
+        got = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise DscsrError(f"no arguments that make pairs beside --{option}", got, "Leave them out.")
 
 
 def show_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:

@@ -28,6 +28,14 @@ def check_stored_teacher(run: Run) -> None:
         got = f"`{run.known_model}`, which does not read them"
         run.report.add(key, f"a model type that takes stored outputs ({models})", got, "Take one, or remove the key.")
         return
+    targets = [target for stage in run.by_stage for target in stage.targets.values()]
+    if (
+        run.distils
+        and not run.report.has("train")
+        and not any(one.target == "teacher" and not one.layers for one in targets)
+    ):
+        remedy = "Add `target: teacher` to a loss on the output, or remove the key."
+        run.report.add(key, "a loss that compares with these outputs", "none with `target: teacher`", remedy)
     reader, channels, scale = None, run.channels.get("train"), run.whole("scale")
     section = run.section("datasets", "train")
     if channels is None or scale is None or run.report.has("datasets", "train"):

@@ -149,6 +149,9 @@ def test_for_lmdbs_that_are_there_and_nothing_half_made(prepare, monkeypatch):
     [
         (("--out", "data", "--teacher", "one.pth"), "Expected an LMDB with data.mdb and meta_info.txt, but got no"),
         (("--out", "data", "--teacher", "nowhere.pth"), "nowhere.pth"),
+        (("--out", "data", "--teacher", "one.pth", "--degrade", "jpeg=9", "--hold-out", 1),
+         "Expected no arguments that make pairs beside --teacher, but got --degrade, --hold-out."),
+        (("--verify", "data", "--teacher", "one.pth"), "make pairs beside --verify, but got --teacher."),
         (("--out", "data", "--teacher", "one.pth", "--scale", "4"), "Expected a teacher of --scale 4, but got one of"),
         ((*PHOTOGRAPHS, "--self-ensemble"), "Expected --teacher WEIGHTS beside --self-ensemble"),
         ((*PHOTOGRAPHS[:-1], 4, "--teacher", "one.pth"), "Expected a teacher of scale 4, but got one of scale 2."),

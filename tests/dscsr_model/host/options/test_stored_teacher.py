@@ -48,6 +48,7 @@ BAD = [
     ({"teacher:weights": "@base.pth"}, {}, "teacher: weights", "whose outputs are in `dataroot_teacher`, SPAN (teach"),
     ({"teacher:border": 2}, {}, "teacher: border", "Expected none, as stored outputs are those of whole images"),
     ({"teacher:self_ensemble": False}, {}, "teacher: self_ensemble", "Expected true, as the outputs in"),
+    ({"train:teacher_opt:target": "gt"}, {}, ROOT, "Expected a loss that compares with these outputs, but got none"),
     ({KEY: "nowhere.lmdb"}, {}, ROOT, "nowhere.lmdb: Expected outputs of a teacher, with a file teacher.json, but got"),
     ({KEY: "@GT.lmdb"}, {}, ROOT, "GT.lmdb: Expected outputs of a teacher, with a file teacher.json, but got none."),
     ({}, {"scale": 2}, ROOT, "Expected outputs of scale 4 and 3 channels, but got some of scale 2 and 3"),
