@@ -32,10 +32,12 @@ class StageReport(Report):
     Attributes:
         key: Of the stage.
         entry: What stands there.
+        base: The section `train:` of the file.
     """
 
     key: Key = ()
     entry: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
 
     def add_error(self, key: Key, error: DscsrError) -> None:
         """Record it where its value stands."""
@@ -43,19 +45,22 @@ class StageReport(Report):
 
     def has(self, *prefix: str) -> bool:
         """Where the value stands; a section of which the stage changes some keys stands in two places."""
-        own = self._own(prefix)
-        both = isinstance(own, Mapping) and "type" not in own
+        both = self._adds_to_base(prefix, self._own(prefix))
         return super().has(*self._where(prefix)) or (both and super().has(*prefix))
 
     def _own(self, key: Key) -> Any:
         """What the stage has of a section or value of `train:`; nothing is an ellipsis."""
         return self.entry.get("train", {}).get(key[1], ...) if key[:1] == ("train",) and key[1:] else ...
 
+    def _adds_to_base(self, key: Key, own: Any) -> bool:
+        """Whether a section has its other keys, the type among them, from outside."""
+        return isinstance(own, Mapping) and "type" not in own and bool(self.base.get(key[1]))
+
     def _where(self, key: Key) -> Key:
         if key[:2] == _DATA and key[2:3] and key[2] in self.entry:
             return (*self.key, *key[2:])
         own = self._own(key)
-        if own is ... or (isinstance(own, Mapping) and "type" not in own and key[2:] and key[2] not in own):
+        if own is ... or (key[2:] and self._adds_to_base(key, own) and key[2] not in own):
             return key
         return (*self.key, *key)
 
@@ -114,6 +119,8 @@ def _refuse(run: Run, key: Key, section: Mapping[Any, Any], kind: type[Section])
             continue
         if kind is StageSection and losses:
             remedy = "It belongs under `train:` of the stage."
+        elif name in StageSection.declared():
+            remedy = "It belongs beside `train:` of the stage."
         elif name in OptimSection.declared() and name != "type":
             remedy = f"Write `train: {{optim_g: {{{name}: …}}}}`."
         elif name in _FOR_ALL:
@@ -145,8 +152,7 @@ def _check_lengths(run: Run, entries: list[Mapping[str, Any]]) -> None:
 def _run_of(run: Run, stage: Any, entries: list[Mapping[str, Any]]) -> Run:
     datasets = {**run.section("datasets"), "train": stage.data}
     report = run.report
-    own = StageReport(
-        report.file, report.lines, report.found, report.notes, (*_STAGES, str(stage.number)), entries[stage.number - 1]
-    )
+    key, entry = (*_STAGES, str(stage.number)), entries[stage.number - 1]
+    own = StageReport(report.file, report.lines, report.found, report.notes, key, entry, run.section("train"))
     options = {**run.options, "train": stage.train, "datasets": datasets}
     return replace(run, options=options, report=own, targets={}, stage=stage)
