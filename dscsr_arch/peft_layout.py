@@ -113,9 +113,13 @@ def from_peft(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _adapter(name: str, entries: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> Adapter:
     a, b, magnitude = (entries.get(entry) for entry in ("lora_A", "lora_B", "lora_magnitude"))
     shapes = [None if each is None else tuple(each.shape) for each in (a, b)]
-    if a is None or b is None or a.ndim not in (2, 4) or b.shape[1:] != (len(a), *[1] * (a.ndim - 2)):
+    if a is None or b is None or a.ndim not in (2, 4) or 0 in a.shape or b.shape[1:] != (len(a), *[1] * (a.ndim - 2)):
         words = f"lora_A (r, in, …) and lora_B (out, r, …) of layer {name!r}"
         raise WeightsError(words, " and ".join(map(str, shapes)), "Ask for a whole file.", path)
+    if (magnitude is not None) != bool(config.get("use_dora")):
+        words = f"lora_magnitude of layer {name!r} if, and only if, `use_dora` of {CONFIG} is true"
+        got = "none" if magnitude is None else "one, and it is not"
+        raise WeightsError(words, got, "Ask for a whole file.", path)
     rank, out, (_, inp, height, width) = a.shape[0], b.shape[0], (*a.shape, 1, 1)[:4]
     if max(height, width) > _LARGEST_KERNEL:
         raise WeightsError(f"kernels of at most {_LARGEST_KERNEL} pixels", f"{height}×{width} in {name!r}", "", path)
@@ -156,8 +160,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("alpha_pattern") or {}, dict):
         raise WeightsError("names and values as JSON", "something else", remedy, path)
     kind, begin = config.get("peft_type"), config.get("init_lora_weights")
-    used = [key for key, value in config.items() if value and (key in _VARIANTS or key.startswith("use_"))]
-    if kind != "LORA" or begin not in _INITS or (used := [k for k in used if k not in ("use_dora", "use_rslora")]):
+    used = [
+        key
+        for key, value in config.items()
+        if value and (key in _VARIANTS or (key.startswith("use_") and key not in ("use_dora", "use_rslora")))
+    ]
+    if kind != "LORA" or begin not in _INITS or used:
         got = f"{str(kind)[:40]} with {', '.join(used) or f'init_lora_weights {str(begin)[:40]!r}'}"
         raise WeightsError(
             "LoRA or DoRA without variants", got, "Merge it with PEFT, and take the whole network.", path

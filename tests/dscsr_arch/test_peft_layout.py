@@ -123,11 +123,14 @@ def test_what_peft_cannot_have_is_refused(how, ranks, message):
     [
         ({"peft_type": "LOHA"}, {}, r"adapter_config\.json: Expected LoRA or DoRA without variants, but got LOHA with"),
         ({"use_qalora": True}, {}, "but got LORA with use_qalora. Merge it with PEFT"),
-        ({"init_lora_weights": "pissa"}, {}, "but got LORA with init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "pissa", "use_dora": True}, {}, "but got LORA with init_lora_weights 'pissa'"),
         ({"alpha_pattern": {".*proj": 3}}, {}, r"names in `alpha_pattern` of adapter_config\.json, but got '\.\*proj'"),
         ({"lora_alpha": "4"}, {}, "a positive number as `lora_alpha` of adapter_config.json, but got '4'"),
         ({}, {"proj.bias": torch.ones(7)}, "Expected LoRA of linear layers and convolutions, but got .*proj.bias"),
         ({}, {"proj.lora_B.weight": torch.ones(7, 3)}, r"lora_A \(r, in, …\) .* 'proj', but got \(2, 6\) and \(7, 3\)"),
+        ({}, {"proj.lora_A.weight": torch.ones(0, 6), "proj.lora_B.weight": torch.ones(7, 0)}, r"but got \(0, 6\) and"),
+        ({"use_dora": True}, {}, "lora_magnitude of layer 'proj' if, and only if, `use_dora` .* but got none"),
+        ({}, {"proj.lora_magnitude_vector": torch.ones(7)}, "`use_dora` .* is true, but got one, and"),
         (
             None,
             {},
