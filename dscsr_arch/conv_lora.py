@@ -161,7 +161,11 @@ def _plan(network: nn.Module, ranks: Mapping[str, Setting | None], dora: bool) -
         if not isinstance(pattern, str):  # YAML reads `0:` as a number
             raise LoRAError("a pattern of layer names", f"the value {pattern!r}", "Quote it.")
         if setting is not None and not _is_setting(setting):
-            raise LoRAError(f"(rank, alpha) for the pattern {pattern!r}", repr(setting), "Write two numbers.")
+            raise LoRAError(
+                f"(rank, alpha) for the pattern {pattern!r}",
+                repr(setting),
+                "Write two numbers; behind them true or false for DoRA.",
+            )
         met = {layer: names[0] for layer, names in layers.items() if any(_meets(name, pattern) for name in names)}
         new = {layer: name for layer, name in met.items() if layer not in planned}
         if not met:

@@ -63,7 +63,8 @@ def to_peft(layers: Mapping[str, LoRALayer]) -> tuple[dict[str, Tensor], dict[st
         tensors |= {f"{_PREFIX}{name}.{entry}": each.to(layer.lora_A.dtype).contiguous() for entry, each in own.items()}
     dora = {layer.dora for layer in layers.values()}
     if len(dora) > 1:
-        raise LoRAError("LoRA or DoRA in all layers, as PEFT has it", "DoRA in some of them")
+        remedy = "Export the fused network."
+        raise LoRAError("LoRA or DoRA in all layers, as PEFT has it", "DoRA in some of them", remedy)
     return tensors, _settings(settings, dora.pop())
 
 
