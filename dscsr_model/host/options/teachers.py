@@ -22,10 +22,10 @@ from dscsr_model.training.feature_hooks import FeatureHooks, Features, check_lay
 from dscsr_model.training.teacher import build_teachers, frozen
 from dscsr_model.training.validation import evaluating
 
-# Losses that may compare features and cost nothing to build.
 AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
 """What messages add to its name when it does not take the patches."""
 _FEATURE_LOSSES = frozenset({"SpatialAffinityLoss", "L1Loss", "MSELoss", "CharbonnierLoss"})
+"""Losses that may compare features and cost nothing to build."""
 
 
 def put_lora(network: nn.Module, run: Run) -> nn.Module | None:
@@ -141,10 +141,8 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
     features: Features = {}
     with run.report.catching(("teacher",)):
         for number, teacher in enumerate(teachers):
-            answer, kind = (
-                _probe(teacher, x, [] if number else [layer for _, _, layer in pairs]),
-                type(teacher).__name__,
-            )
+            kind = type(teacher).__name__
+            answer = _probe(teacher, x, [] if number else [layer for _, _, layer in pairs])
             if isinstance(answer, str):
                 expected = f"a teacher for images of {channels} channels, which `network_g` takes"
                 raise DscsrError(expected, f"a {kind} that says: {answer}", "Take another one.")
