@@ -29,7 +29,7 @@ def unknown_network(
     """
     if given.section is not None:
         return _of_section(given.section, state_dict, given.overrides, path), []
-    section = "the network section of its training (-opt FILE, or load_model's `network`)"
+    section = "the network section of its training (-opt FILE, `teacher: network:`, or load_model's `network`)"
     remedy = f"Give {section}."
     layers = ", ".join(name[:60] for name in list(state_dict)[:4]) or "none"
     of = "" if said is None else f", of a network {said.metadata.network[:60]!r} as the file says"

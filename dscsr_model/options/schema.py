@@ -62,8 +62,9 @@ def _finish(definition: dict[str, Any]) -> None:
             value["description"] += f" ({', '.join(model for model, marks in MODELS.items() if by in marks)})"
         kind = value["anyOf"][0] if "anyOf" in value and "title" not in value else value
         if of := value.pop("of", None):
-            kind.pop("additionalProperties", None)
-            kind["allOf"] = [_ref(of)]
+            section = next(one for one in (kind, *kind.get("anyOf", ())) if one.get("type") == "object")
+            section.pop("additionalProperties", None)
+            section["allOf"] = [_ref(of)]
         if each := value.pop("each", None):
             array = next((one for one in (kind, *kind.get("anyOf", ())) if one.get("type") == "array"), None)
             (array or kind)["items" if array else "additionalProperties"] = _ref(each)

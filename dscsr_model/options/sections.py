@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+from typing_extensions import Self
+
+from dscsr_arch.errors import DscsrError
 from dscsr_model.options import values as v
 from dscsr_model.options.section import CSD, DISTILLING, OURS, SR, Section, TypedSection, option
 
@@ -205,13 +210,31 @@ class DistSection(Section):
 class TeacherSection(Section):
     """`teacher:`: what is distilled."""
 
-    network: v.AnySection | None = option(
-        "the teacher's type and arguments; left out, the weight file tells them", of="Network"
+    network: v.Networks | None = option(
+        "type and arguments, or a list of these, one for each of `weights`; left out, the weight file tells them",
+        of="Network",
     )
     weights: v.Files = option("a file, or a name of `dscsr weights`; of a list, outputs are averaged", needed="always")
     param_key: v.Text | None = option("which weights of the file: params, params_ema; `~` takes the better ones")
     self_ensemble: v.Bool = option("average the teacher's output over the eight orientations", False)
     border: v.Natural = option("LQ pixels at each side of a patch in which the teacher's output is left out", 0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if isinstance(self.network, list) and len(self.network) != len(self._files):
+            expected = f"a section, or a list of {len(self._files)}, one for each of `weights`"
+            raise DscsrError(expected, len(self.network), "Name as many, `~` where the file tells the network.")
+        return self
+
+    @property
+    def _files(self) -> list[str]:
+        return [self.weights] if isinstance(self.weights, str) else self.weights
+
+    @property
+    def teachers(self) -> list[tuple[str, Mapping[str, Any] | None]]:
+        """Each file, and the section of its network, None where the file tells it."""
+        sections = self.network if isinstance(self.network, list) else [self.network] * len(self._files)
+        return list(zip(self._files, sections, strict=True))
 
 
 class LoRASection(Section):

@@ -68,3 +68,7 @@ SECTION = "a section (indented `key: value` lines)"
 Stages = Annotated[list[Any], Field(min_length=1, title="a list of stages, `- until: …` and what changes")]
 AnySection = Annotated[dict[Any, Any], Field(title=SECTION)]
 """A section whose keys are looked at elsewhere, as they depend on its ``type``."""
+Networks = Annotated[
+    dict[Any, Any] | Annotated[list[dict[Any, Any] | None], Field(min_length=1)],
+    Field(title="a section, or a list of sections (`~` where the file tells its own)"),
+]

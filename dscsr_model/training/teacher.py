@@ -106,19 +106,19 @@ def frozen(network: nn.Module) -> nn.Module:
 def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]], nn.Module]) -> list[nn.Module]:
     """The networks of a ``teacher:`` section, with their weights, on the CPU.
 
-    Without ``network:`` each is built from its weight file alone.
+    Without a ``network:`` of its own each is built from its weight file alone.
 
     Raises:
         WeightsError: A file cannot be read, or does not fit.
     """
     options = TeacherSection.parse(section, "teacher")
-    files = [options.weights] if isinstance(options.weights, str) else options.weights
-    if options.network is None:
-        return [load_model(file, param_key=options.param_key) for file in files]
-    network = build(dict(options.network))
-    networks = [copy.deepcopy(network) for _ in files]
-    for one, file in zip(networks, files, strict=True):
-        content, wanted = read_weight_file(file, options.param_key), describe(one, options.network)
+    networks = []
+    for file, network in options.teachers:
+        if network is None:
+            networks.append(load_model(file, param_key=options.param_key))
+            continue
+        one = build(dict(network))
+        content, wanted = read_weight_file(file, options.param_key), describe(one, network)
         if fault := state_dict_diff(one, content.weights) or trained_otherwise(content, file, wanted):
             raise WeightsError(
                 f"weights of the teacher's {type(one).__name__}",
@@ -126,6 +126,7 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
                 "Correct `teacher: network:`, or leave it out if load_model knows the network.",
             )
         one.load_state_dict(content.weights)
+        networks.append(one)
     return networks
 
 

@@ -30,6 +30,8 @@ IMAGE_NETWORKS = frozenset({
     "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SPAN", "SPAN_dscsr", "SRVGGNetCompact", "SwinIR",
 })  # fmt: skip
 """Networks that take one image and give one: cheap to build for a check, and their `scale` is the image's."""
+INPUT_CHANNELS = ("num_in_ch", "in_chans")
+"""What networks call the channels of the images that they take; the latter, SwinIR's, are the output's, too."""
 SIDE = 16
 """From here on, of the image that is sent through a network."""
 _MOST_LAYERS = 100_000
@@ -62,7 +64,7 @@ def check_against_data(key: Key, network_class: Any, run: Run) -> None:
         if value is not None and value != scale:
             remedy = f"Write `{name}: {scale}`, or change `scale:` and the data to {value}."
             run.report.add((*key, name), f"{scale}, as `scale: {scale}` at the top says", got, remedy)
-    for name in ("num_in_ch", "num_out_ch") if known else ():
+    for name in (*INPUT_CHANNELS, "num_out_ch") if known else ():
         value, got = told(name)
         others = {dataset: channels for dataset, channels in run.channels.items() if channels != value}
         if value is None or not others:

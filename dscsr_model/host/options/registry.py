@@ -40,8 +40,8 @@ def check_registered(run: Run) -> None:
     for name, section in run.options.items():
         if str(name).startswith("network_") and isinstance(section, dict):
             check_typed(run, (str(name),), registries.ARCH_REGISTRY, "network", run.basicsr_builds)
-    if run.distils and run.section("teacher", "network"):
-        check_typed(run, ("teacher", "network"), registries.ARCH_REGISTRY, "network")
+    for key in _networks_of_teachers(run) if run.distils else ():
+        check_typed(run, key, registries.ARCH_REGISTRY, "network")
     for key, section in run.losses():
         loss = check_typed(run, key, registries.LOSS_REGISTRY, "loss", run.basicsr_builds)
         if loss is not None and section["type"] in _PLAIN_LOSSES:
@@ -51,6 +51,14 @@ def check_registered(run: Run) -> None:
         if run.is_train:
             _check_optimizer(run)
             _check_scheduler(run)
+
+
+def _networks_of_teachers(run: Run) -> list[Key]:
+    """Where the sections of `teacher: network` are, which may be a list."""
+    key, given = ("teacher", "network"), run.section("teacher").get("network")
+    if isinstance(given, list):
+        return [(*key, str(number)) for number, section in enumerate(given, 1) if section]
+    return [key] if given else []
 
 
 def look_up(key: Key, name: Any, registry: Any, what: str, report: Report) -> Any | None:

@@ -117,9 +117,10 @@ class Run:
         return self.stages or [self]
 
     def section(self, *key: str) -> Mapping[Any, Any]:
-        """The section at ``key``, or an empty one when it is missing or no section."""
+        """The section at ``key``, or an empty one when it is missing or no section; in a list, 1 is the first."""
         value: Any = self.options
         for name in key:
+            value = {str(n): one for n, one in enumerate(value, 1)} if isinstance(value, list) else value
             value = value.get(name) if isinstance(value, dict) else None
         return value if isinstance(value, dict) else {}
 

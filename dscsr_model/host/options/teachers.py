@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
+from dscsr_arch.sizes import likely_channels
 from dscsr_model.host.options.faults import Key
-from dscsr_model.host.options.networks import SIDE, check_sizes, common_side, quietly_built
+from dscsr_model.host.options.networks import INPUT_CHANNELS, SIDE, check_sizes, common_side, quietly_built
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.section import describe
+from dscsr_model.options.sections import TeacherSection
 from dscsr_model.training import lora
 from dscsr_model.training.feature_hooks import FeatureHooks, Features, check_layer
 from dscsr_model.training.teacher import build_teachers, frozen
@@ -118,16 +120,19 @@ def _teachers(run: Run) -> Iterator[nn.Module | None]:
     def build(network: Mapping[str, Any]) -> Any:
         return run.registries.ARCH_REGISTRY.get(network["type"])(**{k: v for k, v in network.items() if k != "type"})
 
-    named = section["weights"]
-    for file in named if isinstance(named, list) else [named]:
-        key = ("teacher", "weights", *([str(file)] if isinstance(named, list) else []))
+    teachers: list[tuple[str, Mapping[str, Any] | None]] = []
+    with run.report.catching(("teacher", "network")):
+        teachers = TeacherSection.parse(section).teachers
+    for number, (file, network) in enumerate(teachers, 1):
+        key = ("teacher", "weights", *([file] if isinstance(section["weights"], list) else []))
+        at = ("teacher", "network", *([str(number)] if isinstance(section.get("network"), list) else []))
         try:
             with quietly_built():
-                yield frozen(build_teachers({**section, "weights": file}, build)[0])
+                yield frozen(build_teachers({**section, "weights": file, "network": network}, build)[0])
         except (LoRAError, WeightsError) as error:
             run.report.add_error(key, error)
         except Exception as error:  # whatever a constructor raises
-            run.report.add_raised(("teacher", "network"), "arguments that the network takes", error)
+            run.report.add_raised(at, "arguments that the network takes", error)
 
 
 def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> None:
@@ -141,18 +146,19 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
     features: Features = {}
     with run.report.catching(("teacher",)):
         for number, teacher in enumerate(teachers):
-            kind = type(teacher).__name__
+            kind, own = type(teacher).__name__, likely_channels(teacher)[0]
             answer = _probe(teacher, x, [] if number else [layer for _, _, layer in pairs])
             if isinstance(answer, str):
-                expected = f"a teacher for images of {channels} channels, which `network_g` takes"
-                raise DscsrError(expected, f"a {kind} that says: {answer}", "Take another one.")
+                expected = f"a teacher for images of {_channels(channels)}, which `network_g` takes"
+                got = f"{kind}, whose first layer takes {own}" if own != channels else f"{kind}, which says: {answer}"
+                raise DscsrError(expected, got, "Take another one.")
             found, width = answer[0].shape[-1] / side, answer[0].shape[1]
             if scale is not None and found != scale:
                 expected = f"a teacher of scale {scale}, as `scale: {scale}` says"
-                raise DscsrError(expected, f"a {kind} of scale {found:g}", "Take another one.")
+                raise DscsrError(expected, f"{kind} of scale {found:g}", "Take another one.")
             if not isinstance(ours, str) and width != ours[0].shape[1]:
-                expected = f"a teacher whose images have {ours[0].shape[1]} channels, as those of `network_g`"
-                raise DscsrError(expected, f"a {kind} with {width}", "Take another one.")
+                expected = f"a teacher whose images have {_channels(ours[0].shape[1])}, as those of `network_g`"
+                raise DscsrError(expected, f"{kind} with {width}", "Take another one.")
             features = features or dict(answer[1])
         for key, one, other in pairs:
             if one in own_features and other in features:
@@ -163,25 +169,39 @@ def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tens
     """Whether the loss takes features of these shapes; losses that are costly to build are not asked."""
     kind = run.section(*key)["type"]
     loss = find(run.registries.LOSS_REGISTRY, kind)
-    if kind not in _FEATURE_LOSSES or loss is None or ours.dim() != 4 or theirs.dim() != 4:
+    if kind not in _FEATURE_LOSSES or loss is None:
         return
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
             loss(**run.arguments(key))(torch.rand(ours.shape), torch.rand(theirs.shape))
     except Exception:  # whatever a loss raises
-        shapes = (f"{feature.shape[1]} channels of {feature.shape[2]}×{feature.shape[3]}" for feature in (ours, theirs))
+        shapes = (_shape(feature) for feature in (ours, theirs))
         words = f"features that {kind} can compare, for an image of {side}×{side}"
         remedy = "Take layers that match, a teacher of this width, or SpatialAffinityLoss, which compares any channels."
+        if not ours.dim() == theirs.dim() == 4:
+            remedy = "Name layers that put out maps of height and width, such as convolutions."
         run.report.add((*key, "layers", layer), words, "{} beside the teacher's {}".format(*shapes), remedy)
 
 
 def _input_channels(run: Run) -> int:
     section = run.section("network_g")
     network = find(run.registries.ARCH_REGISTRY, section.get("type"))
-    parameter = inspect.signature(network).parameters.get("num_in_ch") if network is not None else None
-    default = 3 if parameter is None or not isinstance(parameter.default, int) else parameter.default
-    return run.whole("network_g", "num_in_ch", default=default) or default
+    parameters = inspect.signature(network).parameters if network is not None else {}
+    name = next((name for name in INPUT_CHANNELS if name in parameters), INPUT_CHANNELS[0])
+    default = getattr(parameters.get(name), "default", None)
+    default = default if isinstance(default, int) else 3
+    return run.whole("network_g", name, default=default) or default
+
+
+def _channels(number: int) -> str:
+    return f"{number} channel{'s' if number > 1 else ''}"
+
+
+def _shape(feature: Tensor) -> str:
+    if feature.dim() == 4:
+        return "{} channels of {}×{}".format(*feature.shape[1:])
+    return f"{'×'.join(map(str, feature.shape[1:]))} numbers without height and width"
 
 
 def _probe(network: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Tensor, Features] | str:

@@ -100,12 +100,12 @@ def test_built_from_a_file_alone_or_with_a_network_section(tmp_path):
         built.append(section)
         return SPAN(feature_channels=4, upscale=2)
 
-    for section in ({}, {"network": {"type": "SPAN"}}):
+    for section in ({}, {"network": {"type": "SPAN"}}, {"network": [None, {"type": "SPAN"}]}):
         one, two = build_teachers({"weights": [str(tmp_path / "t.pth")] * 2, "param_key": "params", **section}, build)
         assert one is not two
         torch.testing.assert_close(one.eval()(X.float()), network(X.float()))
         torch.testing.assert_close(two.state_dict(), network.state_dict())
-    assert built == [{"type": "SPAN"}]
+    assert built == [{"type": "SPAN"}] * 3
 
 
 def test_a_file_of_another_range(tmp_path):

@@ -175,6 +175,7 @@ LUMA = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "nu
         ({"val:metrics:psnr:crop_border": 500}, "val: metrics: psnr: crop_border", "leaves something of every image"),
         ({"network_g:num_in_ch": 1}, "network_g: num_in_ch", "Expected 3, the channels of the datasets' images"),
         ({**COLOR, "network_g": {**LUMA, "num_in_ch": 3}}, "network_g: num_in_ch", "Expected 1, the channels"),
+        ({"network_g": {**SWINIR, "upscale": 4, "in_chans": 1}}, "network_g: in_chans", "Expected 3, the channels"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(check_all, changes, key, text):
