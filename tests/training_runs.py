@@ -50,6 +50,7 @@ def write_options(folder: Path, **changes) -> None:
 LEARNING = {
     "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
     "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]},
+    "train:hint_opt": {"type": "MSELoss", "layers": ["block_2"], "regress": True, "loss_weight": 0.01},
 }
 
 

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Print it."""
     from dscsr_arch import CSSRNet
     from dscsr_arch.architecture import architectures
+    from dscsr_model.losses.attention_transfer_loss import AttentionTransferLoss
     from dscsr_model.losses.contrastive_loss import ContrastiveLoss
     from dscsr_model.losses.frequency_loss import FrequencyLoss
     from dscsr_model.losses.msssim_loss import MSSSIMLoss
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_model.options import schema
 
     networks = {**{name: one.network for name, one in architectures().items()}, "CSSRNet": CSSRNet}
-    kinds = (ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
+    kinds = (AttentionTransferLoss, ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
     losses = {loss.__name__: loss for loss in kinds}
     if args.markdown:
         print(schema.markdown(networks, losses), end="")

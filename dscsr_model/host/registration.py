@@ -33,6 +33,7 @@ class Entry(NamedTuple):
 ENTRIES = (
     Entry("ARCH_REGISTRY", "dscsr_arch.cssr_arch:CSSRNet"),
     Entry("DATASET_REGISTRY", "dscsr_model.data.paired_crop_dataset:PairedCropDataset"),
+    Entry("LOSS_REGISTRY", "dscsr_model.losses.attention_transfer_loss:AttentionTransferLoss"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.contrastive_loss:ContrastiveLoss"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.frequency_loss:FrequencyLoss"),
     Entry("LOSS_REGISTRY", "dscsr_model.losses.msssim_loss:MSSSIMLoss"),

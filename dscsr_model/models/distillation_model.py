@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from dscsr_arch.arguments import AssumedWarning
 from dscsr_arch.errors import DscsrWarning
+from dscsr_arch.sizes import likely_channels, padded
 from dscsr_model.data.teacher_store import read_record
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.log import loss_sections
+from dscsr_model.training.regressors import Pair, Regressors, of_checkpoint
 from dscsr_model.training.stages import Stage
 from dscsr_model.training.teacher import Teacher, TeacherOutput, build_teachers
+from dscsr_model.training.validation import evaluating
 
 
 class DistillationModel(EfficientSRModel):
@@ -42,17 +47,22 @@ class DistillationModel(EfficientSRModel):
             {name: LossTarget.parse(section, f"{name}_opt") for name, section in loss_sections(stage.train).items()}
             for stage in self.stages
         ]
-        super().init_training_settings()
         self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
         path = self.opt["datasets"]["train"].get("dataroot_teacher")
         self.stored = None if path is None else read_record(path)
         if self.stored is not None:
             self.trained_images = (*self.trained_images, "teacher_image")
             get_root_logger().info(f"Teacher: stored outputs of {self.stored.words}")
-        self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])
-        self.teacher = self.build_teacher()
         self.teacher_output = TeacherOutput(None, {})
         self.features: Features = {}
+        super().init_training_settings()
+
+    def build_losses(self) -> list[dict[str, nn.Module]]:
+        """Also what they compare, and regressors, which the optimizer has to know from the start."""
+        self.hooks = FeatureHooks(self.get_bare_model(self.net_g), [ours for ours, _ in self._pairs()])
+        self.teacher = self.build_teacher()
+        self.regressors = self.build_regressors()
+        return super().build_losses()
 
     def begin_stage(self, stage: Stage) -> None:
         """Also what its losses compare."""
@@ -82,8 +92,39 @@ class DistillationModel(EfficientSRModel):
             memory_format=self.memory_format,
         )
 
+    @torch.no_grad()
+    def build_regressors(self) -> Regressors:
+        """For each pair of layers of a loss with `regress`, by the channels that a small image has there."""
+        targets = [target for targets in self.targets_of for target in targets.values() if target.regress]
+        pairs = dict.fromkeys(pair for target in targets for pair in target.pairs)
+        if self.teacher is None or not pairs:
+            return Regressors({})
+        network = self.get_bare_model(self.net_g)
+        like = next(network.parameters())
+        channels = self.opt["network_g"].get("num_in_ch") or likely_channels(network)[0]
+        image = like.new_zeros(1, channels, 16, 16)
+        self.teacher.wants_output = False
+        theirs = self.teacher(image.float()).features
+        with evaluating(network):
+            forward = partial(padded, network, requirements=self.size_requirements)
+            _, ours = self.hooks.watch(forward, image)
+        regressors = Regressors({(one, two): (ours[one].shape[1], theirs[two].shape[1]) for one, two in pairs})
+        count = sum(parameter.numel() for parameter in regressors.parameters())
+        get_root_logger().info(f"Regressors: {len(pairs)} of {count:,} parameters, in training states alone")
+        regressors.to(self.device).share()
+        return regressors
+
+    def trained_besides(self) -> list[nn.Parameter]:
+        """The regressors."""
+        return list(self.regressors.parameters())
+
     def _pairs(self) -> list[tuple[str, str]]:
         return [pair for targets in self.targets_of for target in targets.values() for pair in target.pairs]
+
+    def _accumulate(self) -> dict[str, Tensor]:
+        terms = super()._accumulate()
+        self.regressors.share_gradients()
+        return terms
 
     def compute_losses(self, lq: Tensor, gt: Tensor, teacher_image: Tensor | None = None) -> dict[str, Tensor]:
         """Also with what a teacher has made of ``lq`` before, like ``gt``, if that is stored."""
@@ -109,12 +150,35 @@ class DistillationModel(EfficientSRModel):
                 output, gt = self._inner(output), self._inner(self.teacher_output.output)
             return super().compute_loss(name, output, gt)
         losses = [
-            self.criteria[name](self.features[ours].float(), self.teacher_output.features[theirs].float())
-            for ours, theirs in target.pairs
+            self.criteria[name](self._feature(target, pair), self.teacher_output.features[pair[1]].float())
+            for pair in target.pairs
         ]
         return torch.stack(losses).sum()
+
+    def _feature(self, target: LossTarget, pair: Pair) -> Tensor:
+        """What a loss compares of the student's layer."""
+        feature = self.features[pair[0]].float()
+        return self.regressors(pair, feature) if target.regress else feature
 
     def _inner(self, images: Tensor) -> Tensor:
         """Without the border, where a patch's end, not the image, decides what the teacher says."""
         border = self.distillation.border * int(self.opt["scale"])
         return images[..., border:-border, border:-border] if border else images
+
+    # --- training states ----------------------------------------------------------------------------------------
+
+    def training_state(self, epoch: int, current_iter: int) -> dict[str, Any]:
+        """Also the regressors."""
+        own = {"regressors": self.regressors.state_dict()} if self.regressors else {}
+        return super().training_state(epoch, current_iter) | own
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Also the regressors; they start anew where others were trained."""
+        saved: Mapping[str, Tensor] = resume_state.get("regressors", {})
+        if self.regressors.fit(saved):
+            self.regressors.load_state_dict(saved)
+        else:
+            get_root_logger().info("The checkpoint has other regressors: those of this run start anew.")
+            weights = sum(parameter.requires_grad for parameter in self.net_g.parameters())
+            resume_state = {**resume_state, "optimizers": of_checkpoint(resume_state, self.regressors, weights)}
+        super().resume_training(resume_state)

@@ -126,8 +126,12 @@ class EfficientSRModel(CheckpointingSRModel):
         if len(trained) < len(everything):
             count, total = (sum(p.numel() for p in some) for some in (trained, everything))
             get_root_logger().info(f"{count:,} of {total:,} parameters are trained, the others are frozen.")
-        self.optimizer_g = self.get_optimizer(section.pop("type"), trained, **section)
+        self.optimizer_g = self.get_optimizer(section.pop("type"), [*trained, *self.trained_besides()], **section)
         self.optimizers.append(self.optimizer_g)
+
+    def trained_besides(self) -> list[nn.Parameter]:
+        """What the optimizer trains beside the network, after its parameters."""
+        return []
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """Any optimizer of torch."""

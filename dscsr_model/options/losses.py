@@ -22,9 +22,12 @@ class LossTarget(Section):
     target: Literal["gt", "teacher"] | None = option("what the output is compared with; by default gt")
     layers: Layers | None = option("layers of the student that are compared, instead of its output")
     teacher_layers: Layers | None = option("as many layers of the teacher; by default those of the same names")
+    regress: bool | None = option("compare what a learned 1×1 convolution makes of the student's layer (FitNets)")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.regress and not self.layers:
+            raise DscsrError("`layers` beside `regress`", "none", "Name the layers that are regressed.")
         if self.teacher_layers and not self.layers:
             raise DscsrError("`layers` beside `teacher_layers`", "none", "Name the student's layers.")
         if self.layers and self.target == "gt":

@@ -10,6 +10,7 @@ from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.registry import check_typed
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.host.options.structure import check_section
+from dscsr_model.losses.attention_transfer_loss import AttentionTransferLoss
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 from dscsr_model.losses.frequency_loss import FrequencyLoss
 from dscsr_model.losses.msssim_loss import MSSSIMLoss
@@ -21,7 +22,7 @@ from dscsr_model.options.section import describe, listed
 from dscsr_model.training.log import BASICSR_NAMES, loss_sections
 from dscsr_model.training.teacher import TeacherFeatures
 
-_OURS = (ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
+_OURS = (AttentionTransferLoss, ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
 
 
 def check_losses(run: Run) -> None:

@@ -26,7 +26,9 @@ from dscsr_model.training.validation import evaluating
 
 AS_TEACHER = " (a teacher of layers, which would not lie where the student's do in a padded patch)"
 """What messages add to its name when it does not take the patches."""
-_FEATURE_LOSSES = frozenset({"SpatialAffinityLoss", "L1Loss", "MSELoss", "CharbonnierLoss"})
+_FEATURE_LOSSES = frozenset({
+    "SpatialAffinityLoss", "AttentionTransferLoss", "L1Loss", "MSELoss", "CharbonnierLoss",
+})  # fmt: skip
 """Losses that may compare features and cost nothing to build."""
 
 
@@ -167,19 +169,24 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
 
 def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int) -> None:
     """Whether the loss takes features of these shapes; losses that are costly to build are not asked."""
-    kind = run.section(*key)["type"]
+    kind, regress = run.section(*key)["type"], run.targets[key].regress
     loss = find(run.registries.LOSS_REGISTRY, kind)
-    if kind not in _FEATURE_LOSSES or loss is None:
+    maps = ours.dim() == theirs.dim() == 4
+    if loss is None or (kind not in _FEATURE_LOSSES and (maps or not regress)):
         return
+    shape = (1, theirs.shape[1], *ours.shape[2:]) if regress else ours.shape
     try:
+        if regress and not maps:
+            raise ValueError("1×1 convolutions regress maps")
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
-            loss(**run.arguments(key))(torch.rand(ours.shape), torch.rand(theirs.shape))
+            loss(**run.arguments(key))(torch.rand(shape), torch.rand(theirs.shape))
     except Exception:  # whatever a loss raises
         shapes = (_shape(feature) for feature in (ours, theirs))
         words = f"features that {kind} can compare, for an image of {side}×{side}"
-        remedy = "Take layers that match, a teacher of this width, or SpatialAffinityLoss, which compares any channels."
-        if not ours.dim() == theirs.dim() == 4:
+        remedy = "Take layers that match. `regress: true`, or SpatialAffinityLoss or AttentionTransferLoss, compares "
+        remedy += "any channels, if height and width are the same."
+        if not maps:
             remedy = "Name layers that put out maps of height and width, such as convolutions."
         run.report.add((*key, "layers", layer), words, "{} beside the teacher's {}".format(*shapes), remedy)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dscsr_arch.no_autocast import no_autocast
-from dscsr_model.losses.functional.arguments import REDUCTIONS
+from dscsr_model.losses.functional.arguments import REDUCTIONS, check_features
 from dscsr_model.losses.functional.one_pass import attach_gradients
 
 # Rows of the affinity matrices computed at a time. Fewer make thin, slow products; more, blocks beyond the cache.
@@ -81,15 +81,9 @@ def check_affinity_arguments(reduction: str, pool: int) -> None:
 
 
 def _check_affinity_inputs(student: Tensor, teacher: Tensor, pool: int) -> None:
-    shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-    if student.ndim != 4 or teacher.ndim != 4 or 0 in student.shape or 0 in teacher.shape:
-        raise ValueError(f"Expected features (B, C, H, W) that are not empty, but got {shapes}. Take other layers.")
-    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(
-            "Expected features of student and teacher to agree in batch, height and width, "
-            f"but got {shapes}. Compare layers of one resolution."
-        )
+    check_features(student, teacher)
     if min(student.shape[2:]) < pool:
+        shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         raise ValueError(f"Expected features of at least {pool}×{pool} (`pool`), but got {shapes}. Pool less.")
 
 

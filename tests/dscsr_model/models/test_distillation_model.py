@@ -101,6 +101,47 @@ def test_without_losses_on_it_no_teacher_is_built(options):
     assert train(model, [1]).get_current_log()["l_pix"] > 0
 
 
+HINT = {"type": "MSELoss", "layers": ["body.0"], "teacher_layers": ["block_3"], "regress": True, "loss_weight": 0.01}
+
+
+def test_regressors_train_beside_the_network_and_stay_in_training(options, tmp_path):
+    """Exact resume, later stages: test_stages.py; two ranks: test_runs.py."""
+    model = build(options(**{"train:hint_opt": HINT, "train:precision": "bf16", "train:channels_last": True}))
+    (regressor,) = model.regressors.values()
+    weight = regressor.weight
+    assert weight.shape == (6, model.net_g.conv_first.out_channels, 1, 1)
+    lq, gt = batch(1)["lq"], batch(1)["gt"]
+    loss = model.compute_losses(lq, gt)["l_hint"]
+    ours, theirs = model.features["body.0"].float(), model.teacher_output.features["block_3"].float()
+    expected = F.conv2d(ours, weight, regressor.bias)
+    torch.testing.assert_close(loss, 0.01 * F.mse_loss(expected, theirs))
+    before = weight.detach().clone()
+    train(model, [1])
+    assert weight.dtype == torch.float32
+    assert (weight - before).abs().min() > 1e-4  # Adam's first step is the rate, 1e-3
+    model.guard._max_norm = 1e-9
+    train(model, [2])
+    norm = torch.stack([p.grad.norm() for p in (*model.net_g.parameters(), *regressor.parameters())]).norm()
+    assert norm <= 1.1e-9
+    model.save(0, 2)
+    files = read_pickle(tmp_path / "models/net_g_2.pth")
+    assert set(files["params"]) == set(files["params_ema"]) == set(model.net_g.state_dict())
+    saved = read_pickle(tmp_path / "training_states/2.state")["regressors"]
+    assert torch.equal(saved["body/0 as block_3.weight"], weight)
+
+
+def test_a_run_resumed_with_other_regressors_starts_them_anew(options, tmp_path, logged):
+    model = train(build(options()), [1])
+    model.save(0, 1)
+    state = read_pickle(tmp_path / "training_states/1.state")
+    model = build(options(**{"train:hint_opt": HINT}))
+    model.resume_training(state)
+    assert "The checkpoint has other regressors: those of this run start anew." in logged()
+    train(model, [2])
+    moments = model.optimizer_g.state_dict()["state"]
+    assert (moments[0]["step"], moments[len(moments) - 1]["step"]) == (2, 1)
+
+
 @pytest.fixture
 def stored(options, tmp_path):
     """Options with stored outputs, and batches that have them."""

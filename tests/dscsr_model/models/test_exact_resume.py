@@ -59,7 +59,9 @@ def test_with_a_teachers_stored_outputs(tmp_path, monkeypatch, capfd):
     """`dscsr prepare --teacher` beside a pair of LMDBs that BasicSR would read; no teacher runs in the training."""
     whole = tmp_path / "whole"
     write_short(whole, "DistillationModel", **{"datasets:train:num_worker_per_gpu": 1})
-    changes = dict.fromkeys(("teacher", "train:affinity_opt", "datasets:train:mean", "datasets:train:std"), REMOVED)
+    changes = dict.fromkeys(
+        ("teacher", "train:affinity_opt", "train:hint_opt", "datasets:train:mean", "datasets:train:std"), REMOVED
+    )
     changes |= {f"datasets:train:dataroot_{name}": f"data/{name.upper()}.lmdb" for name in ("gt", "lq")}
     changes |= {"datasets:train:io_backend:type": "lmdb", "datasets:train:type": "PairedCropDataset"}
     options = changed(yaml.safe_load((whole / "opt.yml").read_text()), changes)

@@ -190,11 +190,12 @@ def stored_outputs(folder):
     (folder / "T.lmdb").mkdir(exist_ok=True)
     record = TeacherRecord(teachers=[], self_ensemble=False, scale=2, channels=3)
     (folder / "T.lmdb/teacher.json").write_text(record.model_dump_json())
-    stored = {"datasets:train:dataroot_teacher": str(folder / "T.lmdb"), "teacher": None, "train:affinity_opt": None}
+    layers = {"train:affinity_opt": None, "train:hint_opt": None}
+    stored = {"datasets:train:dataroot_teacher": str(folder / "T.lmdb"), "teacher": None, **layers}
     return prepare_dsclora(folder, 2) | stored
 
 
-DISTILLED = ["l_pix", "l_teacher", "l_affinity"]
+DISTILLED = ["l_pix", "l_teacher", "l_affinity", "l_hint"]
 KINDS = {
     "stored": (stored_outputs, [DISTILLED[:2]] * 5),
     "distillation": (lambda folder: prepare_dsclora(folder, 2) | {"train:accumulate_steps": 2}, [DISTILLED] * 5),
@@ -221,7 +222,8 @@ def test_two_ranks_train_with_a_teacher_as_one_process_does(tmp_path, monkeypatc
             model.optimize_parameters(step)
             losses.append({name: value for name, value in model.get_current_log().items() if name.startswith("l_")})
         model.save(0, 5)
-        return {"weights": weights(model), "losses": losses}
+        trained = weights(model) | (model.regressors.state_dict() if kind == "distillation" else {})
+        return {"weights": trained, "losses": losses}
 
     one, two = one_and_two(tmp_path, lambda world: {"train:accumulate_steps": 2 // world, **changes}, steps)
     assert distance(one["weights"], two["weights"]) <= 1e-6

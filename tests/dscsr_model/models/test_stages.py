@@ -34,7 +34,11 @@ MSE = {"type": "MSELoss", "loss_weight": 10.0}
 FIRST, SECOND = 4, 7  # inside the second epoch of the first stage; inside the first one of the second
 LOSSES: dict[str, list[dict[str, Any]]] = {
     "EfficientSRModel": [{}, {"pixel_opt": MSE}, {"pixel_opt": None, "mse_opt": MSE}],
-    "DSCLoRAModel": [{"teacher_opt": None, "affinity_opt": None}, {"pixel_opt": MSE}, {"teacher_opt": None}],
+    "DSCLoRAModel": [
+        {"teacher_opt": None, "affinity_opt": None, "hint_opt": None},
+        {"pixel_opt": MSE},
+        {"teacher_opt": None},
+    ],
     "CSDModel": [{"contrastive_opt": None}, {"pixel_opt": MSE}, {"teacher_opt": None, "contrastive_opt": None}],
 }
 LOSSES["DistillationModel"] = LOSSES["DSCLoRAModel"]

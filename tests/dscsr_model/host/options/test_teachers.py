@@ -28,6 +28,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "a network beside a file that tells its own": {
         "teacher": {"weights": ["@teacher.pth", "@windows.pth"], "network": [None, LARGE_WINDOWS]}},
     "other layers": {"train:affinity_opt": {**AFFINITY, "teacher_layers": ["block_2", "block_5"], "pool": 2}},
+    "regressors": {"train:affinity_opt": {"type": "MSELoss", "layers": ["block_1"], "regress": True}},
+    "attention": {"train:affinity_opt": {**AFFINITY, "type": "AttentionTransferLoss", "power": 1, "distance": "norm"}},
     "no teacher needed": ALONE,
     "EDSR": {"network_g": EDSR, "train:affinity_opt": {
         **AFFINITY, "layers": ["body.0", "conv_first"], "teacher_layers": ["block_1", "block_6"]}},
@@ -90,6 +92,14 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (affinity(layers=["block_1"], teacher_layers=["upsampler"]), f"{LOSS}: layers: block_1", "3 channels of 64×64"),
     ({"datasets:train:gt_size": 48, "teacher": OF_WINDOWS, **affinity(layers=["block_1"], teacher_layers=["layers.0"])},
      f"{LOSS}: layers: block_1", "beside the teacher's 576×8 numbers without height and width. Name layers that put"),
+    (affinity(layers=["block_1"], teacher_layers=["upsampler"], type="MSELoss", regress=True),
+     f"{LOSS}: layers: block_1", "3 channels of 64×64"),
+    ({"datasets:train:gt_size": 48, "teacher": OF_WINDOWS,
+      **affinity(type="MSELoss", layers=["block_1"], teacher_layers=["layers.0"], regress=True)},
+     f"{LOSS}: layers: block_1", "numbers without height and width. Name layers that put"),
+    (affinity(layers=None, regress=True), LOSS, "Expected `layers` beside `regress`"),
+    (affinity(type="AttentionTransferLoss", power=0.5), LOSS, "Expected `power` to be a number of at least 1"),
+    (affinity(type="AttentionTransferLoss", distance="l1"), LOSS, "Expected `distance` to be one of"),
     ({"teacher": OF_WINDOWS, **affinity(teacher_layers=["conv_first", "conv_after_body"])},
      "datasets: train: gt_size", "in steps of 12, but got 8 (`gt_size: 32`). Write `gt_size: 48`."),
     ({"model_type": "DSCLoRAModel", **ON_BASE}, "network_g", "Expected a network with LoRA, but got SPAN without"),
