@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.checkpoint import load_model
+from dscsr_arch.conv_lora import inject, lora_layers
 from dscsr_arch.deployable import fused
-from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
+from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import describe
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.sizes import padded, size_requirements
@@ -119,6 +122,9 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
             continue
         one = build(dict(network))
         content, wanted = read_weight_file(file, options.param_key), describe(one, network)
+        with suppress(LoRAError):  # adapters that do not fit are told below
+            if not lora_layers(one) and (ranks := lora_ranks(content.weights)):
+                inject(fused(one), ranks)
         if fault := state_dict_diff(one, content.weights) or trained_otherwise(content, file, wanted):
             raise WeightsError(
                 f"weights of the teacher's {type(one).__name__}",

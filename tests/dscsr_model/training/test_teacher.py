@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import save_state_dict
+from dscsr_arch.conv_lora import inject
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.foreign import find_backbone
 from dscsr_arch.metadata import beside
@@ -106,6 +107,14 @@ def test_built_from_a_file_alone_or_with_a_network_section(tmp_path):
         torch.testing.assert_close(one.eval()(X.float()), network(X.float()))
         torch.testing.assert_close(two.state_dict(), network.state_dict())
     assert built == [{"type": "SPAN"}] * 3
+
+
+def test_a_checkpoint_with_adapters_beside_its_network(tmp_path):
+    adapted = small_models.with_updates(inject(span().float().fuse(), {"block_1": (1, 2, True)}))
+    save_state_dict({"params": adapted.state_dict()}, tmp_path / "net_g_1.pth")
+    section = {"weights": str(tmp_path / "net_g_1.pth"), "network": {"type": "SPAN"}}
+    (one,) = build_teachers(section, lambda _: span().float())
+    torch.testing.assert_close(one.eval()(X.float()), adapted.eval()(X.float()))
 
 
 def test_a_file_of_another_range(tmp_path):
