@@ -24,7 +24,7 @@ class DscsrError(Exception):
     def __str__(self) -> str:
         said = self.expected if self.got is None else f"Expected {self.expected}, but got {self.got}."
         place = "" if self.where is None else f"{self.where}: "
-        return f"{place}{said} {self.remedy}".rstrip()
+        return f"{place}{said} {self.remedy}".replace("\n. ", "\n").rstrip()  # a list of lines ends by itself
 
 
 class WeightsError(DscsrError):

@@ -67,7 +67,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (teacher(weights=[]), "teacher: weights", "Expected a path or a list of paths, but got []"),
     ({"teacher": {"network": BASE}}, "teacher: weights", "but got no such key. Add `weights:`"),
     (teacher(self_ensembl=True), "teacher: self_ensembl", "mean `self_ensemble`?"),
-    (teacher(network=BASE), "teacher: weights", "differently shaped"),
+    (teacher(network=BASE), "teacher: weights", "\nCorrect `teacher: network:`, or leave it out if"),
     (teacher(network={**BASE, "upscale": 7}), "teacher: network", "one of (1, 2,"),
     (teacher(network=[BASE, None]), "teacher: network", "Expected a section, or a list of 1, one for each"),
     (teacher(network=[{**BASE, "upscal": 4}]), "teacher: network: 1: upscal", "Did you mean `upscale`?"),
