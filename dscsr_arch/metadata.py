@@ -24,6 +24,7 @@ from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.foreign import arguments_of_section, find_backbone
 from dscsr_arch.weight_files import METADATA, PREFERRED, short
+from dscsr_arch.words import many
 
 FORMAT = "1"
 _LONGEST = 10_000
@@ -155,7 +156,7 @@ def in_words(metadata: Metadata) -> str:
     """A network for people: ``SPAN, 48 channels, x4``; of one that is not ours, what is known of it."""
     known = architectures().get(metadata.network)
     widths = [metadata.arguments[name] for name in known.width_arguments] if known else []
-    channels = [f"{width} channels" for width in widths[:1]]
+    channels = [many(width, "channel") for width in widths[:1]]
     scale = [f"x{metadata.arguments['upscale']}"] if "upscale" in metadata.arguments else []
     return ", ".join([metadata.network, *channels, *scale])
 

@@ -32,7 +32,7 @@ _VARIANTS = (
     *("arrow_config", "kasa_config", "monteclora_config", "velora_config"),
 )
 """Settings that make something else of the tensors; those that begin with ``use_`` do, too, but for two."""
-_INITS = (None, True, False, "gaussian", "orthogonal", "eva", "lora_ga")
+_INITS = (None, True, False, "gaussian", "orthogonal", "eva")
 """Ways to begin that leave the base as it is."""
 _LARGEST_KERNEL, _MOST_BYTES = 31, 2**20
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, WeightsError
+from dscsr_arch.words import many
 from dscsr_model.cli import networks
 from dscsr_model.files import atomic, check_new
 
@@ -167,6 +168,6 @@ def _write_adapters(args: argparse.Namespace, shares: list[float]) -> None:
     with atomic(args.out, replace=args.force) as stream:
         save_state_dict({"params": mean, **metadata}, stream)
     ranks = [sum(one.lora_A.shape[0] for one in adapters(state).values()) for state in (files[0].weights, mean)]
-    print(f"{args.out}  the mean of {len(files)} files of LoRA adapters, {len(adapters(mean))} layers")
+    print(f"{args.out}  the mean of {len(files)} files of LoRA adapters, {many(len(adapters(mean)), 'layer')}")
     print(f"  {ranks[1] / ranks[0]:.3g} times the rank of the first one: updates are averaged, not their factors")
     print("  whether it is better than its parts is not known: --base WEIGHTS --data HR LR measure it")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.words import many
 from dscsr_model.host import install_help
 
 PYTHONS = ((3, 10), (3, 14))
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'!!' if finding.remedy else 'ok'}  {finding.name:<14}{finding.says}")
         for line in finding.remedy.splitlines():
             print(f"      {line}")
-    print(f"\n{wrong} thing{'s' * (wrong != 1)} to mend, marked !! above." if wrong else "\nAll is well.")
+    print(f"\n{many(wrong, 'thing')} to mend, marked !! above." if wrong else "\nAll is well.")
     return int(wrong > 0)
 
 

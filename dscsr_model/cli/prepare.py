@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 from dscsr_model.cli import stored_teacher
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def describe(job: PrepareJob, summary: Summary) -> str:
     size = f"up to {job.effective_crop} pixels" if job.crop_size else "whole"
     kind = f"{'gray ' if summary.channels == 1 else ''}{job.image_format}"
     lines = [
-        f"{_count(summary.images, 'image')} -> {_count(summary.pairs, 'pair')} x{job.scale}, {size}, "
+        f"{many(summary.images, 'image')} -> {many(summary.pairs, 'pair')} x{job.scale}, {size}, "
         f"{kind}, in {f'{minutes} min ' if minutes else ''}{seconds} s"
     ]
     lines += [f"  {target}  {_bytes(size)}" for target, size in zip(job.targets, summary.bytes, strict=True)]
@@ -153,26 +154,26 @@ def describe(job: PrepareJob, summary: Summary) -> str:
         lines.append(f"  LQ went through {', then '.join(job.degrade)}, and is rounded to 8 bits")
     if summary.held_out:
         gt, lq = job.validation
-        held_out = f"{_count(summary.held_out, 'image')} held out, whole; nothing above is cut from them"
+        held_out = f"{many(summary.held_out, 'image')} held out, whole; nothing above is cut from them"
         lines.append(f"  {gt} and {lq.name}  {held_out}")
     lines += stored_teacher.told(summary.clipped)
     if summary.small:
         lines.append(
-            f"  {_count(summary.small, 'image')} smaller than the crop of {job.effective_crop} pixels, kept whole "
+            f"  {many(summary.small, 'image')} smaller than the crop of {job.effective_crop} pixels, kept whole "
             f"along the short side. The shortest is {summary.shortest} pixels: `gt_size` can be no larger."
         )
     if summary.alpha:
-        lines.append(f"  {_count(summary.alpha, 'image')} with an alpha channel: left out, the colours are kept.")
+        lines.append(f"  {many(summary.alpha, 'image')} with an alpha channel: left out, the colours are kept.")
     if summary.recolored:
         was, now, other = ("colours", "gray", "rgb") if summary.channels == 1 else ("gray", "RGB", "gray")
-        lines.append(f"  {_count(summary.recolored, 'file')} in {was}: kept as {now}; see --color {other}.")
+        lines.append(f"  {many(summary.recolored, 'file')} in {was}: kept as {now}; see --color {other}.")
     if summary.sixteen_bit:
-        lines.append(f"  {_count(summary.sixteen_bit, 'file')} of 16 bits: kept as 8, rounded.")
+        lines.append(f"  {many(summary.sixteen_bit, 'file')} of 16 bits: kept as 8, rounded.")
     if summary.copies:
         lines.append(f"  {summary.copies:,} more with the content of a held-out image: left out.")
     lines += left_out(summary.left_out)
     if summary.skipped:
-        lines.append(f"  {_count(len(summary.skipped), 'broken image')} skipped:")
+        lines.append(f"  {many(len(summary.skipped), 'broken image')} skipped:")
         lines += [f"    {fault}" for fault in summary.skipped]
     if job.teacher:
         lines.append(stored_teacher.how_to_use(job.targets[2]))
@@ -191,10 +192,6 @@ def _verify(args: argparse.Namespace) -> int:
     report = verify(args.verify, args.scale, args.workers or available_cores(), show_progress)
     print("\n".join(report.lines))
     return 1 if report.faults else 0
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _bytes(number: int) -> str:

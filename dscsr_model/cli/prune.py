@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.words import many
 from dscsr_model.cli import networks
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     sources = [file for file in (args.weights, args.base) if file is not None]
     shipped = ship(found.network, path, form, force=args.force, sources=sources)
     arguments = ", ".join(f"{name} {old} → {new}" for name, (old, new) in found.changed.items())
-    ranked = f"first-order Taylor on {len(patches)} images" if pairs else "the L2 norm of the kernels that read them"
+    ranked = "the L2 norm of the kernels that read them"
+    if pairs:
+        ranked = f"first-order Taylor on {many(len(patches), 'image')}"
     print(f"{shipped.path}  {shipped.metadata.network}, {arguments}; channels ranked by {ranked}\n")
     print(*_cuts(found.cuts), "", sep="\n")
     print(*_figures([wide, found.network], qualities), sep="\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 from dscsr_model.cli import networks
 
 if TYPE_CHECKING:
@@ -56,11 +57,15 @@ def load(args: argparse.Namespace) -> StoringTeacher:
     networks.find_weights(args)
     device = args.device or "auto"
     find_device(device)  # before the weights are read
+    given = {name: getattr(args, name) for name in ("width", "param_key", "opt")}
+    given |= {"base": args.base and sha256(args.base), **networks.read_overrides(args.overrides)}
+    read_with = {name: str(value) for name, value in given.items() if value is not None}
     engines, sources = [], []
     for file in args.weights:
         network = networks.load_network(argparse.Namespace(**{**vars(args), "weights": file}))
         engines.append(torch_engine(network, device=device))
-        sources.append(Source(file=file.name, sha256=sha256(file), network=type(network).__name__))
+        kind = type(network).__name__
+        sources.append(Source(file=file.name, sha256=sha256(file), network=kind, read_with=read_with))
     engine = averaged(engines)
     upscaler = Upscaler(engine, ensemble=args.self_ensemble, stored=True)
     if not engine.receptive_field.local:
@@ -90,8 +95,7 @@ def store(args: argparse.Namespace, progress: Any) -> int:
 
 def describe(stored: Stored, teacher: StoringTeacher, lq: Path) -> str:
     """The summary as text."""
-    count = f"{stored.images:,} image{'' if stored.images == 1 else 's'}"
-    lines = [f"{count} of {lq} x{teacher.record.scale} by {teacher.record.words}"]
+    lines = [f"{many(stored.images, 'image')} of {lq} x{teacher.record.scale} by {teacher.record.words}"]
     lines += [f"  {stored.path}  {(stored.path / 'data.mdb').stat().st_size / 2**20:.1f} MiB", *told(stored.clipped)]
     if stored.parts:
         lines.append(

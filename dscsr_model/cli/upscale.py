@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, ImageError
+from dscsr_arch.words import many
 from dscsr_model.cli import networks
 from dscsr_model.files import tidy
 
@@ -192,14 +193,10 @@ def describe(plan: Jobs, outcome: Outcome, scale: int, output: Path) -> str:
     amount = f"{pixels / 1e6:.1f} million" if pixels >= 1e6 else f"{pixels:,}"
     failed = f", {outcome.failed} failed (named above)" if outcome.failed else ""
     done = "restored" if scale == 1 else f"x{scale}"
-    lines = [f"{_count(outcome.made, 'image')} {done} -> {output}{failed}; {amount} pixels in {took}"]
+    lines = [f"{many(outcome.made, 'image')} {done} -> {output}{failed}; {amount} pixels in {took}"]
     if plan.there:
-        lines.append(f"  {_count(len(plan.there), 'result')} there already, left as found; --force makes them anew")
+        lines.append(f"  {many(len(plan.there), 'result')} there already, left as found; --force makes them anew")
     if plan.renamed:
         names = listed([path.name for path in plan.renamed], "result", most=4)
         lines.append(f"  named with their old suffix, because images differ in it alone: {names}")
     return "\n".join([*lines, *left_out(plan.left_out)])
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

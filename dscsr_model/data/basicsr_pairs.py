@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 from dscsr_arch.errors import DataError
+from dscsr_arch.words import many
 from dscsr_model.options.section import listed
 
 _SUFFIXES = (  # what OpenCV reads
@@ -46,7 +47,7 @@ def list_folder(folder: Path) -> list[str]:
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     others = [name for name in names if Path(name).suffix.lower() not in _SUFFIXES]
     if others:
-        got = f"{listed(others, most=3)} among {len(names)} files of {folder}"
+        got = f"{listed(others, most=3)} among {many(len(names), 'file')} of {folder}"
         remedy = "This is an LMDB: set `io_backend: {type: lmdb}`." if "data.mdb" in others else "Move it elsewhere."
         raise DataError("only images (BasicSR opens every file of the folder)", got, remedy)
     if not names:

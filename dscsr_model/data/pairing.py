@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dscsr_arch.errors import DataError
+from dscsr_arch.words import many
 from dscsr_model.data.image_io import SUFFIXES
 
 # What data sets add to a name beside the image's own: a kind, and a scale (`baby_LRBI_x4`, `0001x4`).
@@ -173,4 +174,4 @@ def _own_name(name: str) -> tuple[str, set[int]]:
 def listed(items: Sequence[str], what: str, most: int = 10) -> str:
     """The first few items, and how many more there are."""
     shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more {what}s"
+    return shown if len(items) <= most else f"{shown} and {many(len(items) - most, f'more {what}')}"

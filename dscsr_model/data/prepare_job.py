@@ -57,8 +57,13 @@ class PrepareJob:
     @property
     def targets(self) -> tuple[Path, ...]:
         """The LMDBs: of GT, of LQ, and of a teacher's outputs if there is one."""
-        names = ("GT", f"LQ_X{self.scale}", *([f"TEACHER_X{self.scale}"] if self.teacher else []))
-        return tuple(self.out / f"{name}.lmdb" for name in names)
+        pair = self.out / "GT.lmdb", self.out / f"LQ_X{self.scale}.lmdb"
+        return (*pair, self.stored) if self.teacher else pair
+
+    @property
+    def stored(self) -> Path:
+        """The LMDB of a teacher's outputs."""
+        return outputs_lmdb(self.out, self.scale)
 
     @property
     def validation(self) -> tuple[Path, Path]:
@@ -91,6 +96,7 @@ class PrepareJob:
             raise DscsrError("--compression to be from 0 to 9", self.compression)
         read_steps(self.degrade)
         self._check_hold_out()
+        self._check_stored()
 
     def _check_hold_out(self) -> None:
         """What is held out must not come back as something to train on."""
@@ -103,6 +109,12 @@ class PrepareJob:
                 expected = f"--out outside of {source}, where the next run would find the held-out images"
                 raise DataError(expected, self.out, "Choose another --out.")
 
+    def _check_stored(self) -> None:
+        """What a teacher has made of other pairs must not stay beside these."""
+        if not self.teacher and self.stored.exists():
+            remedy = f"Add it, choose another --out, or remove {self.stored}."
+            raise DataError(f"--teacher, since {self.stored} was made of the pairs that are here", "none", remedy)
+
     def windows(self, height: int, width: int) -> list[SubImage]:
         """All sub-images of an LR image of this size, row by row; one window over everything for whole images."""
         if self.crop_size == 0:
@@ -114,6 +126,11 @@ class PrepareJob:
             for top in _starts(height, crop, step, thresh)
             for left in _starts(width, crop, step, thresh)
         ]
+
+
+def outputs_lmdb(out: Path, scale: int) -> Path:
+    """Where a teacher's outputs lie beside a pair."""
+    return out / f"TEACHER_X{scale}.lmdb"
 
 
 def common_size(hr_size: tuple[int, int], lr_size: tuple[int, int] | None, scale: int) -> tuple[int, int] | None:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dscsr_arch.errors import DataError, DscsrError
+from dscsr_arch.words import many
 from dscsr_model.data.lmdb_store import Entry, LmdbReader, LmdbWriter
-from dscsr_model.data.prepare_job import SubImage
+from dscsr_model.data.prepare_job import SubImage, outputs_lmdb
 from dscsr_model.files import atomic_folder, disk_errors
 from dscsr_model.stored_values import LEAST, MOST
 
@@ -40,6 +41,13 @@ class Source(BaseModel):
     file: str
     sha256: str
     network: str
+    read_with: dict[str, str] = {}
+    """What else decided which network it is: arguments given beside the file, and the SHA-256 of a base."""
+
+    @property
+    def words(self) -> str:
+        """``SPAN (x4.pth, norm False)``."""
+        return f"{self.network} ({', '.join([self.file, *map(' '.join, self.read_with.items())])})"
 
 
 class TeacherRecord(BaseModel):
@@ -57,7 +65,7 @@ class TeacherRecord(BaseModel):
     @property
     def words(self) -> str:
         """The teachers in words."""
-        names = " and ".join(f"{one.network} ({one.file})" for one in self.teachers)
+        names = " and ".join(one.words for one in self.teachers)
         return f"{'the mean of ' * (len(self.teachers) > 1)}{names}{', self-ensembled' * self.self_ensemble}"
 
 
@@ -72,7 +80,7 @@ class StoringTeacher(NamedTuple):
         if self.record.scale != scale:
             raise DscsrError(f"a teacher of scale {scale}", f"one of scale {self.record.scale}", "Take another one.")
         if self.record.channels != channels:
-            words = f"a teacher for images of {channels} channels, which LQ has"
+            words = f"a teacher for images of {many(channels, 'channel')}, which LQ has"
             raise DscsrError(words, f"one for {self.record.channels}", "Take another one, or see --color.")
 
     def writer(self, path: Path) -> OutputsWriter:
@@ -171,11 +179,11 @@ def open_outputs(path: str, gt: Any, lq: Any, scale: int, channels: int) -> Teac
     reader = TeacherReader(Path(path).expanduser())
     record = reader.record
     if (record.scale, record.channels) != (scale, channels):
-        expected = f"outputs of scale {scale} and {channels} channels"
+        expected = f"outputs of scale {scale} and {many(channels, 'channel')}"
         raise DataError(expected, f"some of scale {record.scale} and {record.channels}", _AGAIN, path)
     if reader.keys != gt.keys:
         odd = sorted(set(reader.keys) ^ set(gt.keys))
-        got = f"others: {len(odd)} keys are in one of them only, such as `{odd[0]}`"
+        got = f"others: {many(len(odd), 'key')} in one of them only, such as `{odd[0]}`"
         raise DataError("outputs for the images of `dataroot_gt`", got, _AGAIN, path)
     for key, size, wanted in zip(gt.keys, reader.shapes().tolist(), gt.shapes().tolist(), strict=True):
         if size[:2] != wanted[:2]:
@@ -209,7 +217,7 @@ def store_outputs(
     shapes = lq.shapes()
     for channels in {int(each) for each in shapes[:, 2]}:
         teacher.check(scale, channels)
-    needed, name = BYTES * scale**2 * int(shapes.astype(np.int64).prod(1).sum()), target(out, scale).name
+    needed, name = BYTES * scale**2 * int(shapes.astype(np.int64).prod(1).sum()), outputs_lmdb(out, scale).name
     with atomic_folder(out, [name], force) as folder, disk_errors(out), teacher.writer(folder / name) as writer:
         if needed > (free := shutil.disk_usage(folder).free):
             expected = f"{needed / 2**30:.1f} GiB of free disk for the outputs"
@@ -218,12 +226,7 @@ def store_outputs(
             with lq.pixels(index) as image:
                 writer.add_output(lq.name(index), image, [(lq.name(index), SubImage(0, 0, *image.shape[:2]))])
         writer.finish(lq_path)
-    return Stored(target(out, scale), len(lq), writer.share, _are_parts(lq.keys))
-
-
-def target(out: Path, scale: int) -> Path:
-    """The LMDB of outputs."""
-    return out / f"TEACHER_X{scale}.lmdb"
+    return Stored(outputs_lmdb(out, scale), len(lq), writer.share, _are_parts(lq.keys))
 
 
 def _are_parts(keys: Sequence[str]) -> bool:

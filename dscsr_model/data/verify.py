@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dscsr_arch.errors import DataError
+from dscsr_arch.words import many
 from dscsr_model.data.image_io import decode_as_basicsr
 from dscsr_model.data.lmdb_store import LmdbReader, Shape, environment, is_raw, read_meta
 from dscsr_model.data.prepare import Progress, header_or_fault
@@ -36,7 +37,7 @@ class Findings(NamedTuple):
         """All of it as text."""
         if not self.faults:
             return [*self.found, "No fault found."]
-        count = f"{len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}:"
+        count = f"{many(len(self.faults), 'fault')}:"
         return [*self.found, count, *(f"  {fault}" for fault in self.faults), "Prepare again what is at fault."]
 
     def add(self, what: str, keys: Iterable[str]) -> None:
@@ -116,7 +117,7 @@ def _verify_values(
             findings.faults.extend([fault] if fault else [])
     for path, counts in kinds.items():
         what = ", ".join(f"{number:,} {kind}" for kind, number in sorted(counts.items()))
-        findings.found.append(f"{path}: {len(metas[path]):,} images ({what or 'none'})")
+        findings.found.append(f"{path}: {many(len(metas[path]), 'image')} ({what or 'none'})")
 
 
 def _check_values(batch: tuple[Path, Sequence[tuple[str, Listed]]]) -> list[tuple[Path, str, str]]:
@@ -171,7 +172,8 @@ def _verify_pairs(metas: Mapping[Path, Mapping[str, Listed]], scale: int | None,
         findings.faults.extend(
             f"{path}: `{key}` is {lq[key][:2]}, its GT {gt[key][:2]}, which is not x{expected}" for key in unfitting
         )
-        findings.found.append(f"{gt_path.name} with {path.name}: {len(common) - len(unfitting):,} pairs x{expected}")
+        pairs = many(len(common) - len(unfitting), "pair")
+        findings.found.append(f"{gt_path.name} with {path.name}: {pairs} x{expected}")
 
 
 def _verify_outputs(
@@ -190,7 +192,7 @@ def _verify_outputs(
     if metas and not made_of:
         findings.faults.append(f"{path}: made of other LQ images than those that are here")
     of = f" of {made_of[0].name}" if made_of else ""
-    findings.found.append(f"{path}: {len(meta):,} outputs{of} by {reader.record.words}")
+    findings.found.append(f"{path}: {many(len(meta), 'output')}{of} by {reader.record.words}")
 
 
 def _scale(path: Path, pairs: Sequence[tuple[Shape, Shape]]) -> int:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -57,7 +58,7 @@ class Workers:
                 yield ahead.popleft()[0].result()
         except BrokenProcessPool as error:
             got = "one that was killed, probably for lack of memory"
-            raise DscsrError(f"{self._count} worker processes to live", got, "Use fewer (--workers).") from error
+            raise DscsrError(f"{many(self._count, 'worker process')} to live", got, "Use fewer (--workers).") from error
 
 
 @contextmanager

@@ -283,9 +283,9 @@ class Run:
                 "Raise it, or name an earlier one as `path: resume_state`, without `--auto_resume`.",
             )
         if iteration == total:
-            self.console.say(f"dscsr: this run has made its {total} iterations; a larger `total_iter` goes on.")
+            self.console.say(f"dscsr: this run is at its end, iteration {total}; a larger `total_iter` goes on.")
         elif 0 < (limit := self.opt["train"].get("max_seconds") or 0) <= state.get("seconds", 0):
-            self.console.say(f"dscsr: this run has trained its {limit:g} seconds; a larger `max_seconds` goes on.")
+            self.console.say(f"dscsr: this run is at its end, {limit:g} s of training; a larger `max_seconds` goes on.")
 
     def _keep_seed(self, seed: int | None) -> None:
         """Go on with the seed of the run, which BasicSR draws anew at every start if the options give none."""

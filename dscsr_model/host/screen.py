@@ -20,6 +20,7 @@ from torch import nn
 from dscsr_arch.architecture import architectures
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import deployable
+from dscsr_arch.words import every, many
 from dscsr_model import weights as shipped
 from dscsr_model.training.stages import Stage, stage_at
 
@@ -98,19 +99,17 @@ def rows(
     if train_loader is not None:
         found.append(("data", _data(opt, train_loader, stage_at(model.stages, start + 1))))
         found.append(("length", _length(opt, train_loader, start, model.stages)))
-    sets = ", ".join(
-        f"{loader.dataset.opt['name']} ({_many(len(loader.dataset), 'image')})" for loader in other_loaders
-    )
+    sets = ", ".join(f"{loader.dataset.opt['name']} ({many(len(loader.dataset), 'image')})" for loader in other_loaders)
     metrics = ", ".join((opt.get("val") or {}).get("metrics") or {}) or "no metric"
     if train_loader is None:
         found.append(("data", f"{sets}: {metrics}"))
     elif sets and model.val.val_freq:
-        found.append(("validation", f"{sets} every {int(model.val.val_freq):,} iterations: {metrics}"))
+        found.append(("validation", f"{sets} {every(int(model.val.val_freq), 'iteration')}: {metrics}"))
     found.append(("computes", _computes(opt, model)))
     if train_loader is None:
         return [*found, ("writes", shown(opt["path"]["results_root"]))]
     folder, freq = shown(opt["path"]["experiments_root"]), opt["logger"]["save_checkpoint_freq"]
-    found.append(("writes", f"{folder}, a checkpoint every {int(freq):,} iterations"))
+    found.append(("writes", f"{folder}, a checkpoint {every(int(freq), 'iteration')}"))
     return [*found, ("to resume", command.to_resume)]
 
 
@@ -120,7 +119,7 @@ def _network(opt: Mapping[str, Any], model: Any) -> str:
     text = _counted(network)
     if isinstance(network, CSSRNet):
         widths = ", ".join(f"{width:g}" for width in network.widths)
-        text = f"{opt['network_g']['backbone']['type']} with students of width {widths}, {_many(total, 'parameter')}"
+        text = f"{opt['network_g']['backbone']['type']} with students of width {widths}, {many(total, 'parameter')}"
     elif type(network).__module__.startswith("dscsr_arch.") and callable(getattr(network, "fuse", None)):
         with torch.random.fork_rng(devices=[]):
             text += f", {_parameters(deployable(network)):,} when fused"
@@ -134,11 +133,7 @@ def _parameters(network: nn.Module, trained: bool = False) -> int:
 
 
 def _counted(network: nn.Module) -> str:
-    return f"{type(network).__name__}, {_many(_parameters(network), 'parameter')}"
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'s' * (count != 1)}"
+    return f"{type(network).__name__}, {many(_parameters(network), 'parameter')}"
 
 
 def _weights(opt: Mapping[str, Any], start: int) -> str:
@@ -153,7 +148,7 @@ def _weights(opt: Mapping[str, Any], start: int) -> str:
 def _data(opt: Mapping[str, Any], loader: Any, stage: Stage) -> str:
     section, ranks = opt["datasets"]["train"], opt["world_size"]
     batch = loader.batch_sampler.batch_size
-    parts = [f"{section['name']}: {_many(len(loader.dataset), 'pair')}"]
+    parts = [f"{section['name']}: {many(len(loader.dataset), 'pair')}"]
     if size := stage.gt_size or section.get("gt_size"):
         parts.append(f"patches of {size} pixels" + (f" (LQ {size // opt['scale']})" if opt.get("scale") else ""))
     parts.append(f"batch {batch * ranks}" + (f" ({batch} on each of {ranks} ranks)" if ranks > 1 else ""))
@@ -162,12 +157,12 @@ def _data(opt: Mapping[str, Any], loader: Any, stage: Stage) -> str:
 
 def _length(opt: Mapping[str, Any], loader: Any, start: int, stages: Sequence[Stage]) -> str:
     total = int(opt["train"]["total_iter"])
-    text = f"{_many(total, 'iteration')}, {_many(math.ceil(total / max(len(loader), 1)), 'epoch')}"
+    text = f"{many(total, 'iteration')}, {many(math.ceil(total / max(len(loader), 1)), 'epoch')}"
     if len(stages) > 1:
         stage = stage_at(stages, start + 1)
-        text = f"{_many(total, 'iteration')} in {len(stages)} stages; stage {stage.number} ends with {stage.until:,}"
+        text = f"{many(total, 'iteration')} in {len(stages)} stages; stage {stage.number} ends with {stage.until:,}"
     if start:
-        text += f"; {total - start:,} iterations are left"
+        text += f"; {many(total - start, 'iteration')} left"
     if seconds := opt["train"].get("max_seconds"):
         return f"{seconds:g} seconds, at most {text}"
     return text
@@ -179,7 +174,7 @@ def _computes(opt: Mapping[str, Any], model: Any) -> str:
         if opt["world_size"] > 1:
             parts[0] += f", one of {opt['world_size']} ranks"
     else:
-        parts = [f"CPU, {_many(torch.get_num_threads(), 'thread')}"]
+        parts = [f"CPU, {many(torch.get_num_threads(), 'thread')}"]
         parts += [f"{opt['world_size']} ranks"] if opt["world_size"] > 1 else []
     if opt["is_train"]:
         settings = model.settings
@@ -202,7 +197,7 @@ def trained(opt: Mapping[str, Any], model: Any, log: str | None, command: Comman
              f"iteration {record['iter']:,}")
         )  # fmt: skip
     found += [("log", shown(log))] if log else []
-    lines = ["", table(f"Trained {opt['name']}: {_many(model.iteration or 0, 'iteration')} in {took}.", found)]
+    lines = ["", table(f"Trained {opt['name']}: {many(model.iteration or 0, 'iteration')} in {took}.", found)]
     if chosen := best or latest:
         lines += ["Next:", *(f"  {line}" for line in _next(opt, model, chosen, command))]
     return lines

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 from dscsr_model.data.keyed_samples import KeyedDataset, KeyedSampler, takes_sample_keys
 from dscsr_model.training import stopping
 from dscsr_model.training.stages import Stage
@@ -113,7 +114,8 @@ class TrainEpochs:
             batch = int(stage.data["batch_size_per_gpu"]) * devices
             if samples < batch:
                 remedy = "Lower `batch_size_per_gpu`, or raise `dataset_enlarge_ratio`."
-                raise DscsrError("an epoch of at least one batch", f"{samples} samples for batches of {batch}", remedy)
+                got = f"{many(samples, 'sample')} for batches of {batch}"
+                raise DscsrError("an epoch of at least one batch", got, remedy)
             first = self.stages[-1].end if self.stages else 0
             self.stages.append(StageEpochs(stage, first, samples // batch, batch))
         self.begin(0)
@@ -137,7 +139,7 @@ class TrainEpochs:
             logging.getLogger("basicsr").info(
                 "Epochs are counted anew, since the batch, the data set or the stages changed: iteration "
                 f"{position.iteration}, which was in epoch {state['epoch']}, is in epoch {position.epoch}, after "
-                f"{position.samples // own.batch} of {own.batches} batches."
+                f"{position.samples // own.batch} of {many(own.batches, 'batch')}."
             )
         state["epoch"] = position.epoch
         self._sampler.resumed_epoch, self._sampler.seen = position.epoch, position.samples

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
+from dscsr_arch.words import many
 from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -106,8 +107,8 @@ def averaged(engines: Sequence[Engine]) -> Engine:
     first, *others = engines
     for other in others:
         if (other.scale, other.channels) != (first.scale, first.channels):
-            expected = f"networks of one kind, scale {first.scale} and {first.channels} channels as the first one has"
-            raise DscsrError(expected, f"one of scale {other.scale} and {other.channels} channels", "Take another.")
+            one, another = (f"scale {each.scale} and {many(each.channels, 'channel')}" for each in (first, other))
+            raise DscsrError(f"networks of one kind, {one} as the first one has", f"one of {another}", "Take another.")
     seen = [engine.receptive_field for engine in engines]
     field = ReceptiveField(
         max(one.radius for one in seen),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dscsr_arch.arguments import AssumedWarning
 from dscsr_arch.errors import DscsrWarning
 from dscsr_arch.sizes import likely_channels, padded
+from dscsr_arch.words import many
 from dscsr_model.data.teacher_store import read_record
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
@@ -83,7 +84,7 @@ class DistillationModel(EfficientSRModel):
             logger.warning(f"{warning.message}{remedy}")
         for network in networks:
             count = sum(parameter.numel() for parameter in network.parameters())
-            logger.info(f"Teacher: {type(network).__name__} of {count:,} parameters")
+            logger.info(f"Teacher: {type(network).__name__} of {many(count, 'parameter')}")
         return Teacher(
             networks,
             [theirs for _, theirs in self._pairs()],

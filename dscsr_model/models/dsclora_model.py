@@ -5,6 +5,7 @@ from __future__ import annotations
 from basicsr.utils import get_root_logger
 
 from dscsr_arch.conv_lora import lora_layers
+from dscsr_arch.words import many
 from dscsr_model.models.distillation_model import DistillationModel
 
 
@@ -25,5 +26,5 @@ class DSCLoRAModel(DistillationModel):
     def init_training_settings(self) -> None:
         """Also say what is trained."""
         layers = lora_layers(self.get_bare_model(self.net_g))
-        get_root_logger().info(f"LoRA in {len(layers)} layers: {', '.join(layers)}.")
+        get_root_logger().info(f"LoRA in {many(len(layers), 'layer')}: {', '.join(layers)}.")
         super().init_training_settings()

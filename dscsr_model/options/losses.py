@@ -8,6 +8,7 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 from dscsr_model.options.section import Section, option
 from dscsr_model.options.values import Iteration, Layers, Text
 
@@ -34,7 +35,7 @@ class LossTarget(Section):
             expected = "`target` to be the teacher, since layers are compared"
             raise DscsrError(expected, "gt", "Leave one of them out.")
         if self.layers and self.teacher_layers and len(self.teacher_layers) != len(self.layers):
-            expected = f"`teacher_layers` to name {len(self.layers)} layers, one for each of `layers`"
+            expected = f"`teacher_layers` to name {many(len(self.layers), 'layer')}, one for each of `layers`"
             raise DscsrError(expected, len(self.teacher_layers), "Name as many.")
         return self
 

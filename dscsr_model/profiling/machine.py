@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from dscsr_arch.words import many
+
 
 def describe(device: torch.device) -> dict[str, str | int]:
     """Processor or GPU, threads, and the versions that matter, as ``{"device": …, "threads": …, "torch": …}``."""
@@ -32,8 +34,7 @@ def in_words(metadata: dict[str, str | int]) -> str:
     """The same as a line for people."""
     where = str(metadata["cpu"]) if metadata["device"] == "CPU" else f"{metadata['device']} (host: {metadata['cpu']})"
     versions = [f"{name} {metadata[name]}" for name in ("torch", "cuda", "onnxruntime", "python") if name in metadata]
-    threads = f"{metadata['threads']} thread{'s' if metadata['threads'] != 1 else ''}"
-    return f"{where}, {threads}; {', '.join(versions)}"
+    return f"{where}, {many(int(metadata['threads']), 'thread')}; {', '.join(versions)}"
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

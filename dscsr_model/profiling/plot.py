@@ -12,6 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 from dscsr_model.plots import COLOURS, STYLE, save
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import Profile, Run
@@ -73,7 +74,7 @@ def _scales(axes: Axes, times: list[float], decibels: list[float]) -> None:
 
 def _words(figure: Figure, axes: Axes, profile: Profile) -> None:
     settings = profile.settings
-    several = f"mean over {len(settings.images)} image{'s' if len(settings.images) != 1 else ''}"
+    several = f"mean over {many(len(settings.images), 'image')}"
     size = several if settings.images else f"{settings.height}×{settings.width}: median, quartiles"
     axes.set_xlabel(f"Latency of one image, {settings.variants[0]} (ms; {size})")
     measured = any(each.quality for each in profile.networks.values())

@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from dscsr_arch.words import many
 from dscsr_model.profiling.machine import in_words
 from dscsr_model.profiling.profile import BASELINE, Profile, Run
 from dscsr_model.profiling.score import BASELINES, Given, Scored, scores
@@ -128,7 +129,7 @@ def _notes(profile: Profile, scored: Mapping[str, Mapping[int, Scored]]) -> list
     settings = profile.settings
     of_years = {year: [each[year] for each in scored.values() if year in each] for year in BASELINES}
     if any(of_years.values()):
-        time = f"the mean over {len(settings.images)} images" if settings.images else "the median above"
+        time = f"the mean over {many(len(settings.images), 'image')}" if settings.images else "the median above"
         notes.append(
             f"Scores (lower is better; the baseline has 7.39) take {time} of {settings.variants[0]}; ± is half the "
             "range that the quartiles of the times give. They compare with:"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dscsr_arch import words
 from dscsr_arch.checkpoint import read_state_dict
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.weight_files import state_dict_diff
@@ -64,7 +65,7 @@ class StochasticAverage:
         self.begin, self.every = begin, every
         self.count = 0
         """Networks in the mean so far."""
-        self.says = f"Stochastic weight averaging: every {every:,} iterations from {begin:,} on."
+        self.says = f"Stochastic weight averaging: {words.every(every, 'iteration')} from {begin:,} on."
 
     def next_decay(self, iteration: int, scheduled: int) -> float | None:
         """The decay for `update_average` in this iteration; None where the mean stays as it is.

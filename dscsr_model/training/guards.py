@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 from dscsr_model.training.ranks import together
 from dscsr_model.training.stopping import StopRequest
 
@@ -112,7 +113,7 @@ class StepGuard:
         terms = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
         raise DscsrError(
             "finite losses and gradients",
-            f"none in the last {self.in_row} steps, up to iteration {iteration} ({terms})",
+            f"none in the last {many(self.in_row, 'step')}, up to iteration {iteration} ({terms})",
             f"The weights on disk are good; the last checkpoint is {last_checkpoint or 'none yet'}. Look at the data, "
             "and resume with a lower learning rate, `grad_clip_norm`, or `precision: bf16` or fp32.",
         )

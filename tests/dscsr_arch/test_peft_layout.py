@@ -124,6 +124,7 @@ def test_what_peft_cannot_have_is_refused(how, ranks, message):
         ({"peft_type": "LOHA"}, {}, r"adapter_config\.json: Expected LoRA or DoRA without variants, but got LOHA with"),
         ({"use_qalora": True}, {}, "but got LORA with use_qalora. Merge it with PEFT"),
         ({"init_lora_weights": "pissa", "use_dora": True}, {}, "but got LORA with init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "lora_ga"}, {}, "but got LORA with init_lora_weights 'lora_ga'"),  # it changes the base
         ({"alpha_pattern": {".*proj": 3}}, {}, r"names in `alpha_pattern` of adapter_config\.json, but got '\.\*proj'"),
         ({"lora_alpha": "4"}, {}, "a positive number as `lora_alpha` of adapter_config.json, but got '4'"),
         ({}, {"proj.bias": torch.ones(7)}, "Expected LoRA of linear layers and convolutions, but got .*proj.bias"),

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from dscsr_arch.metadata import Metadata, in_words
+from dscsr_arch.words import many
 from dscsr_model.export.ntire.folding import FOLDED
 from dscsr_model.export.ntire.own_file import OwnFile
 from dscsr_model.export.ntire.self_check import SIZE, TOLERANCE
@@ -76,7 +77,7 @@ def table(made: Made) -> list[tuple[str, str]]:
         ]
     if quality is not None and made.kit.data is not None:
         folder = made.kit.data[0].name
-        text = f"{quality.psnr:.3f} dB, mean of {quality.images} images in {folder}"
+        text = f"{quality.psnr:.3f} dB, mean of {many(quality.images, 'image')} in {folder}"
         if _VALIDATION in folder:  # of other images the threshold says nothing
             verdict = "at least" if quality.psnr >= THRESHOLD else "BELOW"
             text += f"; {verdict} the {THRESHOLD:.2f} dB that the challenge asks for"

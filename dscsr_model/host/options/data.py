@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dscsr_arch.words import many
 from dscsr_model.data.basicsr_pairs import existing_folder, list_folder, pair_names, read_list
 from dscsr_model.data.memory import free_ram
 from dscsr_model.host.options import images
@@ -195,7 +196,7 @@ def _check_sizes(key: Key, found: Images, run: Run) -> None:
             got = f"images that are {ratios.pop()} times as large, for example {example}"
             remedy = "Set `scale` (and the network's) to that of the data, or take other data."
         else:
-            got = f"{len(wrong)} of {len(found.sizes)} pairs that are not, for example {example}"
+            got = f"{len(wrong)} of {many(len(found.sizes), 'pair')} that are not, for example {example}"
             remedy = "Make LQ from these GT images, cropped to a multiple of the scale; `dscsr prepare` does both."
         run.report.add((*key, "dataroot_lq"), f"GT {scale} times as large as LQ (`scale: {scale}`)", got, remedy)
     name = min(found.sizes, key=lambda name: min(found.sizes[name][0]))
@@ -243,7 +244,7 @@ def _check_batches(key: Key, dataset: Mapping[Any, Any], count: int, run: Run) -
     each = f" × {together} GPUs" if together > 1 else ""
     share = f" for each of {ranks} processes" if ranks > 1 else ""
     needed = -(-batch * together * ranks // count)
-    got = f"{batch}{each} of {count} images: no whole batch in an epoch"
+    got = f"{batch}{each} of {many(count, 'image')}: no whole batch in an epoch"
     remedy = f"Lower it, add images, or set `dataset_enlarge_ratio: {needed}`."
     expected = f"at most {samples // together} (images of an epoch{share}{', per GPU' if together > 1 else ''})"
     run.report.add((*key, "batch_size_per_gpu"), expected, got, remedy)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.words import many
 
 MOST_PRINTED = 30
 Key = tuple[str, ...]
@@ -48,7 +49,7 @@ class OptionsError(DscsrError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = list(faults)
         shown = self.faults[:MOST_PRINTED]
-        count = "one fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        count = many(len(self.faults), "fault")
         lines = [f"{count} in {self.faults[0].file}:", *(f"{i}. {fault}" for i, fault in enumerate(shown, 1))]
         if len(self.faults) > len(shown):
             lines.append(f"… and {len(self.faults) - len(shown)} more.")

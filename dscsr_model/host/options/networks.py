@@ -20,6 +20,7 @@ from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import SizeError
 from dscsr_arch.foreign import find_backbone
 from dscsr_arch.sizes import SizeRequirements, size_requirements
+from dscsr_arch.words import many
 from dscsr_model.data.memory import free_ram
 from dscsr_model.host.options.faults import Key, Report
 from dscsr_model.host.options.run import Run
@@ -75,7 +76,7 @@ def check_against_data(key: Key, network_class: Any, run: Run) -> None:
             run.report.add((*key, name), expected, got, remedy)
             continue
         for dataset, channels in others.items():  # where the datasets differ, it is theirs to change
-            expected = f"images of {value} channel{'s' if value > 1 else ''}, as the network's `{name}` says"
+            expected = f"images of {many(value, 'channel')}, as the network's `{name}` says"
             remedy = _other_channels(str(run.known_datasets[dataset]), value)
             run.report.add(("datasets", str(dataset)), expected, channels, remedy)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dscsr_arch.words import many
 from dscsr_model.host.options.faults import Key, Report, did_you_mean, nearest
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.host.options.structure import LORA_MODELS, of_other_models
@@ -221,7 +222,7 @@ def _check_scheduler(run: Run) -> None:
     length = f"`total_iter: {total}`"
     if run.stage is not None:  # whose schedule is counted from its own start, or from that of the run
         total = run.stage.until - run.stage.schedule_after
-        length = f"the {total} iterations up to {run.stage.until}"
+        length = f"the {many(total, 'iteration')} up to {run.stage.until}"
     if built is None or report.has("train", "total_iter"):
         return
     if kind == "CosineAnnealingRestartLR" and total - 1 > (periods := sum(section["periods"])):
@@ -229,7 +230,7 @@ def _check_scheduler(run: Run) -> None:
         remedy = "BasicSR would stop with an error there: lengthen the last period."
         report.add((*key, "periods"), "periods that add up to the whole training", got, remedy)
     if kind == "OneCycleLR" and total - 1 > built.total_steps:
-        got = f"{built.total_steps} steps, fewer than {length}"
+        got = f"{many(built.total_steps, 'step')}, fewer than {length}"
         report.add(key, "a cycle of the whole training", got, "It would stop with an error there: lengthen it.")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
 from dscsr_arch.sizes import likely_channels
+from dscsr_arch.words import many
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import INPUT_CHANNELS, SIDE, check_sizes, common_side, quietly_built
 from dscsr_model.host.options.run import Run, find
@@ -151,7 +152,7 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
             kind, own = type(teacher).__name__, likely_channels(teacher)[0]
             answer = _probe(teacher, x, [] if number else [layer for _, _, layer in pairs])
             if isinstance(answer, str):
-                expected = f"a teacher for images of {_channels(channels)}, which `network_g` takes"
+                expected = f"a teacher for images of {many(channels, 'channel')}, which `network_g` takes"
                 got = f"{kind}, whose first layer takes {own}" if own != channels else f"{kind}, which says: {answer}"
                 raise DscsrError(expected, got, "Take another one.")
             found, width = answer[0].shape[-1] / side, answer[0].shape[1]
@@ -159,7 +160,7 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
                 expected = f"a teacher of scale {scale}, as `scale: {scale}` says"
                 raise DscsrError(expected, f"{kind} of scale {found:g}", "Take another one.")
             if not isinstance(ours, str) and width != ours[0].shape[1]:
-                expected = f"a teacher whose images have {_channels(ours[0].shape[1])}, as those of `network_g`"
+                expected = f"a teacher whose images have {many(ours[0].shape[1], 'channel')}, as those of `network_g`"
                 raise DscsrError(expected, f"{kind} with {width}", "Take another one.")
             features = features or dict(answer[1])
         for key, one, other in pairs:
@@ -201,13 +202,10 @@ def _input_channels(run: Run) -> int:
     return run.whole("network_g", name, default=default) or default
 
 
-def _channels(number: int) -> str:
-    return f"{number} channel{'s' if number > 1 else ''}"
-
-
 def _shape(feature: Tensor) -> str:
     if feature.dim() == 4:
-        return "{} channels of {}×{}".format(*feature.shape[1:])
+        channels, height, width = feature.shape[1:]
+        return f"{many(channels, 'channel')} of {height}×{width}"
     return f"{'×'.join(map(str, feature.shape[1:]))} numbers without height and width"
 
 

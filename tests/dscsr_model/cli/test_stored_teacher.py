@@ -109,8 +109,9 @@ def test_overshoots_are_kept_and_what_16_bits_do_not_reach_is_told(prepare):
         torch.nn.init.zeros_(parameter)
     network.upsampler[0].bias.data = torch.tensor([0.2, 0.2, 0.2, 0.2, 0.8, 0.8, 0.8, 0.8, 2.0, 2.0, 2.0, 2.0])
     save_state_dict({"params": network.state_dict()}, "one.pth")
-    code, said = prepare(*PHOTOGRAPHS, "--teacher", "one.pth")
+    code, said = prepare(*PHOTOGRAPHS, "--teacher", "one.pth", "--set", "img_range=1", "--param-key", "params")
     assert code == 0
+    assert TeacherReader("data/TEACHER_X2.lmdb").record.words == "SPAN (one.pth, param_key params, img_range 1)"
     assert "  33.33% of its values lie beyond [-0.25, 1.25], and are kept as the end of that." in said
     values = as_values(torch.from_numpy(read(TeacherReader("data/TEACHER_X2.lmdb"))["a_s001"]))
     assert (values[0, 0] - torch.tensor([0.2, 0.8, 1.2515])).abs().max() < 1e-4
@@ -138,6 +139,9 @@ def test_for_lmdbs_that_are_there_and_nothing_half_made(prepare, monkeypatch):
     assert "which exists. Pass --force to replace" in again[1]
     code, said = prepare("--verify", "data")
     assert "data/TEACHER_X2.lmdb: 2 outputs of LQ_X2.lmdb by SPAN (one.pth)" in said
+    code, said = prepare(*PHOTOGRAPHS, "--crop-size", 64, "--hold-out", 1, "--force")
+    assert code == 1
+    assert "Expected --teacher, since data/TEACHER_X2.lmdb was made of the pairs that are here, but got none." in said
     assert prepare("--gt", "hr", "--out", "parts", "--scale", 2, "--crop-size", 64, "--step", 64)[0] == 0
     assert "These are sub-images: at their ends" in prepare("--out", "parts", "--teacher", "one.pth")[1]
     os.replace("parts/TEACHER_X2.lmdb", "data/OTHER.lmdb")
@@ -155,7 +159,7 @@ def test_for_lmdbs_that_are_there_and_nothing_half_made(prepare, monkeypatch):
         (("--out", "data", "--teacher", "one.pth", "--scale", "4"), "Expected a teacher of --scale 4, but got one of"),
         ((*PHOTOGRAPHS, "--self-ensemble"), "Expected --teacher WEIGHTS beside --self-ensemble"),
         ((*PHOTOGRAPHS[:-1], 4, "--teacher", "one.pth"), "Expected a teacher of scale 4, but got one of scale 2."),
-        ((*PHOTOGRAPHS, "--color", "gray", "--teacher", "one.pth"), "for images of 1 channels, which LQ has, but got"),
+        ((*PHOTOGRAPHS, "--color", "gray", "--teacher", "one.pth"), "for images of 1 channel, which LQ has, but got"),
         ((*PHOTOGRAPHS, "--teacher", "one.pth", "x4.pth"), "Expected networks of one kind, scale 2 and 3 channels"),
     ],
 )  # fmt: skip

@@ -129,7 +129,7 @@ def test_a_resumed_training_says_from_where_and_a_long_one_what_is_shorter(folde
     write_options(folder, **{**SHORT, "train:total_iter": 24})
     said = masked(train(folder, "--auto_resume").stderr)
     assert "  weights     of iteration 12, experiments/tiny/training_states/12.state" in said
-    assert "  length      24 iterations, 2 epochs; 12 iterations are left" in said
+    assert "  length      24 iterations, 2 epochs; 12 iterations left" in said
     (advice,) = (line for line in said if line.startswith("This run would take "))
     assert "options/train_span_x4_photos.yml" in advice
     assert "train: max_seconds" in advice

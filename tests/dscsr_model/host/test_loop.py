@@ -269,7 +269,7 @@ def test_what_cannot_be_resumed(namespace, checkpoint, capsys):
     ):
         resumed(namespace, train={"total_iter": 6})
     assert resumed(namespace, train={"total_iter": 7}, manual_seed=11)[0]["iter"] == 7
-    assert capsys.readouterr().err == "dscsr: this run has made its 7 iterations; a larger `total_iter` goes on.\n"
+    assert capsys.readouterr().err == "dscsr: this run is at its end, iteration 7; a larger `total_iter` goes on.\n"
     for file in (checkpoint / "training_states").iterdir():
         file.write_bytes(b"not a state")
     message = r"Expected a whole checkpoint in experiments/run, but got none that opens\. Move the folder away"

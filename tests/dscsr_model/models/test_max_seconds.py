@@ -75,7 +75,7 @@ def test_a_resumed_run_has_the_time_that_is_left(tmp_path, capfd):
     pipeline(tmp_path)
     first = last_state(tmp_path)
     pipeline(tmp_path, "--auto_resume")
-    assert "this run has trained its 0.3 seconds; a larger `max_seconds` goes on." in capfd.readouterr().err
+    assert "this run is at its end, 0.3 s of training; a larger `max_seconds` goes on." in capfd.readouterr().err
     assert last_state(tmp_path)["iter"] == first["iter"]
 
     write(tmp_path, seconds=first["seconds"] + 0.2)

@@ -56,7 +56,7 @@ BAD = [
     ({}, {"teachers": 3}, ROOT, "but got one that cannot be read"),
     ({}, {"lq": "0"}, ROOT, "Expected outputs that were made of the LQ images of `dataroot_lq`, but got outputs for"),
     ({"datasets:train:dataroot_gt": "@GT_raw.lmdb", "datasets:train:dataroot_lq": "@LQ_raw.lmdb"}, {}, ROOT,
-     "Expected outputs for the images of `dataroot_gt`, but got others: 9 keys are in one of them only, such as `0000"),
+     "Expected outputs for the images of `dataroot_gt`, but got others: 9 keys in one of them only, such as `0000"),
     ({"datasets:train:dataroot_gt": "@gt", "datasets:train:dataroot_lq": "@lq",
       "datasets:train:io_backend": {"type": "disk"}}, {}, ROOT, "LMDBs beside `dataroot_teacher`, but got folders."),
     ({"datasets:train:noise": 25}, {}, ROOT, "Expected no `noise` beside `dataroot_teacher`, but got noise that each"),
