@@ -25,6 +25,7 @@ from dscsr_arch.metadata import describe, described, differences, shown
 from dscsr_arch.unknown import unknown_network
 from dscsr_arch.weight_files import (
     FilePath,
+    check_finite,
     read_pickle,
     read_state_dict,
     read_weight_file,
@@ -132,12 +133,7 @@ def _bare_network(architecture: Architecture, arguments: Mapping[str, Any], stat
 
 
 def _finite(network: nn.Module, path: FilePath) -> nn.Module:
-    """``network``, unless it has weights that make every image black."""
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if not tensor.isfinite().all():
-            odd = int((~tensor.isfinite()).sum())
-            got = f"{odd} of {tensor.numel()} in {name} that are infinite or no number: a training diverged"
-            raise WeightsError("finite weights", got, "Take an earlier checkpoint.", path)
+    check_finite(dict((*network.named_parameters(), *network.named_buffers())), path)
     return network
 
 

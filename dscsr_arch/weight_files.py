@@ -104,6 +104,15 @@ def _weight_sets(content: Any, metadata: Any) -> list[str]:
     return sorted(held, key=lambda key: not (isinstance(preferred, str) and key == preferred))
 
 
+def check_finite(state_dict: Mapping[str, Tensor], path: FilePath) -> None:
+    """Raise `WeightsError` if there are weights that make every image black."""
+    for name, tensor in state_dict.items():
+        if not tensor.isfinite().all():
+            odd = int((~tensor.isfinite()).sum())
+            got = f"{odd} of {tensor.numel()} in {name} that are infinite or no number: a training diverged"
+            raise WeightsError("finite weights", got, "Take an earlier checkpoint.", path)
+
+
 def state_dict_diff(network: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
     """What keeps ``state_dict`` from loading strictly into ``network``, in lines; None if nothing does."""
     expected = network.state_dict()

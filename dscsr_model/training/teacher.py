@@ -20,7 +20,7 @@ from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import describe
 from dscsr_arch.no_autocast import no_autocast
 from dscsr_arch.sizes import padded, size_requirements
-from dscsr_arch.weight_files import read_weight_file, state_dict_diff
+from dscsr_arch.weight_files import check_finite, read_weight_file, state_dict_diff
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.tiling import self_ensemble
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
@@ -131,6 +131,7 @@ def build_teachers(section: Mapping[str, Any], build: Callable[[dict[str, Any]],
                 f"{file}, which does not fit:\n{fault}\n",
                 "Correct `teacher: network:`, or leave it out if load_model knows the network.",
             )
+        check_finite(content.weights, file)
         one.load_state_dict(content.weights)
         networks.append(one)
     return networks

@@ -12,7 +12,7 @@ from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import describe, described
-from dscsr_arch.weight_files import WeightFile, read_pickle, read_weight_file, state_dict_diff
+from dscsr_arch.weight_files import WeightFile, check_finite, read_pickle, read_weight_file, state_dict_diff
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import (
     IMAGE_NETWORKS,
@@ -83,6 +83,7 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         if report.has("path", f"param_key_{label}") or report.has(*key):
             return
         content = read_weight_file(file, param_key)
+        check_finite(content.weights, file)
         if network is None or path.get(f"strict_load_{label}", True) is False:
             return
         if layers := _difference(network, content):

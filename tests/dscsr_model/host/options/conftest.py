@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def data(tmp_path_factory):
     }
     for name, network in networks.items():
         torch.save({"params": network.state_dict()}, root / f"{name}.pth")
+    diverged = networks["base"].state_dict() | {"conv_cat.bias": torch.tensor([math.nan] * 8)}
+    torch.save({"params": diverged}, root / "nan.pth")
     adapted = conv_lora.inject(networks["base"].fuse(), {"block_1": (1, 2)})
     torch.save({"params": conv_lora.lora_state_dict(adapted)}, root / "lora.pth")
     torch.save({"params": adapted.state_dict()}, root / "whole.pth")

@@ -63,6 +63,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"network_g": {**BASE, "num_in_ch": -1}}, "network_g: num_in_ch", "Expected 3, the channels of"),
     (teacher(weights="nowhere.pt"), "teacher: weights", "nowhere.pt"),
     (teacher(weights="@broken.pth"), "teacher: weights", "a whole weight file"),
+    (teacher(weights="@nan.pth", network=BASE), "teacher: weights", "Expected finite weights, but got 8 of 8 in conv_"),
+    ({**ALONE, "network_g": BASE, "path:pretrain_network_g": "@nan.pth"}, "path: pretrain_network_g", "finite weights"),
     (teacher(weights="@lora.pth"), "teacher: weights", "LoRA adapters alone"),
     (teacher(weights=[]), "teacher: weights", "Expected a path or a list of paths, but got []"),
     ({"teacher": {"network": BASE}}, "teacher: weights", "but got no such key. Add `weights:`"),
