@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def many(count: int, thing: str) -> str:
     """``1 image``, ``2,000 images``, ``0 batches``."""
-    ending = "" if count == 1 else "es" if thing.endswith(("s", "ch")) else "s"
+    ending = "" if count == 1 else "es" if thing.endswith(("s", "tch")) else "s"
     return f"{count:,} {thing}{ending}"
 
 
