@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import dscsr_model
 from dscsr_arch.conv_lora import lora_layers
+from dscsr_model.data.teacher_store import TeacherRecord
 
 SPAN = {"type": "SPAN", "feature_channels": 8, "upscale": 2}
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
@@ -67,6 +68,15 @@ def options(root: Path, model_type: str = "EfficientSRModel", **changes: Any) ->
         },
         changes,
     )  # fmt: skip
+
+
+def stored_teacher(root: Path) -> dict[str, Any]:
+    """Changes of the options: batches have a teacher's outputs, as ``teacher_image``."""
+    folder = root / "T.lmdb"
+    folder.mkdir(exist_ok=True)
+    record = TeacherRecord(teachers=[], self_ensemble=True, scale=2, channels=3)
+    (folder / "teacher.json").write_text(record.model_dump_json())
+    return {"datasets:train:dataroot_teacher": str(folder)}
 
 
 def build(opt: dict[str, Any]) -> Any:

@@ -86,7 +86,7 @@ def prepare_csd(folder: Path, upscale: int) -> dict[str, Any]:
         "train:teacher_opt": {"type": "L1Loss", "output_of": "teacher", "end_iter": 14},
         "train:contrastive_opt": {
             "type": "ContrastiveLoss", "loss_weight": 0.1, "num_negatives": 1, "features": "teacher",
-            "feature_layers": ["conv_first", "body.0"],
+            "feature_layers": ["conv_first", "body.0"], "every": 2,
         },
     }  # fmt: skip
 

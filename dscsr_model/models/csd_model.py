@@ -50,6 +50,9 @@ class CSDModel(EfficientSRModel):
     that is processed (`accumulate_steps`) on this rank, enlarged by torch's bicubic. Its ``features: teacher`` compares
     in layers (see `TeacherFeatures`) of the teacher that the training began with.
 
+    Where the training data has ``dataroot_teacher``, each batch has, as ``teacher_image``, what a teacher made of the
+    whole images before: students are compared with that, and the teacher runs only to be trained itself.
+
     Terms of several students are summed. Metrics are named by width (``psnr_w0.25``); the smallest decides which
     network is best, unless ``val: best_metric`` names another. Beside ``net_g_*.pth`` (of the plain backbone's names)
     lie ``student_w<width>_*.pth``, plain backbones, of the better weights.
@@ -98,6 +101,7 @@ class CSDModel(EfficientSRModel):
 
     def init_training_settings(self) -> None:
         """Also the teacher's features that contrastive losses of all stages compare."""
+        self.take_stored_outputs()
         super().init_training_settings()
         backbone = self.get_bare_model(self.net_g).backbone
         self.features = {
@@ -113,36 +117,43 @@ class CSDModel(EfficientSRModel):
         self.active: Mapping[str, CSDLoss] = self.losses_of[stage.number - 1]
 
     def _needs_teacher(self) -> bool:
-        return any(loss.needs_teacher for losses in self.losses_of for loss in losses.values())
+        return any(self._asks_teacher(losses) for losses in self.losses_of)
+
+    def _asks_teacher(self, losses: Mapping[str, CSDLoss]) -> bool:
+        stored = self.stored_teacher is not None
+        return any(loss.asks_teacher(stored) for loss in losses.values())
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step by the losses that count in this iteration."""
         scheduled, losses = self.scheduled_iteration(current_iter), self.losses_of[self.stage.number - 1]
-        self.active = {name: loss for name, loss in losses.items() if loss.covers(scheduled)}
+        due = {name: loss for name, loss in losses.items() if not loss.skips(current_iter)}
+        self.active = {name: loss for name, loss in due.items() if loss.covers(scheduled)}
         super().optimize_parameters(current_iter)
 
-    def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+    def compute_losses(self, lq: Tensor, gt: Tensor, teacher_image: Tensor | None = None) -> dict[str, Tensor]:
         """Named, weighted losses of one part of a batch, one for each student; their sum is minimized.
 
         Args:
             lq: (B, C, H, W) in [0, 1].
             gt: (B, C, H·s, W·s).
+            teacher_image: What a teacher has made of ``lq`` before, like ``gt``, if that is stored.
         """
         outputs = self.run_widths(lq)
         self.output = outputs[min(outputs)]
         check_output(self.output, gt)
         losses: dict[str, Tensor] = OrderedDict()
+        taught = outputs.get(TEACHER) if teacher_image is None else teacher_image
         for name, loss in self.active.items():
             if loss.trains_teacher:
                 losses |= named(name, self.compute_loss(name, outputs[TEACHER], gt))
                 continue
             students = {width: outputs[width] for width in self.students}
+            target = taught.detach() if taught is not None and loss.compares_with_output else gt
             if loss.contrastive:
-                terms = self._contrast(name, students, outputs[TEACHER].detach(), lq)
+                terms = self._contrast(name, students, target, lq)
             else:
-                target = outputs[TEACHER].detach() if loss.target == "teacher" else gt
                 terms = {width: self.compute_loss(name, output, target) for width, output in students.items()}
             for width, term in terms.items():
                 losses |= named(name, term, f"_{width}" if len(terms) > 1 else "")
@@ -172,11 +183,11 @@ class CSDModel(EfficientSRModel):
         without a graph it would keep, and hand to the students.
         """
         active = self.active.values()
-        trained = [width for width in self.students if any(not loss.trains_teacher for loss in active)]
+        trained = list(self.students) if any(not loss.trains_teacher for loss in active) else []
         if any(loss.trains_teacher for loss in active):
             return self._run((TEACHER, *trained), lq)
         outputs: dict[float, Tensor] = {}
-        if any(loss.needs_teacher for loss in active):
+        if self._asks_teacher(self.active):
             with torch.no_grad():
                 outputs = self._run((TEACHER,), lq)
         return outputs | self._run(trained, lq)

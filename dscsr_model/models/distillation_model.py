@@ -16,7 +16,6 @@ from dscsr_arch.arguments import AssumedWarning
 from dscsr_arch.errors import DscsrWarning
 from dscsr_arch.sizes import likely_channels, padded
 from dscsr_arch.words import many
-from dscsr_model.data.teacher_store import read_record
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.options.losses import TARGET_KEYS, LossTarget
 from dscsr_model.options.sections import TeacherSection
@@ -49,11 +48,7 @@ class DistillationModel(EfficientSRModel):
             for stage in self.stages
         ]
         self.distillation = TeacherSection.parse(self.opt.get("teacher"), "teacher")
-        path = self.opt["datasets"]["train"].get("dataroot_teacher")
-        self.stored = None if path is None else read_record(path)
-        if self.stored is not None:
-            self.trained_images = (*self.trained_images, "teacher_image")
-            get_root_logger().info(f"Teacher: stored outputs of {self.stored.words}")
+        self.take_stored_outputs()
         self.teacher_output = TeacherOutput(None, {})
         self.features: Features = {}
         super().init_training_settings()
@@ -72,7 +67,7 @@ class DistillationModel(EfficientSRModel):
 
     def build_teacher(self) -> Teacher | None:
         """The teacher of the option file; None if no loss needs one."""
-        stored = self.stored is not None
+        stored = self.stored_teacher is not None
         if not any(target.asks_teacher(stored) for targets in self.targets_of for target in targets.values()):
             return None
         logger = get_root_logger()
@@ -134,9 +129,9 @@ class DistillationModel(EfficientSRModel):
 
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
-        targets, stored = self.loss_targets.values(), self.stored is not None
+        targets, stored = self.loss_targets.values(), self.stored_teacher is not None
         if self.teacher is not None and any(target.asks_teacher(stored) for target in targets):
-            of_teacher = any(target.target == "teacher" and not target.pairs for target in targets)
+            of_teacher = any(target.compares_with_output for target in targets)
             self.teacher.wants_output = of_teacher and not stored
             output, features = self.teacher(lq)
             self.teacher_output = TeacherOutput(self.teacher_output.output if stored else output, features)

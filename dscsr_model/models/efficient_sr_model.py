@@ -15,6 +15,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dscsr_model.data.teacher_store import read_record
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
@@ -88,6 +89,18 @@ class EfficientSRModel(CheckpointingSRModel):
             stop=self.stop,
         )
         self.loss_terms: Mapping[str, Tensor] = {}
+
+    @property
+    def stored_teacher(self) -> str | None:
+        """Where a teacher's outputs lie beside the training data, if they do; `take_stored_outputs` has them read."""
+        path: str | None = self.opt["datasets"].get("train", {}).get("dataroot_teacher")
+        return path
+
+    def take_stored_outputs(self) -> None:
+        """Take a teacher's outputs of each batch, as ``teacher_image``, if they are stored."""
+        if self.stored_teacher is not None:
+            self.trained_images = (*self.trained_images, "teacher_image")
+            get_root_logger().info(f"Teacher: stored outputs of {read_record(self.stored_teacher).words}")
 
     # --- losses, optimizer, schedule --------------------------------------------------------------------------
 

@@ -40,13 +40,13 @@ class LossTarget(Section):
         return self
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether there is nothing to compare with without a teacher."""
-        return self.target == "teacher" or bool(self.layers)
+    def compares_with_output(self) -> bool:
+        """Whether the student's output is compared with the teacher's."""
+        return self.target == "teacher" and not self.layers
 
     def asks_teacher(self, stored: bool) -> bool:
         """Whether a teacher has to run, or only if its outputs are not stored."""
-        return bool(self.layers) or (self.needs_teacher and not stored)
+        return bool(self.layers) or (self.compares_with_output and not stored)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -69,6 +69,7 @@ class CSDLoss(Section):
     feature_layers: Layers | None = option("with `features: teacher`: layers of the teacher that compare the images")
     start_iter: Iteration | None = option("the first iteration in which the loss counts; by default 1")
     end_iter: Iteration | None = option("the last one; by default it has no end")
+    every: Iteration | None = option("it counts, at its full weight, in each iteration that this divides; by default 1")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -97,9 +98,13 @@ class CSDLoss(Section):
         return self.output_of == "teacher"
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether it cannot be computed without the teacher's output."""
-        return self.contrastive or self.trains_teacher or self.target == "teacher"
+    def compares_with_output(self) -> bool:
+        """Whether students learn from the teacher's output."""
+        return self.contrastive or self.target == "teacher"
+
+    def asks_teacher(self, stored: bool) -> bool:
+        """Whether the teacher has to run: to be trained, or to be compared with if its outputs are not stored."""
+        return self.trains_teacher or (self.compares_with_output and not stored)
 
     @property
     def start(self) -> int:
@@ -107,8 +112,12 @@ class CSDLoss(Section):
         return self.start_iter or 1
 
     def covers(self, iteration: int) -> bool:
-        """Whether it counts in this iteration."""
+        """Whether it counts in iterations around this one."""
         return self.start <= iteration and (self.end_iter is None or iteration <= self.end_iter)
+
+    def skips(self, iteration: int) -> bool:
+        """Whether it leaves this iteration out."""
+        return iteration % (self.every or 1) != 0
 
 
 TARGET_KEYS = tuple(LossTarget.declared())

@@ -131,11 +131,11 @@ def check_targets(run: Run) -> None:
 def _check_cover(run: Run) -> None:
     """Every iteration must have something to train."""
     first, total = (run.stage.first, run.stage.until) if run.stage else (1, run.whole("train", "total_iter") or 0)
-    losses = run.targets.values()
+    losses = [loss for loss in run.targets.values() if loss.every in (None, 1)]
     for iteration in sorted([first, *(loss.end_iter + 1 for loss in losses if loss.end_iter is not None)]):
         if first <= iteration <= total and not any(loss.covers(iteration) for loss in losses):
             got = f"none in iteration {iteration} of {total}"
-            remedy = "Correct `start_iter` and `end_iter`, or `total_iter`."
+            remedy = "Correct `start_iter`, `end_iter` and `every`, or `total_iter`."
             run.report.add(("train", "total_iter"), "a loss in every iteration", got, remedy)
             return
 
@@ -176,7 +176,8 @@ def _check_widths(run: Run, network: CSSRNet) -> None:
     if report.has("val", "widths"):
         return
     targets = [target for one in run.by_stage for target in one.targets.values()]
-    teacher = [TEACHER] if not run.is_train or any(target.needs_teacher for target in targets) else []
+    runs = not run.is_train or any(target.asks_teacher(run.stored_teacher) for target in targets)
+    teacher = [TEACHER] if runs else []
     given, known = val.get("widths"), sorted({TEACHER, *network.widths})
     if given is not None and not (given and all(width in known for width in given)):
         remedy = "Take these, or add to `network_g: widths`."

@@ -8,7 +8,7 @@ from dscsr_model.data.sources import open_pair, open_teacher
 from dscsr_model.data.teacher_store import TeacherReader
 from dscsr_model.host.options.run import Run
 from dscsr_model.options.datasets import PairedCropDataset
-from dscsr_model.options.section import DISTILLING, MODELS, describe, listed
+from dscsr_model.options.section import CSD, DISTILLING, MODELS, describe, listed
 from dscsr_model.weights import sha256
 
 _NAME = "dataroot_teacher"
@@ -23,17 +23,14 @@ def check_stored_teacher(run: Run) -> None:
     key = ("datasets", "train", _NAME)
     if not run.is_train or not run.stored_teacher or run.known_datasets.get("train") != "PairedCropDataset":
         return
-    if run.known_model is not None and not run.distils:
-        models = listed(sorted(name for name, marks in MODELS.items() if DISTILLING in marks))
+    if run.known_model is not None and not (run.distils or run.is_csd):
+        models = listed(sorted(name for name, marks in MODELS.items() if {DISTILLING, CSD} & {*marks}))
         got = f"`{run.known_model}`, which does not read them"
         run.report.add(key, f"a model type that takes stored outputs ({models})", got, "Take one, or remove the key.")
         return
     targets = [target for stage in run.by_stage for target in stage.targets.values()]
-    if (
-        run.distils
-        and not run.report.has("train")
-        and not any(one.target == "teacher" and not one.layers for one in targets)
-    ):
+    known = run.known_model is not None and not run.report.has("train")
+    if known and not any(one.compares_with_output for one in targets):
         remedy = "Add `target: teacher` to a loss on the output, or remove the key."
         run.report.add(key, "a loss that compares with these outputs", "none with `target: teacher`", remedy)
     reader, channels, scale = None, run.channels.get("train"), run.whole("scale")

@@ -72,24 +72,52 @@ def test_losses_are_those_of_their_formulas(options):
         torch.testing.assert_close(losses[name], value)
 
 
+def test_with_stored_outputs_students_are_compared_with_them(options, tmp_path):
+    changes = {**small_models.stored_teacher(tmp_path), **contrast(every=3), "train:teacher_opt": TEACHER}
+    model = build(options(**changes, **{"train:kd_opt": {"type": "MSELoss", "target": "teacher"}}))
+    lq, gt = batch(1)["lq"], batch(1)["gt"]
+    stored = gt.flip(0)
+    torch.manual_seed(3)
+    losses = model.compute_losses(lq, gt, stored)
+    torch.manual_seed(3)
+    negatives = F.interpolate(lq[torch.randperm(4)[:3]], scale_factor=2, mode="bicubic")
+    student, features = model.net_g.student(0.5)(lq), model.features["contrastive"]
+    contrasted = ContrastiveLoss(0.01, features="teacher").compare(*map(features, (student, stored, negatives)))
+    torch.testing.assert_close(losses["l_kd"], F.mse_loss(student, stored))
+    torch.testing.assert_close(losses["l_contrastive"], contrasted)
+    torch.testing.assert_close(losses["l_teacher"], 0.5 * F.l1_loss(model.net_g.backbone(lq), gt))
+    found = []
+    for step in range(1, 7):
+        model.feed_data({"lq": lq, "gt": gt, "teacher_image": stored})
+        model.optimize_parameters(step)
+        found.append("l_contrastive" in model.loss_terms)
+    assert found == [False, False, True] * 2
+
+
+STORED = {"datasets:train:dataroot_teacher": True}
+
+
 @pytest.mark.parametrize(
     ("losses", "forwards"),
     [
         (BOTH, [((1.0, 0.5), True)]),
         (contrast(), [((1.0,), False), ((0.5,), True)]),
+        (STORED | contrast(), [((0.5,), True)]),
         ({}, [((0.5,), True)]),
         ({"train:pixel_opt": None, "train:teacher_opt": TEACHER}, [((1.0,), True)]),
     ],
-    ids=["CSD", "a teacher that is not trained", "students alone", "the teacher alone"],
+    ids=["CSD", "a teacher that is not trained", "a stored teacher", "students alone", "the teacher alone"],
 )
-def test_only_what_is_needed_runs_and_what_is_trained_in_one_forward(options, losses, forwards):
-    model, seen = build(options(**losses)), []
+def test_only_what_is_needed_runs_and_what_is_trained_in_one_forward(options, losses, forwards, tmp_path):
+    stored = small_models.stored_teacher(tmp_path) if losses.keys() & STORED.keys() else {}
+    model, seen = build(options(**{**losses, **stored})), []
 
     def remember(_module, _inputs, arguments, output):
         seen.append((arguments["width"], any(one.requires_grad for one in output.values())))
 
     model.net_g.register_forward_hook(remember, with_kwargs=True)
-    train(model, [1])
+    model.feed_data({**batch(1), "teacher_image": batch(1)["gt"]})
+    model.optimize_parameters(1)
     assert seen == forwards
 
 

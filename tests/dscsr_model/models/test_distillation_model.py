@@ -12,7 +12,6 @@ from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_arch.errors import DscsrError
 from dscsr_model import stored_values
-from dscsr_model.data.teacher_store import TeacherRecord
 from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 
 LOSSES = {
@@ -146,17 +145,13 @@ def test_a_run_resumed_with_other_regressors_starts_them_anew(options, tmp_path,
 def stored(options, tmp_path):
     """Options with stored outputs, and batches that have them."""
     made = SPAN(feature_channels=6, upscale=2).eval()
-    record = TeacherRecord(teachers=[], self_ensemble=True, scale=2, channels=3)
-    (tmp_path / "T.lmdb").mkdir()
-    (tmp_path / "T.lmdb/teacher.json").write_text(record.model_dump_json())
 
     def with_outputs(step):
         with torch.no_grad():
             numbers = stored_values.as_numbers(made(batch(step)["lq"])).to(torch.int16)
         return {**batch(step), "teacher_image": numbers}
 
-    changes = {"datasets:train:dataroot_teacher": str(tmp_path / "T.lmdb")}
-    return lambda **more: options(**changes, **more), with_outputs
+    return lambda **more: options(**small_models.stored_teacher(tmp_path), **more), with_outputs
 
 
 def test_stored_outputs_are_what_is_compared_with_and_no_teacher_runs(stored):

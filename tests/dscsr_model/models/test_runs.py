@@ -8,7 +8,7 @@ import option_files
 import pytest
 import torch
 from rank_steps import one_and_two, share
-from small_models import batch, distance, weights
+from small_models import batch, distance, stored_teacher, weights
 from training_runs import (
     experiment,
     last_log,
@@ -22,7 +22,6 @@ from training_runs import (
 )
 
 from dscsr_arch.checkpoint import read_pickle
-from dscsr_model.data.teacher_store import TeacherRecord
 from dscsr_model.training import checkpoints
 
 
@@ -172,7 +171,7 @@ def test_two_ranks_step_and_validate_as_one_process_does(tmp_path):
 
 
 def csd_with_all_losses(folder):
-    """One process has the batch in two parts, each rank one of them; all of a part are its negatives."""
+    """One process has the batch in two parts, each rank one of them; all of a part are its negatives, `every` 2."""
     return prepare_csd(folder, 2) | {
         "path:pretrain_network_g": str(folder / "teacher.pth"),
         "train:teacher_opt": {"type": "L1Loss", "output_of": "teacher", "end_iter": 2},
@@ -187,20 +186,21 @@ def csd_from_scratch(folder):
 
 
 def stored_outputs(folder):
-    (folder / "T.lmdb").mkdir(exist_ok=True)
-    record = TeacherRecord(teachers=[], self_ensemble=False, scale=2, channels=3)
-    (folder / "T.lmdb/teacher.json").write_text(record.model_dump_json())
-    layers = {"train:affinity_opt": None, "train:hint_opt": None}
-    stored = {"datasets:train:dataroot_teacher": str(folder / "T.lmdb"), "teacher": None, **layers}
-    return prepare_dsclora(folder, 2) | stored
+    without = {"teacher": None, "train:affinity_opt": None, "train:hint_opt": None}
+    return prepare_dsclora(folder, 2) | stored_teacher(folder) | without
 
 
+def csd_with_stored_outputs(folder):
+    return csd_with_all_losses(folder) | stored_teacher(folder) | {"train:teacher_opt": None}
+
+
+REST = [["l_pix"], ["l_pix", "l_contrastive"], ["l_pix"]]
 DISTILLED = ["l_pix", "l_teacher", "l_affinity", "l_hint"]
 KINDS = {
     "stored": (stored_outputs, [DISTILLED[:2]] * 5),
     "distillation": (lambda folder: prepare_dsclora(folder, 2) | {"train:accumulate_steps": 2}, [DISTILLED] * 5),
-    "widths": (csd_with_all_losses, [["l_pix", "l_teacher"], ["l_pix", "l_teacher", "l_contrastive"]]
-               + [["l_pix", "l_contrastive"]] * 2 + [["l_pix"]]),
+    "widths": (csd_with_all_losses, [["l_pix", "l_teacher"], ["l_pix", "l_teacher", "l_contrastive"], *REST]),
+    "widths stored": (csd_with_stored_outputs, [["l_pix"], ["l_pix", "l_contrastive"], *REST]),
     "widths from scratch": (csd_from_scratch, [["l_pix"]] * 5),
 }  # fmt: skip
 

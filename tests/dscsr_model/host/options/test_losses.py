@@ -94,6 +94,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({f"{PIXEL}:start_iter": 5, f"{PIXEL}:end_iter": 4}, "train: pixel_opt", "`end_iter` to be at least `start_iter"),
     ({f"{PIXEL}:start_iter": 7, LOSS: REMOVED}, "train: total_iter",
      "Expected a loss in every iteration, but got none in iteration 6 of 10"),
+    ({**ALONE, f"{PIXEL}:every": 2}, "train: total_iter", "none in iteration 1 of 10. Correct `start_iter`, `e"),
     # other models
     ({**ALONE, "model_type": "EfficientSRModel"}, "model_type",
      "Expected CSDModel, as CSSRNet has several widths, but got `EfficientSRModel`"),

@@ -71,9 +71,16 @@ def test_each_fault_is_found_with_one_message(stored, check_all, data, changes, 
     check_all({**stored(**record), **changes}, {key: text}, "DistillationModel")
 
 
+def test_csd_is_drawn_to_them(stored, check_all):
+    kept = {"train:teacher_opt": REMOVED, **stored()}
+    check_all(kept, {}, "CSDModel")
+    alone = {**kept, "train:contrastive_opt": REMOVED}
+    check_all(alone, {ROOT: "Expected a loss that compares with these outputs"}, "CSDModel")
+
+
 def test_other_sizes_types_and_models_that_do_not_read_them(stored, check, check_all, tmp_path):
     options = stored()
-    check_all({**options, "model_type": "EfficientSRModel"}, {ROOT: "that takes stored outputs (`DSCLoRAModel`, `Dis"})
+    check_all({**options, "model_type": "EfficientSRModel"}, {ROOT: "that takes stored outputs (`CSDModel`, `DSC"})
     of_bytes = shutil.copytree(tmp_path / "stored/TEACHER_X4.lmdb", tmp_path / "of_bytes.lmdb")
     shutil.copy(f"{options['datasets:train:dataroot_gt']}/data.mdb", of_bytes)
     found = check({**options, **ALONE, KEY: str(of_bytes)}, "DistillationModel")[ROOT]
