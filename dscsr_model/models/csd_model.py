@@ -120,8 +120,7 @@ class CSDModel(EfficientSRModel):
         return any(self._asks_teacher(losses) for losses in self.losses_of)
 
     def _asks_teacher(self, losses: Mapping[str, CSDLoss]) -> bool:
-        stored = self.stored_teacher is not None
-        return any(loss.asks_teacher(stored) for loss in losses.values())
+        return any(loss.asks_teacher(self.stored is not None) for loss in losses.values())
 
     # --- a step -----------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class DistillationModel(EfficientSRModel):
 
     def build_teacher(self) -> Teacher | None:
         """The teacher of the option file; None if no loss needs one."""
-        stored = self.stored_teacher is not None
+        stored = self.stored is not None
         if not any(target.asks_teacher(stored) for targets in self.targets_of for target in targets.values()):
             return None
         logger = get_root_logger()
@@ -129,7 +129,7 @@ class DistillationModel(EfficientSRModel):
 
     def run_network(self, lq: Tensor) -> Tensor:
         """One forward of the student, which gives output and features, and the teacher's answer to the same batch."""
-        targets, stored = self.loss_targets.values(), self.stored_teacher is not None
+        targets, stored = self.loss_targets.values(), self.stored is not None
         if self.teacher is not None and any(target.asks_teacher(stored) for target in targets):
             of_teacher = any(target.compares_with_output for target in targets)
             self.teacher.wants_output = of_teacher and not stored

@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dscsr_model.data.teacher_store import read_record
+from dscsr_model.data.teacher_store import TeacherRecord, read_record
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
 from dscsr_model.options.sections import TrainSection
 from dscsr_model.training import log, lora
@@ -90,17 +91,17 @@ class EfficientSRModel(CheckpointingSRModel):
         )
         self.loss_terms: Mapping[str, Tensor] = {}
 
-    @property
-    def stored_teacher(self) -> str | None:
-        """Where a teacher's outputs lie beside the training data, if they do; `take_stored_outputs` has them read."""
-        path: str | None = self.opt["datasets"].get("train", {}).get("dataroot_teacher")
-        return path
+    @cached_property
+    def stored(self) -> TeacherRecord | None:
+        """Whose outputs lie beside the training data, if any do."""
+        path = self.opt["datasets"].get("train", {}).get("dataroot_teacher")
+        return None if path is None else read_record(path)
 
     def take_stored_outputs(self) -> None:
-        """Take a teacher's outputs of each batch, as ``teacher_image``, if they are stored."""
-        if self.stored_teacher is not None:
+        """Take these outputs of each batch, as ``teacher_image``."""
+        if self.stored is not None:
             self.trained_images = (*self.trained_images, "teacher_image")
-            get_root_logger().info(f"Teacher: stored outputs of {read_record(self.stored_teacher).words}")
+            get_root_logger().info(f"Teacher: stored outputs of {self.stored.words}")
 
     # --- losses, optimizer, schedule --------------------------------------------------------------------------
 
