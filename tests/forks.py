@@ -104,11 +104,15 @@ def together(
         ]
 
 
-def ranks(run: Callable[[], Any], folder: Path, world: int = 2) -> list[subprocess.CompletedProcess[str]]:
-    """What the ranks of a group have done and said, each in the environment that torchrun makes."""
+def group(world: int = 2) -> list[dict[str, str | None]]:
+    """The environment of each rank of a group, as torchrun makes it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    envs = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
-    return together([run] * world, folder, envs)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def ranks(run: Callable[[], Any], folder: Path, world: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    """What the ranks of a group have done and said."""
+    return together([run] * world, folder, group(world))

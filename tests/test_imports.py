@@ -27,6 +27,7 @@ HEIGHT = {
     "dscsr_model.stored_values": 0,
     "dscsr_model.tiling": 0.5,
     "dscsr_model.files": 0.5,
+    "dscsr_model.shared_work": 0.5,
     "dscsr_model.weights": 0.5,
     "dscsr_model.plots": 0.7,
     "dscsr_arch": 0,

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dscsr_arch.errors import DscsrError
 from dscsr_model.cli import doctor
 from dscsr_model.files import for_the_user
+from dscsr_model.shared_work import rank_of_many, started_together
 
 # One module per command in this folder: `add_parser(subparsers)` and `run(args) -> exit code`.
 COMMANDS = (
     *("train", "test", "prepare", "export", "upscale", "submit"),
     *("prune", "average", "profile", "report", "weights", "schema", "doctor"),
 )
+
+SHARED = ("train", "test", "prepare", "upscale")
+"""Those that know what to do as one of several ranks."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
+    if started_together() and args.command not in SHARED:
+        if rank_of_many() > 0:
+            return 0
+        print(f"dscsr: {args.command} is work for one process: rank 0 does it.", file=sys.stderr)
     try:
         code: int = args.run(args)
     except (DscsrError, OSError) as error:
@@ -47,7 +55,8 @@ def _run(argv: Sequence[str] | None) -> int:
         _report(told, getattr(args, "launcher", "none"))
         return 1
     except KeyboardInterrupt:
-        print("dscsr: interrupted", file=sys.stderr)
+        if rank_of_many() == 0:
+            print("dscsr: interrupted", file=sys.stderr)
         return 130
     return code
 
@@ -71,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`dscsr COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"dscsr {doctor.installed_version()}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         command = importlib.import_module(f"{__name__}.{name}")
         command.add_parser(subparsers)
@@ -83,5 +92,7 @@ def _report(error: DscsrError, launcher: str) -> None:
     if not started_together or os.environ.get("RANK", "0") == "0":
         print(f"dscsr: error: {error}", file=sys.stderr, flush=True)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
-        # Every rank meets the same fault and rank 0 tells it, unless torchrun, seeing us end, stops it before.
+        # Every rank meets the same fault and rank 0 tells it, unless torchrun, seeing us end, stops it before. It is
+        # rank 0's end that stops us; if nothing does, the fault is of this rank alone.
         time.sleep(5)
+        print(f"dscsr: error: rank {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dscsr_arch.errors import DscsrError, ImageError
+from dscsr_arch.errors import DscsrError
 from dscsr_arch.words import many
 from dscsr_model.cli import networks
 from dscsr_model.files import tidy
+from dscsr_model.shared_work import Alone, ranks
 
 if TYPE_CHECKING:
     from dscsr_model.inference.engines import Engine
     from dscsr_model.inference.jobs import Job, Jobs
     from dscsr_model.inference.pipeline import Outcome
+    from dscsr_model.inference.tiles import Upscaler
 
 _EXAMPLES = """examples:
   an image, by the weights that come with dscsr; results/photo_x4.png:
@@ -28,6 +30,8 @@ _EXAMPLES = """examples:
     dscsr upscale -i photo.jpg -o results --scale 2 --self-ensemble
   fast on a GPU (fp16) or a CPU of today (bf16), JPEG stays JPEG:
     dscsr upscale -i photos -o results --precision bf16 --format same
+  a folder shared among four GPUs, or among machines (docs/cluster.md):
+    torchrun --nproc-per-node 4 -m dscsr_model.cli upscale -i photos -o results
 
 Results that are there stay, so an interrupted run goes on where it was; --force makes them anew.
 An image that fails is named, the others are made, and the exit code is 1."""
@@ -67,40 +71,65 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Enlarge; returns the exit code."""
+    """Enlarge; returns the exit code, on every rank that of all."""
+    with ranks() as team:
+        return _run(args, team)
+
+
+def _run(args: argparse.Namespace, team: Alone) -> int:
     choose_weights(args)
     check(args)
     from PIL import Image
 
     from dscsr_model.inference import jobs, pipeline
+    from dscsr_model.inference.engines import device_of_rank
     from dscsr_model.inference.tiles import Upscaler
 
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check(args.input, args.output)
+    args.device = device_of_rank(args.device)
     engine = make_engine(args)
     if args.scale not in (None, engine.scale):
         remedy = "Leave --scale out, or -w."
         raise DscsrError(f"weights of --scale {args.scale}", f"{args.weights}, of scale {engine.scale}", remedy)
-    for card in args.known.values():
+    for card in args.known.values() if team.rank == 0 else ():
         says = "come with dscsr" if card.shipped else "public"
         print(f"weights: {card.name}, {card.title} ({says}; `dscsr weights {card.name}` tells more)", file=sys.stderr)
     upscaler = Upscaler(engine, args.tile, args.tile_overlap, ensemble=args.self_ensemble)
-    plan = jobs.plan(args.input, args.output, engine.scale, args.format, replace=args.force)
+    plan, pixels = team.decide(lambda: _find(args, engine.scale, sort=team.size > 1))
+    with jobs.made(args.output), progress(plan.jobs, pixels, engine.scale, hide=team.rank > 0) as bar:
+        for line in _slow_or_seams(args, upscaler) if team.rank == 0 else ():
+            bar.write(line, file=sys.stderr)
+        mine = pipeline.run(team.claim(plan.jobs), upscaler, team.bar(bar), quality=args.quality, replace=args.force)
+        everyones = team.gather(mine)
+    outcome = pipeline.together(everyones)
+    if team.rank == 0:
+        print(describe(plan, outcome, engine.scale, args.output))
+        if team.size > 1:
+            print("\n".join(_by_rank(everyones, len(plan.jobs) - outcome.made - outcome.failed)))
+    return 1 if outcome.failed or None in everyones else 0
+
+
+def _slow_or_seams(args: argparse.Namespace, upscaler: Upscaler) -> Iterator[str]:
+    """What of the arguments a user may not have wanted."""
+    seen = upscaler.engine.receptive_field.radius
+    if upscaler.overlap < seen and args.tile != 0:
+        yield f"--tile-overlap {upscaler.overlap} is less than the {seen} pixels that this network sees: seams may show"
+    if args.precision == "fp16" and upscaler.engine.device.type == "cpu" and backend_of(args) == "torch":
+        yield "fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today"
+
+
+def _find(args: argparse.Namespace, scale: int, *, sort: bool) -> tuple[Jobs, int]:
+    """What is to be made, the largest first if ``sort``; and how many pixels that are. What kills have left goes."""
+    from dscsr_model.inference import jobs
+
+    plan = jobs.plan(args.input, args.output, scale, args.format, replace=args.force)
     for result in plan.there:
         tidy(result)
-    with jobs.made(args.output), progress(plan.jobs, engine.scale) as bar:
-        if upscaler.overlap < engine.receptive_field.radius and args.tile != 0:
-            bar.write(
-                f"--tile-overlap {upscaler.overlap} is less than the {engine.receptive_field.radius} pixels that this "
-                "network sees: seams may show",
-                file=sys.stderr,
-            )
-        if args.precision == "fp16" and engine.device.type == "cpu" and backend_of(args) == "torch":
-            slow = "fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today"
-            bar.write(slow, file=sys.stderr)
-        outcome = pipeline.run(plan.jobs, upscaler, bar, quality=args.quality, replace=args.force)
-    print(describe(plan, outcome, engine.scale, args.output))
-    return 1 if outcome.failed else 0
+    pixels = jobs.count_pixels(plan.jobs)
+    if sort:
+        plan = plan._replace(jobs=sorted(plan.jobs, key=lambda job: -pixels[job]))  # whoever comes last has little
+    return plan, sum(pixels.values())
 
 
 def choose_weights(args: argparse.Namespace) -> None:
@@ -165,21 +194,14 @@ def make_engine(args: argparse.Namespace) -> Engine:
         return onnx_engine(file, device=args.device)
 
 
-def progress(jobs: list[Job], scale: int) -> Any:
+def progress(jobs: list[Job], pixels: int, scale: int, *, hide: bool) -> Any:
     """A bar over all pixels, with the time that is left; in a log file, a line now and then."""
     from tqdm import tqdm
 
-    from dscsr_model.data.image_io import read_header
-
-    total = 0
-    for job in jobs:
-        with suppress(ImageError):  # which comes again when the image is read
-            header = read_header(job.source)
-            total += header.height * header.width
     on_screen = sys.stderr.isatty()
     return tqdm(
-        desc="restoring" if scale == 1 else "upscaling", total=total, unit="px", unit_scale=True,
-        dynamic_ncols=on_screen, disable=not jobs, mininterval=0.1 if on_screen else 10,
+        desc="restoring" if scale == 1 else "upscaling", total=pixels, unit="px", unit_scale=True,
+        dynamic_ncols=on_screen, disable=hide or not jobs, mininterval=0.1 if on_screen else 10,
     )  # fmt: skip
 
 
@@ -200,3 +222,12 @@ def describe(plan: Jobs, outcome: Outcome, scale: int, output: Path) -> str:
         names = listed([path.name for path in plan.renamed], "result", most=4)
         lines.append(f"  named with their old suffix, because images differ in it alone: {names}")
     return "\n".join([*lines, *left_out(plan.left_out)])
+
+
+def _by_rank(everyones: list[Outcome | None], lost: int) -> Iterator[str]:
+    """Lines on what each rank has made."""
+    made = ", ".join("?" if one is None else str(one.made) for one in everyones)
+    yield f"  by {len(everyones)} ranks: {made}"
+    if gone := [str(rank) for rank, one in enumerate(everyones) if one is None]:
+        yield f"  rank {', '.join(gone)} ended without a word, and {many(lost, 'image')} with it"
+        yield "  The same command makes what is missing."

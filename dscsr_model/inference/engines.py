@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_arch.words import many
 from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
+from dscsr_model.shared_work import started_together
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -166,6 +168,12 @@ def find_device(name: str) -> torch.device:
         remedy = "Choose another, or --device cpu."
         raise UnavailableError(f"a GPU for --device {name}", f"{count or 'none'} that PyTorch sees", remedy)
     return device
+
+
+def device_of_rank(name: str) -> str:
+    """Each rank's own GPU in place of ``auto`` and ``cuda``; anything else, and alone, as it is."""
+    count = torch.cuda.device_count() if started_together() and name in ("auto", "cuda") else 0
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % count}" if count else name
 
 
 def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> int:

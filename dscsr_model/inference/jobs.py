@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dscsr_arch.errors import DscsrError
-from dscsr_model.data.image_io import SUFFIXES
+from dscsr_arch.errors import DscsrError, ImageError
+from dscsr_model.data.image_io import SUFFIXES, read_header
 from dscsr_model.data.image_writing import IMAGE_FORMATS, format_of
 from dscsr_model.data.pairing import listed, search_images
 from dscsr_model.files import disk_errors
@@ -81,6 +81,16 @@ def plan(source: Path, out: Path, scale: int, form: str = "png", *, replace: boo
         raise DscsrError("a new file", f"`{there[0]}`, which exists", "Add --force, or choose another -o.")
     renamed = [out / target for name, target in targets.items() if target != _target(name, scale, form)]
     return Jobs([job for job in jobs if job.target not in set(there)], there, renamed, others)
+
+
+def count_pixels(jobs: Sequence[Job]) -> dict[Job, int]:
+    """Pixels of every job's source; 0 of one that cannot be read, which is told when its turn comes."""
+    pixels = dict.fromkeys(jobs, 0)
+    for job in jobs:
+        with suppress(ImageError):
+            header = read_header(job.source)
+            pixels[job] = header.height * header.width
+    return pixels
 
 
 def name_targets(names: Sequence[str], scale: int, form: str) -> dict[str, str]:

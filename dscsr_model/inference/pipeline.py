@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.inference.jobs import Job
 from dscsr_model.inference.tiles import Upscaler
 from dscsr_model.read_ahead import read_ahead
+from dscsr_model.shared_work import ranks_here, started_together
 
 WRITERS = 2
 _AHEAD = 2  # images that wait between two stages
@@ -34,6 +35,13 @@ class Outcome(NamedTuple):
     failed: int
     input_pixels: int
     seconds: float
+
+
+def together(outcomes: Sequence[Outcome | None]) -> Outcome:
+    """Of several processes, without those of which nothing is known, as of one."""
+    known = [one for one in outcomes if one is not None]
+    made, failed, pixels = (sum(values) for values in zip(*(one[:3] for one in known), strict=True))
+    return Outcome(made, failed, pixels, max(one.seconds for one in known))
 
 
 class Stopped(Exception):  # noqa: N818 - no fault: what a thread meets when all is to end
@@ -83,18 +91,20 @@ class _Item(NamedTuple):
 
 
 def run(
-    jobs: Sequence[Job], upscaler: Upscaler, bar: tqdm[Any], *, quality: int = 95, replace: bool = False
+    jobs: Iterable[Job], upscaler: Upscaler, bar: tqdm[Any], *, quality: int = 95, replace: bool = False
 ) -> Outcome:
     """Make all images. One is read and others are written while the network works on another.
 
-    The bar is over all pixels of the input. An image that fails (a broken file, a format that is too small for the
-    result, memory that is missing) is told above it. Whatever is no image's fault is raised, Ctrl-C too; then no file
-    appears any more, and none is half-made.
+    ``jobs`` are taken as late as can be: other ranks may take of the same list. The bar is over all pixels of the
+    input. An image that fails (a broken file, a format that is too small for the result, memory that is missing) is
+    told above it. Whatever is no image's fault is raised, Ctrl-C too; then no file appears any more, and none is
+    half-made.
     """
     start = time.monotonic()
     stages = _Stages(upscaler, bar, quality, replace)
     writing: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(WRITERS) as writers, closing(read_ahead(stages.read, jobs, _AHEAD)) as images:
+    ahead = 1 if started_together() else _AHEAD  # what is asked for here, no other rank makes
+    with ThreadPoolExecutor(WRITERS) as writers, closing(read_ahead(stages.read, jobs, ahead)) as images:
         try:
             for item in images:
                 if item is not None and (made := stages.enlarge(item)) is not None:
@@ -115,7 +125,7 @@ class _Stages:
     """The three stages, each of which gives back what an image that fails has spoken for; and the counts."""
 
     def __init__(self, upscaler: Upscaler, bar: tqdm[Any], quality: int, replace: bool) -> None:
-        self.budget = Budget(int(free_ram() * _SHARE))
+        self.budget = Budget(int(free_ram() * _SHARE / ranks_here()))
         self.successes = self.failures = self.input_pixels = 0
         self._upscaler, self._bar, self._quality, self._replace = upscaler, bar, quality, replace
         self._told_of_cuts = upscaler.engine.receptive_field.local

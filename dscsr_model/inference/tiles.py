@@ -17,6 +17,7 @@ from dscsr_arch.sizes import SizeRequirements
 from dscsr_model import stored_values
 from dscsr_model.data.memory import free_memory
 from dscsr_model.inference.engines import Engine
+from dscsr_model.shared_work import ranks_here
 from dscsr_model.tiling import Window, self_ensemble, split
 
 LARGEST = {"cpu": 768, "cuda": 2048}
@@ -103,7 +104,9 @@ class Upscaler:
         height, width, channels = shape
         if self.tile is not None:
             return self.tile or max(height, width)
-        free = free_memory(self.engine.device) - (spoken_for if self.engine.device.type == "cpu" else 0)
+        free = free_memory(self.engine.device)
+        if self.engine.device.type == "cpu":
+            free = (free - spoken_for) // ranks_here()
         batch = len(_images(channels, self.engine.channels))
         fitting = max(0.0, free) * _SHARE / (self.engine.receptive_field.bytes_per_pixel * batch * _MARGIN)
         largest = LARGEST.get(self.engine.device.type, 768)

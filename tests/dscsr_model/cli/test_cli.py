@@ -60,8 +60,9 @@ def test_interrupted(failing, capsys):
     assert capsys.readouterr().err == "dscsr: interrupted\n"
 
 
-@pytest.mark.parametrize(("torchrun", "said"), [(True, ""), (False, "dscsr: error: a fault of the user's\n")])
-def test_other_ranks_of_torchrun_are_silent_and_let_rank_0_finish(failing, capsys, monkeypatch, torchrun, said):
+@pytest.mark.parametrize("torchrun", [True, False])
+def test_other_ranks_of_torchrun_let_rank_0_tell_and_finish(failing, capsys, monkeypatch, torchrun):
+    """Who is not stopped meanwhile has a fault of its own."""
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("RANK", "3")  # in the environment of a process alone it silences nothing
@@ -70,8 +71,22 @@ def test_other_ranks_of_torchrun_are_silent_and_let_rank_0_finish(failing, capsy
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     failing(DscsrError("a fault of the user's"))
     assert cli.main(["doctor"]) == 1
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", f"dscsr: error: {'rank 3: ' * torchrun}a fault of the user's\n")
     assert bool(waited) == torchrun
+
+
+@pytest.mark.parametrize(
+    ("rank", "called", "said"), [("0", [1], "dscsr: doctor is work for one process"), ("1", [], "")]
+)
+def test_what_is_work_for_one_process_is_rank_0s(capsys, monkeypatch, rank, called, said):
+    """N processes would write one file at once."""
+    calls: list[int] = []
+    monkeypatch.setattr("dscsr_model.cli.doctor.run", lambda args: calls.append(1) or 0)
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["doctor"]) == 0
+    assert calls == called
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

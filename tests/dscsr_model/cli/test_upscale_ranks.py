@@ -1,0 +1,166 @@
+"""`dscsr upscale` in several processes: each image once, the bits of one process, and what happens when one ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import forks
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dscsr_arch import SPAN
+from dscsr_model import shared_work
+from dscsr_model.cli import main
+from dscsr_model.inference import pipeline
+
+ARGUMENTS = ("upscale", "-i", "in", "-o", "out", "-w", "span.pth", "--device", "cpu")
+IMAGES = 12
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Weights, and images of several sizes, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": SPAN(feature_channels=4, upscale=2).state_dict()}, "span.pth")
+    Path("in/inner").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(IMAGES):
+        pixels = generator.integers(0, 256, (20 + 3 * index, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"in/{'inner/' * (index % 2)}{index:02d}.png")
+    return tmp_path
+
+
+def results(out="out"):
+    """Without what is hidden, that killed processes have left."""
+    paths = (path.relative_to(out) for path in Path(out).rglob("*.png"))
+    return [out / path for path in paths if not any(part.startswith(".") for part in path.parts)]
+
+
+def contents(out="out"):
+    return {path.relative_to(out): path.read_bytes() for path in results(out)}
+
+
+def times():
+    return {path: path.stat().st_mtime_ns for path in results()}
+
+
+def in_ranks(folder, *more, world=2):
+    return forks.ranks(partial(main, [*ARGUMENTS, *more]), folder, world)
+
+
+def test_ranks_share_a_folder(folder):
+    """A broken image is told once and makes the exit code of all; results are those of a process alone."""
+    Path("in/broken.png").write_bytes(Path("in/00.png").read_bytes()[:60])
+    assert main([*ARGUMENTS[:4], "alone", *ARGUMENTS[5:]]) == 1
+    first, second = in_ranks(folder)
+    assert contents() == (alone := contents("alone"))
+    assert [first.returncode, second.returncode] == [1, 1]
+    assert (first.stderr + second.stderr).count("failed: in/broken.png") == 1
+    assert first.stdout.startswith(f"{IMAGES} images x2 -> out, 1 failed (named above); ")
+    made = [int(count) for count in re.search(r"  by 2 ranks: (\d+), (\d+)\n", first.stdout).groups()]
+    assert sum(made) == IMAGES  # none twice: a result that is there would be an error
+    assert second.stdout == ""
+    assert "upscaling" not in second.stderr
+    Path("in/broken.png").unlink()
+    before = times()
+    for path in list(before)[:5]:
+        path.unlink()
+        del before[path]
+    runs = in_ranks(folder, world=3)
+    assert [run.returncode for run in runs] == [0, 0, 0], runs
+    assert runs[0].stdout.startswith("5 images x2 -> out; ")
+    assert f"{IMAGES - 5} results there already" in runs[0].stdout
+    assert before.items() <= times().items()
+    assert contents() == alone
+
+
+def wait_for_results(count):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(results()) < count:
+        time.sleep(0.01)
+
+
+def test_a_rank_that_is_killed(folder, monkeypatch):
+    """The others make all that it had not begun, tell, and end with 1; the same command makes the rest, also alone."""
+    monkeypatch.setattr(shared_work, "SILENT", 4.0)
+    enlarge = pipeline.Upscaler.__call__
+    monkeypatch.setattr(pipeline.Upscaler, "__call__", lambda *args: time.sleep(0.3) or enlarge(*args))
+    with open("said", "w+") as said:
+        run = partial(main, ARGUMENTS)
+        team = [forks.Fork(run, folder, env, said.fileno(), said.fileno()) for env in forks.group(3)]
+        wait_for_results(2)
+        team[1].kill()
+        codes = [each.wait() for each in team]
+        said.seek(0)
+        words = said.read()
+    assert codes == [1, -signal.SIGKILL, 1], words
+    lost = re.search(r"by 3 ranks: \d+, \?, \d+\n  rank 1 ended without a word, and (\d+) images? with it", words)
+    assert lost, words
+    before = times()
+    assert IMAGES - 6 < len(before) < IMAGES  # at most what it read ahead is missing
+    monkeypatch.undo()
+    os.chdir(folder)
+    assert main(ARGUMENTS) == 0
+    assert before.items() <= times().items()
+    assert len(contents()) == IMAGES
+
+
+def test_a_fault_of_rank_0_ends_all(folder):
+    """The others wait for it, and not for ever."""
+    first, second = in_ranks(folder, "--scale", "3")
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "Expected weights of --scale 3" in first.stderr
+    Path("out").mkdir()
+    Path("out/00_x2.png").touch()
+    first, second = forks.ranks(partial(main, ["upscale", "-i", "in/00.png", *ARGUMENTS[3:]]), folder)
+    assert (first.returncode, second.returncode, second.stderr.count("error")) == (1, 1, 0)
+    assert "which exists. Add --force" in first.stderr
+
+
+def torchrun(node, port, *arguments):
+    """The group of one of two machines."""
+    command = (
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node), "--nproc-per-node"),
+        *("2", "--master-addr", "127.0.0.1", "--master-port", port, "-m", "dscsr_model.cli", *arguments),
+    )
+    said = open(f"said{node}", "w")  # noqa: SIM115 - as long as the process
+    return subprocess.Popen(command, stdout=said, stderr=said)
+
+
+def kill_with_ranks(group):
+    """They are in sessions of their own, and outlive torchrun."""
+    ranks = Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    for process in (group.pid, *map(int, ranks)):
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_machines(folder):
+    """Two groups of torchrun, of two ranks each: one is killed, all of it; what is begun anew makes the rest."""
+    for index in range(40):
+        pixels = np.random.default_rng(index).integers(0, 256, (300 + index, 310, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"in/large{index:02d}.png")
+    port = forks.group()[0]["MASTER_PORT"]
+    groups = [torchrun(node, port, *ARGUMENTS) for node in (0, 1)]
+    wait_for_results(5)
+    kill_with_ranks(groups[1])
+    assert (groups[0].wait(), groups[1].wait()) == (1, -signal.SIGKILL)
+    words = Path("said0").read_text()
+    assert re.search(r"by 4 ranks: \d+, \d+, \?, \?\n  rank 2, 3 ended without a word, and \d+ images with it", words)
+    before = times()
+    assert IMAGES + 40 - 12 < len(before) < IMAGES + 40
+    groups = [torchrun(node, port, *ARGUMENTS) for node in (0, 1)]
+    assert [each.wait() for each in groups] == [0, 0]
+    assert "there already" in Path("said0").read_text()
+    assert "there already" not in Path("said1").read_text()
+    assert before.items() <= times().items()
+    assert main([*ARGUMENTS[:4], "alone", *ARGUMENTS[5:]]) == 0
+    assert contents() == contents("alone")
