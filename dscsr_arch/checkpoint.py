@@ -22,6 +22,7 @@ from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrWarning, LoRAError, WeightsError
 from dscsr_arch.low_rank import is_adapters, lora_ranks
 from dscsr_arch.metadata import describe, described, differences, shown
+from dscsr_arch.quantized_conv import inject_as
 from dscsr_arch.unknown import unknown_network
 from dscsr_arch.weight_files import (
     FilePath,
@@ -129,7 +130,7 @@ def _bare_network(architecture: Architecture, arguments: Mapping[str, Any], stat
     network = architecture.prepare(architecture.network(**arguments), state_dict)
     if not lora_layers(network) and (ranks := lora_ranks(state_dict)):
         conv_lora.inject(network, ranks)
-    return network
+    return inject_as(network, state_dict)
 
 
 def _finite(network: nn.Module, path: FilePath) -> nn.Module:

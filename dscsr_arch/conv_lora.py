@@ -100,7 +100,7 @@ def unmerge(network: Network) -> Network:
 
 def fuse(network: Network) -> Network:
     """Replace every layer of ``network`` with LoRA by its plain layer, in place. Cannot be undone."""
-    return _replace(network, {layer: layer.fuse() for layer in lora_layers(network).values()})
+    return replace_layers(network, {layer: layer.fuse() for layer in lora_layers(network).values()})
 
 
 def lora_state_dict(network: nn.Module) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ def load_lora_state_dict(network: Network, state: Mapping[str, Tensor]) -> Netwo
     if missing := sorted(lora_layers(network).keys() - given.keys()):
         got = f"none of {_some(missing)}"
         raise LoRAError("adapters of every LoRA layer of the network", got, "Load them onto the base network.")
-    named = {name: layer for layer, names in _layers(network).items() for name in names}
+    named = {name: layer for layer, names in named_layers(network).items() for name in names}
     planned: dict[Layer, _Planned] = {}
     for name, adapter in given.items():
         if name not in named:
@@ -155,7 +155,7 @@ def _plan(network: nn.Module, ranks: Mapping[str, Setting | None], dora: bool) -
     """Which layers ``ranks`` means, and what they are to carry."""
     if not isinstance(ranks, Mapping) or not ranks:
         raise LoRAError("patterns of layer names with their (rank, alpha)", repr(ranks), "Name some.")
-    layers = _layers(network)
+    layers = named_layers(network)
     planned: dict[Layer, _Planned | None] = {}  # None: left out
     for pattern, setting in ranks.items():
         if not isinstance(pattern, str):  # YAML reads `0:` as a number
@@ -166,7 +166,7 @@ def _plan(network: nn.Module, ranks: Mapping[str, Setting | None], dora: bool) -
                 repr(setting),
                 "Write two numbers; behind them true or false for DoRA.",
             )
-        met = {layer: names[0] for layer, names in layers.items() if any(_meets(name, pattern) for name in names)}
+        met = {layer: names[0] for layer, names in layers.items() if any(meets(name, pattern) for name in names)}
         new = {layer: name for layer, name in met.items() if layer not in planned}
         if not met:
             got = f"one that meets none of {_some([names[0] for names in layers.values()])}"
@@ -199,7 +199,7 @@ def _within_limits(planned: dict[Layer, _Planned], clip: bool) -> dict[Layer, _P
     if high and not clip:
         names = [planned[layer].name for layer in high]
         pattern = re.sub(r"\b\d+\b", "*", names[0])
-        if {plan.name for plan in planned.values() if _meets(plan.name, pattern)} != set(names):
+        if {plan.name for plan in planned.values() if meets(plan.name, pattern)} != set(names):
             pattern = names[0]
         allowed = f"{limits[high[0]]} (all that a weight {tuple(high[0].weight.shape)} allows)"
         raise LoRAError(
@@ -216,11 +216,12 @@ def _within_limits(planned: dict[Layer, _Planned], clip: bool) -> dict[Layer, _P
     return planned
 
 
-def _meets(name: str, pattern: str) -> bool:
+def meets(name: str, pattern: str) -> bool:
+    """Whether a pattern means a layer: by its name, or as a part of a module that it means."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
-def _layers(network: nn.Module) -> dict[Layer, list[str]]:
+def named_layers(network: nn.Module) -> dict[Layer, list[str]]:
     """Every layer that can carry LoRA, with all its names: one that is used in several places has several."""
     found: dict[Layer, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
@@ -229,13 +230,18 @@ def _layers(network: nn.Module) -> dict[Layer, list[str]]:
     return found
 
 
+def readers(network: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Modules that others compute with without calling them, and these others."""
+    reading = [module for module in network.modules() if isinstance(module, _READERS)]
+    return {layer: reader for reader in reading if not getattr(reader, "fused", False) for layer in reader.modules()}
+
+
 def _install(network: Network, planned: Mapping[Layer, _Planned], dropout: float | None) -> Network:
     """Check all layers, then replace them by ones with LoRA, and freeze what is not LoRA.
 
     Layers that have it already must be as planned; with ``dropout`` None, their dropout and alpha are theirs.
     """
-    readers = [module for module in network.modules() if isinstance(module, _READERS)]
-    read = {layer: reader for reader in readers if not getattr(reader, "fused", False) for layer in reader.modules()}
+    read = readers(network)
     for layer, (name, rank, alpha, dora) in planned.items():
         if not isinstance(layer, LoRALayer):
             check_layer(layer, rank, alpha, dropout or 0.0, f"layer {name!r}")
@@ -259,7 +265,7 @@ def _install(network: Network, planned: Mapping[Layer, _Planned], dropout: float
         for layer, (_, rank, alpha, dora) in planned.items()
         if not isinstance(layer, LoRALayer)
     }
-    network = _replace(network, layers)
+    network = replace_layers(network, layers)
     carrying = lora_layers(network).values()
     trained = {id(p) for layer in carrying for name, p in layer.named_parameters() if name in ENTRIES}
     for parameter in network.parameters():
@@ -268,7 +274,7 @@ def _install(network: Network, planned: Mapping[Layer, _Planned], dropout: float
     return network
 
 
-def _replace(network: Network, layers: Mapping[Any, nn.Module]) -> Network:
+def replace_layers(network: Network, layers: Mapping[Any, nn.Module]) -> Network:
     """Put the values of ``layers`` in the places of its keys, wherever these are used."""
     for module in list(network.modules()):
         for name, child in list(module._modules.items()):  # named_children() would skip a second use

@@ -35,6 +35,10 @@ class ArgumentError(DscsrError, ValueError):
     """An argument that a network cannot be built from; in Python a ValueError, as of any other network."""
 
 
+class QuantizationError(DscsrError, ValueError):
+    """A network that cannot be quantized, or one that is where it may not be."""
+
+
 class SizeError(DscsrError):
     """A network that takes no images of any usual size, or an image of a size that it does not take."""
 

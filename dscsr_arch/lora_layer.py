@@ -199,8 +199,7 @@ class ConvLoRA(LoRALayer, nn.Conv2d):
 
     @staticmethod
     def _geometry(layer: Any) -> dict[str, Any]:
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-        return {**{name: getattr(layer, name) for name in (*names, "padding_mode")}, **_placed(layer)}
+        return conv_geometry(layer)
 
     def _plain(self) -> nn.Conv2d:
         return nn.Conv2d(**self._geometry(self))
@@ -223,21 +222,32 @@ class LinearLoRA(LoRALayer, nn.Linear):
         return F.linear(input, weight, bias)
 
 
+def conv_geometry(layer: Any) -> dict[str, Any]:
+    """Constructor arguments of a convolution like this one, without memory for its weight."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{name: getattr(layer, name) for name in names}, **_placed(layer)}
+
+
 def with_lora(layer: nn.Module, *settings: Any) -> LoRALayer:
     """A convolution or linear layer with LoRA; ``settings`` as `LoRALayer` takes them."""
     return (ConvLoRA if isinstance(layer, nn.Conv2d) else LinearLoRA)(layer, *settings)
 
 
+def is_plain(layer: Any) -> bool:
+    """Whether a layer computes with a weight and a bias of its own as ``nn.Conv2d`` or ``nn.Linear`` does."""
+    kind = type(layer)
+    return (
+        kind.forward in (nn.Conv2d.forward, nn.Linear.forward)
+        and getattr(kind, "_conv_forward", nn.Conv2d._conv_forward) is nn.Conv2d._conv_forward
+        and {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}
+        and not is_lazy(layer.weight)
+    )
+
+
 def check_layer(plain: Any, rank: object, alpha: object, dropout: object, layer: str = "this layer") -> None:
     """Raise LoRAError unless ``plain``, called ``layer``, can carry LoRA of this rank, alpha and dropout."""
-    kind = type(plain)
-    if (
-        kind.forward not in (nn.Conv2d.forward, nn.Linear.forward)
-        or getattr(kind, "_conv_forward", nn.Conv2d._conv_forward) is not nn.Conv2d._conv_forward
-        or not {name for name, _ in plain.named_parameters()} <= {"weight", "bias"}
-        or is_lazy(plain.weight)
-    ):
-        got = f"{kind.__name__}, which forms its weight in a way of its own"
+    if not is_plain(plain):
+        got = f"{type(plain).__name__}, which forms its weight in a way of its own"
         remedy = "Leave it out of the patterns, or make it a plain layer first."
         raise LoRAError(f"{layer} to be a plain nn.Conv2d or nn.Linear", got, remedy)
     limit = rank_limit(plain.weight.shape)

@@ -14,6 +14,7 @@ from dscsr_arch.errors import DscsrWarning, LoRAError, UnavailableError, Weights
 from dscsr_arch.foreign import find_backbone, from_spandrel
 from dscsr_arch.low_rank import ENTRIES, lora_ranks
 from dscsr_arch.metadata import Metadata, as_json, described, differences, shown
+from dscsr_arch.quantized_conv import inject_as
 from dscsr_arch.weight_files import FilePath, state_dict_diff
 
 
@@ -67,6 +68,7 @@ def _of_section(
             network = find_backbone(metadata.network)(**arguments)
             if ranks := lora_ranks(state_dict):
                 conv_lora.inject(network, ranks)
+            network = inject_as(network, state_dict)
             fault = state_dict_diff(network, state_dict)
             if fault is None:
                 network.load_state_dict(state_dict)

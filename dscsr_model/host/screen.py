@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import nn
 
+from dscsr_arch import quantized_conv
 from dscsr_arch.architecture import architectures
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.deployable import deployable
@@ -116,7 +117,7 @@ def rows(
 def _network(opt: Mapping[str, Any], model: Any) -> str:
     network = model.get_bare_model(model.net_g)
     total, trained = _parameters(network), _parameters(network, trained=True)
-    text = _counted(network)
+    text = ", ".join(part for part in (_counted(network), quantized_conv.in_words(network)) if part)
     if isinstance(network, CSSRNet):
         widths = ", ".join(f"{width:g}" for width in network.widths)
         text = f"{opt['network_g']['backbone']['type']} with students of width {widths}, {many(total, 'parameter')}"

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dscsr_model.data.teacher_store import TeacherRecord, read_record
 from dscsr_model.models.checkpointing_sr_model import CheckpointingSRModel
-from dscsr_model.options.sections import TrainSection
+from dscsr_model.options.sections import QuantizeSection, TrainSection
 from dscsr_model.training import log, lora
 from dscsr_model.training.ema import MovingAverage, averaging, start_average, update_average
 from dscsr_model.training.guards import StepGuard
@@ -26,6 +26,7 @@ from dscsr_model.training.images import as_float, check_batch, check_output, tur
 from dscsr_model.training.log import loss_sections, named
 from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer, take_over
 from dscsr_model.training.precision import CompiledForward, Precision
+from dscsr_model.training.quantization import calibrate, clip_decay, is_calibrated, share_clips
 from dscsr_model.training.stages import Stage
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
@@ -75,9 +76,10 @@ class EfficientSRModel(CheckpointingSRModel):
         self.stop.clock.limit = self.settings.max_seconds
         self.throughput = log.Throughput(self.stop.clock, self.opt["world_size"])
         self.averaging = averaging(self.opt["train"])
+        self.clip_decay = QuantizeSection.parse(self.quantize, "train: quantize").clip_decay if self.quantize else 0
         if self.averaging:
             logger.info(self.averaging.says)
-            average = lora.inject_lora(build_network(self.opt["network_g"]), self.lora).to(self.device)
+            average = self.trainable(build_network(self.opt["network_g"])).to(self.device)
             self.net_g_ema = start_average(average, network, self.opt["path"].get("pretrain_network_g"))
         self.criteria_of = self.build_losses()
         self.begin_stage(self.stage)
@@ -188,6 +190,8 @@ class EfficientSRModel(CheckpointingSRModel):
         self.stop.clock.start()
         self.iteration = current_iter
         self.guard.begin()
+        if self.quantize and not is_calibrated(self.get_bare_model(self.net_g)):
+            self._calibrate()
         self.loss_terms = self._accumulate()
         self.guard.step(torch.stack([loss.float() for loss in self.loss_terms.values()]).sum())
         if self.averaging:
@@ -227,7 +231,17 @@ class EfficientSRModel(CheckpointingSRModel):
         losses: dict[str, Tensor] = OrderedDict()
         for name in self.criteria:
             losses |= named(name, self.compute_loss(name, self.output, gt))
+        if self.clip_decay:
+            losses["l_clips"] = clip_decay(self.get_bare_model(self.net_g), self.clip_decay)
         return losses
+
+    def _calibrate(self) -> None:
+        """Let the clips begin at what the first batch needs, those of the average too."""
+        network = self.get_bare_model(self.net_g)
+        with self.precision.autocast():
+            calibrate(network, lambda: network(self.lq))
+        if self.averaging:
+            share_clips(network, self.net_g_ema)
 
     def run_network(self, lq: Tensor) -> Tensor:
         """The one forward of a part of a batch, under autocast."""

@@ -21,9 +21,11 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from dscsr_arch.arguments import trained_otherwise
+from dscsr_arch.deployable import fused
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.low_rank import lora_ranks
 from dscsr_arch.metadata import describe
+from dscsr_arch.quantized_conv import bits_by_layer, inject_as
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_arch.weight_files import read_weight_file, state_dict_diff
 from dscsr_model.files import disk_errors
@@ -33,6 +35,7 @@ from dscsr_model.tiling import self_ensemble, tiled
 from dscsr_model.training import lora
 from dscsr_model.training.images import as_float
 from dscsr_model.training.progress import Progress
+from dscsr_model.training.quantization import quantized
 from dscsr_model.training.ranks import gathered
 from dscsr_model.training.stopping import Stopped, StopRequest
 from dscsr_model.training.validation import Scores, evaluating, mean_scores
@@ -59,6 +62,7 @@ class ValidatingSRModel(SRModel):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         network = dict(opt["network_g"])
         self.lora: Mapping[str, Any] | None = network.pop("lora", None)
+        self.quantize: Mapping[str, Any] | None = opt.get("train", {}).get("quantize") if opt["is_train"] else None
         self.val = ValSection.parse(opt.get("val"), "val")
         self.stop = StopRequest()
         self.progress = Progress()
@@ -78,14 +82,18 @@ class ValidatingSRModel(SRModel):
     # --- weights ----------------------------------------------------------------------------------------------
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Inject LoRA, if asked to, before DistributedDataParallel looks at what the network trains."""
-        placed: nn.Module = super().model_to_device(lora.inject_lora(net, self.lora))
+        """Make what is trained of a network before DistributedDataParallel looks at it."""
+        placed: nn.Module = super().model_to_device(self.trainable(net))
         return placed
+
+    def trainable(self, network: nn.Module) -> nn.Module:
+        """``network`` itself, in place: with LoRA or quantized, if asked to be."""
+        return quantized(lora.inject_lora(network, self.lora), self.quantize)
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
     ) -> None:
-        """Load weights in any dialect of `read_state_dict`.
+        """Load weights in any dialect of `read_state_dict`; to be tested, quantized ones quantize the network.
 
         Raises:
             WeightsError: They do not fit, or were trained as another network, as their file says (unless ``strict`` is
@@ -101,6 +109,8 @@ class ValidatingSRModel(SRModel):
             get_root_logger().info(f"No `{param_key}` in {load_path}: the weights that it has are taken.")
         get_root_logger().info(f"Loading {net.__class__.__name__} model from {load_path}.")
         wanted = describe(net, self.opt["network_g"])
+        if not self.is_train and bits_by_layer(file.weights):
+            inject_as(fused(net), file.weights)
         fault = state_dict_diff(net, file.weights) or trained_otherwise(file, load_path, wanted)
         if strict and fault:
             raise WeightsError(f"{load_path} does not fit {net.__class__.__name__}:\n{fault}")

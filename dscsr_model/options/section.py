@@ -17,11 +17,12 @@ from dscsr_model.options.values import SECTION
 Phase = Literal["", "always", "train", "test"]
 
 SR, OURS, DISTILLING, CSD = "SRModel", "EfficientSRModel", "DistillationModel", "CSDModel"
+QUANTIZING = "quantizing"
 MODELS: dict[str, tuple[str, ...]] = {
     "SRModel": (SR,),
     "SwinIRModel": (SR,),
-    "EfficientSRModel": (SR, OURS),
-    "DistillationModel": (SR, OURS, DISTILLING),
+    "EfficientSRModel": (SR, OURS, QUANTIZING),
+    "DistillationModel": (SR, OURS, DISTILLING, QUANTIZING),
     "DSCLoRAModel": (SR, OURS, DISTILLING),
     "CSDModel": (SR, OURS, CSD),
 }
@@ -165,7 +166,7 @@ class Section(BaseModel):
         """The words among its values, if there are some."""
         kind = cls._kind(key)
         kinds = [kind, *kind.get("anyOf", ())]
-        return [word for one in kinds for word in one.get("enum", [one["const"]] if "const" in one else [])]
+        return [str(word) for one in kinds for word in one.get("enum", [one["const"]] if "const" in one else [])]
 
     @classmethod
     def _kind(cls, key: str) -> dict[str, Any]:

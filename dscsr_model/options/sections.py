@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.options import values as v
-from dscsr_model.options.section import CSD, DISTILLING, OURS, SR, Section, TypedSection, option
+from dscsr_model.options.section import CSD, DISTILLING, OURS, QUANTIZING, SR, Section, TypedSection, option
 
 
 class PathSection(Section):
@@ -75,6 +75,17 @@ class SWASection(Section):
         return 1 + total_iter // self.every - self.begin(total_iter) // self.every
 
 
+class QuantizeSection(Section):
+    """`train: quantize:`: inputs and weights of the convolutions in few bits; what is trained are clips, too."""
+
+    method: Literal["pact", "pams"] = option("what clips are learned from, as PACT or as PAMS", needed="always")
+    bits: Literal[4, 8] = option("of inputs and weights", needed="always")
+    full_precision: v.Patterns = option(
+        "patterns of layers that stay as they are, beside those that read the image and the last one", ["*upsampl*"]
+    )
+    clip_decay: v.Factor = option("factor of the clips' squares in the loss: what makes PACT's clips smaller", 0)
+
+
 class StageOptimSection(Section):
     """`train: stages: train: optim_g:`: what may change of an optimizer that goes on."""
 
@@ -125,6 +136,9 @@ class TrainSection(Section):
     )
     swa: SWASection | None = option(
         "average networks of the last part of the training, in place of an average with `ema_decay`", by=OURS
+    )
+    quantize: QuantizeSection | None = option(
+        "train the network quantized, by PACT or PAMS (docs/quantization.md)", by=QUANTIZING
     )
     optim_g: OptimSection = option("optimizer: type, lr and its arguments", by=SR, needed="train")
     scheduler: SchedulerSection = option("learning-rate schedule: type and its arguments", by=SR, needed="train")

@@ -42,6 +42,7 @@ Warmup = Annotated[
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, title="a number")]
 Ratio = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, title="a number above 0")]
 Decay = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1, title="a number from 0 to below 1")]
+Factor = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, title="a number of at least 0")]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=1, title="a number between 0 and 1")]
 Numbers = Annotated[list[Number], Field(title="a list of numbers")]
 _Level = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=255)]
@@ -57,6 +58,7 @@ Template = Annotated[
 ]
 Names = Annotated[Annotated[str, Field(strict=True)] | list[Any], Field(title="a name or a list of names")]
 Layers = Annotated[list[Text], Field(min_length=1, title="a list of layer names")]
+Patterns = Annotated[list[Text], Field(title="a list of patterns of layer names")]
 Files = Annotated[Path | Annotated[list[Path], Field(min_length=1)], Field(title="a path or a list of paths")]
 Code = Annotated[Path | Annotated[list[Path], Field(min_length=1)], Field(title="a file or module, or a list of them")]
 Compile = Annotated[

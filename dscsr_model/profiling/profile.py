@@ -118,8 +118,15 @@ class Measured:
     @property
     def notes(self) -> list[str]:
         """What to know beside the figures."""
-        without = ", ".join(self.complexity.uncounted)
-        return [f"FLOPs are without {without}, which cannot be counted: the true figure is larger."] if without else []
+        cost, without = self.complexity, ", ".join(self.complexity.uncounted)
+        notes = [f"FLOPs are without {without}, which cannot be counted: the true figure is larger."] if without else []
+        if cost.quantized:
+            notes.append(
+                f"{cost.quantized}: the weights take {cost.weight_bytes / 2**10:,.1f} KiB, in float32 "
+                f"{4 * cost.parameters / 2**10:,.1f}. FLOPs are those of float32. The times are of float32, too, which "
+                "computes the levels: only a program that has whole numbers (export, ONNX) can be faster."
+            )
+        return notes
 
 
 @dataclass

@@ -120,7 +120,7 @@ def start_average(average: nn.Module, network: nn.Module, path: str | None) -> n
     if state.keys() == average.state_dict().keys() and state_dict_diff(average, state) is None:
         average.load_state_dict(state)
     else:
-        update_average(average, network, 0)
+        average.load_state_dict(network.state_dict())
     return average.eval().requires_grad_(False)
 
 

@@ -24,6 +24,7 @@ from dscsr_arch.words import many
 from dscsr_model.data.memory import free_ram
 from dscsr_model.host.options.faults import Key, Report
 from dscsr_model.host.options.run import Run
+from dscsr_model.training.quantization import quantized
 from dscsr_model.training.validation import evaluating
 
 IMAGE_NETWORKS = frozenset({
@@ -143,6 +144,16 @@ def _try_on(device: str, network_class: Any, arguments: Mapping[str, Any]) -> tu
     except Exception as error:  # whatever a constructor raises
         return None, error
     return (network if isinstance(network, nn.Module) else None), None
+
+
+def put_quantizers(network: nn.Module, run: Run) -> nn.Module | None:
+    """``network`` quantized as ``train: quantize:`` says; None where that is faulty."""
+    key, section = ("train", "quantize"), run.section("train").get("quantize")
+    if not isinstance(section, dict) or not run.is_train or run.report.has(*key):
+        return network
+    with run.report.catching(key):
+        return quantized(network, section)
+    return None
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from dscsr_arch.arguments import trained_otherwise
 from dscsr_arch.cssr_arch import CSSRNet
+from dscsr_arch.deployable import fused
 from dscsr_arch.errors import DscsrError, WeightsError
 from dscsr_arch.metadata import describe, described
+from dscsr_arch.quantized_conv import bits_by_layer, inject_as
 from dscsr_arch.weight_files import WeightFile, check_finite, read_pickle, read_weight_file, state_dict_diff
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import (
@@ -19,6 +21,7 @@ from dscsr_model.host.options.networks import (
     build_network,
     check_against_data,
     check_sizes,
+    put_quantizers,
     quietly_built,
 )
 from dscsr_model.host.options.run import Run, find
@@ -58,6 +61,8 @@ def check_networks(run: Run) -> nn.Module | None:
                 with quietly_built():
                     network = network_g = put_lora(network, run)
                 _check_adapters(network, run)
+                if network is not None:
+                    network = network_g = put_quantizers(network, run)
         if resumed is not None and network is not None:
             _check_resumed_weights(label, resumed, network, run)
         if isinstance(weights, str) and resumed is None and not run.report.has("path", f"pretrain_{name}"):
@@ -86,6 +91,8 @@ def _check_weights(file: Path, label: str, network: nn.Module | None, run: Run) 
         check_finite(content.weights, file)
         if network is None or path.get(f"strict_load_{label}", True) is False:
             return
+        if not run.is_train and bits_by_layer(content.weights):
+            inject_as(fused(network), content.weights)  # as the model will
         if layers := _difference(network, content):
             remedy = "Take weights of this network, or give it the arguments that the weights were trained with."
             kind = run.section(f"network_{label}")["type"]

@@ -3,12 +3,14 @@
 import functools
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import forks
+import option_files
 import pytest
 import torch
 import yaml
@@ -53,6 +55,41 @@ def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, 
         (whole / "teacher.pth").unlink()  # its teacher goes on from the checkpoint
     for iteration in iterations:
         resume_from(whole, tmp_path / str(iteration), iteration)
+
+
+@pytest.mark.parametrize("method", ["pact", pytest.param("pams", marks=pytest.mark.slow)])
+def test_quantized(tmp_path, method, capfd, monkeypatch):
+    """Under everything else that touches a step; tested, the file quantizes the plain network of its options."""
+    whole = tmp_path / "whole"
+    options = {
+        "network_g": {"type": "SPAN", "feature_channels": 4, "upscale": 4},
+        "train:quantize": {"method": method, "bits": 4, "clip_decay": 0.01},
+        "train:precision": "bf16",
+        "train:accumulate_steps": 2,
+        "train:grad_clip_norm": 1.0,
+        "datasets:train:num_worker_per_gpu": 0,
+        "val:val_freq": LAST,
+    }
+    write_short(whole, "EfficientSRModel", **options)
+    pipeline(whole)
+    state = checkpoint(whole, LAST)[0]["params"]
+    clips = [tensor for name, tensor in state.items() if name.endswith("quant_clip")]
+    assert len(clips) == 20
+    assert all(clip != 0 for clip in clips)
+    resume_from(whole, tmp_path / "resumed", EPOCH + 1)
+    best = re.findall(r"best .*: psnr\w* (\S+) on Set", capfd.readouterr().err)[0]
+    tested = option_files.testing_options(whole / "data") | {"network_g": options["network_g"]}
+    tested |= {
+        "model_type": "EfficientSRModel",
+        "path": {"pretrain_network_g": "experiments/tiny/models/net_g_best.pth"},
+    }
+    write_options_file(whole / "opt.yml", option_files.changed(tested, {
+        "path:param_key_g": None, "datasets:test_2": REMOVED, "val:save_img": False,
+        "val:metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}},
+    }))  # fmt: skip
+    monkeypatch.chdir(whole)
+    assert dscsr("test", "-opt", "opt.yml") == 0
+    assert f"psnr {best}" in capfd.readouterr().out
 
 
 def test_with_a_teachers_stored_outputs(tmp_path, monkeypatch, capfd):

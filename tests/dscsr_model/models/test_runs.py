@@ -194,6 +194,11 @@ def csd_with_stored_outputs(folder):
     return csd_with_all_losses(folder) | stored_teacher(folder) | {"train:teacher_opt": None}
 
 
+def quantized(folder):
+    network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 6, "num_block": 1, "upscale": 2}
+    return {"network_g": network, "train:quantize": {"method": "pact", "bits": 4, "clip_decay": 0.1}}
+
+
 REST = [["l_pix"], ["l_pix", "l_contrastive"], ["l_pix"]]
 DISTILLED = ["l_pix", "l_teacher", "l_affinity", "l_hint"]
 KINDS = {
@@ -202,11 +207,12 @@ KINDS = {
     "widths": (csd_with_all_losses, [["l_pix", "l_teacher"], ["l_pix", "l_teacher", "l_contrastive"], *REST]),
     "widths stored": (csd_with_stored_outputs, [["l_pix"], ["l_pix", "l_contrastive"], *REST]),
     "widths from scratch": (csd_from_scratch, [["l_pix"]] * 5),
+    "quantized": (quantized, [["l_clips", "l_pix"]] * 5),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_train_with_a_teacher_as_one_process_does(tmp_path, monkeypatch, kind):
+def test_two_ranks_train_by_every_method_as_one_process_does(tmp_path, monkeypatch, kind):
     """Float64, but for the losses, which are formed in float32."""
     monkeypatch.chdir(tmp_path)
     prepare, named = KINDS[kind]
@@ -230,4 +236,5 @@ def test_two_ranks_train_with_a_teacher_as_one_process_does(tmp_path, monkeypatc
     assert [sorted(terms) for terms in one["losses"]] == [sorted(terms) for terms in named]
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-    assert (tmp_path / f"2/models/{'student_w0.5' if 'widths' in kind else 'fused_g'}_5.pth").is_file()
+    also = "net_g" if kind == "quantized" else "student_w0.5" if "widths" in kind else "fused_g"
+    assert (tmp_path / f"2/models/{also}_5.pth").is_file()

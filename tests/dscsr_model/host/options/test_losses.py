@@ -96,6 +96,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "Expected a loss in every iteration, but got none in iteration 6 of 10"),
     ({**ALONE, f"{PIXEL}:every": 2}, "train: total_iter", "none in iteration 1 of 10. Correct `start_iter`, `e"),
     # other models
+    ({"train:quantize": {"method": "pams", "bits": 4}}, "train: quantize", "(`DistillationModel`, `EfficientSRModel`)"),
     ({**ALONE, "model_type": "EfficientSRModel"}, "model_type",
      "Expected CSDModel, as CSSRNet has several widths, but got `EfficientSRModel`"),
     ({"train:teacher_opt": REMOVED, LOSS: VGG, "model_type": "EfficientSRModel", "network_g": EDSR},

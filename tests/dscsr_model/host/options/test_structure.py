@@ -11,6 +11,8 @@ from option_files import REMOVED
 from dscsr_model.options.datasets import PairedImageDataset
 from dscsr_model.options.sections import Options
 
+OURS = {"model_type": "EfficientSRModel"}
+PAMS = {"method": "pams", "bits": 4}
 SECTIONS = {key: Options.inside(key) for key in ("path", "train", "val", "logger")}
 
 
@@ -121,6 +123,13 @@ def test_wrong_values(check, number):
         ({"train:pixel_opt": REMOVED}, "train: pixel_opt", "a loss (`pixel_opt` or `perceptual_opt`), but got none"),
         ({"network_t": option_files.edsr()}, "network_t", "`teacher:` section"),
         ({"train:total_iter": REMOVED, "train:total_itr": 10}, "train: total_itr", "Did you mean `total_iter`?"),
+        ({**OURS, "train:quantize": {**PAMS, "bits": 5}}, "train: quantize: bits", "one of `4`, `8`, but got 5"),
+        ({**OURS, "train:quantize": {"bits": 4}}, "train: quantize: method", "one of `pact`, `pams`, but got no such"),
+        (
+            {**OURS, "train:quantize": {**PAMS, "full_precision": ["bodi.*"]}},
+            "train: quantize",
+            "'bodi.*', which meets",
+        ),
     ],
 )
 def test_faults_of_sections(check_all, changes, key, text):

@@ -126,6 +126,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "network_g: lora: weights", "adapters of layers of the network"),
     ({"network_g": {**BASE, "type": "DSCLoRA", "lora": {"layers": {"conv_1": [1, 1]}}}, **ON_BASE},
      "network_g: lora: layers", "a network without LoRA for `lora: layers`, but got DSCLoRA"),
+    (with_lora({"layers": {"block_1": [1, 2]}}, **{"train:quantize": {"method": "pact", "bits": 8}}),
+     "train: quantize", "a plain network to quantize, but got one with LoRA"),
 ]  # fmt: skip
 
 
