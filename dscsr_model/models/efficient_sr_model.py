@@ -62,7 +62,8 @@ class EfficientSRModel(CheckpointingSRModel):
     def init_training_settings(self) -> None:
         """Build everything that only training needs."""
         self.settings = TrainSection.parse(self.opt["train"], "train")
-        self.validates_start = bool(self.opt["path"].get("pretrain_network_g"))
+        # A network to be quantized starts as what it will not be: in float32.
+        self.validates_start = bool(self.opt["path"].get("pretrain_network_g")) and not self.quantize
         network, logger = self.get_bare_model(self.net_g), get_root_logger()
         _ = self.size_requirements  # before the first step: it may fail
         self.net_g.train()
