@@ -89,6 +89,9 @@ def store(args: argparse.Namespace, progress: Any) -> int:
     if args.scale not in (None, scale):
         raise DscsrError(f"a teacher of --scale {args.scale}", f"one of scale {scale}", "Leave --scale out.")
     lq = args.lq or args.out / f"LQ_X{scale}.lmdb"
+    if not lq.exists() and (others := sorted(args.out.glob("LQ_X*.lmdb"))):
+        got = f"one of scale {scale}, and {' and '.join(other.name for other in others)}"
+        raise DscsrError(f"a teacher of the scale of the LQ images in {args.out}", got, "Take another one.")
     print(describe(store_outputs(lq, args.out, teacher, progress, args.force), teacher, lq))
     return 0
 

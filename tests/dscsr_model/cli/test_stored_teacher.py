@@ -133,6 +133,10 @@ def test_for_lmdbs_that_are_there_and_nothing_half_made(prepare, monkeypatch):
     code, said = prepare("--out", "data", "--teacher", "one.pth")
     assert code == 0
     assert "2 images of data/LQ_X2.lmdb x2 by SPAN (one.pth)" in said
+    save_state_dict({"params": SPAN(feature_channels=4, upscale=4).state_dict()}, "x4.pth")
+    code, said = prepare("--out", "data", "--teacher", "x4.pth")
+    assert code == 1
+    assert "of the scale of the LQ images in data, but got one of scale 4, and LQ_X2.lmdb. Take another" in said
     assert "sub-images" not in said
     again = prepare("--out", "data", "--teacher", "two.pth")
     assert again[0] == 1
