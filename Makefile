@@ -1,7 +1,9 @@
 # make demo   from photographs to a trained SPAN, a table and an image (docs: README.md)
 # make test   the default test suite          make lint   ruff and mypy
 # make test-hosts  train in every BasicSR from 1.3.4.9 to master, from the package index (ten minutes)
-# make bench  every claim in benchmarks/       make clean  build products, caches, demo output (never .venv)
+# make bench  every claim in benchmarks/       make gpu    all that a GPU has to show, into docs/gpu.md
+#   (BUDGET=480 seconds, ASSETS=DIR, OUT=results/gpu; WHEELS=DIR beside the torch of $(PYTHON), without the internet)
+#                 make clean  build products, caches, demo output (never .venv)
 # PYTHON=python3.11 make …  chooses the interpreter that .venv is built from.
 
 VENV := .venv
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow test-hosts lint bench clean env
+.PHONY: demo test test-slow test-hosts lint bench gpu clean env
 
 demo: $(STAMP)
 	$(BIN)/python -m dscsr_model.cli.demo
@@ -39,6 +41,18 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# Without WHEELS on .venv; with it beside what $(PYTHON) has, torch above all: wheels of BasicSR and what else it lacks.
+BUDGET := 480
+OUT := results/gpu
+ASSETS := $(or $(DSCSR_TEST_ASSETS),../shared/assets)
+gpu: $(if $(WHEELS),build/gpu,$(STAMP))
+	$(if $(WHEELS),PYTHONPATH=$(CURDIR)/build/gpu $(or $(PYTHON),python3),$(BIN)/python) benchmarks/gpu.py \
+	  --budget $(BUDGET) --assets $(ASSETS) --out $(OUT)
+
+build/gpu: $(wildcard $(WHEELS)/*.whl)
+	$(or $(PYTHON),python3) -m pip install -q --no-index --no-deps --upgrade --target $@ $^
+	@touch $@
 
 env: $(STAMP)
 

@@ -68,6 +68,8 @@ def measured(args: argparse.Namespace, way: str, size: str) -> tuple[float, floa
     generator = torch.Generator().manual_seed(0)
     lq, gt = (torch.rand(args.batch, 3, side, side, generator=generator) for side in (args.size // 4, args.size))
     cuda, seconds = args.device != "cpu", []
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     for iteration in range(1, args.steps + 2):
         start = time.perf_counter()
         model.feed_data({"lq": lq, "gt": gt})

@@ -77,23 +77,30 @@ def main() -> None:
     print_rows(times, outputs)
 
 
-def image(side: int) -> torch.Tensor:
+def image(height: int, width: int | None = None) -> torch.Tensor:
     """Soft shapes with some noise, as photographs have them."""
-    soft = F.interpolate(torch.rand(1, 3, side // 8 + 1, side // 8 + 1), (side, side), mode="bicubic")
-    return (soft + 0.03 * torch.randn(1, 3, side, side)).clamp(0, 1)
+    size = (height, width or height)
+    soft = F.interpolate(torch.rand(1, 3, *(side // 8 + 1 for side in size)), size, mode="bicubic")
+    return (soft + 0.03 * torch.randn(1, 3, *size)).clamp(0, 1)
 
 
-def as_official(network: nn.Module, x: torch.Tensor):
-    official = PlainSPAN(network.conv_1.sk.out_channels, network.upscale).eval()
-    for module in official.modules():
+def official(network: nn.Module) -> nn.Module:
+    """The authors' network of these weights, which have their branches, where they are."""
+    plain = PlainSPAN(network.conv_1.sk.out_channels, network.upscale).eval()
+    for module in plain.modules():
         if isinstance(module, PlainConv3XC):
             module.__class__ = OfficialConv3XC
     weights = {name: value for name, value in network.state_dict().items() if "eval_conv" not in name}
-    official.load_state_dict(weights)
+    plain.load_state_dict(weights)
+    return plain
+
+
+def as_official(network: nn.Module, x: torch.Tensor):
+    plain = official(network).to(x.device)
 
     @torch.no_grad()
     def call():
-        return official(x)
+        return plain(x)
 
     return call
 

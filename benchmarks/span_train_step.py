@@ -12,11 +12,12 @@ are timed in turn, step by step, so that whatever else the machine does meets bo
 
 import argparse
 import sys
-import time
+from contextlib import nullcontext
 from pathlib import Path
-from statistics import median
 
 import torch
+from _measure import seconds_of
+from torch import nn
 from torch.nn import functional as F
 
 from dscsr_arch import SPAN, SPANF, SPANV2
@@ -50,27 +51,31 @@ def main() -> None:
 def compare(channels: int, args: argparse.Namespace) -> None:
     """Print one row: seconds per step of both ways, their ratio and how far their first gradients differ."""
     torch.manual_seed(0)
-    ours, plain_one, _ = NETWORKS[args.network]
-    plain = plain_one(channels).to(args.device)
-    merged = ours(feature_channels=channels).to(args.device)
-    merged.load_state_dict(plain.state_dict())
-    lq = torch.rand(args.batch, 3, args.size, args.size, device=args.device)
-    gt = torch.rand(args.batch, 3, 4 * args.size, 4 * args.size, device=args.device)
-    turned = turned_signs(plain, merged, lq, gt)
-    steps = [make_step(network, lq, gt) for network in (plain, merged)]
-    for step in steps:
+    networks = both(args.network, channels, args.device)
+    images = batch(args.batch, args.size, args.device)
+    turned = turned_signs(*networks.values(), *images)
+    steps = {way: make_step(network, *images) for way, network in networks.items()}
+    for step in steps.values():
         step()
-    difference = gradient_difference(plain, merged)
-    seconds = [[], []]
-    for index in range(args.steps + 2):
-        for step, times in zip(steps, seconds, strict=True):
-            start = time.perf_counter()
-            step()
-            if index >= 2:  # warm-up
-                times.append(time.perf_counter() - start)
-    slow, fast = (median(times) for times in seconds)
+    difference = gradient_difference(*networks.values())
+    slow, fast = seconds_of(steps, args.steps, args.device != "cpu").values()
     times = f"{slow * 1e3:6.1f} ms  {fast * 1e3:6.1f} ms  {slow / fast:5.2f}x"
     print(f"{channels:8d}  {times}  {difference:19.1e}  {turned:12d}")
+
+
+def both(kind: str, channels: int, device: str) -> dict[str, nn.Module]:
+    """The plain network and ours, of the same weights."""
+    ours, plain_one, _ = NETWORKS[kind]
+    plain = plain_one(channels).to(device)
+    merged = ours(feature_channels=channels).to(device)
+    merged.load_state_dict(plain.state_dict())
+    return {"plain": plain, "merged": merged}
+
+
+def batch(number: int, size: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random LR and HR patches, x4."""
+    lq = torch.rand(number, 3, size, size, device=device)
+    return lq, torch.rand(number, 3, 4 * size, 4 * size, device=device)
 
 
 @torch.no_grad()
@@ -79,16 +84,27 @@ def turned_signs(plain, merged, lq, gt) -> int:
     return int(((plain(lq) > gt) != (merged(lq) > gt)).sum())
 
 
-def make_step(network, lq, gt):
-    """One training step, finished when it returns."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+def make_step(network, lq, gt, *, forward=None, dtype=None, **optimizer):
+    """One training step; of a GPU nothing waits for its end.
+
+    Args:
+        network: Is trained.
+        lq: Patches.
+        gt: What they should become.
+        forward: The network in another form, such as compiled.
+        dtype: Of autocast; None: float32.
+        optimizer: Further options of Adam.
+    """
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4, **optimizer)
+    run = network if forward is None else forward
+    precision = lambda: torch.autocast(lq.device.type, dtype, cache_enabled=False) if dtype else nullcontext()  # noqa: E731
 
     def step():
-        optimizer.zero_grad()
-        F.l1_loss(network(lq), gt).backward()
-        optimizer.step()
-        if lq.is_cuda:
-            torch.cuda.synchronize()
+        adam.zero_grad()
+        with precision():
+            output = run(lq)
+        F.l1_loss(output.float(), gt).backward()
+        adam.step()
 
     return step
 

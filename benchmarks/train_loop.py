@@ -26,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
 
 import skimage
 import torch
@@ -37,22 +38,35 @@ from dscsr_model.data.prepare_job import PrepareJob
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from plain_span import PlainSPAN
 
-SCALE, CHANNELS, BATCH, PATCH, SEED = 4, 26, 16, 32, 0
+SCALE, SEED = 4, 0
 PHOTOGRAPHS = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "BasicSR": {
         "model": "SRModel",
-        "network": {"type": "PlainSPAN", "feature_channels": CHANNELS, "upscale": SCALE},
+        "network": {"type": "PlainSPAN", "upscale": SCALE},
         "dataset": {"type": "PairedImageDataset"},
         "format": "png",
     },
     "dscsr": {
         "model": "EfficientSRModel",
-        "network": {"type": "SPAN", "feature_channels": CHANNELS, "upscale": SCALE},
+        "network": {"type": "SPAN", "upscale": SCALE},
         "dataset": {"type": "PairedCropDataset", "output": "uint8"},
         "format": "raw",
     },
 }
+
+
+class Setting(NamedTuple):
+    """What is trained on what; ``device`` is cpu or cuda."""
+
+    device: str = "cpu"
+    channels: int = 26
+    batch: int = 16
+    patch: int = 32
+
+
+SETTING = Setting()
+"""Of the claim."""
 
 
 def main() -> None:
@@ -68,8 +82,11 @@ def main() -> None:
     register_plain_span()
     with tempfile.TemporaryDirectory() as folder:
         sub_images = prepare_both(args.gt or photographs(Path(folder, "photographs")), Path(folder))
-        print(f"torch {torch.__version__}, {len(cores)} cores, SPAN-{CHANNELS} x{SCALE}, batch {BATCH}, ", end="")
-        print(f"{PATCH}x{PATCH} LR, EMA, {sub_images} sub-images")
+        print(
+            f"torch {torch.__version__}, {len(cores)} cores, SPAN-{SETTING.channels} x{SCALE}, batch {SETTING.batch}, ",
+            end="",
+        )
+        print(f"{SETTING.patch}x{SETTING.patch} LR, EMA, {sub_images} sub-images")
         compare_losses(Path(folder), steps=10)
         compare_speed(Path(folder), args)
 
@@ -88,30 +105,32 @@ def photographs(folder: Path) -> Path:
     return folder
 
 
-def prepare_both(gt: Path, folder: Path) -> int:
-    """The same sub-images as png and as raw LMDBs; returns how many."""
+def prepare_both(gt: Path, folder: Path, **job: Any) -> int:
+    """The same sub-images as png and as raw LMDBs; returns how many. ``job``: more of `PrepareJob`."""
     formats = [way["format"] for way in WAYS.values()]
-    pairs = {prepare(PrepareJob(gt, folder / name, SCALE, image_format=name)).pairs for name in formats}
+    pairs = {prepare(PrepareJob(gt, folder / name, SCALE, image_format=name, **job)).pairs for name in formats}
     return pairs.pop()
 
 
-def options(way: str, folder: Path, workers: int = 0) -> dict:
-    """What BasicSR would make of an option file of this way."""
+def options(way: str, folder: Path, workers: int = 0, setting: Setting = SETTING) -> dict:
+    """What BasicSR would make of an option file of this way; on a GPU it prefetches as BasicSR's options for it do."""
+    cuda = setting.device == "cuda"
     data = folder / WAYS[way]["format"]
     train = {
         **{"phase": "train", "name": "photographs", "scale": SCALE, "io_backend": {"type": "lmdb"}},
         **{"dataroot_gt": str(data / "GT.lmdb"), "dataroot_lq": str(data / f"LQ_X{SCALE}.lmdb")},
-        **{"gt_size": SCALE * PATCH, "use_hflip": True, "use_rot": True},
-        **{"num_worker_per_gpu": workers, "batch_size_per_gpu": BATCH, "dataset_enlarge_ratio": 100},
+        **{"gt_size": SCALE * setting.patch, "use_hflip": True, "use_rot": True, "pin_memory": cuda},
+        **{"num_worker_per_gpu": workers, "batch_size_per_gpu": setting.batch, "dataset_enlarge_ratio": 100},
         **WAYS[way]["dataset"],
     }
     return {
-        **{"name": way, "model_type": WAYS[way]["model"], "scale": SCALE, "num_gpu": 0, "is_train": True},
+        **{"name": way, "model_type": WAYS[way]["model"], "scale": SCALE, "num_gpu": int(cuda), "is_train": True},
         **{"dist": False, "rank": 0, "world_size": 1, "manual_seed": SEED, "logger": {}},
         "path": {"models": "", "training_states": ""},
         "datasets": {"train": train},
-        "network_g": dict(WAYS[way]["network"]),
+        "network_g": {**WAYS[way]["network"], "feature_channels": setting.channels},
         "train": {
+            **WAYS[way].get("train", {}),
             "ema_decay": 0.999,
             "optim_g": {"type": "Adam", "lr": 5e-4, "weight_decay": 0, "betas": [0.9, 0.99]},
             "scheduler": {"type": "MultiStepLR", "milestones": [100_000], "gamma": 0.5},
@@ -127,7 +146,7 @@ def build_data(opt: dict):
     from basicsr.data import build_dataloader, build_dataset
     from basicsr.data.data_sampler import EnlargedSampler
 
-    ours = opt["name"] == "dscsr"
+    ours = opt["model_type"] != "SRModel"
     section = opt["datasets"]["train"]
     torch.manual_seed(SEED)
     dataset = (loop.build_dataset if ours else build_dataset)(section)
@@ -140,7 +159,7 @@ def build_model(opt: dict):
     from basicsr.models import build_model
 
     torch.manual_seed(SEED)
-    weights = PlainSPAN(CHANNELS, SCALE).state_dict()
+    weights = PlainSPAN(opt["network_g"]["feature_channels"], SCALE).state_dict()
     model = build_model(opt)
     model.net_g.load_state_dict(weights)
     model.model_ema(0)
@@ -151,13 +170,13 @@ class Training:
     """A training that goes on for some iterations whenever it is its turn."""
 
     def __init__(self, opt: dict) -> None:
-        from basicsr.data.prefetch_dataloader import CPUPrefetcher
+        from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 
         others = set(multiprocessing.active_children())
         self.model = build_model(opt)
         loader, self.sampler = build_data(opt)
         self.sampler.set_epoch(0)
-        self.prefetcher = CPUPrefetcher(loader)
+        self.prefetcher = CUDAPrefetcher(loader, opt) if opt["num_gpu"] else CPUPrefetcher(loader)
         self.workers = set(multiprocessing.active_children()) - others
         self.iteration = self.epoch = 0
         self._signal(signal.SIGSTOP)
@@ -229,7 +248,7 @@ def compare_losses(folder: Path, steps: int) -> None:
 def exact_step():
     """A training step of the plain network in float64, outside BasicSR; it returns the loss."""
     torch.manual_seed(SEED)
-    network = PlainSPAN(CHANNELS, SCALE).double()
+    network = PlainSPAN(SETTING.channels, SCALE).double()
     section = options("BasicSR", Path())["train"]["optim_g"]
     optimizer = torch.optim.Adam(network.parameters(), lr=section["lr"], betas=section["betas"])
 
@@ -264,7 +283,9 @@ def compare_speed(folder: Path, args: argparse.Namespace) -> None:
     times = {way: [each[way] for each in rounds] for way in WAYS}
     for way, seconds in times.items():
         rate = 1 / median(seconds)
-        print(f"{way:>8}  {rate:6.2f} iterations/s  {rate * BATCH:6.1f} images/s  num_worker_per_gpu {best[way]}")
+        print(
+            f"{way:>8}  {rate:6.2f} iterations/s  {rate * SETTING.batch:6.1f} images/s  num_worker_per_gpu {best[way]}"
+        )
     ratios = sorted(slow / fast for slow, fast in zip(*times.values(), strict=True))
     print(
         f"   ratio  {median(ratios):5.2f}x  (median of {len(ratios)}, from {ratios[0]:.2f} to {ratios[-1]:.2f}; ",

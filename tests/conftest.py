@@ -29,6 +29,24 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> torch.device:
+    """Where a test runs: on the CPU, which shows that it is right, and on a GPU, in numbers that are float32."""
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> torch.device:
+    """A GPU that computes in float32, not TF32, or a skip."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU that PyTorch sees")
+    for module in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(module, "allow_tf32", False)
+    return torch.device("cuda")
+
+
 @pytest.fixture
 def assets() -> Path:
     """Folder of released weights and photographs (not part of the project), or a skip that says why."""

@@ -25,6 +25,18 @@ SWINIR = {
 LARGE_WINDOWS = {**SWINIR, "upscale": 4, "img_size": 24, "window_size": 12}
 
 
+NETWORKS = {
+    "CARN": {"num_feat": 8, "upscale": 2},
+    "DSCLoRA": {"feature_channels": 8, "upscale": 2},
+    "EDSR": {"num_feat": 8, "num_block": 2, "upscale": 3},
+    "RCAN": {"num_feat": 8, "num_group": 2, "num_block": 2, "squeeze_factor": 2, "upscale": 2},
+    "SPAN": {"feature_channels": 8, "upscale": 2},
+    "SPANF": {"feature_channels": 8, "upscale": 2, "tail_channels": 6},
+    "SPANV2": {"feature_channels": 8, "upscale": 2},
+}
+"""Of each of our networks its arguments."""
+
+
 def with_updates(network: Any, std: float = 1.0) -> Any:
     """The network itself, with updates of its ConvLoRA layers that are not zero."""
     for layer in lora_layers(network).values():

@@ -133,7 +133,8 @@ class ContrastiveLoss(nn.Module):
                 "Take a larger batch on each GPU, fewer `accumulate_steps`, or fewer negatives."
             )
         sources = torch.randperm(len(lq))[: self.num_negatives].tolist()
-        enlarged = F.interpolate(lq[sources], size=tuple(size), mode="bicubic", align_corners=False)
+        chosen = torch.stack([lq[index] for index in sources])  # lq[sources] would wait for a GPU
+        enlarged = F.interpolate(chosen, size=tuple(size), mode="bicubic", align_corners=False)
         return enlarged, sources
 
 

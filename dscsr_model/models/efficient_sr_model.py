@@ -22,7 +22,7 @@ from dscsr_model.options.sections import QuantizeSection, TrainSection
 from dscsr_model.training import log, lora
 from dscsr_model.training.ema import MovingAverage, averaging, start_average, update_average
 from dscsr_model.training.guards import StepGuard
-from dscsr_model.training.images import as_float, check_batch, check_output, turned
+from dscsr_model.training.images import as_float, check_batch, check_output, to_device, turned
 from dscsr_model.training.log import loss_sections, named
 from dscsr_model.training.optimizers import WarmedSchedule, build_optimizer, take_over
 from dscsr_model.training.precision import CompiledForward, Precision
@@ -179,9 +179,9 @@ class EfficientSRModel(CheckpointingSRModel):
         check_batch(data, ["lq"])
         for name in self.trained_images:
             if name in data:
-                images = data[name].to(self.device, non_blocking=True)
+                images = to_device(data[name], self.device)
                 if "orientation" in data:
-                    images = turned(images, data["orientation"].to(self.device, non_blocking=True))
+                    images = turned(images, to_device(data["orientation"], self.device))
                 setattr(self, name, as_float(images, self.memory_format))
 
     def optimize_parameters(self, current_iter: int) -> None:

@@ -17,8 +17,8 @@ from dscsr_model.training.stopping import StopRequest
 class StepGuard:
     """Takes optimizer steps, but not those whose loss or gradients are not finite.
 
-    On the CPU the flag is read at once. A fused optimizer on a GPU gets it as a tensor, so that nothing waits for
-    the device; the counters stay there until somebody asks. fp16's scaler reads it on every step in any case.
+    A fused optimizer, the default on a GPU, gets the flag as a tensor, so that nothing waits for the device; the
+    counters stay there until somebody asks. For any other it is read on every step.
 
     Attributes:
         optimizer: Takes the steps; another one may take its place.
@@ -90,7 +90,7 @@ class StepGuard:
 
     def _step_unless(self, bad: Tensor) -> None:
         optimizer = self.optimizer
-        if optimizer.defaults.get("fused") and not self.scaler.is_enabled():
+        if optimizer.defaults.get("fused"):  # gradients of fp16 are unscaled by now
             optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
             optimizer.step()
         elif not bad:

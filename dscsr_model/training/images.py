@@ -49,6 +49,18 @@ def as_float(images: Tensor, memory_format: torch.memory_format = torch.contiguo
     return images.contiguous(memory_format=memory_format)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a batch on the device; nothing waits for it.
+
+    BasicSR's ``prefetch_mode: cuda`` takes memory for a batch on a stream of its own and would write the next one there
+    while kernels that read this one still wait: it does not know that another stream uses it unless it is told.
+    """
+    there = tensor.to(device, non_blocking=True)
+    if there.is_cuda:
+        there.record_stream(torch.cuda.current_stream(there.device))
+    return there
+
+
 def turned(images: Tensor, orientation: Tensor) -> Tensor:
     """Turn each image of a batch its own way.
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_models import with_updates
+from small_models import NETWORKS, with_updates
 from torch import nn
 
 from dscsr_arch import CSSRNet, DSCLoRA, load_model
@@ -15,21 +15,11 @@ from dscsr_arch.deployable import deployable
 from dscsr_arch.metadata import beside
 from dscsr_arch.pruning import prune
 
-SMALL = {
-    "CARN": {"num_feat": 8, "upscale": 2},
-    "DSCLoRA": {"feature_channels": 8, "upscale": 2},
-    "EDSR": {"num_feat": 8, "num_block": 2, "upscale": 3},
-    "RCAN": {"num_feat": 8, "num_group": 2, "num_block": 2, "squeeze_factor": 2, "upscale": 2},
-    "SPAN": {"feature_channels": 8, "upscale": 2},
-    "SPANF": {"feature_channels": 8, "upscale": 2, "tail_channels": 6},
-    "SPANV2": {"feature_channels": 8, "upscale": 2},
-}
-
 
 @pytest.fixture(params=architectures())
 def network(request):
     """Of each kind, with weights of which none is zero."""
-    made = architectures()[request.param].network(**SMALL[request.param]).double()
+    made = architectures()[request.param].network(**NETWORKS[request.param]).double()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.1)
     return made

@@ -158,6 +158,6 @@ def _cosine_ratio(student: Tensor, teacher: Tensor, negatives: Tensor, sources: 
     near = 1 - (student * teacher).sum(1).mean()
     distances = 1 - student @ negatives.T
     met = torch.ones_like(distances)
-    if sources is not None:
-        met[list(sources), range(len(negatives))] = 0
+    for k, source in enumerate(sources or ()):
+        met[source, k] = 0
     return near / (((distances * met).sum(0) / met.sum(0)).sum() + _EPS)
