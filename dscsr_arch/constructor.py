@@ -89,7 +89,7 @@ def check_residual(residual: bool, channels: tuple[int, int], upscale: int) -> N
     """Raise `ArgumentError` if a network is to add its input to an output that has not its size and ``channels``."""
     if residual and (upscale != 1 or channels[0] != channels[1]):
         words = "`residual: true` where the output is as large as the image, `upscale: 1` with as many channels"
-        got = f"upscale {upscale}, {channels[0]} channels in and {channels[1]} out"
+        got = f"upscale {upscale}, channels {channels[0]} in and {channels[1]} out"
         raise ArgumentError(words, got, "Leave `residual` out.")
 
 

@@ -58,7 +58,10 @@ def load(args: argparse.Namespace) -> StoringTeacher:
     device = args.device or "auto"
     find_device(device)  # before the weights are read
     given = {name: getattr(args, name) for name in ("width", "param_key", "opt")}
-    given |= {"base": args.base and sha256(args.base), **networks.read_overrides(args.overrides)}
+    given |= {
+        "base": args.base and f"{args.base.name} {sha256(args.base)[:12]}",
+        **networks.read_overrides(args.overrides),
+    }
     read_with = {name: str(value) for name, value in given.items() if value is not None}
     engines, sources = [], []
     for file in args.weights:

@@ -42,7 +42,7 @@ class Source(BaseModel):
     sha256: str
     network: str
     read_with: dict[str, str] = {}
-    """What else decided which network it is: arguments given beside the file, and the SHA-256 of a base."""
+    """What else decided which network it is: arguments given beside the file; of a base, how its SHA-256 begins."""
 
     @property
     def words(self) -> str:
