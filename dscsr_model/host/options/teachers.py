@@ -16,7 +16,14 @@ from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
 from dscsr_arch.sizes import likely_channels
 from dscsr_arch.words import many
 from dscsr_model.host.options.faults import Key
-from dscsr_model.host.options.networks import INPUT_CHANNELS, SIDE, check_sizes, common_side, quietly_built
+from dscsr_model.host.options.networks import (
+    IMAGE_NETWORKS,
+    INPUT_CHANNELS,
+    SIDE,
+    check_sizes,
+    common_side,
+    quietly_built,
+)
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.section import describe
 from dscsr_model.options.sections import TeacherSection
@@ -166,6 +173,28 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
         for key, one, other in pairs:
             if one in own_features and other in features:
                 _compare_features(run, key, one, own_features[one], features[other], side)
+    if network is not None and own_features and not run.report.has("train"):
+        _compare_places(run, network, teachers[0])
+
+
+def _compare_places(run: Run, network: nn.Module, teacher: nn.Module) -> None:
+    """Networks of others may pad an image by themselves: layers of a patch, then, may differ in height and width."""
+    channels, gt_size = _input_channels(run), run.whole("datasets", "train", "gt_size") or 0
+    side = gt_size // (run.whole("scale") or 1)
+    if side == 0 or all(type(each).__name__ in IMAGE_NETWORKS for each in (network, teacher)):
+        return
+    pairs = [(key, *pair) for key, target in run.targets.items() for pair in target.pairs]
+    x, layers = torch.zeros(1, channels, side, side), zip(*(pair for _, *pair in pairs), strict=True)
+    answers = [_probe(each, x, names) for each, names in zip((network, teacher), layers, strict=True)]
+    features = [{} if isinstance(answer, str) else answer[1] for answer in answers]
+    for key, *pair in pairs:
+        shapes = [found[layer].shape[2:] for found, layer in zip(features, pair, strict=True) if layer in found]
+        if len(set(shapes)) > 1:
+            words = f"layers of one height and width, for LQ patches of {side}×{side}"
+            got = " beside the teacher's ".join(f"{height}×{width}" for height, width in shapes)
+            remedy = "One of the networks pads patches by itself: choose a `gt_size` of whole windows."
+            run.report.add((*key, "layers", pair[0]), words, got, remedy)
+            return
 
 
 def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int) -> None:

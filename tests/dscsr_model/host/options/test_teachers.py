@@ -6,6 +6,7 @@ from typing import Any
 
 import option_files
 import pytest
+import torch
 from option_files import AFFINITY, BASE, REMOVED
 from small_models import LARGE_WINDOWS
 
@@ -159,6 +160,32 @@ class Reading(torch.nn.Module):
     check_all({**changes, "network_g": {"type": "Reading", "lora": lora}}, told, DISTILLATION)
     lora["layers"] = {"read": None, **lora["layers"]}
     check_all({**changes, "network_g": {"type": "Reading", "lora": lora}}, {}, DISTILLATION)
+
+
+def test_layers_of_a_teacher_that_pads_by_itself(check_all, tmp_path):
+    """As HAT does, so that it takes patches of every size."""
+    (tmp_path / "padding_arch.py").write_text("""
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+@ARCH_REGISTRY.register()
+class Padding(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 48, 1)
+    def forward(self, x):
+        sides = [-side % 8 for side in x.shape[2:]]
+        y = self.body(torch.nn.functional.pad(x, (0, sides[1], 0, sides[0])))
+        return torch.nn.functional.pixel_shuffle(y, 4)[..., : 4 * x.shape[2], : 4 * x.shape[3]]
+""")
+    torch.save({"body.weight": torch.ones(48, 3, 1, 1), "body.bias": torch.ones(48)}, tmp_path / "padding.pth")
+    changes = {
+        "import": "padding_arch.py",
+        "teacher": {"weights": "padding.pth", "network": {"type": "Padding"}},
+        **affinity(layers=["block_1"], teacher_layers=["body"]),
+    }
+    told = {f"{LOSS}: layers: block_1": "for LQ patches of 12×12, but got 12×12 beside the teacher's 16×16. One of"}
+    check_all({**changes, "datasets:train:gt_size": 48}, told, DISTILLATION)
+    check_all({**changes, "datasets:train:gt_size": 32}, {}, DISTILLATION)
 
 
 @pytest.mark.parametrize("model_type", ["EfficientSRModel", "DistillationModel", "DSCLoRAModel", "SRModel"])
