@@ -1,4 +1,4 @@
-"""``dscsr export``: a weight file becomes fused weights, an ONNX model or a program, checked against its source."""
+"""``dscsr export``: a weight file becomes fused weights or a program of others, checked against its source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from dscsr_model.export.formats import Format
     from dscsr_model.export.ship import Shipped
 
-_FORMATS = ("pth", "safetensors", "spandrel", "onnx", "torch-export", "torchscript")
+_PSNR = 32
+"""dB of images whose loss is told: what such networks reach at x4."""
+_FORMATS = ("pth", "safetensors", "spandrel", "onnx", "torch-export", "torchscript", "ncnn")
 
 _EXAMPLES = """examples:
   fused weights, with what shapes cannot tell beside them:
@@ -21,6 +23,8 @@ _EXAMPLES = """examples:
   for ONNX Runtime, TensorRT and others; for spandrel and chaiNNer:
     dscsr export span_x4.safetensors -o span_x4.onnx
     dscsr export span_x4.safetensors -o shipped/ --format spandrel
+  for Upscayl, chaiNNer and phones; span_x4.bin comes with it:
+    dscsr export span_x4.safetensors -o models/span_x4.param
   LoRA adapters and their base; a student of a CSSR-Net:
     dscsr export lora_g_latest.pth --base span_ch26_x4_fused.pth -o dsclora_x4.pth
     dscsr export net_g_latest.pth --width 0.25 -o edsr_quarter_x4.onnx --fp16
@@ -33,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     """Declare the command and its arguments."""
     parser = subparsers.add_parser(
         "export",
-        help="write a trained network for other programs: fused weights, ONNX, spandrel, TorchScript, PEFT",
+        help="write a trained network for other programs: fused weights, ONNX, spandrel, TorchScript, ncnn, PEFT",
         description="Write a trained network for other programs. The output is loaded again and compared with its "
         "source on images of several sizes; only if they agree does it get its name.",
         epilog=_EXAMPLES,
@@ -49,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
     add(
         "--format",
         choices=(*_FORMATS, "peft"),
-        help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt; peft: a folder",
+        help="default: what OUT ends in, .pth .safetensors .onnx .pt2 .pt .param; peft: a folder",
     )
     add("--fp16", action="store_true", help="float16 weights; programs compute in it, and take float32")
     add("--opset", type=int, metavar="N", help="of ONNX: 17 (default) to 20")
@@ -61,6 +65,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export one network; returns the exit code."""
     from dscsr_model.export.formats import choose
+    from dscsr_model.export.ncnn import named_for_upscayl
     from dscsr_model.export.ship import ship
 
     networks.find_weights(args)
@@ -68,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         return _export_adapters(args)
     path, form = choose(args.out, args.format, args.weights, args.fp16, args.opset)
     network = networks.load_network(args)
+    if form.name == "ncnn" and path != Path(args.out):  # its name is ours to choose
+        path = named_for_upscayl(path, network)
     sources = [args.weights, *([] if args.base is None else [args.base])]
     shipped = ship(network, path, form, half=args.fp16, force=args.force, sources=sources)
     print("\n  ".join([*_described(shipped, form, args.fp16), *_notes(shipped, form)]))
@@ -86,7 +93,8 @@ def _export_adapters(args: argparse.Namespace) -> int:
     print(f"{out}  LoRA as PEFT has it: adapter_model.safetensors, adapter_config.json")
     for by, value in differences.items():
         print(
-            f"  largest difference from the source, read by {by}: {value:.1e} of a range of 1 ({TOLERANCE:.0e} allowed)"
+            f"  largest difference from the source, read by {by}: {value.largest:.1e} of a range of 1 "
+            f"({TOLERANCE:.0e} allowed)"
         )
     for by, why_not in not_asked.items():
         print(f"  {by} itself was not asked: {why_not}")
@@ -108,14 +116,22 @@ def _described(shipped: Shipped, form: Format, half: bool) -> Iterator[str]:
         yield ", ".join(known)
     for by, value in shipped.differences.items():
         tolerance = f"({HALF_TOLERANCE if half else TOLERANCE:.0e} allowed)"
-        yield f"largest difference from the source, read by {by}: {value:.1e} of a range of 1 {tolerance}"
+        yield f"largest difference from the source, read by {by}: {value.largest:.1e} of a range of 1 {tolerance}"
+        if half:
+            yield f"what float16 costs, read by {by}: {value.cost(_PSNR):.1g} dB of images of {_PSNR} dB"
 
 
 def _notes(shipped: Shipped, form: Format) -> Iterator[str]:
     """What to know and to do next."""
     from dscsr_arch.architecture import architectures
+    from dscsr_model.export.ncnn import upscayl_scale
 
     path, name = str(shipped.path), shipped.metadata.network
+    if form.name == "ncnn":
+        scale, read = shipped.metadata.arguments.get("upscale"), upscayl_scale(shipped.path.stem)
+        if scale is not None and scale != read:
+            yield f"Upscayl reads the scale off the name, here x{read}: call both files …_x{scale}"
+        yield "Upscayl: put both files into a folder named models; chaiNNer: Load Model (NCNN)"
     if form.name == "spandrel":
         for by, why_not in shipped.not_asked.items():
             yield f"{by} itself was not asked: {why_not}"

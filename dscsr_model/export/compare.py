@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,17 @@ CPU), and by 6e-3 where each kernel is a product of three rounded ones (spandrel
 
 _SIZES = ((1, 24, 40), (2, 17, 23), (1, 1, 1), (1, 2, 5), (1, 33, 1))
 """(batch, height, width): the traced size, an odd one, images smaller than a kernel and than a network's view."""
+
+
+class Difference(NamedTuple):
+    """Of two networks' images, as parts of the output's range: of 1, or of the largest output where that is more."""
+
+    largest: float
+    mean_square: float
+
+    def cost(self, psnr: float) -> float:
+        """By how many dB images of ``psnr`` dB get worse, if this is independent of the error that they have."""
+        return 10 * math.log10(1 + self.mean_square * 10 ** (psnr / 10))
 
 
 def input_channels(network: nn.Module) -> int:
@@ -50,8 +63,8 @@ def soft_image(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def difference(
     source: nn.Module, candidate: Callable[[Tensor], Tensor], *, half: bool = False, by: str = "it"
-) -> float:
-    """The largest difference of what ``source`` and ``candidate`` make of `images`, `padded` as ``source`` requires.
+) -> Difference:
+    """The difference of what ``source`` and ``candidate`` make of `images`, `padded` as ``source`` requires.
 
     Args:
         source: The network, in float32.
@@ -59,13 +72,10 @@ def difference(
         half: The candidate computes, or keeps its weights, in float16.
         by: What has read the candidate, for messages.
 
-    Returns:
-        It, as a part of the output's range: of 1, or of the largest output where that is more (an untrained network).
-
     Raises:
         DscsrError: The difference is beyond the tolerance, the output has another size, or is not finite.
     """
-    worst, sizes, what = 0.0, size_requirements(source), f"the file, read by {by},"
+    errors, sizes, what = [], size_requirements(source), f"the file, read by {by},"
     report = (
         "Nothing is kept. No program can be made of code that does other things for other sizes of images (windows, "
         "attention); otherwise please report this with the versions of torch and of the format's packages."
@@ -81,7 +91,9 @@ def difference(
                 f"{int((~got.isfinite()).sum())} of {got.numel()} that are infinite or no number",
                 "Some are too large for float16: export without --fp16." if half else "Nothing is kept.",
             )
-        worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
+        errors.append(((got - wanted) / wanted.abs().max().clamp(min=1)).flatten())
+    error = torch.cat(errors)
+    worst = float(error.abs().max())
     tolerance = HALF_TOLERANCE if half else TOLERANCE
     if worst > tolerance:
         raise DscsrError(
@@ -89,4 +101,4 @@ def difference(
             f"a largest difference of {worst:.1e}",
             "Export without --fp16." if half else report,
         )
-    return worst
+    return Difference(worst, float(error.square().mean()))

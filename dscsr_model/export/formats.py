@@ -19,6 +19,7 @@ from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import describe, to_metadata
 from dscsr_arch.weight_files import METADATA
+from dscsr_model.export.ncnn import run_ncnn, to_ncnn
 from dscsr_model.export.onnx import run_onnx, to_onnx
 from dscsr_model.export.programs import run_torch_export, run_torchscript, to_torch_export, to_torchscript
 from dscsr_model.export.spandrel_support import run_spandrel, to_spandrel_form
@@ -41,6 +42,12 @@ class Format(NamedTuple):
     `UnavailableError`."""
     says: str
     """What the format is, for people."""
+    beside: tuple[str, ...] = ()
+    """Suffixes of further files, which ``write`` makes beside the first."""
+
+    def files(self, path: Path) -> list[Path]:
+        """All files of a network at ``path``."""
+        return [path, *map(path.with_suffix, self.beside)]
 
 
 def to_weights(
@@ -82,7 +89,7 @@ def _by(name: str, run: Callable[[Any], Run]) -> dict[str, Callable[[Path, nn.Mo
 _FUSED, _FOR_SPANDREL = partial(to_weights, form=deployable), partial(to_weights, form=to_spandrel_form)
 _DSCSR, _SPANDREL = {"dscsr's load_model": _load}, _by("spandrel", run_spandrel)
 _RUNTIME, _SCRIPT = _by("ONNX Runtime", run_onnx), _by("torch.jit.load", run_torchscript)
-_EXPORT = _by("torch.export.load", run_torch_export)
+_EXPORT, _NCNN = _by("torch.export.load", run_torch_export), _by("ncnn, computing in float32", run_ncnn)
 _SIZES = "any batch, height and width"
 _NAMES = "weights under the names that spandrel and chaiNNer read"
 
@@ -95,6 +102,7 @@ FORMATS = {
         Format("onnx", (".onnx",), "", to_onnx, _RUNTIME, f"ONNX, {_SIZES}"),
         Format("torch-export", (".pt2",), "", to_torch_export, _EXPORT, f"torch.export, {_SIZES}"),
         Format("torchscript", (".pt",), "", to_torchscript, _SCRIPT, f"TorchScript, {_SIZES}"),
+        Format("ncnn", (".param",), "", to_ncnn, _NCNN, "with its .bin: ncnn, any height and width", (".bin",)),
     )
 }
 """By name. Of two with one suffix, the first is what the suffix alone means."""

@@ -16,11 +16,13 @@ from dscsr_arch.foreign import import_extra
 from dscsr_arch.lora_base import to_metadata
 from dscsr_arch.peft_layout import CONFIG, MODEL, to_peft
 from dscsr_arch.weight_files import read_state_dict
-from dscsr_model.export.compare import difference
+from dscsr_model.export.compare import Difference, difference
 from dscsr_model.files import atomic_folder, disk_errors
 
 
-def write_adapters(network: nn.Module, out: Path, *, force: bool = False) -> tuple[dict[str, float], dict[str, str]]:
+def write_adapters(
+    network: nn.Module, out: Path, *, force: bool = False
+) -> tuple[dict[str, Difference], dict[str, str]]:
     """Write the LoRA of a network into a folder as PEFT has it.
 
     Args:
@@ -46,7 +48,8 @@ def write_adapters(network: nn.Module, out: Path, *, force: bool = False) -> tup
     for layer in lora_layers(base).values():
         layer.unmerge().reset()
     base = fused(base)
-    differences, not_asked = {}, {}
+    differences: dict[str, Difference] = {}
+    not_asked: dict[str, str] = {}
     with disk_errors(out), atomic_folder(out, [MODEL, CONFIG], replace=force) as folder:
         (folder / MODEL).write_bytes(save(tensors, {"format": "pt", **to_metadata(network)}))
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from torch import nn
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.metadata import Metadata, describe
-from dscsr_model.export.compare import difference
+from dscsr_model.export.compare import Difference, difference
 from dscsr_model.export.formats import Format
 from dscsr_model.files import atomic_folder, disk_errors
 
@@ -25,8 +25,9 @@ class Shipped(NamedTuple):
     parameters: int
     """Of the fused network."""
     bytes: int
-    differences: dict[str, float]
-    """By what read the file: the largest difference of its images from the source's."""
+    """Of all its files."""
+    differences: dict[str, Difference]
+    """By what read the file: of its images from the source's."""
     not_asked: dict[str, str]
     """What would have read it, too, but cannot here: why not."""
 
@@ -44,23 +45,25 @@ def ship(
 
     Args:
         network: A network as `load_model` gives it; it stays as it is.
-        path: The file. Its folder is made if it is missing.
+        path: The file; of a format of several, the first. Its folder is made if it is missing.
         form: What to write.
         half: In float16.
-        force: Replace ``path`` if it is there.
+        force: Replace what is there.
         sources: Files that are never overwritten, ``force`` or not.
 
     Raises:
         DscsrError: ``path`` is taken, cannot be written, or what was written is not what it should be. Nothing of it
             is kept.
     """
-    if path.is_dir():
-        raise DscsrError("a file name", f"{path}, which is a folder", "Choose another name.")
-    if any(path.exists() and os.path.exists(source) and path.samefile(source) for source in sources):
-        raise DscsrError("an output beside the source", f"the source itself: {path}", "Choose another name.")
+    for out in form.files(path):
+        if out.is_dir():
+            raise DscsrError("a file name", f"{out}, which is a folder", "Choose another name.")
+        if any(out.exists() and os.path.exists(source) and out.samefile(source) for source in sources):
+            raise DscsrError("an output beside the source", f"the source itself: {out}", "Choose another name.")
     shipped = deployable(network)
     metadata, differences, not_asked = describe(shipped), {}, {}
-    with disk_errors(path), atomic_folder(path.parent, [path.name], replace=force) as folder:
+    names = [out.name for out in form.files(path)]
+    with disk_errors(path), atomic_folder(path.parent, names, replace=force) as folder:
         file = folder / path.name
         form.write(network, file, half=half)
         for by, read in form.readers.items():
@@ -68,5 +71,5 @@ def ship(
                 differences[by] = difference(network, read(file, shipped), half=half, by=by)
             except UnavailableError as error:  # noqa: PERF203 - of two readers
                 not_asked[by] = str(error)
-        size = file.stat().st_size
+        size = sum(made.stat().st_size for made in form.files(file))
     return Shipped(path, metadata, sum(p.numel() for p in shipped.parameters()), size, differences, not_asked)

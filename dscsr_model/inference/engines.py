@@ -77,7 +77,7 @@ def torch_engine(
     sizes = size_requirements(fused)
     side = sizes.fit(PROBE_SIDE)
     channels, shape = try_channels(fused, side)
-    scale = _scale_of(shape, channels, side, type(network).__name__)
+    scale = scale_of(shape, channels, side, type(network).__name__)
     seen = receptive_field(fused, channels, sizes)
     if precision != "fp32":
         _lower(fused, PRECISIONS[precision])
@@ -141,7 +141,7 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
     providers = find_providers(device)
     path, threads = Path(path), threads or torch.get_num_threads()
     half, channels, sizes, shape, memory = rehearse(path)
-    scale = _scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
+    scale = scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
     session = open_session(path, CPU, threads)
     seen = receptive_field(partial(run_session, session, half), channels, sizes, memory)
     if providers != CPU:
@@ -176,7 +176,8 @@ def device_of_rank(name: str) -> str:
     return f"cuda:{int(os.environ['LOCAL_RANK']) % count}" if count else name
 
 
-def _scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> int:
+def scale_of(shape: tuple[int, ...], channels: int, side: int, what: str) -> int:
+    """The scale of a network by the shape that it makes of (1, channels, side, side); DscsrError if it has none."""
     scale = shape[-1] // side if shape else 0
     if scale < 1 or shape != (1, channels, side * scale, side * scale):
         raise DscsrError(

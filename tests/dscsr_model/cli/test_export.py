@@ -20,19 +20,21 @@ def weights(tmp_path):
 FORMATS = {
     "spandrel": ("32, weights under the names that spandrel and chaiNNer read", ["dscsr's load_model", "spandrel"]),
     "onnx": ("16, ONNX, any batch, height and width", ["ONNX Runtime"]),
+    "ncnn": ("16, with its .bin: ncnn, any height and width", ["ncnn, computing in float32"]),
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each == "ncnn")) for each in FORMATS])
 def test_every_line_is_in_place(weights, tmp_path, monkeypatch, capsys, spandrel, name):
     """Nothing but our lines is printed; spandrel is asked."""
     monkeypatch.chdir(tmp_path)
     says, readers = FORMATS[name]
-    half = ["--fp16"] * (name == "onnx")
+    half = ["--fp16"] * (name != "spandrel")
     assert main(["export", str(weights), "-o", "new/", "--format", name, *half]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    file = {"spandrel": "net_g_latest_spandrel.pth", "onnx": "net_g_latest_fp16.onnx"}[name]
+    file = {"spandrel": "_spandrel.pth", "onnx": "_fp16.onnx", "ncnn": "_fp16_x2.param"}[name]
+    file = f"net_g_latest{file}"
     first, *lines, last = printed.out.splitlines()
     assert re.fullmatch(rf"new/{file}  \d+ KiB, float{says}", first)
     assert lines[:2] == [
@@ -40,9 +42,12 @@ def test_every_line_is_in_place(weights, tmp_path, monkeypatch, capsys, spandrel
         "  img_range 255, rgb_mean 0.4488/0.4371/0.404, norm true",
     ]
     read = [line.partition(": ")[0] for line in lines[2:]]
-    assert read == [f"  largest difference from the source, read by {reader}" for reader in readers]
+    told = ["largest difference from the source", *["what float16 costs"] * len(half)]
+    notes = ["  Upscayl"] * (name == "ncnn")
+    assert read == [*(f"  {each}, read by {reader}" for reader in readers for each in told), *notes]
     assert last.startswith("  use it: ")
-    assert [entry.name for entry in (tmp_path / "new").iterdir()] == [file]
+    files = [file, *[file.replace(".param", ".bin")] * (name == "ncnn")]
+    assert sorted(entry.name for entry in (tmp_path / "new").iterdir()) == sorted(files)
 
 
 def test_a_network_of_another_is_exported_by_the_option_file_of_its_training(tmp_path, capsys):

@@ -3,7 +3,7 @@ import pytest
 from dscsr_arch import SPAN
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
-from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE, difference
+from dscsr_model.export.compare import HALF_TOLERANCE, TOLERANCE, Difference, difference
 
 
 @pytest.fixture
@@ -15,8 +15,15 @@ def network():
 
 
 def test_the_largest_difference_is_given(network):
-    assert difference(network, network) == 0
-    assert difference(network, lambda x: network(x) + TOLERANCE / 2) == pytest.approx(TOLERANCE / 2, rel=0.01)
+    assert difference(network, network) == (0, 0)
+    shifted = difference(network, lambda x: network(x) + TOLERANCE / 2)
+    assert shifted == pytest.approx((TOLERANCE / 2, (TOLERANCE / 2) ** 2), rel=0.02)
+
+
+def test_what_an_error_costs():
+    """Images of 30 dB have a mean square error of 1e-3; as much again halves the signal to noise ratio."""
+    assert Difference(0.1, 1e-3).cost(30) == pytest.approx(3.0103, abs=1e-4)
+    assert Difference(0.1, 0).cost(30) == 0
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,14 @@ def test_a_name_says_nothing_twice(tmp_path):
     [
         ("x.onnx", "pth", None, r"a file of the format pth to end in \.pth, but got 'x.onnx'. Change one of the two"),
         ("x.pt", "spandrel", None, r"spandrel to end in \.pth or \.safetensors, but got 'x.pt'"),
-        ("x.bin", None, None, r"in one of \.pth, \.safetensors, \.onnx, \.pt2, \.pt, or --format, but got 'x.bin'"),
+        (
+            "x.bin",
+            None,
+            None,
+            r"in one of \.pth, \.safetensors, .*, \.pt, \.param, or --format, but got 'x.bin'",
+        ),
         ("x/", None, None, r"a file or a format, but got the folder x alone. Add --format pth\|"),
-        ("x.pth", "ncnn", None, "Expected a format among pth, .*, but got 'ncnn'"),
+        ("x.pth", "caffe", None, "Expected a format among pth, .*, but got 'caffe'"),
         ("x.pt", None, 18, "Expected the format onnx for --opset, but got torchscript. Leave --opset out"),
     ],
 )

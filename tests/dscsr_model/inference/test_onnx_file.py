@@ -152,7 +152,7 @@ def test_files_that_would_take_everything(opened, kind):
 
 
 def test_files_that_take_too_long(opened, monkeypatch):
-    monkeypatch.setattr("dscsr_model.inference.onnx_file._PATIENCE", 0)
+    monkeypatch.setattr("dscsr_model.inference.rehearsal._PATIENCE", 0)
     with pytest.raises(DscsrError, match=r"net.onnx: Expected .* runs on small images in 8 s and 2 GiB, but got one"):
         opened(shuffling()[0])
 
