@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dscsr_arch.errors import DscsrError
 
@@ -59,6 +59,10 @@ class Alone:
         """What rank 0 makes, on every rank."""
         return make()
 
+    def learn(self) -> Any:
+        """What rank 0 decides, for another rank that takes other ways to there."""
+        return self.decide(lambda: None)
+
     def claim(self, items: Sequence[T]) -> Iterator[T]:
         """The items that are this rank's; of equal ``items`` on all ranks, each goes to one."""
         yield from items
@@ -70,6 +74,23 @@ class Alone:
     def bar(self, bar: Any) -> Any:
         """What to call as a bar of tqdm's; ``bar`` itself, on rank 0, then shows what all have done."""
         return bar
+
+
+class Sharing(NamedTuple):
+    """Among whom work is shared, and a bar of tqdm's for a label and a number of items."""
+
+    team: Alone
+    bar: Callable[[str, int], Any]
+
+
+def no_bar(label: str, total: int) -> Any:
+    """Show nothing."""
+    from tqdm import tqdm
+
+    return tqdm(disable=True)
+
+
+BY_ITSELF = Sharing(Alone(), no_bar)
 
 
 class Together(Alone):

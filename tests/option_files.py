@@ -14,8 +14,8 @@ import torch
 import yaml
 
 import dscsr_model
-from dscsr_model.data.prepare import no_progress
-from dscsr_model.data.teacher_store import Source, StoringTeacher, TeacherRecord, store_outputs
+from dscsr_model.data.store_outputs import store_outputs
+from dscsr_model.data.teacher_store import Source, StoringTeacher, TeacherRecord
 from dscsr_model.host.options.check import Fault, OptionsError, check_options
 from dscsr_model.stored_values import ZERO
 
@@ -199,7 +199,7 @@ def store_teacher(lq: Path, out: Path, scale: int, sources: Sequence[Source] = (
     record = TeacherRecord(teachers=list(sources), self_ensemble=True, scale=scale, channels=3)
     run = lambda image: image.repeat(scale, 0).repeat(scale, 1).astype(np.int16) * 171 + ZERO - 171  # noqa: E731
     out.mkdir(exist_ok=True)
-    return store_outputs(lq, out, StoringTeacher(run, record), no_progress, True).path
+    return store_outputs(lq, out, StoringTeacher(run, record), True).path
 
 
 # --- options of the models of ours, as changes of those above; ``@name`` stands for a file of weights ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.words import many
 from dscsr_model.cli import stored_teacher
+from dscsr_model.shared_work import Alone, Sharing, rank_of_many, ranks
 
 if TYPE_CHECKING:
     from dscsr_model.data.prepare import Summary
@@ -34,6 +36,8 @@ _EXAMPLES = """examples:
   with what a teacher makes of the LR images, or for LMDBs that are there:
     dscsr prepare --gt DIV2K_train_HR --out datasets/DIV2K --scale 4 --teacher teacher.pth --self-ensemble
     dscsr prepare --out datasets/DIV2K --teacher teacher.pth --self-ensemble
+  the teacher shared among four GPUs, or among machines (docs/cluster.md):
+    torchrun --nproc-per-node 4 -m dscsr_model.cli prepare --out datasets/DIV2K --teacher teacher.pth
 """
 
 
@@ -93,7 +97,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare or verify; returns the exit code."""
+    """Prepare or verify; returns the exit code. Ranks share the work of a teacher; all else is rank 0's."""
+    if args.weights is None and rank_of_many() > 0:
+        return 0
     if args.verify is not None:
         _refuse_others(args, "verify", "scale", "workers")
         return _verify(args)
@@ -104,7 +110,12 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(f"the following arguments are required: {', '.join(missing)} (or --verify DIR)")
     if only_teacher:
         _refuse_others(args, "teacher", "weights", "out", "scale", "lq", "force", "workers")
-        return stored_teacher.store(args, show_progress)
+    with nullcontext(Alone()) if args.weights is None else ranks() as team:
+        sharing = Sharing(team, show_bar)
+        return stored_teacher.store(args, sharing) if only_teacher else _prepare(args, sharing)
+
+
+def _prepare(args: argparse.Namespace, sharing: Sharing) -> int:
     from dscsr_model.data.prepare import prepare
     from dscsr_model.data.prepare_job import PrepareJob
 
@@ -114,7 +125,13 @@ def run(args: argparse.Namespace) -> int:
         print("dscsr: warning: --scale 1 without --lq or --degrade makes pairs of equal images.", file=sys.stderr)
     teacher = stored_teacher.load(args) if args.weights else None
     job = replace(job, teacher=teacher is not None)
-    print(describe(job, prepare(job, show_progress, teacher)))
+    if teacher is not None and sharing.team.rank > 0:
+        from dscsr_model.data.prepare_shared import help_prepare
+
+        help_prepare(job, teacher, sharing)
+        return 0
+    summary = prepare(job, show_progress, teacher, sharing)
+    print(describe(job, summary))
     return 0
 
 
@@ -135,7 +152,15 @@ def show_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]
     from tqdm import tqdm
 
     on_screen = sys.stderr.isatty()
-    return tqdm(items, label, total, unit="image", mininterval=0.1 if on_screen else 10, dynamic_ncols=on_screen)
+    return tqdm(
+        items, label, total, unit="image", mininterval=0.1 if on_screen else 10, dynamic_ncols=on_screen,
+        disable=rank_of_many() > 0,
+    )  # fmt: skip
+
+
+def show_bar(label: str, total: int) -> Any:
+    """The same for what several ranks do; the first one shows it."""
+    return show_progress((), label, total)
 
 
 def describe(job: PrepareJob, summary: Summary) -> str:

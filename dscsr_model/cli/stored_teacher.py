@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.words import many
 from dscsr_model.cli import networks
+from dscsr_model.shared_work import Sharing, rank_of_many
 
 if TYPE_CHECKING:
-    from dscsr_model.data.teacher_store import Stored, StoringTeacher
+    from dscsr_model.data.store_outputs import Stored
+    from dscsr_model.data.teacher_store import StoringTeacher
 
 LARGEST_CLIPPED = 1e-5
 """Share of values beyond 16 bits from which on it is told."""
@@ -50,12 +52,12 @@ def load(args: argparse.Namespace) -> StoringTeacher:
         DscsrError: A file or an argument is wrong, or the teachers are of several kinds.
     """
     from dscsr_model.data.teacher_store import Source, StoringTeacher, TeacherRecord
-    from dscsr_model.inference.engines import averaged, find_device, torch_engine
+    from dscsr_model.inference.engines import averaged, device_of_rank, find_device, torch_engine
     from dscsr_model.inference.tiles import Upscaler
     from dscsr_model.weights import sha256
 
     networks.find_weights(args)
-    device = args.device or "auto"
+    device = device_of_rank(args.device or "auto")
     find_device(device)  # before the weights are read
     given = {name: getattr(args, name) for name in ("width", "param_key", "opt")}
     given |= {
@@ -71,7 +73,7 @@ def load(args: argparse.Namespace) -> StoringTeacher:
         sources.append(Source(file=file.name, sha256=sha256(file), network=kind, read_with=read_with))
     engine = averaged(engines)
     upscaler = Upscaler(engine, ensemble=args.self_ensemble, stored=True)
-    if not engine.receptive_field.local:
+    if not engine.receptive_field.local and rank_of_many() == 0:
         print(
             "dscsr: this teacher looks at the whole image (attention): what is made in tiles, of large images, differs "
             "a little",
@@ -83,9 +85,9 @@ def load(args: argparse.Namespace) -> StoringTeacher:
     return StoringTeacher(upscaler, record)
 
 
-def store(args: argparse.Namespace, progress: Any) -> int:
+def store(args: argparse.Namespace, sharing: Sharing) -> int:
     """Store its outputs for LMDBs that are there; returns the exit code."""
-    from dscsr_model.data.teacher_store import store_outputs
+    from dscsr_model.data.store_outputs import store_outputs
 
     teacher = load(args)
     scale = teacher.record.scale
@@ -95,7 +97,9 @@ def store(args: argparse.Namespace, progress: Any) -> int:
     if not lq.exists() and (others := sorted(args.out.glob("LQ_X*.lmdb"))):
         got = f"one of scale {scale}, and {' and '.join(other.name for other in others)}"
         raise DscsrError(f"a teacher of the scale of the LQ images in {args.out}", got, "Take another one.")
-    print(describe(store_outputs(lq, args.out, teacher, progress, args.force), teacher, lq))
+    stored = store_outputs(lq, args.out, teacher, args.force, sharing)
+    if sharing.team.rank == 0:
+        print(describe(stored, teacher, lq))
     return 0
 
 

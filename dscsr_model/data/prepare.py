@@ -16,20 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dscsr_arch.errors import DataError, DscsrError, ImageError
-from dscsr_model.data.bicubic import downscale
-from dscsr_model.data.degrade import degrade
 from dscsr_model.data.hold_out import file_name, hold_out
-from dscsr_model.data.image_io import Header, decoding_memory, in_channels, read_header, read_rgb
-from dscsr_model.data.lmdb_store import Entry, LmdbWriter, encode
+from dscsr_model.data.image_io import Header, decoding_memory, read_header
+from dscsr_model.data.lmdb_store import LmdbWriter
 from dscsr_model.data.memory import check_memory, free_ram
 from dscsr_model.data.pairing import keys_of, listed, pair, search_images
+from dscsr_model.data.pieces import Pieces, Task, job_of, make
 from dscsr_model.data.prepare_job import PrepareJob, common_size
 from dscsr_model.data.workers import worker_pool
 from dscsr_model.files import atomic_folder, disk_errors
+from dscsr_model.shared_work import BY_ITSELF, Sharing
 
 if TYPE_CHECKING:  # it takes longer to import than all the rest
     from dscsr_model.data.teacher_store import OutputsWriter, StoringTeacher
@@ -58,37 +55,30 @@ class Summary(NamedTuple):
     clipped: float  # share of a teacher's values that 16 bits do not reach
 
 
-class Task(NamedTuple):
-    """One image: its key, its files, and height and width, in LR pixels, of what is used of it; its files' headers."""
-
-    key: str
-    hr: Path
-    lr: Path | None
-    size: tuple[int, int]
-    headers: tuple[Header, ...]
-    held_out: bool = False
-
-
-class Pieces(NamedTuple):
-    """The entries of one image, or what is wrong with it."""
-
-    gt: Sequence[Entry] = ()
-    lq: Sequence[Entry] = ()
-    fault: str = ""
-    whole: NDArray[np.uint8] | None = None  # the LR image, for a teacher
-
-
 def no_progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     """Show nothing."""
     return items
 
 
-def prepare(job: PrepareJob, progress: Progress = no_progress, teacher: StoringTeacher | None = None) -> Summary:
+def prepare(
+    job: PrepareJob,
+    progress: Progress = no_progress,
+    teacher: StoringTeacher | None = None,
+    sharing: Sharing = BY_ITSELF,
+) -> Summary:
     """Make the pair of LMDBs, and the outputs of ``teacher``. Nothing half-made is left.
+
+    Of several ranks, the first one calls this and the others `help_prepare`; what the teacher has made then stays until
+    all is there (`teacher_parts`).
 
     Raises:
         DscsrError: Faulty input, a full disk, LMDBs that are there already.
     """
+    # They take longer to import than all the rest.
+    if teacher is not None:
+        from dscsr_model.data.prepare_shared import begin
+        from dscsr_model.data.teacher_parts import join_parts, remove_parts
+
     start = time.perf_counter()
     job.check()
     names, left_out = search_images(job.gt)
@@ -112,12 +102,21 @@ def prepare(job: PrepareJob, progress: Progress = no_progress, teacher: StoringT
         if teacher is not None:
             teacher.check(job.scale, channels)
         _check_room(job, channels, tasks)
-        results = pool.in_order(partial(_make, job, channels), tasks, partial(_memory, job), free_ram())
-        with disk_errors(job.out):
-            outputs = None if teacher is None else teacher.writer(folder / job.targets[2].name)
-            counts = _write(job, folder, tasks, progress(results, "preparing", len(tasks)), broken, outputs)
+        results = pool.in_order(partial(make, job, channels), tasks, partial(_memory, job), free_ram())
+        made = progress(results, "preparing", len(tasks))
+        parts = None
+        if teacher is not None:
+            parts = begin(sharing, job, teacher, channels, tasks, folder)
+        to = nullcontext() if teacher is None else teacher.writer(folder / job.targets[2].name)
+        with disk_errors(job.out), to as outputs:
+            counts = _write(job, folder, tasks, made, broken, outputs if parts is None else None)
             if outputs is not None:
+                if parts is not None:
+                    join_parts(outputs, parts())
                 outputs.finish(folder / job.targets[1].name)
+    if teacher is not None:
+        remove_parts(job.out, job.scale)
+        sharing.team.decide(lambda: None)  # the others may end
     trained = [task for task in tasks if not task.held_out]
     return Summary(
         *counts,
@@ -202,7 +201,7 @@ def _memory(job: PrepareJob, task: Task) -> int:
 
 def _pixel_bytes(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> int:
     """Of all sub-images, HR and LR, and what a teacher makes of them in 16 bits."""
-    shapes = (window for task in tasks for window in _job(job, task).windows(*task.size))
+    shapes = (window for task in tasks for window in job_of(job, task).windows(*task.size))
     return (
         channels * sum(window.height * window.width for window in shapes) * (job.scale**2 * (1 + 2 * job.teacher) + 1)
     )
@@ -215,32 +214,6 @@ def _check_room(job: PrepareJob, channels: int, tasks: Iterable[Task]) -> None:
         remedy = "Free some space, choose another --out, or take --format png."
         expected = f"{needed / 2**30:.1f} GiB of free disk for the pixels"
         raise DscsrError(expected, f"{free / 2**30:.1f} GiB", remedy, job.out)
-
-
-def _job(job: PrepareJob, task: Task) -> PrepareJob:
-    return job.whole if task.held_out else job
-
-
-def _make(job: PrepareJob, channels: int, task: Task) -> Pieces:
-    """Read one image, make or read its LR image, cut both and encode the pieces; runs in a worker process."""
-    job, (height, width) = _job(job, task), task.size
-    try:
-        hr = in_channels(read_rgb(task.hr), channels)[: height * job.scale, : width * job.scale]
-        lr = downscale(hr, job.scale) if task.lr is None else in_channels(read_rgb(task.lr), channels)[:height, :width]
-    except ImageError as error:
-        return Pieces(fault=str(error))
-    if hr.shape[:2] != (height * job.scale, width * job.scale) or lr.shape[:2] != (height, width):
-        return Pieces(fault=f"{task.hr}: its pixels are fewer than its header says")
-    if steps := job.steps:
-        lr = degrade(lr, steps, task.key)
-    gt: list[Entry] = []
-    lq: list[Entry] = []
-    for number, window in enumerate(job.windows(height, width), 1):
-        key = f"{task.key}_s{number:03d}" if job.crop_size else task.key
-        for entries, image, (top, left, rows, columns) in ((gt, hr, window.times(job.scale)), (lq, lr, window)):
-            part = image[top : top + rows, left : left + columns]
-            entries.append(encode(key, part, job.image_format, job.compression))
-    return Pieces(gt, lq, whole=lr if job.teacher and not task.held_out else None)
 
 
 def _write(
@@ -257,7 +230,7 @@ def _write(
     """
     images, pairs, held_out = 0, 0, 0
     gt_path, lq_path = (folder / target.name for target in job.targets[:2])
-    with LmdbWriter(gt_path) as gt, LmdbWriter(lq_path) as lq, outputs or nullcontext():
+    with LmdbWriter(gt_path) as gt, LmdbWriter(lq_path) as lq:
         for task, result in zip(tasks, made, strict=True):
             if result.fault:
                 broken.append(result.fault)
@@ -270,9 +243,8 @@ def _write(
             else:
                 gt.add(result.gt)
                 lq.add(result.lq)
-                if outputs is not None and result.whole is not None:
-                    windows = zip((entry.key for entry in result.lq), job.windows(*task.size), strict=True)
-                    outputs.add_output(task.key, result.whole, windows)
+                if outputs is not None and (seen := result.for_teacher(job, task)) is not None:
+                    outputs.add_output(*seen)
                 images, pairs = images + 1, pairs + len(result.gt)
         _check_broken(job, broken, images > 0 and held_out >= min(1, job.hold_out))
     return images, pairs, held_out

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dscsr_arch.errors import DataError, DscsrError
 from dscsr_arch.words import many
 from dscsr_model.data.lmdb_store import Entry, LmdbReader, LmdbWriter
-from dscsr_model.data.prepare_job import SubImage, outputs_lmdb
-from dscsr_model.files import atomic_folder, disk_errors
+from dscsr_model.data.prepare_job import SubImage
+from dscsr_model.files import disk_errors
 from dscsr_model.stored_values import LEAST, MOST
 
 RECORD = "teacher.json"
@@ -111,8 +109,7 @@ class OutputsWriter(LmdbWriter):
             output = self._teacher.run(image)
         except DscsrError as error:
             raise DscsrError(f"{name}: {error}") from error
-        self._clipped += int(((output == LEAST) | (output == MOST)).sum())
-        self._values += output.size
+        self._count(output)
         entries = []
         for key, window in parts:
             top, left, height, width = window.times(self._teacher.record.scale)
@@ -120,20 +117,22 @@ class OutputsWriter(LmdbWriter):
             entries.append(Entry(key, part.astype("<i2").tobytes(), part.shape, 0))
         self.add(entries)
 
+    def add_all(self, written: LmdbReader) -> None:
+        """Add what another one has written."""
+        for index, shape in enumerate(written.shapes().tolist()):
+            with written.value(index) as value:
+                self._count(np.frombuffer(value, "<i2"))
+                self.add([Entry(written.name(index), bytes(value), tuple(shape), 0)])
+
+    def _count(self, values: NDArray[np.int16]) -> None:
+        self._clipped += int(((values == LEAST) | (values == MOST)).sum())
+        self._values += values.size
+
     def finish(self, lq: Path) -> None:
         """Write down by whom it was made, and of which LQ images."""
         record = self._teacher.record.model_copy(update={"lq": fingerprint(LmdbReader(lq))})
         with disk_errors(self.path):
             (self.path / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-class Stored(NamedTuple):
-    """What was stored: the LMDB, its images, the share of values beyond 16 bits, and whether LQ are sub-images."""
-
-    path: Path
-    images: int
-    clipped: float
-    parts: bool
 
 
 class TeacherReader(LmdbReader):
@@ -202,33 +201,3 @@ def fingerprint(lq: LmdbReader) -> str:
         with lq.pixels(int(index)) as image:
             digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
-
-
-def store_outputs(
-    lq_path: Path, out: Path, teacher: StoringTeacher, progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
-    force: bool,
-) -> Stored:  # fmt: skip
-    """Store what a teacher makes of each image of an LMDB that is there, in ``out``. Nothing half-made is left.
-
-    Raises:
-        DscsrError: It is no LMDB, or not of images that the teacher takes; a full disk; outputs that are there already.
-    """
-    lq, scale = LmdbReader(lq_path), teacher.record.scale
-    shapes = lq.shapes()
-    for channels in {int(each) for each in shapes[:, 2]}:
-        teacher.check(scale, channels)
-    needed, name = BYTES * scale**2 * int(shapes.astype(np.int64).prod(1).sum()), outputs_lmdb(out, scale).name
-    with atomic_folder(out, [name], force) as folder, disk_errors(out), teacher.writer(folder / name) as writer:
-        if needed > (free := shutil.disk_usage(folder).free):
-            expected = f"{needed / 2**30:.1f} GiB of free disk for the outputs"
-            raise DscsrError(expected, f"{free / 2**30:.1f} GiB", "Free some space, or choose another --out.", out)
-        for index in progress(range(len(lq)), "teacher", len(lq)):
-            with lq.pixels(index) as image:
-                writer.add_output(lq.name(index), image, [(lq.name(index), SubImage(0, 0, *image.shape[:2]))])
-        writer.finish(lq_path)
-    return Stored(outputs_lmdb(out, scale), len(lq), writer.share, _are_parts(lq.keys))
-
-
-def _are_parts(keys: Sequence[str]) -> bool:
-    """Whether some images are parts of one photograph, as `dscsr prepare` and BasicSR name them."""
-    return any(re.search(r"_s0*2$", key) for key in keys)
