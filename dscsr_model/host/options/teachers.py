@@ -17,7 +17,6 @@ from dscsr_arch.sizes import likely_channels
 from dscsr_arch.words import many
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import (
-    IMAGE_NETWORKS,
     INPUT_CHANNELS,
     SIDE,
     check_sizes,
@@ -146,11 +145,15 @@ def _teachers(run: Run) -> Iterator[nn.Module | None]:
 
 
 def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> None:
-    """Send a small image through student and teachers: do their outputs and features match in shape?"""
+    """Send an image through student and teachers: do their outputs and features match in shape?
+
+    A patch, if features are compared: they depend on its size where a network pads it by itself, as HAT does.
+    """
     scale, channels = run.whole("scale"), _input_channels(run)
-    side = common_side([*teachers, *([network] if network is not None else [])], SIDE)
-    x = torch.zeros(1, channels, side, side)
     pairs = [(key, *pair) for key, target in run.targets.items() for pair in target.pairs]
+    patch = (run.whole("datasets", "train", "gt_size") or 0) // (scale or 1) if pairs else 0
+    side = common_side([*teachers, *([network] if network is not None else [])], patch or SIDE)
+    x = torch.zeros(1, channels, side, side)
     ours = _probe(network, x, [layer for _, layer, _ in pairs]) if network is not None else ""
     own_features = {} if isinstance(ours, str) else ours[1]
     features: Features = {}
@@ -173,28 +176,6 @@ def _compare(run: Run, network: nn.Module | None, teachers: list[nn.Module]) -> 
         for key, one, other in pairs:
             if one in own_features and other in features:
                 _compare_features(run, key, one, own_features[one], features[other], side)
-    if network is not None and own_features and not run.report.has("train"):
-        _compare_places(run, network, teachers[0])
-
-
-def _compare_places(run: Run, network: nn.Module, teacher: nn.Module) -> None:
-    """Networks of others may pad an image by themselves: layers of a patch, then, may differ in height and width."""
-    channels, gt_size = _input_channels(run), run.whole("datasets", "train", "gt_size") or 0
-    side = gt_size // (run.whole("scale") or 1)
-    if side == 0 or all(type(each).__name__ in IMAGE_NETWORKS for each in (network, teacher)):
-        return
-    pairs = [(key, *pair) for key, target in run.targets.items() for pair in target.pairs]
-    x, layers = torch.zeros(1, channels, side, side), zip(*(pair for _, *pair in pairs), strict=True)
-    answers = [_probe(each, x, names) for each, names in zip((network, teacher), layers, strict=True)]
-    features = [{} if isinstance(answer, str) else answer[1] for answer in answers]
-    for key, *pair in pairs:
-        shapes = [found[layer].shape[2:] for found, layer in zip(features, pair, strict=True) if layer in found]
-        if len(set(shapes)) > 1:
-            words = f"layers of one height and width, for LQ patches of {side}×{side}"
-            got = " beside the teacher's ".join(f"{height}×{width}" for height, width in shapes)
-            remedy = "One of the networks pads patches by itself: choose a `gt_size` of whole windows."
-            run.report.add((*key, "layers", pair[0]), words, got, remedy)
-            return
 
 
 def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tensor, side: int) -> None:
@@ -211,11 +192,13 @@ def _compare_features(run: Run, key: Key, layer: str, ours: Tensor, theirs: Tens
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
             loss(**run.arguments(key))(torch.rand(shape), torch.rand(theirs.shape))
-    except Exception:  # whatever a loss raises
+    except Exception as error:  # whatever a loss raises
         shapes = (_shape(feature) for feature in (ours, theirs))
         words = f"features that {kind} can compare, for an image of {side}×{side}"
         remedy = "Take layers that match. `regress: true`, or SpatialAffinityLoss or AttentionTransferLoss, compares "
         remedy += "any channels, if height and width are the same."
+        if isinstance(error, ValueError) and maps and ours.shape[2:] == theirs.shape[2:]:  # as ours say it
+            remedy = " ".join(str(error).split())
         if not maps:
             remedy = "Name layers that put out maps of height and width, such as convolutions."
         run.report.add((*key, "layers", layer), words, "{} beside the teacher's {}".format(*shapes), remedy)

@@ -90,13 +90,14 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (affinity(layers=None, teacher_layers=["block_1"]), LOSS, "Expected `layers` beside `teacher_layers`"),
     ({"train:teacher_opt:target": "techer"}, "train: teacher_opt: target", "Did you mean `teacher`?"),
     (affinity(type="L1Loss", layers=["block_1"]), f"{LOSS}: layers: block_1",
-     "Expected features that L1Loss can compare, for an image of 16×16, but got 8 channels of 16×16 beside the "
-     "teacher's 6 channels of 16×16. Take layers that match"),
-    (affinity(layers=["block_1"], teacher_layers=["upsampler"]), f"{LOSS}: layers: block_1", "3 channels of 64×64"),
+     "Expected features that L1Loss can compare, for an image of 8×8, but got 8 channels of 8×8 beside the "
+     "teacher's 6 channels of 8×8. Take layers that match"),
+    (affinity(pool=9, layers=["block_1"]), f"{LOSS}: layers: block_1", "of 8×8. Expected features of at least 9×9 (`p"),
+    (affinity(layers=["block_1"], teacher_layers=["upsampler"]), f"{LOSS}: layers: block_1", "3 channels of 32×32"),
     ({"datasets:train:gt_size": 48, "teacher": OF_WINDOWS, **affinity(layers=["block_1"], teacher_layers=["layers.0"])},
-     f"{LOSS}: layers: block_1", "beside the teacher's 576×8 numbers without height and width. Name layers that put"),
+     f"{LOSS}: layers: block_1", "beside the teacher's 144×8 numbers without height and width. Name layers that put"),
     (affinity(layers=["block_1"], teacher_layers=["upsampler"], type="MSELoss", regress=True),
-     f"{LOSS}: layers: block_1", "3 channels of 64×64"),
+     f"{LOSS}: layers: block_1", "3 channels of 32×32"),
     ({"datasets:train:gt_size": 48, "teacher": OF_WINDOWS,
       **affinity(type="MSELoss", layers=["block_1"], teacher_layers=["layers.0"], regress=True)},
      f"{LOSS}: layers: block_1", "numbers without height and width. Name layers that put"),
@@ -183,7 +184,7 @@ class Padding(torch.nn.Module):
         "teacher": {"weights": "padding.pth", "network": {"type": "Padding"}},
         **affinity(layers=["block_1"], teacher_layers=["body"]),
     }
-    told = {f"{LOSS}: layers: block_1": "for LQ patches of 12×12, but got 12×12 beside the teacher's 16×16. One of"}
+    told = {f"{LOSS}: layers: block_1": "12×12, but got 8 channels of 12×12 beside the teacher's 48 channels of 16×16."}
     check_all({**changes, "datasets:train:gt_size": 48}, told, DISTILLATION)
     check_all({**changes, "datasets:train:gt_size": 32}, {}, DISTILLATION)
 
