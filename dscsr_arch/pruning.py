@@ -24,6 +24,7 @@ from dscsr_arch.channel_split import tensors
 from dscsr_arch.channel_trace import Channels, Side, trace_channels
 from dscsr_arch.errors import ArgumentError
 from dscsr_arch.narrower import narrower
+from dscsr_arch.quantized_conv import require_full_precision
 from dscsr_arch.refit import refit as refit_layers
 
 
@@ -68,6 +69,7 @@ def prune(
     Raises:
         ArgumentError: ``keep`` or ``layers`` make no narrower network, or its channels cannot be followed.
     """
+    require_full_precision(network, "pruning")
     if refit and not pairs:
         raise ArgumentError("images to refit on", "none", "Give some, or do not refit.")
     narrow, changed = narrower(network, keep, layers)

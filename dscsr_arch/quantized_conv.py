@@ -130,6 +130,15 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedConv]:
     return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedConv)}
 
 
+def require_full_precision(network: nn.Module, what: str) -> None:
+    """Raise `QuantizationError` if ``network``, which is to become ``what``, has quantized layers."""
+    if words := in_words(network):
+        remedy = (
+            "Take the network that it was trained from, or one of the formats that keep it: pth, safetensors, onnx."
+        )
+        raise QuantizationError(f"a network in full precision for {what}", f"one with {words}", remedy)
+
+
 def weight_bytes(network: nn.Module) -> int:
     """What the parameters of ``network`` take: quantized weights in their bits, all others as they are."""
     packed = sum(layer.weight.numel() * layer.bits for layer in quantized_layers(network).values()) / 8

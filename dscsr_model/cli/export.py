@@ -111,11 +111,15 @@ def _described(shipped: Shipped, form: Format, half: bool) -> Iterator[str]:
     size = f"{shipped.bytes / 2**20:.1f} MiB" if shipped.bytes >= 2**20 else f"{shipped.bytes / 2**10:.0f} KiB"
     yield f"{shipped.path}  {size}, {'float16' if half else 'float32'}, {form.says}"
     yield f"{in_words(shipped.metadata)}, {shipped.parameters:,} parameters when fused"
+    if shipped.quantized:
+        yield f"{shipped.quantized}, all else in float32"
     read = [name for name in deciding_arguments() if name in arguments and name not in unread(arguments)]
     if known := [f"{name} {shown(arguments[name])}" for name in read]:
         yield ", ".join(known)
     for by, value in shipped.differences.items():
         tolerance = f"({HALF_TOLERANCE if half else TOLERANCE:.0e} allowed)"
+        if shipped.quantized:
+            tolerance = f"({TOLERANCE:.0e} allowed, or 50 dB in the mean: values between levels fall on either side)"
         yield f"largest difference from the source, read by {by}: {value.largest:.1e} of a range of 1 {tolerance}"
         if half:
             yield f"what float16 costs, read by {by}: {value.cost(_PSNR):.1g} dB of images of {_PSNR} dB"

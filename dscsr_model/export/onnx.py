@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.quantized_conv import quantized_layers
+from dscsr_arch.sizes import size_requirements
 from dscsr_model.export.programs import prepared, translating
+from dscsr_model.export.qdq import to_qdq
 from dscsr_model.inference.engines import run_session
 from dscsr_model.inference.onnx_file import CPU, open_session, require_onnx
+from dscsr_model.inference.receptive_field import RADIUS, receptive_field
 
 OPSETS = range(17, 21)
 """What can be written. 17, with IR 8, is what ONNX Runtime 1.15 to 1.32 opens; no network here needs more."""
@@ -24,7 +28,9 @@ OPSETS = range(17, 21)
 def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = False, opset: int = OPSETS[0]) -> None:
     """Write ``network`` as an ONNX model that maps ``input`` (batch, C, height, width) to ``output``, in [0, 1].
 
-    The model holds plain convolutions (see `deployable`), its weights and the network's metadata in ``metadata_props``.
+    The model holds plain convolutions (see `deployable`; of a quantized network see `qdq`), its weights and the
+    network's metadata in ``metadata_props``. A quantized one says there how far a pixel sees, too: a NaN, by which that
+    is found, is lost where numbers become whole.
     One whose height and width must be multiples (of a window) says of what there, as ``size_multiple``.
     Input and output are float32 also with ``half``: a cast at either end costs nothing, and every program can run it.
 
@@ -43,7 +49,10 @@ def to_onnx(network: nn.Module, path: str | os.PathLike[str], *, half: bool = Fa
     import onnx
 
     network, example, metadata = prepared(network, half)
-    model = onnx.load_from_string(_translate(network, example, opset))
+    if quantized_layers(network):
+        seen = receptive_field(network, example.shape[1], size_requirements(network), 0)
+        metadata |= {RADIUS: str(seen.radius)} if seen.local else {}
+    model = onnx.load_from_string(_translate(to_qdq(network), example, opset))
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _strip(model)
     onnx.helper.set_model_props(model, metadata)

@@ -12,6 +12,7 @@ from torch import nn
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.metadata import Metadata, describe
+from dscsr_arch.quantized_conv import in_words, require_full_precision
 from dscsr_model.export.compare import Difference, difference
 from dscsr_model.export.formats import Format
 from dscsr_model.files import atomic_folder, disk_errors
@@ -30,6 +31,8 @@ class Shipped(NamedTuple):
     """By what read the file: of its images from the source's."""
     not_asked: dict[str, str]
     """What would have read it, too, but cannot here: why not."""
+    quantized: str
+    """How many convolutions are quantized, and in how many bits."""
 
 
 def ship(
@@ -60,6 +63,8 @@ def ship(
             raise DscsrError("a file name", f"{out}, which is a folder", "Choose another name.")
         if any(out.exists() and os.path.exists(source) and out.samefile(source) for source in sources):
             raise DscsrError("an output beside the source", f"the source itself: {out}", "Choose another name.")
+    if half:
+        require_full_precision(network, "float16")
     shipped = deployable(network)
     metadata, differences, not_asked = describe(shipped), {}, {}
     names = [out.name for out in form.files(path)]
@@ -72,4 +77,5 @@ def ship(
             except UnavailableError as error:  # noqa: PERF203 - of two readers
                 not_asked[by] = str(error)
         size = sum(made.stat().st_size for made in form.files(file))
-    return Shipped(path, metadata, sum(p.numel() for p in shipped.parameters()), size, differences, not_asked)
+    parameters = sum(parameter.numel() for parameter in shipped.parameters())
+    return Shipped(path, metadata, parameters, size, differences, not_asked, in_words(shipped))

@@ -23,6 +23,7 @@ from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.foreign import import_extra
 from dscsr_arch.metadata import describe, shown
+from dscsr_arch.quantized_conv import require_full_precision
 
 
 def to_spandrel_form(network: nn.Module) -> nn.Module:
@@ -39,6 +40,7 @@ def to_spandrel_form(network: nn.Module) -> nn.Module:
     Raises:
         DscsrError: spandrel cannot do what this network does.
     """
+    require_full_precision(network, "spandrel")
     name, arguments = describe(deployable(network))
     known = {each.name: each.spandrel for each in architectures().values() if each.spandrel}
     if name not in known:

@@ -18,7 +18,14 @@ from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import SizeRequirements, padded, size_requirements
 from dscsr_arch.words import many
-from dscsr_model.inference.receptive_field import PROBE_SIDE, ReceptiveField, receptive_field, try_channels
+from dscsr_model.inference.receptive_field import (
+    PROBE_SIDE,
+    RADIUS,
+    ReceptiveField,
+    not_less,
+    receptive_field,
+    try_channels,
+)
 from dscsr_model.shared_work import started_together
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -144,6 +151,7 @@ def onnx_engine(path: str | Path, *, device: str = "auto", threads: int | None =
     scale = scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
     session = open_session(path, CPU, threads)
     seen = receptive_field(partial(run_session, session, half), channels, sizes, memory)
+    seen = not_less(seen, session.get_modelmeta().custom_metadata_map.get(RADIUS))
     if providers != CPU:
         session = open_session(path, providers, threads)
     return Engine(partial(run_session, session, half), scale, channels, seen)

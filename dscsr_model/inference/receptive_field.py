@@ -23,6 +23,8 @@ from dscsr_arch.sizes import ANY_SIZE, SizeRequirements, likely_channels
 PROBE_SIDE = 32
 MARGIN = 32
 """Of tiles of networks that see everything: beyond it, a pixel hardly matters to them."""
+RADIUS = "receptive_field"
+"""Of the metadata of an ONNX file: the radius, where no NaN can show it."""
 _WIDTH, _PIXELS = 1024, 2048
 """Of the long, low image. It shows twice the radius: 36 of EDSR with 16 blocks, 351 of RRDBNet."""
 _LONGEST_STEP = 64
@@ -71,6 +73,12 @@ def receptive_field(
             return everything
         radius, step = max(radius, found[0]), math.lcm(step, found[1])
     return ReceptiveField(radius, True, bytes_per_pixel, sizes, step)
+
+
+def not_less(found: ReceptiveField, told: str | None) -> ReceptiveField:
+    """What was found, with the radius that a file tells (`RADIUS`) where that is larger."""
+    known = int(told) if told and told.isascii() and told.isdigit() and len(told) < 5 else 0
+    return found._replace(radius=max(found.radius, known))
 
 
 def memory_per_pixel(run: Run, channels: int, sizes: SizeRequirements = ANY_SIZE) -> float:

@@ -19,6 +19,7 @@ from dscsr_arch.architecture import architectures
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import describe
+from dscsr_arch.quantized_conv import require_full_precision
 from dscsr_model.export.ntire import folding
 
 PYTHON = (3, 9)
@@ -90,6 +91,7 @@ def single_file(network: nn.Module, fold: str | None = None) -> SingleFile:
     Raises:
         DscsrError: There is no single file for this network, or nothing to fold in it.
     """
+    require_full_precision(network, "a single file")
     fused = deployable(network)
     name, arguments = describe(fused)
     sources = {each.name: each.single_file for each in architectures().values() if each.single_file}
