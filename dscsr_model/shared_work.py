@@ -15,7 +15,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +27,8 @@ BEAT = 1.0
 """Seconds between two signs of life."""
 SILENT = 30.0
 """Seconds without one after which a rank has ended."""
+FIRST_TELLS = 5.0
+"""Seconds that rank 0 may take to say why it ends."""
 LATE = 600.0
 """Seconds that a rank may take to join: imports from a cold network file system take minutes."""
 
@@ -155,20 +157,27 @@ class Together(Alone):
             self._done += count
 
     def leave(self, stopped: bool) -> None:
-        """End; rank 0, whose process may hold the store, ends last."""
-        if stopped and self.rank == 0:
-            self._stopped.set()
-        try:
-            if self._stopped.is_set() and self.rank == 0:
-                self._store.set("stopped", "")
-            left, until = self._store.add("left", 1), time.monotonic() + 2 * BEAT
-            while self.rank == 0 and left < self.size and time.monotonic() < until:
-                time.sleep(BEAT / 20)
-                left = self._store.add("left", 0)
-        except RuntimeError:
-            pass  # it has ended before us
+        """End. torchrun kills all ranks when one ends with an error: the first one, which tells it, must be the first.
+
+        Its process may hold the store: it stays until the others know.
+        """
+        with suppress(RuntimeError):  # the store has ended before us
+            if self.rank == 0:
+                self._store.set("stopped" if stopped else "ended", "")
+            left = self._store.add("left", 1)
+            if self.rank == 0:
+                self._until(lambda: self._store.add("left", 0) == self.size, 2 * BEAT)
+            elif self._stopped.is_set():
+                time.sleep(FIRST_TELLS)
+            elif not stopped and left < self.size:
+                self._until(lambda: self._store.check(["ended"]), FIRST_TELLS)
         self._left.set()
         self._beats.join()
+
+    def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            time.sleep(BEAT / 20)
 
     def _step(self) -> str:
         self._steps += 1

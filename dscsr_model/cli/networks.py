@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError, DscsrWarning
+from dscsr_model.shared_work import rank_of_many
 
 if TYPE_CHECKING:
     from torch import nn
@@ -211,7 +212,8 @@ def _one_line_each(remedy: str, *, assumed: bool = True) -> Iterator[None]:
             return
         if issubclass(category, DscsrWarning):
             more = f" If that is wrong: {remedy}." if issubclass(category, AssumedWarning) else ""
-            print(f"dscsr: {message}{more}", file=sys.stderr)
+            if rank_of_many() == 0:
+                print(f"dscsr: {message}{more}", file=sys.stderr)
         else:
             others(message, category, *where, **line)
 

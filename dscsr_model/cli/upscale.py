@@ -104,9 +104,8 @@ def _run(args: argparse.Namespace, team: Alone) -> int:
         everyones = team.gather(mine)
     outcome = pipeline.together(everyones)
     if team.rank == 0:
-        print(describe(plan, outcome, engine.scale, args.output))
-        if team.size > 1:
-            print("\n".join(_by_rank(everyones, len(plan.jobs) - outcome.made - outcome.failed)))
+        lines = _by_rank(everyones, len(plan.jobs) - outcome.made - outcome.failed) if team.size > 1 else ()
+        print("\n".join([describe(plan, outcome, engine.scale, args.output), *lines]), flush=True)
     return 1 if outcome.failed or None in everyones else 0
 
 

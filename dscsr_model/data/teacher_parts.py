@@ -46,7 +46,7 @@ class Outputs(NamedTuple):
 
 
 def make_parts(sharing: Sharing, folder: Path, teacher: StoringTeacher, outputs: Outputs) -> list[Path]:
-    """Make what is missing in ``folder``; all ranks call it. Gives all parts, in the order of the images.
+    """Make what is missing in ``folder``; all ranks call it. Gives rank 0 all parts, in the order of the images.
 
     Raises:
         DscsrError: The teacher fails, or a rank has ended; what is whole stays.
@@ -69,8 +69,8 @@ def make_parts(sharing: Sharing, folder: Path, teacher: StoringTeacher, outputs:
         except DscsrError as error:
             fault = str(error) if team.size == 1 else f"rank {team.rank}: {error}"
         faults = team.gather(fault)
-    if team.rank > 0 and any(words != "" for words in faults):
-        raise SystemExit(1)  # rank 0 tells
+    if team.rank > 0:
+        return []  # what has gone wrong, rank 0 tells
     if said := [words for words in faults if words]:
         raise DscsrError("\n".join(said))
     if gone := [str(rank) for rank, words in enumerate(faults) if words is None]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dscsr_arch import SPAN
 from dscsr_model import shared_work
-from dscsr_model.cli import main
+from dscsr_model.cli import main, upscale
 from dscsr_model.inference import pipeline
 
 ARGUMENTS = ("upscale", "-i", "in", "-o", "out", "-w", "span.pth", "--device", "cpu")
@@ -51,15 +51,36 @@ def times():
     return {path: path.stat().st_mtime_ns for path in results()}
 
 
-def in_ranks(folder, *more, world=2):
-    return forks.ranks(partial(main, [*ARGUMENTS, *more]), folder, world)
+def in_ranks(folder, *arguments, world=2):
+    def run():
+        try:
+            return main(arguments or ARGUMENTS)
+        finally:
+            print(f"ended {time.monotonic()}", file=sys.stderr)
+
+    return forks.ranks(run, folder, world)
 
 
-def test_ranks_share_a_folder(folder):
+def ended(run):
+    """When. torchrun kills all ranks when one has ended with an error: before, the first must have told it."""
+    return float(run.stderr.rsplit("ended ", 1)[1])
+
+
+def test_ranks_share_a_folder(folder, monkeypatch):
     """A broken image is told once and makes the exit code of all; results are those of a process alone."""
     Path("in/broken.png").write_bytes(Path("in/00.png").read_bytes()[:60])
     assert main([*ARGUMENTS[:4], "alone", *ARGUMENTS[5:]]) == 1
+
+    def describe_late(*args):
+        time.sleep(1)
+        return f"{describe(*args)} {time.monotonic()}"
+
+    describe = upscale.describe
+    monkeypatch.setattr(upscale, "describe", describe_late)
     first, second = in_ranks(folder)
+    monkeypatch.undo()
+    os.chdir(folder)
+    assert ended(second) > float(first.stdout.split("\n")[0].split()[-1])
     assert contents() == (alone := contents("alone"))
     assert [first.returncode, second.returncode] == [1, 1]
     assert (first.stderr + second.stderr).count("failed: in/broken.png") == 1
@@ -121,14 +142,15 @@ def test_a_rank_that_is_killed(folder, monkeypatch):
 
 def test_a_fault_of_rank_0_ends_all(folder):
     """The others wait for it, and not for ever."""
-    first, second = in_ranks(folder, "--scale", "3")
+    first, second = in_ranks(folder, *ARGUMENTS, "--scale", "3")
     assert (first.returncode, second.returncode) == (1, 1)
     assert "Expected weights of --scale 3" in first.stderr
     Path("out").mkdir()
     Path("out/00_x2.png").touch()
-    first, second = forks.ranks(partial(main, ["upscale", "-i", "in/00.png", *ARGUMENTS[3:]]), folder)
+    first, second = in_ranks(folder, "upscale", "-i", "in/00.png", *ARGUMENTS[3:])
     assert (first.returncode, second.returncode, second.stderr.count("error")) == (1, 1, 0)
     assert "which exists. Add --force" in first.stderr
+    assert ended(first) < ended(second)
 
 
 def torchrun(node, port, *arguments):
