@@ -89,8 +89,8 @@ def rounded(network: nn.Module) -> nn.Module:
     return network
 
 
-class _ShiftsAsConvolutions(TorchFunctionMode):
-    """Add a mean of a network by a 1×1 convolution: chaiNNer refuses ncnn's layer of constants."""
+class _ShiftsAsNormalisations(TorchFunctionMode):
+    """Add a mean of a network by a batch normalisation: chaiNNer refuses ncnn's layer of constants."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -101,9 +101,8 @@ class _ShiftsAsConvolutions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         sign = {"add": 1, "sub": -1}.get(getattr(func, "__name__", "").strip("_"))
         if sign and not kwargs and isinstance(args[1], Tensor) and args[1].data_ptr() in self.means:
-            shifts = [sign * value for value in args[1].flatten().tolist()]  # constants, not traced
-            kernel = [[[[float(one == other)]] for other in range(len(shifts))] for one in range(len(shifts))]
-            return F.conv2d(args[0], torch.tensor(kernel), torch.tensor(shifts))
+            shifts = [-sign * value for value in args[1].flatten().tolist()]  # constants, not traced
+            return F.batch_norm(args[0], torch.tensor(shifts), torch.ones(len(shifts)), eps=0.0)
         return func(*args, **(kwargs or {}))
 
 
@@ -112,7 +111,7 @@ def _translate(network: nn.Module, example: Tensor, half: bool) -> tuple[str, by
     import pnnx
 
     script = BytesIO()  # on a full disk torch's own writer ends the process
-    with translating("TorchScript"), torch.no_grad(), _ShiftsAsConvolutions(network):
+    with translating("TorchScript"), torch.no_grad(), _ShiftsAsNormalisations(network):
         torch.jit.save(torch.jit.trace(network, example, check_trace=False), script)
     _, channels, height, width = example.shape
     step = int(width - height)  # of two sizes that it may have, pnnx finds which sides are free

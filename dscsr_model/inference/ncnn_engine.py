@@ -97,7 +97,8 @@ def run_net(net: Any, x: Tensor) -> Tensor:
     made = []
     for image in x.to(torch.float32).contiguous().numpy():
         with net.create_extractor() as extractor:
-            extractor.input(name, ncnn.Mat(image))
+            given = ncnn.Mat(image).clone()  # layers may write into it; it has to live until the end
+            extractor.input(name, given)
             code, mat = extractor.extract(result)
             if code:
                 why = "not enough memory" if code == _OUT_OF_MEMORY else f"code {code}"

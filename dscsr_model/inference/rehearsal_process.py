@@ -77,9 +77,10 @@ def open_ncnn(path: str) -> tuple[dict[str, Any], Run]:
     inputs, outputs = net.input_names(), net.output_names()
 
     def run(shape: list[int]) -> tuple[int, ...]:
-        image = np.zeros(shape[1:], np.float32)  # has to live until the end: ncnn does not keep it
+        image = np.zeros(shape[1:], np.float32)  # it and its copy have to live: ncnn keeps neither
+        given = ncnn.Mat(image).clone()  # layers may write into it
         with net.create_extractor() as extractor:
-            extractor.input(inputs[0], ncnn.Mat(image))
+            extractor.input(inputs[0], given)
             code, result = extractor.extract(outputs[0])
             if code:
                 raise ValueError(f"ncnn gives up with code {code}")

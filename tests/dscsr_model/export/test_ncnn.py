@@ -48,18 +48,20 @@ def test_a_pair_of_files_as_other_programs_read_them(exported):
     assert layers[0][:5] == ["Input", "data", "0", "1", "data"]
     assert (layers[-1][0], layers[-1][5]) == ("PixelShuffle", "output")
     assert {layer[0] for layer in layers} == {
-        *("Input", "Convolution", "BinaryOp", "Swish", "Sigmoid", "Split", "Concat", "PixelShuffle")
+        *("Input", "BatchNorm", "Convolution", "BinaryOp", "Swish", "Sigmoid", "Split", "Concat", "PixelShuffle")
     }
 
 
 def test_the_engine_is_the_network(exported):
-    """By itself: the scale, the channels, what a pixel sees, and any batch."""
+    """By itself: the scale, the channels, what a pixel sees, and any batch, which stays as it is."""
     network, path, _ = exported
     engine, own = ncnn_engine(path, threads=1), torch_engine(network, device="cpu")
     assert (engine.scale, engine.channels) == (2, 3)
     assert engine.receptive_field[:2] == own.receptive_field[:2]
     x = soft_image((2, 3, 19, 31), torch.Generator().manual_seed(0))
+    before = x.clone()
     assert (engine(x) - own(x)).abs().max() < 1e-5
+    assert torch.equal(x, before)  # ncnn's first layer here works in place
 
 
 NETWORKS = {
