@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dscsr_model
+from dscsr_arch.checkpoint import read_pickle
 from dscsr_arch.conv_lora import lora_layers
 from dscsr_model.data.teacher_store import TeacherRecord
 
@@ -115,6 +117,16 @@ def train(model: Any, steps: Iterable[int], warmup: int = -1) -> Any:
     return model
 
 
+def resumed(opt, iteration: int):
+    """A new model that goes on from a checkpoint, as BasicSR's train_pipeline starts it."""
+    models, states = (Path(opt["path"][name]) for name in ("models", "training_states"))
+    opt = copy.deepcopy(opt)
+    opt["path"]["pretrain_network_g"] = str(models / f"net_g_{iteration}.pth")
+    model = build(opt)
+    model.resume_training(read_pickle(states / f"{iteration}.state"))
+    return model
+
+
 def weights(model: Any) -> dict[str, torch.Tensor]:
     """Network and average together, copied."""
     named = {"": model.net_g, "ema.": getattr(model, "net_g_ema", None)}
@@ -150,3 +162,34 @@ def pair_loader(root: Path) -> Any:
     }
     pair = {"name": "Set", "type": "PairedImageDataset", "phase": "val", "scale": 2, "io_backend": {"type": "disk"}}
     return loader_of(pair | roots)
+
+
+LEARNING = {
+    "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
+    "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]},
+    "train:hint_opt": {"type": "MSELoss", "layers": ["block_2"], "regress": True, "loss_weight": 0.01},
+    "train:attention_opt": {"type": "AttentionTransferLoss", "layers": ["block_3"]},
+}
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "EfficientSRModel": {"network_g": SPAN, "train:frequency_opt": {"type": "FrequencyLoss", "loss_weight": 0.05}},
+    "DistillationModel": {"network_g": SPAN, **LEARNING},
+    "DSCLoRAModel": {"network_g": {**SPAN, "type": "DSCLoRA"}, **LEARNING},
+    "CSDModel": {
+        "network_g": {"type": "CSSRNet", "backbone": EDSR, "widths": [0.5]},
+        "train:teacher_opt": {"type": "L1Loss", "output_of": "teacher"},
+        "train:contrastive_opt": {"type": "ContrastiveLoss", "num_negatives": 2, "features": "teacher"},
+    },
+}
+"""Of each model, changes of `options` that use what it has."""
+
+
+def everything(root: Path, model: str, **changes: Any) -> dict[str, Any]:
+    """Options of a model with all that it has; its teacher is in ``root``."""
+    from dscsr_arch import SPAN as Teacher  # noqa: N811
+    from dscsr_arch.checkpoint import save_state_dict
+
+    if "train:hint_opt" in EVERYTHING[model]:
+        torch.manual_seed(1)
+        save_state_dict({"params": Teacher(feature_channels=6, upscale=2).state_dict()}, root / "teacher.pth")
+        changes = {"teacher": {"weights": str(root / "teacher.pth")}, **changes}
+    return options(root, model, **copy.deepcopy({**EVERYTHING[model], **changes}))

@@ -191,6 +191,7 @@ class EfficientSRModel(CheckpointingSRModel):
         self.stop.clock.start()
         self.iteration = current_iter
         self.guard.begin()
+        self.training_forward.begin_step()
         if self.quantize and not is_calibrated(self.get_bare_model(self.net_g)):
             self._calibrate()
         self.loss_terms = self._accumulate()

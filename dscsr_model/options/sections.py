@@ -148,7 +148,12 @@ class TrainSection(Section):
         "numbers the network computes in; weights stay fp32", "fp32", by=OURS
     )
     channels_last: v.Bool = option("memory order that convolutions are often faster in", False, by=OURS)
-    compile: v.Compile = option("run the network through torch.compile", False, by=OURS)
+    compile: v.Compile = option(
+        "run the network through torch.compile; `reduce-overhead` replays CUDA graphs, for small networks and batches "
+        "(on a GPU not measured yet: `make gpu`)",
+        False,
+        by=OURS,
+    )
     accumulate_steps: v.Count = option("parts in which a batch is processed, for the memory of one", 1, by=OURS)
     grad_clip_norm: v.Ratio | None = option("longest gradient; a longer one is shortened to it", by=OURS)
     ema_warmup: v.Bool = option(

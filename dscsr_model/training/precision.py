@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_RECORDED = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that replay CUDA graphs."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,7 +30,12 @@ class Precision:
 
 
 class CompiledForward:
-    """Calls a network, compiled in this mode if that works here; else, after one warning, as it is."""
+    """Calls a network, compiled in this mode if that works here; else, after one warning, as it is.
+
+    CUDA graphs (reduce-overhead) put out tensors, gradients too, whose memory is theirs: a replay may overwrite them.
+    `begin_step` says when: what was put out before is not read after it, but for several calls and backwards within
+    one step, as of parts of a batch, all stays as it is.
+    """
 
     def __init__(self, network: nn.Module, mode: str | bool | None, logger: logging.Logger) -> None:
         self.network = network
@@ -36,6 +43,11 @@ class CompiledForward:
         self._mode = mode if isinstance(mode, str) else "default"
         self._run: Any = None if mode else network
         self._works = not mode
+
+    def begin_step(self) -> None:
+        """Before the first call of a step: nobody wants what the last step has put out."""
+        if self._mode in _RECORDED and self._run is not self.network:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def __call__(self, x: Tensor, **arguments: Any) -> Any:
         """Run the network; ``arguments`` are further ones of its ``forward``."""

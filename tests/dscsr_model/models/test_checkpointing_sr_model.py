@@ -6,25 +6,14 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import option_files
 import pytest
 import torch
-from small_models import build, distance, options, train, weights
+from small_models import build, distance, options, resumed, train, weights
 
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_model.data.keyed_samples import KeyedDataset, SampleKey
-
-
-def resumed(opt, iteration: int):
-    """A new model that goes on from a checkpoint, as BasicSR's train_pipeline starts it."""
-    models, states = (Path(opt["path"][name]) for name in ("models", "training_states"))
-    opt = copy.deepcopy(opt)
-    opt["path"]["pretrain_network_g"] = str(models / f"net_g_{iteration}.pth")
-    model = build(opt)
-    model.resume_training(read_pickle(states / f"{iteration}.state"))
-    return model
 
 
 def test_an_average_goes_on_warming_up_where_it_was_or_begins(tmp_path):

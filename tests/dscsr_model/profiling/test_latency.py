@@ -36,8 +36,8 @@ def test_the_first_call_does_not_count():
     assert result.mean_ms < 50
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_waited_for():
+@pytest.mark.gpu
+def test_a_gpu_is_waited_for(gpu):
     x = torch.rand(4096, 4096, device="cuda")
     x @ x
     waited = milliseconds(lambda: [x @ x for _ in range(20)], torch.device("cuda"))

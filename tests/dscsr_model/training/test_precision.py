@@ -52,3 +52,13 @@ def test_a_compiler_that_works_is_used_from_then_on(compiling):
     for _ in range(2):
         assert torch.equal(forward(x), net(x) + 1)
     assert modes == ["default"]
+
+
+@pytest.mark.parametrize(("mode", "begun"), [("reduce-overhead", 1), (True, 0)])
+def test_steps_begin_where_graphs_are_replayed(compiling, monkeypatch, mode, begun):
+    compiling(lambda network: network)
+    marks = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    forward = CompiledForward(nn.Conv2d(3, 4, 3), mode, logging.getLogger("test"))
+    forward.begin_step()
+    assert len(marks) == begun
