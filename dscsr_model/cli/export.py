@@ -109,7 +109,8 @@ def _described(shipped: Shipped, form: Format, half: bool) -> Iterator[str]:
 
     arguments = shipped.metadata.arguments
     size = f"{shipped.bytes / 2**20:.1f} MiB" if shipped.bytes >= 2**20 else f"{shipped.bytes / 2**10:.0f} KiB"
-    yield f"{shipped.path}  {size}, {'float16' if half else 'float32'}, {form.says}"
+    kind = "float16" if half else "quantized" if shipped.quantized else "float32"
+    yield f"{shipped.path}  {size}, {kind}, {form.says}"
     yield f"{in_words(shipped.metadata)}, {shipped.parameters:,} parameters when fused"
     if shipped.quantized:
         yield f"{shipped.quantized}, all else in float32"

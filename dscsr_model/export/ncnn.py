@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import describe
+from dscsr_arch.quantized_conv import require_full_precision
 from dscsr_model.export.programs import prepared, translating
 from dscsr_model.inference.ncnn_engine import MARK, open_net, rehearse, require_ncnn, run_net, weights_beside
 
@@ -42,6 +43,7 @@ def to_ncnn(network: nn.Module, path: Path, *, half: bool = False) -> None:
         DscsrError: Packages are missing, or pnnx cannot translate the network.
     """
     require_ncnn()
+    require_full_precision(network, "ncnn")
     network, example, metadata = prepared(network, half=False)
     param, weights = _translate(rounded(network) if half else network, example[:1], half)
     path.write_text(_renamed(param), "utf-8")
