@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import ONNX Runtime themselves
 # The networks of the tests are tiny: a second thread costs more than it brings, above all on a busy machine.
 torch.set_num_threads(1)
 # A busy machine is no fault of what is tested.
@@ -65,6 +66,20 @@ def spandrel():
 
     patch_imports()
     return pytest.importorskip("spandrel", reason="spandrel (extra: test) is not installed")
+
+
+@pytest.fixture
+def backend(request):
+    """The name of each backend (indirect parameters), or a skip where it is not installed."""
+    from dscsr_arch.errors import UnavailableError
+    from dscsr_model.inference.backends import BACKENDS
+
+    try:
+        if request.param in BACKENDS:
+            BACKENDS[request.param].require()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    return request.param
 
 
 @pytest.fixture

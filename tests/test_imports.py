@@ -88,6 +88,19 @@ def test_arrows(file):
             assert allowed, f"{module} imports {imported}"
 
 
+def test_what_reports_home_is_imported_in_one_place():
+    """See its head. The rehearsal, a script of its own, does as much by itself."""
+    may = {"dscsr_model.inference.no_telemetry", "dscsr_model.inference.rehearsal_process"}
+    reporting = {
+        dotted(file)
+        for file in FILES
+        if "onnxruntime" in (text := file.read_text(encoding="utf-8")) or "openvino" in text
+        for imported, _ in imports(file)
+        if imported.partition(".")[0] in ("onnxruntime", "openvino") and ".quantization" not in imported
+    }
+    assert reporting == may
+
+
 def test_registries_are_touched_in_one_place():
     registering = [dotted(file) for file in FILES if "_REGISTRY" in file.read_text(encoding="utf-8")]
     assert set(registering) - {"dscsr_arch.foreign"} <= {

@@ -28,6 +28,7 @@ PACKAGES = (
 """What nothing runs without: our dependencies in pyproject.toml, and torchvision, which BasicSR imports."""
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
     "profile": ("fvcore", "matplotlib"),
     "spandrel": ("spandrel",),
     "losses": ("pytorch-msssim",),

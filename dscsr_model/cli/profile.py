@@ -29,7 +29,7 @@ examples:
   dscsr profile span.pth rcan.pth --data Set5/HR Set5/LRbicx4 --plot figure.png
 
 Figures are those of fused networks. Needs fvcore, for --plot matplotlib: pip install "dscsr[profile]";
-for the variant onnx: pip install "dscsr[onnx]"."""
+for the variants onnx, openvino and ncnn: pip install "dscsr[onnx]" and so on."""
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -63,8 +63,8 @@ def add_parser(subparsers: Any) -> None:
         "--variants",
         nargs="+",
         metavar="NAME",
-        help="of eager, channels_last, bf16, fp16, compiled, compiled_bf16, compiled_fp16, onnx; or all (default: the "
-        "first three, on a GPU also fp16); the first one is scored and drawn",
+        help="of eager, channels_last, bf16, fp16, compiled, compiled_bf16, compiled_fp16, onnx, openvino, ncnn; or "
+        "all (default: the first three, on a GPU also fp16); the first one is scored and drawn",
     )
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default auto)")
     group.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: PyTorch's choice)")
@@ -214,7 +214,7 @@ def _plot(args: argparse.Namespace) -> Any:
 
 
 def _settings(args: argparse.Namespace, untrained: frozenset[str]) -> Settings:
-    from dscsr_model.export.onnx import to_onnx
+    from dscsr_model.cli.backend import write
     from dscsr_model.inference.engines import find_device
     from dscsr_model.profiling.folders import read_images
     from dscsr_model.profiling.profile import Settings, check_variants
@@ -233,7 +233,7 @@ def _settings(args: argparse.Namespace, untrained: frozenset[str]) -> Settings:
         images=read_images(args.images) if args.images else (),
         data=(args.data[0], args.data[1]) if args.data else None,
         untrained=untrained,
-        to_onnx=to_onnx,
+        write=write,
     )
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.words import many
-from dscsr_model.cli import networks
+from dscsr_model.cli import backend, networks
 from dscsr_model.files import tidy
 from dscsr_model.shared_work import Alone, ranks
 
 if TYPE_CHECKING:
-    from dscsr_model.inference.engines import Engine
     from dscsr_model.inference.jobs import Job, Jobs
     from dscsr_model.inference.pipeline import Outcome
     from dscsr_model.inference.tiles import Upscaler
@@ -53,14 +51,14 @@ def add_parser(subparsers: Any) -> None:
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results go: photo_x4.png")
     add(
         *("-w", "--weights"), type=Path, metavar="WEIGHTS",
-        help=".pth, .safetensors, .onnx, or a name that `dscsr weights` lists (default: what comes with dscsr)",
+        help=".pth, .safetensors, .onnx, .param, or a name that `dscsr weights` lists (default: what comes with dscsr)",
     )  # fmt: skip
     add("--scale", type=int, metavar="2|3|4", help="of the weights that come with dscsr (default 4)")
     add("--format", default="png", choices=("png", "jpg", "webp", "tiff", "same"), help="of results (default png)")
     add("--quality", type=int, default=95, metavar="1..100", help="of JPEG and WebP (default 95)")
     add("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network's numbers (default fp32)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    add("--backend", choices=("torch", "onnx"), help="what runs the network (default torch; onnx for .onnx)")
+    backend.add_argument(parser)
     add("--tile", type=int, metavar="N", help="side of tiles, in input pixels; 0: none (default: by free memory)")
     add("--tile-overlap", type=int, metavar="N", help="margin of tiles (default: what the network sees, no seams)")
     add("--self-ensemble", action="store_true", help="mean of all eight orientations: a little better, 8 times slower")
@@ -88,7 +86,7 @@ def _run(args: argparse.Namespace, team: Alone) -> int:
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check(args.input, args.output)
     args.device = device_of_rank(args.device)
-    engine = make_engine(args)
+    engine = backend.make_engine(args)
     if args.scale not in (None, engine.scale):
         remedy = "Leave --scale out, or -w."
         raise DscsrError(f"weights of --scale {args.scale}", f"{args.weights}, of scale {engine.scale}", remedy)
@@ -114,7 +112,7 @@ def _slow_or_seams(args: argparse.Namespace, upscaler: Upscaler) -> Iterator[str
     seen = upscaler.engine.receptive_field.radius
     if upscaler.overlap < seen and args.tile != 0:
         yield f"--tile-overlap {upscaler.overlap} is less than the {seen} pixels that this network sees: seams may show"
-    if args.precision == "fp16" and upscaler.engine.device.type == "cpu" and backend_of(args) == "torch":
+    if args.precision == "fp16" and upscaler.engine.device.type == "cpu" and backend.backend_of(args) == "torch":
         yield "fp16 is much slower than fp32 on a CPU: --precision bf16 is faster on those of today"
 
 
@@ -153,44 +151,7 @@ def check(args: argparse.Namespace) -> None:
         raise DscsrError("--tile from 0 (no tiles)", args.tile, "Leave it out.")
     if args.tile_overlap is not None and args.tile_overlap < 0:
         raise DscsrError("--tile-overlap from 0", args.tile_overlap, "Leave it out.")
-    is_onnx, backend = args.weights.suffix.lower() == ".onnx", backend_of(args)
-    if is_onnx and backend == "torch":
-        raise DscsrError("weights of PyTorch for --backend torch", args.weights, "Leave --backend out.")
-    fixed = args.base or args.width or args.param_key or args.overrides or args.opt
-    if is_onnx and (args.precision != "fp32" or fixed):
-        raise DscsrError(
-            "no --precision, --base, --width, --param-key, -opt or --set with an ONNX file, which has all that fixed",
-            "one",
-            "Leave it out, or export another file (dscsr export --format onnx).",
-        )
-    if backend == "onnx" and (args.precision == "bf16" or args.compile):
-        remedy = "Leave it out, or choose --backend torch."
-        got = "--compile" if args.compile else "--precision bf16"
-        raise DscsrError("--precision fp32 or fp16, and no --compile, with ONNX Runtime", got, remedy)
-
-
-def backend_of(args: argparse.Namespace) -> str:
-    """What runs the network: as asked for, or as the weights tell."""
-    return args.backend or ("onnx" if args.weights.suffix.lower() == ".onnx" else "torch")
-
-
-def make_engine(args: argparse.Namespace) -> Engine:
-    """The engine that the arguments name."""
-    from dscsr_model.inference.engines import find_device, onnx_engine, torch_engine
-
-    if args.weights.suffix.lower() == ".onnx":
-        return onnx_engine(args.weights, device=args.device)
-    if args.backend != "onnx":
-        find_device(args.device)  # before the weights are read
-        network = networks.load_network(args)
-        return torch_engine(network, device=args.device, precision=args.precision, compile=args.compile)
-    from dscsr_model.export.onnx import to_onnx
-
-    network = networks.load_network(args)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "network.onnx")
-        to_onnx(network, file, half=args.precision == "fp16")
-        return onnx_engine(file, device=args.device)
+    backend.check(args)
 
 
 def progress(jobs: list[Job], pixels: int, scale: int, *, hide: bool) -> Any:

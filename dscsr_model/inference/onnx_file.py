@@ -8,6 +8,7 @@ from typing import Any
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.inference import rehearsal
 from dscsr_model.inference.engines import find_device
+from dscsr_model.inference.no_telemetry import import_onnxruntime
 from dscsr_model.inference.rehearsal import Ask, Learned, Said
 from dscsr_model.inference.rehearsal_process import TYPES
 
@@ -58,8 +59,7 @@ def _check_straight(path: Path) -> None:
 
 def open_session(path: Path, providers: list[Any], threads: int) -> Any:
     """Open a file of ours, or one that passed its rehearsal; 0 threads are as many as there are cores."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised
@@ -71,9 +71,7 @@ def open_session(path: Path, providers: list[Any], threads: int) -> Any:
 
 def find_providers(device: str) -> list[Any]:
     """What ONNX Runtime computes with on a device of this name; `find_device` knows the names."""
-    import onnxruntime
-
-    for_gpus = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    for_gpus = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
     if device.startswith("cuda") and not for_gpus:
         raise UnavailableError(
             f"ONNX Runtime for GPUs for --device {device}",
@@ -89,7 +87,8 @@ def require_onnx() -> None:
     """Raise UnavailableError, with the remedy, unless ONNX files can be read and run."""
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+
+        import_onnxruntime()
     except ModuleNotFoundError as error:
         raise UnavailableError(
             "ONNX Runtime",

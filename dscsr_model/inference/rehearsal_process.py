@@ -48,6 +48,8 @@ def main(kind: str, path: str, most_bytes: int, most_seconds: int) -> None:
 def open_onnx(path: str) -> tuple[dict[str, Any], Run]:
     """What an ONNX file says of itself, and how it is run."""
     import numpy as np
+
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # see no_telemetry
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from dscsr_arch.words import many
+from dscsr_model.inference.no_telemetry import import_onnxruntime
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
@@ -26,14 +27,17 @@ def describe(device: torch.device) -> dict[str, str | int]:
         metadata["cuda"] = str(torch.version.cuda)
         metadata["cudnn"] = str(torch.backends.cudnn.version())
     with contextlib.suppress(ImportError):
-        metadata["onnxruntime"] = str(importlib.import_module("onnxruntime").__version__)
+        metadata["onnxruntime"] = str(import_onnxruntime().__version__)
+    with contextlib.suppress(ImportError):
+        metadata["openvino"] = version("openvino")
     return metadata
 
 
 def in_words(metadata: dict[str, str | int]) -> str:
     """The same as a line for people."""
     where = str(metadata["cpu"]) if metadata["device"] == "CPU" else f"{metadata['device']} (host: {metadata['cpu']})"
-    versions = [f"{name} {metadata[name]}" for name in ("torch", "cuda", "onnxruntime", "python") if name in metadata]
+    programs = ("torch", "cuda", "onnxruntime", "openvino", "python")
+    versions = [f"{name} {metadata[name]}" for name in programs if name in metadata]
     return f"{where}, {many(int(metadata['threads']), 'thread')}; {', '.join(versions)}"
 
 

@@ -17,7 +17,8 @@ from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
-from dscsr_model.inference.engines import Engine, find_device, onnx_engine, torch_engine
+from dscsr_model.inference.backends import BACKENDS, Write, open_network
+from dscsr_model.inference.engines import Engine, find_device, torch_engine
 from dscsr_model.inference.receptive_field import peak_memory
 from dscsr_model.profiling import latency, machine
 from dscsr_model.profiling.complexity import Complexity, check_memory, count
@@ -36,12 +37,11 @@ _TORCH: Mapping[str, Mapping[str, Any]] = {
     "compiled_bf16": {"compile": True, "precision": "bf16"},
     "compiled_fp16": {"compile": True, "precision": "fp16"},
 }
-VARIANTS = (*_TORCH, "onnx")
-"""``eager`` is PyTorch as it comes: float32, NCHW. All others but ``onnx`` keep channels last."""
+VARIANTS = (*_TORCH, *BACKENDS)
+"""``eager`` is PyTorch as it comes: float32, NCHW. All others of it keep channels last."""
 
 Pair = tuple[str, str]
 """A network and its variant, by their names."""
-ToOnnx = Callable[[nn.Module, Path], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Settings:
     """Folders of HR and LR images to measure PSNR on."""
     untrained: frozenset[str] = frozenset()
     """Networks of random weights, whose PSNR would mean nothing."""
-    to_onnx: ToOnnx | None = None
+    write: Write | None = None
+    """What writes the files of `BACKENDS`."""
 
     def check(self) -> None:
         """Raise a `DscsrError` if it cannot be carried out."""
@@ -170,14 +171,12 @@ def profile(networks: Mapping[str, nn.Module], settings: Settings | None = None)
 
 def build(network: nn.Module, variant: str, settings: Settings) -> Engine:
     """A fused copy of the network, made ready to run in one of `VARIANTS`."""
-    if variant != "onnx":
+    if variant in _TORCH:
         return torch_engine(network, device=settings.device, **_TORCH[variant])
-    if settings.to_onnx is None:
-        raise DscsrError("`to_onnx` to write the ONNX file of this network with", "None", "Give one.")
+    if settings.write is None:
+        raise DscsrError("`write` to write a file of this network with", "None", "Give one.")
     with tempfile.TemporaryDirectory(prefix="dscsr_profile_") as folder:
-        path = Path(folder, "network.onnx")
-        settings.to_onnx(network, path)
-        return onnx_engine(path, device=settings.device)  # reads all of the file
+        return open_network(BACKENDS[variant], network, Path(folder), settings.write, device=settings.device)
 
 
 def reason(error: Exception) -> str:

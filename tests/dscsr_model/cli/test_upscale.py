@@ -1,6 +1,7 @@
 """`dscsr upscale` as a user runs it: folders of every kind of image, wrong input, Ctrl-C and kill."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,10 @@ from small_models import SWINIR
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.foreign import find_backbone
 from dscsr_arch.metadata import beside
+from dscsr_model.cli import backend as backend_argument
 from dscsr_model.cli import main
 from dscsr_model.data.image_io import read_image
+from dscsr_model.inference.backends import NAMES
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -56,7 +59,7 @@ def photograph(height=24, width=32):
     return soft.astype(np.uint8)
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
+@pytest.mark.parametrize("backend", NAMES, indirect=True)
 def test_a_network_of_x1_restores(upscale, tmp_path, backend):
     """One whose residual is zero leaves an image as it is."""
     network = SPAN(feature_channels=4, upscale=1, residual=True)
@@ -153,14 +156,13 @@ def test_self_ensemble(upscale, tmp_path):
 
 def test_onnx(upscale, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="extra: onnx")
-    from dscsr_model.export import onnx
 
-    def exported(network, file, **how):
-        to_onnx(network, file, **how)
+    def written(form, network, file, half):
+        write(form, network, file, half)
         shutil.copy(file, tmp_path / "net.onnx")  # exporting takes seconds: once is enough
 
-    to_onnx = onnx.to_onnx
-    monkeypatch.setattr(onnx, "to_onnx", exported)
+    write = backend_argument.write
+    monkeypatch.setattr(backend_argument, "write", written)
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     upscale(tmp_path / "a.png", tmp_path / "plain")
     assert upscale(tmp_path / "a.png", tmp_path / "out2", "--backend", "onnx")[0] == 0
@@ -168,6 +170,20 @@ def test_onnx(upscale, tmp_path, monkeypatch):
     plain, *others = (read_image(tmp_path / name / "a_x2.png").pixels.astype(int) for name in ("plain", "out", "out2"))
     for other in others:
         assert np.abs(plain - other).max() <= 1
+
+
+def test_the_fastest_backend(upscale, tmp_path):
+    """It is said which one is, and why; the image is the same."""
+    pytest.importorskip("onnxruntime", reason="extra: onnx")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"no image")
+    Image.fromarray(photograph()).save(tmp_path / "in/b.png")
+    upscale(tmp_path / "in/b.png", tmp_path / "plain")
+    code, _, stderr = upscale(tmp_path / "in", tmp_path / "out", "--backend", "auto")
+    assert code == 1, "a.png is none"
+    assert re.search(r"--backend \w+: the fastest here \(.*PyTorch [\d.]+ ms.*, for 32x24 pixels\)", stderr), stderr
+    plain, fastest = (read_image(tmp_path / name / "b_x2.png").pixels.astype(int) for name in ("plain", "out"))
+    assert np.abs(plain - fastest).max() <= 1
 
 
 def test_networks_that_spandrel_knows(upscale, tmp_path):
@@ -229,6 +245,10 @@ def test_wrong_arguments(upscale, tmp_path):
     assert failed(upscale(source, out, "--precision", "fp16", w="net.onnx"), "no --precision, --base, --width")
     assert failed(upscale(source, out, "--set", "norm=false", w="net.onnx"), "--set with an ONNX file")
     assert failed(upscale(source, out, "--backend", "onnx", "--precision", "bf16"), "fp32 or fp16, and no --compile")
+    assert failed(
+        upscale(source, out, "--backend", "openvino", "--compile"), "--precision fp32 or bf16, and no --compile"
+    )
+    assert failed(upscale(source, out, "--backend", "auto", "--precision", "bf16"), "no --compile, with --backend auto")
     assert failed(upscale(source, out, w=tmp_path / "none.pth"), "Expected a weight file at")
     assert failed(upscale(source, out, w=source), "truncated or of another kind")
     assert failed(upscale(tmp_path / "none", out), "none: No such file or directory. Correct the path")
@@ -288,6 +308,7 @@ def test_forty_megapixels_in_bounded_memory(tmp_path):
     Image.fromarray(np.tile(tile, (10, 10))).save(tmp_path / "large.png")
     code = """
 import resource, sys
+from dscsr_model.cli import backend as backend_argument
 from dscsr_model.cli import main
 assert main(["upscale", "-i", "large.png", "-o", "out", "-w", "gray.pth", "--set", "norm=false"]) == 0
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from dscsr_arch import SPAN
+from dscsr_model.cli.backend import write
+from dscsr_model.inference.backends import BACKENDS
 from dscsr_model.profiling.complexity import count
 from dscsr_model.profiling.profile import Settings, build, profile
 from dscsr_model.profiling.report import table
@@ -45,7 +47,7 @@ def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
     runs = result.networks["net"].runs
     assert runs["eager"].latency is not None
     assert "no kernel for bfloat16" in runs["bf16"].fault
-    assert "Expected `to_onnx` to write" in runs["onnx"].fault
+    assert "Expected `write` to write" in runs["onnx"].fault
     text = table(result)
     assert "Not to be had here:" in text
     assert "net, bf16: " in text
@@ -53,20 +55,18 @@ def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
 
 # bf16 keeps 8 bits of a number and fp16 11; `eager` and `channels_last` differ in the order of sums only.
 TOLERANCE = {"eager": 1e-5, "channels_last": 1e-5, "bf16": 0.1, "fp16": 0.02}
-SLOW = {"compiled": 1e-5, "compiled_bf16": 0.1, "onnx": 1e-5}
+SLOW = {"compiled": 1e-5, "compiled_bf16": 0.1, **dict.fromkeys(BACKENDS, 1e-5)}
+VARIANTS = [*TOLERANCE, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
-@pytest.mark.parametrize("variant", [*TOLERANCE, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_a_variant_gives_the_networks_image_and_leaves_no_file(variant, tmp_path, monkeypatch):
-    if variant == "onnx":
-        pytest.importorskip("onnxruntime")
-    from dscsr_model.export.onnx import to_onnx
-
+@pytest.mark.parametrize("backend", VARIANTS, indirect=True)
+def test_a_variant_gives_the_networks_image_and_leaves_no_file(backend, tmp_path, monkeypatch):
+    variant = backend
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     network, x = SPAN(feature_channels=8, upscale=2, img_range=1.0), torch.rand(1, 3, 9, 14)
     with torch.no_grad():
         expected = network(x)
-    difference = (build(network, variant, replace(QUICK, to_onnx=to_onnx))(x) - expected).abs().max()
+    difference = (build(network, variant, replace(QUICK, write=write))(x) - expected).abs().max()
     assert difference <= {**TOLERANCE, **SLOW}[variant] * max(1, expected.abs().max())
     assert ("16" in variant) == (difference > 1e-4)
     assert not list(tmp_path.glob("dscsr_*"))

@@ -1,0 +1,73 @@
+"""OpenVINO beside PyTorch."""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from dscsr_arch import SPAN
+from dscsr_arch.errors import DscsrError
+from dscsr_model.cli.backend import write
+from dscsr_model.inference.engines import torch_engine
+from dscsr_model.inference.no_telemetry import import_openvino
+from dscsr_model.inference.openvino_engine import openvino_engine
+
+pytest.importorskip("onnxruntime", reason="extra: onnx")
+if find_spec("openvino") is None:
+    pytest.skip("extra: openvino", allow_module_level=True)  # importorskip would let it report its import
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return SPAN(feature_channels=8, upscale=2, img_range=1.0).eval()
+
+
+@pytest.fixture(scope="module")
+def file(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("openvino") / "net.onnx"
+    write("onnx", network, path, False)
+    return path
+
+
+def test_as_in_pytorch(network, file):
+    """In float32 also where the CPU has bf16; of any size, of one that comes again, and again after others."""
+    engine, own = openvino_engine(file, threads=1), torch_engine(network, device="cpu")
+    assert (engine.scale, engine.channels) == (own.scale, own.channels) == (2, 3)
+    assert engine.receptive_field[:2] == own.receptive_field[:2] == (21, True)
+    for size in ((1, 3, 17, 23), (1, 3, 17, 23), (1, 3, 17, 23), (2, 3, 9, 40), (1, 3, 17, 23), (1, 3, 1, 1)):
+        x = torch.rand(size)
+        expected = own(x)
+        assert (engine(x) - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
+
+
+def test_results_are_kept_apart(file):
+    """The memory of one result is not that of the next."""
+    engine = openvino_engine(file, threads=1)
+    x = torch.rand(3, 1, 3, 8, 8)
+    results = [engine(each) for each in x]
+    assert not torch.equal(results[1], results[2])
+
+
+def test_bf16_when_asked_for(network, file):
+    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(DscsrError, match="a CPU that computes in bf16"):
+            openvino_engine(file, precision="bf16")
+        return
+    x = torch.rand(1, 3, 16, 16)
+    expected = torch_engine(network, device="cpu")(x)
+    difference = (openvino_engine(file, precision="bf16")(x) - expected).abs().max() / expected.abs().max()
+    assert 1e-4 < difference < 0.1
+
+
+def test_what_it_cannot_do(file, tmp_path, monkeypatch):
+    with pytest.raises(DscsrError, match="a precision among fp32, bf16 for OpenVINO, but got 'fp16'"):
+        openvino_engine(file, precision="fp16")
+    with pytest.raises(DscsrError, match=r"Expected a GPU for --device cuda|--device cpu for OpenVINO"):
+        openvino_engine(file, device="cuda")
+    with pytest.raises(DscsrError, match="Expected an ONNX file, but got none"):
+        openvino_engine(tmp_path / "none.onnx")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(DscsrError, match=r"OpenVINO, but got no openvino. Run `pip install 'dscsr\[openvino\]'`"):
+        openvino_engine(file)
