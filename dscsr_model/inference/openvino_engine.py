@@ -13,7 +13,7 @@ from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.inference.engines import Engine, find_device, scale_of
 from dscsr_model.inference.no_telemetry import import_openvino
 from dscsr_model.inference.onnx_file import rehearse, require_onnx
-from dscsr_model.inference.receptive_field import PROBE_SIDE, receptive_field
+from dscsr_model.inference.receptive_field import PROBE_SIDE, RADIUS, not_less, receptive_field
 
 _TYPES = {"fp32": "f32", "bf16": "bf16"}
 
@@ -59,7 +59,14 @@ def openvino_engine(
         images = x.to(torch.float16 if half else torch.float32).contiguous().numpy()
         return torch.from_numpy(programs(images)).float()
 
-    return Engine(run, scale, channels, receptive_field(run, channels, sizes, memory))
+    seen = not_less(receptive_field(run, channels, sizes, memory), _metadata(path).get(RADIUS))
+    return Engine(run, scale, channels, seen)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    import onnx
+
+    return {each.key: each.value for each in onnx.load(str(path), load_external_data=False).metadata_props}
 
 
 class _Programs:

@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 SECONDS = 1.0
 """Of measuring, about, for all together."""
 _MOST_MS, _SMALLEST = 100.0, 64
-"""Of one run: the image is halved until the first engine is as quick, but its side is not made smaller than this."""
+"""Of one run: the image is halved until the first engine is as quick, but not to less than this."""
 
 
 class Choice(NamedTuple):
@@ -82,6 +82,6 @@ def _quick(engine: Engine, image: Tensor) -> Tensor:
         x = image.to(engine.device)
         engine(x)
         height, width = image.shape[2:]
-        if latency.milliseconds(partial(engine, x), engine.device) <= _MOST_MS or max(height, width) <= _SMALLEST:
+        if latency.milliseconds(partial(engine, x), engine.device) <= _MOST_MS or max(height, width) < 2 * _SMALLEST:
             return image
         image = image[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4]
