@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dscsr_model.cli import networks
+from dscsr_model.cli import export_int8, networks
 
 if TYPE_CHECKING:
     from dscsr_model.export.formats import Format
@@ -25,6 +25,8 @@ _EXAMPLES = """examples:
     dscsr export span_x4.safetensors -o shipped/ --format spandrel
   for Upscayl, chaiNNer and phones; span_x4.bin comes with it:
     dscsr export span_x4.safetensors -o models/span_x4.param
+  in 8 bits, for CPUs, calibrated on low-resolution images of `dscsr prepare`:
+    dscsr export span_x4.safetensors -o span_x4_int8.onnx --int8 --calibrate train/LQ_X4.lmdb train/GT.lmdb
   LoRA adapters and their base; a student of a CSSR-Net:
     dscsr export lora_g_latest.pth --base span_ch26_x4_fused.pth -o dsclora_x4.pth
     dscsr export net_g_latest.pth --width 0.25 -o edsr_quarter_x4.onnx --fp16
@@ -58,6 +60,7 @@ def add_parser(subparsers: Any) -> None:
     add("--fp16", action="store_true", help="float16 weights; programs compute in it, and take float32")
     add("--opset", type=int, metavar="N", help="of ONNX: 17 (default) to 20")
     add("--force", action="store_true", help="replace OUT if it is there")
+    export_int8.add_arguments(parser)
     networks.add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -68,14 +71,18 @@ def run(args: argparse.Namespace) -> int:
     from dscsr_model.export.ncnn import named_for_upscayl
     from dscsr_model.export.ship import ship
 
+    export_int8.check(args)
     networks.find_weights(args)
     if args.format == "peft":
         return _export_adapters(args)
     path, form = choose(args.out, args.format, args.weights, args.fp16, args.opset)
+    sources = [args.weights, *([] if args.base is None else [args.base])]
+    if args.int8:
+        print("\n  ".join(export_int8.export(args, path, form, sources)))
+        return 0
     network = networks.load_network(args)
     if form.name == "ncnn" and path != Path(args.out):  # its name is ours to choose
         path = named_for_upscayl(path, network)
-    sources = [args.weights, *([] if args.base is None else [args.base])]
     shipped = ship(network, path, form, half=args.fp16, force=args.force, sources=sources)
     print("\n  ".join([*_described(shipped, form, args.fp16), *_notes(shipped, form)]))
     return 0

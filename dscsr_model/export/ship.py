@@ -58,11 +58,7 @@ def ship(
         DscsrError: ``path`` is taken, cannot be written, or what was written is not what it should be. Nothing of it
             is kept.
     """
-    for out in form.files(path):
-        if out.is_dir():
-            raise DscsrError("a file name", f"{out}, which is a folder", "Choose another name.")
-        if any(out.exists() and os.path.exists(source) and out.samefile(source) for source in sources):
-            raise DscsrError("an output beside the source", f"the source itself: {out}", "Choose another name.")
+    check_places(form.files(path), sources)
     if half:
         require_full_precision(network, "float16")
     shipped = deployable(network)
@@ -79,3 +75,12 @@ def ship(
         size = sum(made.stat().st_size for made in form.files(file))
     parameters = sum(parameter.numel() for parameter in shipped.parameters())
     return Shipped(path, metadata, parameters, size, differences, not_asked, in_words(shipped))
+
+
+def check_places(outs: Sequence[Path], sources: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise DscsrError if a file to be written is a folder, or one of the ``sources``."""
+    for out in outs:
+        if out.is_dir():
+            raise DscsrError("a file name", f"{out}, which is a folder", "Choose another name.")
+        if any(out.exists() and os.path.exists(source) and out.samefile(source) for source in sources):
+            raise DscsrError("an output beside the source", f"the source itself: {out}", "Choose another name.")
