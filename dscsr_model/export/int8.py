@@ -32,8 +32,8 @@ from dscsr_model.inference.receptive_field import RADIUS, receptive_field
 
 BITS = "bits"
 """In the metadata of a file."""
-FLOAT_SHARE = 0.15
-"""Of all multiplications, at most this part stays in float32."""
+FLOAT_SHARE = 0.25
+"""Of all multiplications, at most this part stays in float32 (why a quarter: docs/shipping/export.md)."""
 _PROBES = 6
 """Images by which each convolution is tried alone."""
 _MOST_TRIED = 100
