@@ -161,7 +161,7 @@ def _sum(channels: Channels, values: dict[str, Tensor]) -> Tensor:
     for (name, axis), here in channels.sides.items():
         if name in values:
             others = [other for other in range(values[name].dim()) if other != axis]
-            total.index_add_(0, torch.tensor(here), values[name].sum(others) if others else values[name])
+            total.index_add_(0, torch.tensor(here), (values[name].sum(others) if others else values[name]).cpu())
     return total
 
 
@@ -180,7 +180,8 @@ def permuted(network: nn.Module, channels: Channels, cuts: Sequence[Cut], import
         left = {channel: iter(found) for channel, found in places.items()}
         index = [next(left[order.get(channel, channel)]) for channel in here]
         if index != list(range(len(here))):
-            own[name].data = own[name].data.index_select(axis, torch.tensor(index))
+            values = own[name].data
+            own[name].data = values.index_select(axis, torch.tensor(index, device=values.device))
     return network
 
 
@@ -196,7 +197,8 @@ def cut_into(narrow: nn.Module, network: nn.Module, channels: Channels, cuts: Se
         kept = wide[name]
         for axis in range(kept.dim()):
             if (name, axis) in channels.sides:
-                kept = kept.index_select(axis, torch.tensor(_kept(channels, cuts, (name, axis))))
+                entries = torch.tensor(_kept(channels, cuts, (name, axis)), device=kept.device)
+                kept = kept.index_select(axis, entries)
         tensor.copy_(kept)
     return narrow
 

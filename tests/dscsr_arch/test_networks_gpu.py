@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
+from fake_gpu import fake_gpu
 from small_models import NETWORKS, with_updates
 
 from dscsr_arch import CSSRNet
 from dscsr_arch.architecture import architectures
 from dscsr_arch.conv_lora import inject
+from dscsr_arch.pruning import prune
 from dscsr_arch.reparameterized import Reparameterized
 
 MADE = {name: (lambda name=name: architectures()[name].network(**NETWORKS[name])) for name in architectures()}
@@ -38,6 +40,22 @@ def test_images_and_gradients_are_those_of_the_cpu(device, name, dtype, toleranc
     assert len(got) == len(expected) > 1
     for one, other in zip(got, expected, strict=True):
         assert (one - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("name", MADE)
+def test_on_a_pretended_gpu_nothing_is_made_elsewhere_or_read(name):
+    with fake_gpu() as gpu:
+        network = MADE[name]().to(gpu)
+        outputs = network(torch.rand(1, 3, 8, 9, device=gpu))
+        assert {each.device for each in (outputs.values() if isinstance(outputs, dict) else [outputs])} == {gpu}
+
+
+def test_a_network_is_pruned_where_it_is(device):
+    network, x = MADE["SPAN fused"]().eval(), torch.rand(1, 3, 9, 8)
+    expected = prune(network, 4, x).network(x)
+    got = prune(network.to(device), 4, x.to(device)).network.to(device)(x.to(device))
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if "fused" not in name])
