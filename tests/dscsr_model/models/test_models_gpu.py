@@ -22,8 +22,7 @@ WAYS = {
     "reduce-overhead in parts": ({"train:compile": "reduce-overhead", "train:accumulate_steps": 2}, 0.02),
     "reduce-overhead, bf16": ({"train:compile": "reduce-overhead", "train:precision": "bf16"}, 0.2),
 }
-CHEAP = ("fp32", "channels_last", "bf16")
-CASES = [*(("cpu", way) for way in CHEAP), *(pytest.param("cuda", way, marks=pytest.mark.gpu) for way in WAYS)]
+CASES = [("cpu", "bf16"), *(pytest.param("cuda", way, marks=pytest.mark.gpu) for way in WAYS)]
 
 
 def built(root, name, device, **changes):
@@ -135,8 +134,7 @@ class Graphs:
         return forward
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize(("name", "parts"), [("CSDModel", 1), ("CSDModel", 2), ("DistillationModel", 2)])
 def test_outputs_of_a_replayed_graph_are_not_read_after_their_step(tmp_path, monkeypatch, name, parts):
     looked_at = {"train:teacher_opt": None} if name == "CSDModel" else {}  # the teacher runs for itself
     graphs = Graphs()
