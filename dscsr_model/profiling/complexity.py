@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dscsr_arch import quantized_conv
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.sizes import size_requirements
@@ -38,10 +37,6 @@ class Complexity(NamedTuple):
     convolutions: int
     uncounted: tuple[str, ...] = ()
     """Operators of weight, attention or the like, that nobody here can count: not in ``flops``."""
-    weight_bytes: int = 0
-    """Of the parameters, in the bits that each is used in."""
-    quantized: str = ""
-    """How many convolutions are quantized, and in how many bits."""
 
 
 def count(network: nn.Module, height: int = 256, width: int = 256, *, flops: bool = True) -> Complexity:
@@ -52,16 +47,15 @@ def count(network: nn.Module, height: int = 256, width: int = 256, *, flops: boo
     """
     network = deployable(network)
     learned = sum(parameter.numel() for parameter in network.parameters())
-    of_weights = (quantized_conv.weight_bytes(network), quantized_conv.in_words(network))
     if not flops:
-        return Complexity(learned, 0, 0, 0, (), *of_weights)
+        return Complexity(learned, 0, 0, 0)
     sizes = size_requirements(network)
     channels, _ = try_channels(network, sizes.fit(PROBE_SIDE))
     height, width = sizes.fit(height), sizes.fit(width)
     check_memory(memory_per_pixel(network, channels, sizes), height, width, torch.device("cpu"))
     sums, uncounted = _trace(network, (1, channels, height, width))
     activations, convolutions = sums.pop("activations", 0), sums.pop("convolutions", 0)
-    return Complexity(learned, int(sum(sums.values())), int(activations), int(convolutions), uncounted, *of_weights)
+    return Complexity(learned, int(sum(sums.values())), int(activations), int(convolutions), uncounted)
 
 
 def check_memory(bytes_per_pixel: float, height: int, width: int, device: torch.device) -> None:

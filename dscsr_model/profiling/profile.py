@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dscsr_arch import SPAN
+from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.quantized_conv import in_words, weight_bytes
 from dscsr_model.data.pairing import find_images
 from dscsr_model.evaluation.protocol import Quality
 from dscsr_model.inference.backends import BACKENDS, Write, open_network
@@ -115,17 +117,21 @@ class Measured:
     """At 256×256, the size that scores are made of."""
     runs: dict[str, Run] = field(default_factory=dict)
     quality: Quality | None = None
+    weight_bytes: int = 0
+    """Of the parameters, in the bits that each is used in."""
+    quantized: str = ""
+    """How many convolutions are quantized, and in how many bits."""
 
     @property
     def notes(self) -> list[str]:
         """What to know beside the figures."""
-        cost, without = self.complexity, ", ".join(self.complexity.uncounted)
+        without = ", ".join(self.complexity.uncounted)
         notes = [f"FLOPs are without {without}, which cannot be counted: the true figure is larger."] if without else []
-        if cost.quantized:
+        if self.quantized:
+            stored, full = self.weight_bytes / 2**10, 4 * self.complexity.parameters / 2**10
             notes.append(
-                f"{cost.quantized}: the weights take {cost.weight_bytes / 2**10:,.1f} KiB, in float32 "
-                f"{4 * cost.parameters / 2**10:,.1f}. FLOPs are those of float32. The times are of float32, too, which "
-                "computes the levels: only a program that has whole numbers (export, ONNX) can be faster."
+                f"{self.quantized}: the weights take {stored:,.1f} KiB, in float32 {full:,.1f}. FLOPs and times are of "
+                "float32, which computes the levels: only programs that have whole numbers (export, ONNX) can be faster."
             )
         return notes
 
@@ -150,7 +156,9 @@ def profile(networks: Mapping[str, nn.Module], settings: Settings | None = None)
         complexity = count(networks[name], settings.height, settings.width, flops=settings.flops)
         same = (settings.height, settings.width) == (256, 256)
         at_256 = complexity if same else count(networks[name], flops=settings.flops)
-        result.networks[name] = Measured(complexity, at_256.flops)
+        result.networks[name] = measured = Measured(complexity, at_256.flops)
+        plain = deployable(networks[name])
+        measured.weight_bytes, measured.quantized = weight_bytes(plain), in_words(plain)
     if settings.data:
         for name in networks.keys() - settings.untrained:
             engine = build(networks[name], "eager", settings)

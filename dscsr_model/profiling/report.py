@@ -172,6 +172,7 @@ def _network_as_dict(profile: Profile, name: str, psnr: Mapping[str, float], giv
     return {
         "name": name,
         **counts,
+        "weight_bytes": measured.weight_bytes,
         "psnr": _finite(psnr_of(profile, name, psnr)),
         "psnr_source": "given" if name in psnr else "measured" if quality else None,
         "psnr_y": _finite(quality and quality.psnr_y),
