@@ -131,7 +131,7 @@ class Measured:
             stored, full = self.weight_bytes / 2**10, 4 * self.complexity.parameters / 2**10
             notes.append(
                 f"{self.quantized}: the weights take {stored:,.1f} KiB, in float32 {full:,.1f}. FLOPs and times are of "
-                "float32, which computes the levels: only programs that have whole numbers (export, ONNX) can be faster."
+                "float32, which computes the levels: only what has whole numbers (export, ONNX) can be faster."
             )
         return notes
 
