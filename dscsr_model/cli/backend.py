@@ -79,7 +79,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
         builders = {
             each: partial(_build, each, network, Path(folder), args) for each in _installed(openers(args.weights))
         }
-        return _fastest(builders, args.input)
+        return _fastest(builders, args.input, levels=_has_levels(args.weights, network))
 
 
 def _build(name: str, network: nn.Module | None, folder: Path, args: argparse.Namespace) -> Engine:
@@ -111,10 +111,24 @@ def _installed(names: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _fastest(builders: Mapping[str, Callable[[], Engine]], source: Path) -> Engine:
+def _has_levels(weights: Path, network: nn.Module | None) -> bool:
+    """Whether numbers become whole in a network, or in an ONNX file."""
+    from dscsr_arch.quantized_conv import quantized_layers
+
+    if network is not None:
+        return bool(quantized_layers(network))
+    if weights.suffix.lower() != ".onnx":
+        return False
+    import onnx
+
+    graph = onnx.load(str(weights), load_external_data=False).graph
+    return any(node.op_type == "QuantizeLinear" for node in graph.node)
+
+
+def _fastest(builders: Mapping[str, Callable[[], Engine]], source: Path, *, levels: bool) -> Engine:
     from dscsr_model.profiling.fastest import fastest
 
-    found = fastest(builders, _tile(source))
+    found = fastest(builders, _tile(source), levels=levels)
     label = {TORCH: "PyTorch"} | {name: each.label for name, each in BACKENDS.items()}
     times = ", ".join(f"{label[name]} {ms:.3g} ms" for name, ms in found.milliseconds.items())
     height, width = found.size

@@ -49,6 +49,17 @@ def test_the_fastest_of_those_that_do_the_same(engine):
     }
 
 
+def test_between_levels_single_pixels_may_differ(engine):
+    def one_pixel(x):
+        y = engine.run(x)
+        y[0, 0, 0, 0] += 0.05
+        return y
+
+    builders = {"it": lambda: engine, "other": lambda: replace(engine, run=one_pixel)}
+    assert list(fastest(builders, IMAGE).faults) == ["other"]
+    assert not fastest(builders, IMAGE, levels=True).faults
+
+
 @pytest.mark.parametrize(("most", "size"), [(1e9, (120, 300)), (0, (30, 76))])
 def test_of_a_large_image_a_part_is_measured(engine, monkeypatch, most, size):
     monkeypatch.setattr(module, "_MOST_MS", most)
