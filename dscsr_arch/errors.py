@@ -69,3 +69,8 @@ class UnavailableError(DscsrError):
 
 class DscsrWarning(UserWarning):
     """What a user should know of and need not stop for. The command line prints it as one line."""
+
+
+def why_not_imported(error: ImportError) -> str:
+    """What is wrong with an optional package, as the ``got`` of an `UnavailableError`: it is missing, or broken."""
+    return f"no {error.name}" if isinstance(error, ModuleNotFoundError) else f"one whose import fails: {error}"

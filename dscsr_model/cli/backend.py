@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from dscsr_arch.errors import DscsrError, ImageError, UnavailableError
 from dscsr_model.cli import networks
 from dscsr_model.inference.backends import BACKENDS, NAMES, TORCH, open_network, openers
+from dscsr_model.shared_work import Alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dscsr_model.inference.engines import Engine
+    from dscsr_model.profiling.fastest import Choice
 
 AUTO = "auto"
 _SIDE = 256
@@ -63,8 +65,8 @@ def backend_of(args: argparse.Namespace) -> str:
     return given or (TORCH if TORCH in openers(args.weights) else openers(args.weights)[0])
 
 
-def make_engine(args: argparse.Namespace) -> Engine:
-    """The engine that the arguments name."""
+def make_engine(args: argparse.Namespace, team: Alone) -> Engine:
+    """The engine that the arguments name. Under ``auto`` rank 0 measures while the others wait; all take its choice."""
     from dscsr_model.inference.engines import find_device
 
     name = backend_of(args)
@@ -74,12 +76,14 @@ def make_engine(args: argparse.Namespace) -> Engine:
         find_device(args.device)  # before the weights are read
     network = networks.load_network(args) if TORCH in openers(args.weights) else None
     with tempfile.TemporaryDirectory(prefix="dscsr_upscale_") as folder:
+        if name == AUTO and team.rank > 0:
+            name = team.learn()
         if name != AUTO:
             return _build(name, network, Path(folder), args)
-        builders = {
-            each: partial(_build, each, network, Path(folder), args) for each in _installed(openers(args.weights))
-        }
-        return _fastest(builders, args.input, levels=_has_levels(args.weights, network))
+        builders = {each: partial(_build, each, network, Path(folder), args) for each in _installed(args.weights)}
+        found = _fastest(builders, args.input, levels=_has_levels(args.weights, network))
+        team.decide(lambda: found.name)
+        return found.engine
 
 
 def _build(name: str, network: nn.Module | None, folder: Path, args: argparse.Namespace) -> Engine:
@@ -99,15 +103,17 @@ def write(form: str, network: nn.Module, path: Path, half: bool) -> None:
     FORMATS[form].write(network, path, half=half)
 
 
-def _installed(names: tuple[str, ...]) -> list[str]:
-    found = []
-    for name in names:
+def _installed(weights: Path) -> list[str]:
+    found, missing = [], None
+    for name in openers(weights):
         try:
             if name != TORCH:
                 BACKENDS[name].require()
             found.append(name)
-        except UnavailableError:  # noqa: PERF203 - of a few
-            pass
+        except UnavailableError as error:  # noqa: PERF203 - of a few
+            missing = missing or error
+    if missing and not found:
+        raise missing
     return found
 
 
@@ -125,7 +131,7 @@ def _has_levels(weights: Path, network: nn.Module | None) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in graph.node)
 
 
-def _fastest(builders: Mapping[str, Callable[[], Engine]], source: Path, *, levels: bool) -> Engine:
+def _fastest(builders: Mapping[str, Callable[[], Engine]], source: Path, *, levels: bool) -> Choice:
     from dscsr_model.profiling.fastest import fastest
 
     found = fastest(builders, _tile(source), levels=levels)
@@ -135,7 +141,7 @@ def _fastest(builders: Mapping[str, Callable[[], Engine]], source: Path, *, leve
     print(f"--backend {found.name}: the fastest here ({times}, for {width}x{height} pixels)", file=sys.stderr)
     for name, fault in found.faults.items():
         print(f"{label[name]} was no candidate: {fault}", file=sys.stderr)
-    return found.engine
+    return found
 
 
 def _tile(source: Path) -> Tensor:

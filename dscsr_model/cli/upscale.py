@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace, team: Alone) -> int:
     Image.MAX_IMAGE_PIXELS = None  # images may be large; whether the result fits into memory is checked
     jobs.check(args.input, args.output)
     args.device = device_of_rank(args.device)
-    engine = backend.make_engine(args)
+    engine = backend.make_engine(args, team)
     if args.scale not in (None, engine.scale):
         remedy = "Leave --scale out, or -w."
         raise DscsrError(f"weights of --scale {args.scale}", f"{args.weights}, of scale {engine.scale}", remedy)

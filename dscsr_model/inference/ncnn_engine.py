@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.errors import DscsrError, UnavailableError, why_not_imported
 from dscsr_model.inference import rehearsal
 from dscsr_model.inference.engines import Engine, scale_of
 from dscsr_model.inference.receptive_field import PROBE_SIDE, receptive_field
@@ -26,6 +26,7 @@ MARK = b"\ndscsr metadata\n"
 """Between the weights in ``name.bin`` and the metadata: JSON, names and texts."""
 _LONGEST = 20_000
 _AGAIN = "Export it again (dscsr export --format ncnn)."
+_INSTALL = "Run `pip install 'dscsr[ncnn]'`."
 _OUT_OF_MEMORY = -100
 _LIKE_RELU = ("ReLU", "Clip")
 _HAS_ACTIVATION = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise", "InnerProduct")
@@ -124,12 +125,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 def require_ncnn() -> None:
     """Raise UnavailableError, with the remedy, unless ncnn files can be written and run."""
     if missing := [name for name in ("ncnn", "pnnx") if importlib.util.find_spec(name) is None]:
-        raise UnavailableError("ncnn", f"no {' and no '.join(missing)}", "Run `pip install 'dscsr[ncnn]'`.")
+        raise UnavailableError("ncnn", f"no {' and no '.join(missing)}", _INSTALL)
+    try:
+        import ncnn  # noqa: F401
+    except ImportError as error:
+        raise UnavailableError("ncnn", why_not_imported(error), _INSTALL) from error
 
 
 def _as_probe(path: Path) -> str:
     """The graph with hard swish, through which a NaN goes, in place of ReLU and its like, also within convolutions."""
-    first, second, *lines = path.read_text("utf-8").splitlines()
+    first, second, *lines = _lines(path)
     for index, line in enumerate(lines):
         kind, *words = line.split()
         if kind in _LIKE_RELU:
@@ -138,6 +143,11 @@ def _as_probe(path: Path) -> str:
             kept = (word for word in words if not word.startswith(("9=", "-23310=")))
             lines[index] = " ".join([kind, *kept, "9=6", "-23310=2,0.2,0.5"])
     return "\n".join([first, second, *lines, ""])
+
+
+def _lines(path: Path) -> list[str]:
+    """Of the graph, without empty ones, which ncnn skips as well."""
+    return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def _inspect(path: Path, ask: Ask) -> Said:
@@ -152,7 +162,7 @@ def _inspect(path: Path, ask: Ask) -> Said:
 
 def _channels(path: Path) -> int:
     """Of the image, by the first convolution, as Upscayl's and chaiNNer's networks begin: ncnn would not say no."""
-    for line in path.read_text("utf-8").splitlines()[2:]:
+    for line in _lines(path)[2:]:
         kind, *words = line.split()
         if kind == "Convolution":
             given = dict(word.split("=", 1) for word in words if "=" in word)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.errors import DscsrError, UnavailableError, why_not_imported
 from dscsr_model.inference import rehearsal
 from dscsr_model.inference.engines import find_device
 from dscsr_model.inference.no_telemetry import import_onnxruntime
@@ -89,9 +89,9 @@ def require_onnx() -> None:
         import onnx  # noqa: F401
 
         import_onnxruntime()
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UnavailableError(
             "ONNX Runtime",
-            f"no {error.name}",
+            why_not_imported(error),
             "Run `pip install 'dscsr[onnx]'`; upscale also runs with --backend torch.",
         ) from error

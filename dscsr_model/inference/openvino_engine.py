@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.errors import DscsrError, UnavailableError, why_not_imported
 from dscsr_model.inference.engines import Engine, find_device, scale_of
 from dscsr_model.inference.no_telemetry import import_openvino
 from dscsr_model.inference.onnx_file import rehearse, require_onnx
@@ -55,12 +56,13 @@ def openvino_engine(
         said = " ".join(str(error).split())[:300]
         raise DscsrError("OpenVINO to open it", f"this from it: {said}", "Try --backend onnx.", path) from error
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, program: Callable[[Any], Any] = programs) -> Tensor:
         images = x.to(torch.float16 if half else torch.float32).contiguous().numpy()
-        return torch.from_numpy(programs(images)).float()
+        return torch.from_numpy(program(images)).float()
 
-    seen = not_less(receptive_field(run, channels, sizes, memory), _metadata(path).get(RADIUS))
-    return Engine(run, scale, channels, seen)
+    # By one program alone: another rounds differently everywhere, as if each pixel saw the whole image.
+    seen = receptive_field(partial(run, program=programs.any_size), channels, sizes, memory)
+    return Engine(run, scale, channels, not_less(seen, _metadata(path).get(RADIUS)))
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -88,14 +90,17 @@ class _Programs:
             model = self._model.clone()
             model.reshape(list(shape))
             self._own, self._own_shape = self._compile(model), shape
-        program = self._own if shape == self._own_shape else self._any_size
-        return program(images)[0].copy()
+        return self._own(images)[0].copy() if shape == self._own_shape else self.any_size(images)
+
+    def any_size(self, images: Any) -> Any:
+        return self._any_size(images)[0].copy()
 
 
 def require_openvino() -> None:
     """Raise UnavailableError, with the remedy, unless OpenVINO and what reads ONNX files are installed."""
-    if find_spec("openvino") is None:
-        raise UnavailableError(
-            "OpenVINO", "no openvino", "Run `pip install 'dscsr[openvino]'`, or choose --backend torch."
-        )
+    try:
+        import_openvino()
+    except ImportError as error:
+        remedy = "Run `pip install 'dscsr[openvino]'`; upscale also runs with --backend torch."
+        raise UnavailableError("OpenVINO", why_not_imported(error), remedy) from error
     require_onnx()

@@ -186,6 +186,13 @@ def test_the_fastest_backend(upscale, tmp_path):
     assert np.abs(plain - fastest).max() <= 1
 
 
+def test_the_fastest_backend_of_a_file_that_nothing_here_opens(upscale, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    code, _, stderr = upscale(tmp_path, tmp_path / "out", "--backend", "auto", w=tmp_path / "net.param")
+    assert code == 1
+    assert re.search(r"Expected ncnn, but got no ncnn.*Run `pip install 'dscsr\[ncnn\]'`", stderr), stderr
+
+
 def test_networks_that_spandrel_knows(upscale, tmp_path):
     """SwinIR is found by its weights, and its windows lie in tiles as in the whole image."""
     pytest.importorskip("spandrel", reason="extra: spandrel")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dscsr_arch import SPAN
 from dscsr_model import shared_work
-from dscsr_model.cli import main, upscale
+from dscsr_model.cli import backend, main, upscale
 from dscsr_model.inference import pipeline
 
 ARGUMENTS = ("upscale", "-i", "in", "-o", "out", "-w", "span.pth", "--device", "cpu")
@@ -59,6 +59,24 @@ def in_ranks(folder, *arguments, world=2):
             print(f"ended {time.monotonic()}", file=sys.stderr)
 
     return forks.ranks(run, folder, world)
+
+
+def test_ranks_run_the_same_backend(folder, monkeypatch):
+    """Which the first one has found the fastest, and told."""
+    pytest.importorskip("onnxruntime", reason="extra: onnx")
+
+    def told(name, *rest):
+        print(f"built {name}", file=sys.stderr)
+        return build(name, *rest)
+
+    build = backend._build
+    monkeypatch.setattr(backend, "_build", told)
+    monkeypatch.setattr(backend, "_installed", lambda _: ["torch", "onnx"])
+    first, second = in_ranks(folder, *ARGUMENTS, "--backend", "auto")
+    assert (first.returncode, second.returncode, len(results())) == (0, 0, IMAGES), (first, second)
+    chosen = re.search(r"--backend (\w+): the fastest here", first.stderr)[1]
+    assert re.findall(r"built (\w+)", second.stderr) == [chosen]
+    assert "fastest" not in second.stderr
 
 
 def ended(run):

@@ -6,12 +6,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from dscsr_arch import SPAN
-from dscsr_arch.errors import DscsrError
+from dscsr_arch import SPAN, load_model
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_model.cli.backend import write
+from dscsr_model.inference.backends import BACKENDS, NAMES
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.no_telemetry import import_openvino
 from dscsr_model.inference.openvino_engine import openvino_engine
+from dscsr_model.weights import find
 
 pytest.importorskip("onnxruntime", reason="extra: onnx")
 if find_spec("openvino") is None:
@@ -42,6 +44,12 @@ def test_as_in_pytorch(network, file):
         assert (engine(x) - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
 
 
+def test_what_a_pixel_sees_of_a_network_that_its_two_programs_round_differently(tmp_path):
+    network = load_model(find("span_x4"))
+    write("onnx", network, tmp_path / "net.onnx", False)
+    assert openvino_engine(tmp_path / "net.onnx", threads=1).receptive_field[:2] == (21, True)
+
+
 def test_results_are_kept_apart(file):
     """The memory of one result is not that of the next."""
     engine = openvino_engine(file, threads=1)
@@ -68,6 +76,21 @@ def test_what_it_cannot_do(file, tmp_path, monkeypatch):
         openvino_engine(file, device="cuda")
     with pytest.raises(DscsrError, match="Expected an ONNX file, but got none"):
         openvino_engine(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("backend", [name for name in NAMES if name != "torch"])
+def test_a_package_that_is_broken(backend, tmp_path, monkeypatch):
+    """It is there, but a library that it needs is not."""
+    package = {"onnx": "onnxruntime"}.get(backend, backend)
+    (tmp_path / "pnnx.py").touch()
+    (tmp_path / f"{package}.py").write_text("raise ImportError('libgomp.so.1: cannot open it')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(UnavailableError, match=r"but got one whose import fails: libgomp.*Run `pip install 'dscsr\["):
+        BACKENDS[backend].require()
+
+
+def test_without_openvino(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(DscsrError, match=r"OpenVINO, but got no openvino. Run `pip install 'dscsr\[openvino\]'`"):
         openvino_engine(file)
