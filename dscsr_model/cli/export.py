@@ -142,7 +142,7 @@ def _notes(shipped: Shipped, form: Format) -> Iterator[str]:
     if form.name == "ncnn":
         scale, read = shipped.metadata.arguments.get("upscale"), upscayl_scale(shipped.path.stem)
         if scale is not None and scale != read:
-            also = "" if upscayl_scale(f"{shipped.path.stem}_x{scale}") == scale else f", without the x{read}"
+            also = "" if upscayl_scale(f"{shipped.path.stem}_x{scale}") == scale else f", without x{read} and {read}x"
             yield f"Upscayl reads the scale off the name, here x{read}: call both files …_x{scale}{also}"
         yield "Upscayl: put both files into a folder named models; chaiNNer: Load Model (NCNN)"
     if form.name == "spandrel":
