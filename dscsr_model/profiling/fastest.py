@@ -69,7 +69,7 @@ def fastest(builders: Mapping[str, Callable[[], Engine]], image: Tensor, *, leve
         else:
             faults[name] = f"its image differs by {off.abs().max():.0e} of a range of 1"
     if not engines:
-        said = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        said = "; ".join(f"{name}: {fault.rstrip('.')}" for name, fault in faults.items())
         raise DscsrError("a backend that runs this network", f"none: {said}")
     calls = {name: partial(engine, image.to(engine.device)) for name, engine in engines.items()}
     gpus = [engine.device for engine in engines.values() if engine.device.type == "cuda"]

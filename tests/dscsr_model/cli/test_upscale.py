@@ -193,6 +193,17 @@ def test_the_fastest_backend_of_a_file_that_nothing_here_opens(upscale, tmp_path
     assert re.search(r"Expected ncnn, but got no ncnn.*Run `pip install 'dscsr\[ncnn\]'`", stderr), stderr
 
 
+def test_the_fastest_backend_of_a_file_that_is_broken(upscale, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra: onnx")
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    (tmp_path / "text.onnx").write_text("text")
+    for name, message in ("none", "an ONNX file, but got none"), ("text", "a whole ONNX file, but got one"):
+        code, _, stderr = upscale(tmp_path, tmp_path / "out", "--backend", "auto", w=tmp_path / f"{name}.onnx")
+        assert code == 1
+        expected = rf"a backend that runs this network, but got none: onnx: \S+{name}\.onnx: Expected {message}"
+        assert re.search(expected, stderr), stderr
+
+
 def test_networks_that_spandrel_knows(upscale, tmp_path):
     """SwinIR is found by its weights, and its windows lie in tiles as in the whole image."""
     pytest.importorskip("spandrel", reason="extra: spandrel")
