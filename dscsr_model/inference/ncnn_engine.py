@@ -162,10 +162,13 @@ def _inspect(path: Path, ask: Ask) -> Said:
 
 def _channels(path: Path) -> int:
     """Of the image, by the first convolution, as Upscayl's and chaiNNer's networks begin: ncnn would not say no."""
+    folded = 1
     for line in _lines(path)[2:]:
         kind, *words = line.split()
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        if kind == "Reorg":  # pixel unshuffle, with which Real-ESRGAN for x2 begins
+            folded *= int(given["0"]) ** 2
         if kind == "Convolution":
-            given = dict(word.split("=", 1) for word in words if "=" in word)
             outputs, width = int(given["0"]), int(given["1"])
-            return int(given["6"]) // (outputs * width * int(given.get("11", width)))
+            return int(given["6"]) // (outputs * width * int(given.get("11", width)) * folded)
     raise DscsrError("a network that begins with a convolution", "one without any", "Choose --backend torch.", path)

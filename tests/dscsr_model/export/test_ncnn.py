@@ -84,6 +84,16 @@ def test_empty_lines_as_editors_leave_them(exported, tmp_path):
     assert engines[0].receptive_field[:2] == engines[1].receptive_field[:2]
 
 
+def test_a_network_that_begins_with_pixel_unshuffle(tmp_path):
+    layers = nn.PixelUnshuffle(2), nn.Conv2d(12, 48, 3, padding=1), nn.PixelShuffle(4)
+    network = nn.Sequential(*layers).eval()
+    network.size_multiple = 2
+    to_ncnn(network, tmp_path / "net.param")
+    engine, x = ncnn_engine(tmp_path / "net.param", threads=1), torch.rand(1, 3, 16, 22)
+    assert (engine.scale, engine.channels) == (2, 3)
+    assert (engine(x) - network(x)).abs().max() < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(name, tmp_path):
