@@ -16,6 +16,7 @@ from torch import nn
 from dscsr_arch.deployable import deployable
 from dscsr_arch.errors import WeightsError
 from dscsr_arch.metadata import describe, differences, in_words, shown
+from dscsr_arch.quantized_conv import quantized_layers
 
 
 @torch.no_grad()
@@ -47,6 +48,11 @@ def _check_alike(name: str, network: nn.Module, other_name: str, other: nn.Modul
     words = f"networks of one kind: {in_words(ours)} ({name})"
     if in_words(ours) != in_words(theirs):
         raise WeightsError(words, f"{in_words(theirs)} ({other_name})", remedy)
+    bits, other_bits = _bits(network), _bits(other)
+    if unlike := [layer for layer in {**bits, **other_bits} if bits.get(layer) != other_bits.get(layer)]:
+        its, their = (levels.get(unlike[0]) or "in full precision" for levels in (bits, other_bits))
+        got = f"`{unlike[0]}` with levels {its} and {their} ({other_name})"
+        raise WeightsError(words, got, "Average files of the same bits, of one method of quantization.")
     shapes, others = (
         {key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (network, other)
     )
@@ -57,3 +63,11 @@ def _check_alike(name: str, network: nn.Module, other_name: str, other: nn.Modul
     for argument, (its, their) in differences(ours, theirs).items():
         got = f"{argument} {shown(its)} and {shown(their)} ({other_name})"
         raise WeightsError(words, got, f"{remedy} If a file is wrong of itself: --set {argument}=…")
+
+
+def _bits(network: nn.Module) -> dict[str, str]:
+    """The lowest and the highest level of the input of each quantized layer."""
+    return {
+        name: " to ".join(str(int(level)) for level in layer.quant_levels)
+        for name, layer in quantized_layers(network).items()
+    }

@@ -87,5 +87,7 @@ def _middle(sources: list[ImageSource], index: int, scale: int, channels: int) -
     gt = images[1][scale * top : scale * bottom, scale * left : scale * right]
     if gt.shape[:2] != (scale * lq.shape[0], scale * lq.shape[1]):
         got = f"{images[1].shape[:2]} for {images[0].shape[:2]}"
-        raise DataError(f"GT images {scale} times as large as LQ", got, "Give LQ first: --calibrate LQ GT.", index)
+        raise DataError(
+            f"GT images {scale} times as large as LQ", got, "Give LQ first: --calibrate LQ GT.", sources[1].name(index)
+        )
     return lq, gt

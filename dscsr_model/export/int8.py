@@ -28,6 +28,7 @@ from dscsr_model.export.calibration import Sample, Samples
 from dscsr_model.export.compare import images, input_channels
 from dscsr_model.export.onnx import run_onnx, to_onnx
 from dscsr_model.inference.no_telemetry import import_onnxruntime
+from dscsr_model.inference.onnx_file import require_onnx
 from dscsr_model.inference.receptive_field import RADIUS, receptive_field
 
 BITS = "bits"
@@ -69,12 +70,13 @@ def to_int8(network: nn.Module, path: Path, samples: Samples, *, opset: int) -> 
     Raises:
         DscsrError: As there; or the result differs too much to be of use.
     """
+    require_onnx()
     import onnx
 
     require_full_precision(network, "8 bits after training")
     shipped = deployable(network)
     sizes = size_requirements(shipped)
-    with tempfile.TemporaryDirectory(prefix="dscsr_int8_") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # hidden there, the next export removes what is left
         plain, trial = Path(folder, "float.onnx"), Path(folder, "trial.onnx")
         to_onnx(shipped, plain, opset=opset)
         model = onnx.load(str(plain))

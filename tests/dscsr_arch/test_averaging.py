@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_models import with_updates
 
-from dscsr_arch import EDSR, SPAN, conv_lora
+from dscsr_arch import EDSR, SPAN, conv_lora, quantized_conv
 from dscsr_arch.averaging import average_networks
 from dscsr_arch.errors import WeightsError
 
@@ -59,3 +59,15 @@ def test_kernels_are_averaged_not_branches_whatever_form_they_come_in():
 def test_networks_of_two_kinds(other, message):
     with pytest.raises(WeightsError, match=message):
         average_networks({"a": span(), "b": other()}, [0.5, 0.5])
+
+
+def test_networks_of_unlike_bits():
+    def quantized(bits):
+        network = quantized_conv.inject(span().fuse(), "pams", bits)
+        for layer in quantized_conv.quantized_layers(network).values():
+            layer.calibrate(1.0, signed=True)
+        return network
+
+    average_networks({"a": quantized(4), "b": quantized(4)}, [0.5, 0.5])
+    with pytest.raises(WeightsError, match=r"with levels -7 to 7 and -127 to 127 \(b\)"):
+        average_networks({"a": quantized(4), "b": quantized(8)}, [0.5, 0.5])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -133,3 +134,9 @@ def test_command(network, sets, tmp_path, monkeypatch, capsys):
     assert main(["export", "net.pth", "-o", "x.pth", "--int8", "--calibrate", "LQ"]) == 1
     assert "the format onnx for --int8, but got pth" in capsys.readouterr().err
     assert os.listdir("shipped") == ["net_int8.onnx"]
+
+
+def test_without_onnx_it_says_what_to_install(network, sets, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(DscsrError, match=r"pip install 'dscsr\[onnx\]'"):
+        int8.to_int8(network, tmp_path / "net.onnx", read_samples(sets / "LQ", None, 2, 3), opset=17)
