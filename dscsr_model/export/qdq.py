@@ -20,20 +20,20 @@ from dscsr_arch.quantizers import Levels
 
 def to_qdq(network: nn.Module) -> nn.Module:
     """A copy of ``network`` whose quantized convolutions torch's exporter writes as QDQ; without any, the network."""
-    layers = quantized_layers(network).values()
-    if not any(layer.input_levels for layer in layers):  # as plain ones, not calibrated
+    if not any(layer.input_levels for layer in quantized_layers(network).values()):
         return network
     network = copy.deepcopy(network)
-    return replace_layers(network, {layer: QDQConv(layer) for layer in quantized_layers(network).values()})
+    layers = quantized_layers(network).values()
+    # One that no image has reached computes as a plain layer, and is written as one.
+    return replace_layers(network, {layer: QDQConv(layer, found) for layer in layers if (found := layer.input_levels)})
 
 
 class QDQConv(nn.Module):
     """What a `QuantizedConv` computes, of whole numbers."""
 
-    def __init__(self, layer: QuantizedConv) -> None:
+    def __init__(self, layer: QuantizedConv, levels: Levels) -> None:
         super().__init__()
-        assert layer.input_levels is not None
-        self.levels = layer.input_levels
+        self.levels = levels
         self.conv = [layer]  # not a module of this one: its float weight would be written
         steps, scale = layer.weight_steps()
         self.register_buffer("weight", steps)

@@ -49,6 +49,13 @@ def test_the_file_computes_what_the_network_does(tmp_path, kind, method, bits):
     difference(net, run_onnx(tmp_path / "net.onnx"))
 
 
+def test_a_layer_that_is_not_calibrated_is_written_as_a_plain_one(tmp_path):
+    net = quantized()
+    net.conv_after_body.input_levels = None
+    to_onnx(net, tmp_path / "net.onnx")
+    difference(net, run_onnx(tmp_path / "net.onnx"))
+
+
 def test_another_scale_is_found(tmp_path):
     net = quantized()
     to_onnx(net, tmp_path / "net.onnx")
