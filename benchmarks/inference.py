@@ -9,8 +9,9 @@ run in turns, call by call, so that whatever else the machine does meets all ali
 stands the median of the ratios turn by turn, and how far each output is from the official one: the largest difference
 (of outputs in [0, 1]), and PSNR after rounding both to 8 bits.
 
-A second claim: in float32 at least 1.9 times on CPUs without AVX-512, by the best backend. ``ONEDNN_MAX_CPU_ISA=AVX2``
-in the environment makes PyTorch, the official way too, and OpenVINO such; ONNX Runtime and ncnn know no such switch.
+A second claim: in float32 at least 1.9 times on CPUs without AVX-512, by the best backend, with ``--size 512``, whose
+features outgrow a server's last cache, too. ``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`` in the environment
+makes PyTorch, the official way too, and OpenVINO such; ONNX Runtime and ncnn know no such switch.
 """
 
 import argparse
