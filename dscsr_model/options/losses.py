@@ -65,7 +65,7 @@ class CSDLoss(Section):
     type: Text = option("loss class", "")
     features: Text | None = option("features that a ContrastiveLoss compares")
     output_of: Literal["student", "teacher"] | None = option("whose output is trained; by default every student's")
-    target: Literal["gt", "teacher"] | None = option("what it is compared with; by default gt")
+    target: Literal["gt", "teacher"] | None = option("what the output is compared with; by default gt")
     feature_layers: Layers | None = option("with `features: teacher`: layers of the teacher that compare the images")
     start_iter: Iteration | None = option("the first iteration in which the loss counts; by default 1")
     end_iter: Iteration | None = option("the last one; by default it has no end")

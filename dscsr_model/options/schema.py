@@ -128,19 +128,20 @@ def _inside(kind: type[Section], before: str) -> Iterator[tuple[str, _Kinds]]:
 
 
 def _rows(kinds: _Kinds) -> _Rows:
-    """Option, value, default and meaning of each key, once; of whom, if it is not read by all."""
-    seen: set[str] = set()
+    """Option, value, default and meaning, each once; of whom, if it is not read so by all."""
+    readers: dict[tuple[str, str, str, str], list[str]] = {}
     for reader, kind in kinds:
         for key, field in kind.declared().items():
-            if key in seen or (key == "type" and field.is_required()):
+            if key == "type" and (reader or field.is_required()):
                 continue
-            seen.add(key)
             needed = [phase for phase in ("train", "test") if key in kind.needed(phase, SR)]
             default = _yaml(field.default)
             if needed or field.is_required():
                 default = "needed" if len(needed) != 1 else f"needed to {needed[0]}"
-            meaning, by = kind.about(key).rstrip(".").replace("``", "`"), reader or ", ".join(kind.readers(key))
-            yield f"`{key}`", _value(kind, key), default, meaning + (f" ({by})" if by else "")
+            row = f"`{key}`", _value(kind, key), default, kind.about(key).rstrip(".").replace("``", "`")
+            readers.setdefault(row, []).append(reader or ", ".join(kind.readers(key)))
+    for (key, value, default, meaning), by in readers.items():
+        yield key, value, default, meaning + (f" ({', '.join(by)})" if all(by) else "")
 
 
 def _yaml(default: Any) -> str:
