@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.words import many
 from dscsr_model.host import install_help
+from dscsr_model.host.install_help import package_version
 
 PYTHONS = ((3, 10), (3, 14))
 PACKAGES = (
@@ -83,14 +84,7 @@ def examine() -> Iterator[Finding]:
 
 def installed_version() -> str:
     """Ours, and where it is."""
-    return f"{_version('dscsr') or 'not installed, run from its folder'} ({Path(__file__).parents[2]})"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return f"{package_version('dscsr') or 'not installed, run from its folder'} ({Path(__file__).parents[2]})"
 
 
 def _python() -> Finding:
@@ -100,9 +94,9 @@ def _python() -> Finding:
 
 
 def _package(name: str) -> Finding:
-    installed = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
-    for each in installed:
-        if version := _version(each):
+    names = [name, *(OTHER_OPENCVS if name == "opencv-python" else ())]
+    for each in names:
+        if version := package_version(each):
             oldest = _oldest(name)
             if _release(version) >= _release(oldest):
                 return Finding(name, version)
@@ -130,7 +124,7 @@ def _release(version: str) -> list[int]:
 
 def _extra(extra: str, names: tuple[str, ...]) -> Finding:
     """What nobody needs who only trains; missing, it is no fault."""
-    found = {name: _version(name) for name in names}
+    found = {name: package_version(name) for name in names}
     there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     missing = ", ".join(name for name, version in found.items() if version is None)
     hint = f"{missing} not installed (optional): pip install 'dscsr[{extra}]'" if missing else ""
@@ -138,7 +132,7 @@ def _extra(extra: str, names: tuple[str, ...]) -> Finding:
 
 
 def _pair() -> Finding:
-    torch, torchvision = _version("torch"), _version("torchvision")
+    torch, torchvision = package_version("torch"), package_version("torchvision")
     if torch is None or torchvision is None:
         return Finding("torch pair", "cannot be judged: torch or torchvision is missing")
     # torchvision names the one torch it was built for, as `torch==2.13.0`.

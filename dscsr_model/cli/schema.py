@@ -30,16 +30,11 @@ def run(args: argparse.Namespace) -> int:
     """Print it."""
     from dscsr_arch import CSSRNet
     from dscsr_arch.architecture import architectures
-    from dscsr_model.losses.attention_transfer_loss import AttentionTransferLoss
-    from dscsr_model.losses.contrastive_loss import ContrastiveLoss
-    from dscsr_model.losses.frequency_loss import FrequencyLoss
-    from dscsr_model.losses.msssim_loss import MSSSIMLoss
-    from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
+    from dscsr_model.host import registration
     from dscsr_model.options import schema
 
     networks = {**{name: one.network for name, one in architectures().items()}, "CSSRNet": CSSRNet}
-    kinds = (AttentionTransferLoss, ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
-    losses = {loss.__name__: loss for loss in kinds}
+    losses = registration.losses()
     if args.markdown:
         print(schema.markdown(networks, losses), end="")
     else:

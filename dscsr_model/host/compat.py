@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from dscsr_arch import torchvision_ops
 from dscsr_model.host.install_help import version_of
-from dscsr_model.host.patches import Overlay, globals_of, gpu, installed, mentions
+from dscsr_model.host.patches import Overlay, gpu, installed, mentions, replaced
 
 
 class Patch(NamedTuple):
@@ -128,7 +128,7 @@ def _init_anywhere(init: FunctionType) -> Callable[..., None]:
 
     def init_dist(backend: str, *args: Any, **kwargs: Any) -> None:
         cuda = Overlay(torch.cuda, device_count=lambda: max(1, torch.cuda.device_count()), set_device=set_device)
-        with globals_of(init, torch=Overlay(torch, cuda=cuda)):
+        with replaced(init.__globals__, torch=Overlay(torch, cuda=cuda)):
             init(backend if gpu() else "gloo", *args, **kwargs)
 
     return init_dist
@@ -146,7 +146,7 @@ def _to_any_device(original: FunctionType) -> Callable[..., Any]:
         if self.device.type != "cpu":
             return original(self, net)
         cuda = Overlay(torch.cuda, current_device=lambda: None)
-        with globals_of(original, torch=Overlay(torch, cuda=cuda), DistributedDataParallel=on_cpu):
+        with replaced(original.__globals__, torch=Overlay(torch, cuda=cuda), DistributedDataParallel=on_cpu):
             return original(self, net)
 
     return model_to_device

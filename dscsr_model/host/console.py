@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from dscsr_model.host import registration, screen
-from dscsr_model.host.patches import Patches, globals_of
+from dscsr_model.host.patches import Patches, replaced
 from dscsr_model.training.progress import Progress, ShownProgress, duration
 
 MOVED = "Path already exists. Rename it to "
@@ -127,7 +127,8 @@ def read_options(parse_options: Any, *args: Any, **kwargs: Any) -> Any:
     said: list[Callable[[], None]] = []
     ours = False
     try:
-        with globals_of(parse_options, print=lambda *words, **how: said.append(partial(print, *words, **how))):
+        keep = lambda *words, **how: said.append(partial(print, *words, **how))  # noqa: E731
+        with replaced(parse_options.__globals__, print=keep):
             result = parse_options(*args, **kwargs)
         ours = isinstance(result, tuple) and registration.is_our_model(result[0].get("model_type"))
     finally:

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_model.host.install_help import package_version
 
 VERSION = "1.4.2"
 
@@ -68,7 +68,7 @@ def install(wanted: str | None) -> None:
     Raises:
         DscsrError: There is no torch or pip, the version is none, or pip fails.
     """
-    if wanted is None and (there := _installed("basicsr")):
+    if wanted is None and (there := package_version("basicsr")):
         print(f"BasicSR {there} is installed. To replace it, name a version: install_basicsr {VERSION}")
         return
     version = wanted or VERSION
@@ -80,7 +80,7 @@ def install(wanted: str | None) -> None:
     if importlib.util.find_spec("pip") is None:
         remedy = f"Run `{sys.executable} -m ensurepip`, or with uv `uv pip install pip`."
         raise UnavailableError("pip to be installed", f"none in the environment of {sys.executable}", remedy)
-    torch = _installed("torch")
+    torch = package_version("torch")
     requirement = f"basicsr=={version}"
     with tempfile.TemporaryDirectory(prefix="install_basicsr_") as folder:
         tools, wheels, pins = Path(folder, "tools"), Path(folder, "wheels"), Path(folder, "pins.txt")
@@ -94,13 +94,6 @@ def install(wanted: str | None) -> None:
         # A wheel that is only linked to leaves no path of this folder in what `pip freeze` says.
         _pip("install", "--find-links", wheels, "--only-binary", "basicsr", "--constraint", pins, requirement)
     print(f"BasicSR {version} is installed.")
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _pip(*arguments: str | Path, **variables: str) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from dscsr_arch.errors import UnavailableError
@@ -11,6 +12,14 @@ HOW_TO_INSTALL = """\
 Install it into an environment of Python 3.10 to 3.14 that has torch:
   pip install torch torchvision
   python -m dscsr_model.host.install_basicsr"""
+
+
+def package_version(package: str) -> str | None:
+    """The version of a package in this environment; None if it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def look_into_working_directory() -> None:

@@ -5,12 +5,12 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from dscsr_arch.errors import DscsrError
 from dscsr_model.host import registration
 from dscsr_model.host.install_help import look_into_working_directory, require_basicsr
+from dscsr_model.host.patches import replaced
 from dscsr_model.host.run_errors import explained
 
 
@@ -45,7 +45,8 @@ def run(phase: str, args: argparse.Namespace) -> None:
         missing = ", ".join(f"`{name}` ({path})" for name, path in left_out.items())
         print(f"dscsr: left out, since their folders are missing: {missing}", file=sys.stderr)
     module, stopped = importlib.import_module(f"basicsr.{phase}"), None
-    with _argv([f"dscsr {phase}", *basicsr_arguments(args)]), loop.checked(left_out, args.imports or ()):
+    # BasicSR reads its arguments there, and writes that line above its copy of the option file.
+    with replaced(sys, argv=[f"dscsr {phase}", *basicsr_arguments(args)]), loop.checked(left_out, args.imports or ()):
         try:
             # Not the folder above the installed package, which BasicSR's own scripts take.
             getattr(module, f"{phase}_pipeline")(os.getcwd())
@@ -95,17 +96,6 @@ def _check_launcher(launcher: str) -> None:
             "`--launcher none`: each would train alone in the same folder",
             "Add `--launcher pytorch`.",
         )
-
-
-@contextmanager
-def _argv(argv: list[str]) -> Iterator[None]:
-    """BasicSR reads its arguments from ``sys.argv`` and writes that line above its copy of the option file."""
-    before = sys.argv
-    sys.argv = argv
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def _leave_process_group() -> None:

@@ -25,7 +25,7 @@ from torch import distributed
 from dscsr_arch.errors import DscsrError
 from dscsr_model.data.keyed_samples import KeyedSampler
 from dscsr_model.host import console, lock, registration, run_errors, train_log, user_code, weight_names
-from dscsr_model.host.patches import Overlay, Patches, globals_of, gpu, mentions
+from dscsr_model.host.patches import Overlay, Patches, gpu, mentions, replaced
 from dscsr_model.host.screen import Command
 from dscsr_model.host.train_data import TrainEpochs, build_keyed_dataloader, build_train_loader
 from dscsr_model.training import checkpoints, stopping
@@ -118,7 +118,7 @@ def enter(namespace: dict[str, Any], opt: dict[str, Any], parsed: Any) -> None:
 def _load_on_cpu(load_resume_state: Any, opt: dict[str, Any]) -> Any:
     cuda = Overlay(torch.cuda, current_device=lambda: 0)
     load = lambda path, **_: torch.load(path, map_location="cpu")  # noqa: E731
-    with globals_of(load_resume_state, torch=Overlay(torch, cuda=cuda, load=load)):
+    with replaced(load_resume_state.__globals__, torch=Overlay(torch, cuda=cuda, load=load)):
         return load_resume_state(opt)
 
 

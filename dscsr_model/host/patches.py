@@ -56,11 +56,11 @@ class Overlay:
 
 
 @contextmanager
-def globals_of(function: FunctionType, **names: object) -> Iterator[None]:
-    """Replace global names of the function's module while it runs; PyTorch itself is never touched."""
+def replaced(owner: Any, **values: object) -> Iterator[None]:
+    """Inside, attributes or entries of ``owner`` are others; see `Patches.set`. PyTorch itself is never touched."""
     patches = Patches()
-    for name, value in names.items():
-        patches.set(function.__globals__, name, value)
+    for name, value in values.items():
+        patches.set(owner, name, value)
     try:
         yield
     finally:

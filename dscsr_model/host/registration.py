@@ -53,6 +53,11 @@ def entries() -> tuple[Entry, ...]:
     return (*(Entry("ARCH_REGISTRY", f"{each.__module__}:{each.__name__}") for each in networks), *ENTRIES)
 
 
+def losses() -> dict[str, Any]:
+    """Our losses, by name."""
+    return {entry.name: _load(entry.target) for entry in ENTRIES if entry.registry == "LOSS_REGISTRY"}
+
+
 NEEDED = (  # what BasicSR has from 1.3.4.4 on, and our models and our way into its train loop are built on
     "basicsr.utils.registry:ARCH_REGISTRY",
     "basicsr.utils.options:parse_options",

@@ -10,7 +10,7 @@ import inspect
 from contextlib import suppress
 from typing import Any
 
-from dscsr_model.host.patches import Overlay, globals_of, installed
+from dscsr_model.host.patches import Overlay, installed, replaced
 
 
 def install() -> None:
@@ -36,7 +36,7 @@ def install() -> None:
         def save(content: dict[str, Any], *where: Any, **options: Any) -> None:
             torch.save({**content, **metadata}, *where, **options)
 
-        with globals_of(saving, torch=Overlay(torch, save=save) if metadata else torch):
+        with replaced(saving.__globals__, torch=Overlay(torch, save=save) if metadata else torch):
             original(self, net, *args, **kwargs)
 
     @functools.wraps(loading)

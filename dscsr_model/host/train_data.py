@@ -47,21 +47,6 @@ def build_train_loader(
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far a training has come.
-
-    Attributes:
-        iteration: Counted from its start.
-        epoch: In which the next iteration is, counted in today's batches and data set.
-        samples: Of that epoch, which each rank has used.
-    """
-
-    iteration: int
-    epoch: int
-    samples: int
-
-
-@dataclass(frozen=True)
 class StageEpochs:
     """How a stage goes through its data.
 
@@ -87,10 +72,10 @@ class StageEpochs:
         left = self.stage.until - self.stage.first + 1 - (epoch - self.first) * self.batches
         return min(left, self.batches) * self.batch
 
-    def after(self, iteration: int) -> Position:
-        """The position after an iteration, or the one before the stage."""
-        epoch, made = divmod(iteration - self.stage.first + 1, self.batches)
-        return Position(iteration, self.first + epoch, made * self.batch)
+    def after(self, iteration: int) -> tuple[int, int]:
+        """In which epoch the training is after an iteration, and how many batches of it were used."""
+        epoch, used = divmod(iteration - self.stage.first + 1, self.batches)
+        return self.first + epoch, used
 
 
 class TrainEpochs:
@@ -133,14 +118,14 @@ class TrainEpochs:
     def resume(self, state: dict[str, Any]) -> None:
         """Leave out what was seen; where epochs were longer or shorter before, tell BasicSR's loop by ``state``."""
         own = next((each for each in self.stages if state["iter"] < each.stage.until), self.stages[-1])
-        position = own.after(state["iter"])
-        ended = position.samples == 0  # saved at the end of the epoch before
-        if state["epoch"] not in (position.epoch, position.epoch - ended):
+        epoch, used = own.after(state["iter"])
+        ended = used == 0  # saved at the end of the epoch before
+        if state["epoch"] not in (epoch, epoch - ended):
             logging.getLogger("basicsr").info(
                 "Epochs are counted anew, since the batch, the data set or the stages changed: iteration "
-                f"{position.iteration}, which was in epoch {state['epoch']}, is in epoch {position.epoch}, after "
-                f"{position.samples // own.batch} of {many(own.batches, 'batch')}."
+                f"{state['iter']}, which was in epoch {state['epoch']}, is in epoch {epoch}, after {used} of "
+                f"{many(own.batches, 'batch')}."
             )
-        state["epoch"] = position.epoch
-        self._sampler.resumed_epoch, self._sampler.seen = position.epoch, position.samples
-        self.begin(position.epoch)
+        state["epoch"] = epoch
+        self._sampler.resumed_epoch, self._sampler.seen = epoch, used * own.batch
+        self.begin(epoch)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscsr_model.losses.functional.contrastive import LAYER_WEIGHTS, check_distance, contrastive_loss
+from dscsr_model.losses.functional.arguments import check_choice
+from dscsr_model.losses.functional.contrastive import DISTANCES, LAYER_WEIGHTS, contrastive_loss
 from dscsr_model.losses.vgg import LAYERS, VGG19Features
 
 FEATURES = ("vgg19", "teacher")
@@ -52,11 +53,10 @@ class ContrastiveLoss(nn.Module):
         distance: str = "l1",
     ) -> None:
         super().__init__()
-        check_distance(distance)
+        check_choice("distance", distance, DISTANCES)
+        check_choice("features", features, FEATURES)
         if isinstance(num_negatives, bool) or not isinstance(num_negatives, int) or num_negatives < 1:
             raise ValueError(f"Expected `num_negatives` to be a whole number of at least 1, but got {num_negatives!r}.")
-        if features not in FEATURES:
-            raise ValueError(f"Expected `features` to be one of {FEATURES}, but got {features!r}.")
         if layer_weights is not None:
             _check_layer_weights(layer_weights, features)
         elif features == "vgg19":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -211,7 +211,8 @@ class EfficientSRModel(CheckpointingSRModel):
         terms: dict[str, Tensor] = OrderedDict()
         for number, (lq, *others) in enumerate(zip(*split, strict=True), start=1):
             share = len(lq) / len(self.lq)
-            with self._ranks_wait_unless(number < number_of_parts):
+            last = number == number_of_parts  # ranks share gradients once
+            with nullcontext() if last or not isinstance(self.net_g, DistributedDataParallel) else self.net_g.no_sync():
                 losses = self.compute_losses(lq, *others)
                 total = torch.stack([loss.float() for loss in losses.values()]).sum() * share
                 self.precision.scaler.scale(total).backward()
@@ -253,11 +254,6 @@ class EfficientSRModel(CheckpointingSRModel):
     def compute_loss(self, name: str, output: Tensor, gt: Tensor) -> Any:
         """The loss of this name: a scalar, or BasicSR's pair (perceptual, style)."""
         return self.criteria[name](output, gt)
-
-    def _ranks_wait_unless(self, more_to_come: bool) -> AbstractContextManager[Any]:
-        if isinstance(self.net_g, DistributedDataParallel) and more_to_come:
-            return self.net_g.no_sync()
-        return nullcontext()
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Update the average, buffers included, in one call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -41,11 +41,11 @@ def json_schema(networks: Constructors, losses: Constructors) -> dict[str, Any]:
         loss["properties"] = {**kind.properties(), **loss["properties"]}
     for name in losses:
         definitions[name].pop("additionalProperties")
-    loss.update(_by_type("type", {name: name for name in losses}, None))
+    loss.update(_by_type(losses))
     definitions["TrainSection"]["patternProperties"] = {"_opt$": _or_null(_ref("LossSection"))}
     definitions["StageTrainSection"]["patternProperties"] = {"_opt$": _or_null({"type": "object"})}
-    definitions["Network"] = _by_type("type", {name: name for name in networks}, None)
-    definitions["Dataset"] = _by_type("type", {name: name for name in DATASETS}, "LoopDataset")
+    definitions["Network"] = _by_type(networks)
+    definitions["Dataset"] = _by_type(DATASETS, "LoopDataset")
     ours_or_srmodels = {"properties": {"model_type": {"enum": list(MODELS)}}}  # of others, nothing is known
     top = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Option file of dscsr and BasicSR"}
     return {**top, "type": "object", "if": ours_or_srmodels, "then": _ref("Options"), "$defs": definitions}
@@ -78,15 +78,14 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _by_type(key: str, kinds: Mapping[str, str], otherwise: str | None) -> dict[str, Any]:
-    """The schema of a section that ``key`` says what it is: one of ``kinds``, or something that nobody knows."""
-    known = {"properties": {key: {"enum": list(kinds)}}, "required": [key]}
+def _by_type(kinds: Iterable[str], otherwise: str | None = None) -> dict[str, Any]:
+    """The schema of a section whose ``type`` says what it is: one of ``kinds``, or something that nobody knows."""
+    known = {"properties": {"type": {"enum": list(kinds)}}, "required": ["type"]}
     cases = [
-        {"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": _ref(kind)}
-        for name, kind in kinds.items()
+        {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": _ref(name)} for name in kinds
     ]
     other = [{"if": known, "else": _ref(otherwise)}] if otherwise else []
-    return {"required": [key], "allOf": [*cases, *other]}
+    return {"required": ["type"], "allOf": [*cases, *other]}
 
 
 # --- as a page --------------------------------------------------------------------------------------------------------

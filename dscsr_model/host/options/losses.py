@@ -6,23 +6,19 @@ from typing import Any
 
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_model.host import registration
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.registry import check_typed
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.host.options.structure import check_section
-from dscsr_model.losses.attention_transfer_loss import AttentionTransferLoss
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
-from dscsr_model.losses.frequency_loss import FrequencyLoss
 from dscsr_model.losses.msssim_loss import MSSSIMLoss
-from dscsr_model.losses.spatial_affinity_loss import SpatialAffinityLoss
 from dscsr_model.losses.vgg import SMALLEST
 from dscsr_model.models.csd_model import TEACHER, width_label
 from dscsr_model.options.losses import CSD_KEYS, TARGET_KEYS, CSDLoss, LossTarget
 from dscsr_model.options.section import describe, listed
 from dscsr_model.training.log import BASICSR_NAMES, loss_sections
 from dscsr_model.training.teacher import TeacherFeatures
-
-_OURS = (AttentionTransferLoss, ContrastiveLoss, FrequencyLoss, MSSSIMLoss, SpatialAffinityLoss)
 
 
 def check_losses(run: Run) -> None:
@@ -37,7 +33,7 @@ def check_losses(run: Run) -> None:
             words = f"a model type that gives {section['type']} a teacher and negatives (`CSDModel`)"
             got = f"`model_type: {run.known_model}`, which has no negatives"
             run.report.add((*key, "type"), words, got, "Take it, or remove the loss.")
-        elif kind in _OURS:
+        elif kind is not None and kind in registration.losses().values():
             try:
                 loss = kind(**run.arguments(key))
             except UnavailableError as error:

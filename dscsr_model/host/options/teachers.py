@@ -72,12 +72,10 @@ def _idle_layers(network: nn.Module, channels: int) -> list[str]:
         layer.register_forward_hook(lambda module, *_: called.add(module)) for layer in lora_layers(network).values()
     ]
     like, side = next(network.parameters()), common_side([network], SIDE)
-    modes = [(module, module.training) for module in network.modules()]
-    for training in (False, True):  # in either
-        with suppress(Exception), torch.no_grad():  # whatever a network raises: others report it
-            network.train(training)(like.new_zeros(2, channels, side, side))
-    for module, training in modes:
-        module.training = training
+    with evaluating(network), torch.no_grad():
+        for training in (False, True):  # in either
+            with suppress(Exception):  # whatever a network raises: others report it
+                network.train(training)(like.new_zeros(2, channels, side, side))
     for hook in hooks:
         hook.remove()
     return [name for name, layer in lora_layers(network).items() if layer not in called] if called else []

@@ -40,7 +40,9 @@ def check_networks(run: Run) -> nn.Module | None:
         ``network_g`` with its LoRA, perhaps without memory for its weights; None where it is faulty or not known.
     """
     network_g = None
-    resumed = _check_resume(run) if run.is_train else None
+    resumed: str | None = ""  # also of a state with a fault: BasicSR takes the run's own weights
+    with run.report.catching(_RESUME):
+        resumed = _iteration_to_resume(run) if run.is_train else None
     for name, section in run.options.items():
         key = (str(name),)
         if not str(name).startswith("network_") or not isinstance(section, dict) or run.report.has(*key):
@@ -167,14 +169,8 @@ def _stock_param_key(file: Path, label: str, wanted: Any, there: list[str], run:
 # --- resuming ---------------------------------------------------------------------------------------------------------
 
 
-def _check_resume(run: Run) -> str | None:
-    """Check the state to resume from; its iteration when there is one: BasicSR then takes the run's own weights."""
-    with run.report.catching(_RESUME):
-        return _iteration_to_resume(run)
-    return ""
-
-
 def _iteration_to_resume(run: Run) -> str | None:
+    """Of the state to resume from, which is looked at; None where training begins anew."""
     experiment = Path("experiments", str(run.options.get("name")))
     if run.auto_resume:
         states = experiment / "training_states"

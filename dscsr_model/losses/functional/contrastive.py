@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dscsr_arch.no_autocast import no_autocast
+from dscsr_model.losses.functional.arguments import check_choice
 from dscsr_model.losses.functional.one_pass import attach_gradients
 
 DISTANCES = ("l1", "cosine")
@@ -60,7 +61,7 @@ def contrastive_loss(
         >>> contrastive_loss(student, teacher, negatives, layer_weights=[1.0]).shape
         torch.Size([])
     """
-    check_distance(distance)
+    check_choice("distance", distance, DISTANCES)
     _check_layers(student, teacher, negatives, layer_weights, sources)
     compare = _l1_ratio if distance == "l1" else _cosine_ratio
     terms = []
@@ -68,12 +69,6 @@ def contrastive_loss(
         for weight, features in zip(layer_weights, zip(student, teacher, negatives, strict=True), strict=True):
             terms.append(weight * compare(*_rows(*features), sources))
         return torch.stack(terms).sum()
-
-
-def check_distance(distance: str) -> None:
-    """Raise a ValueError for a ``distance`` that `contrastive_loss` does not know."""
-    if distance not in DISTANCES:
-        raise ValueError(f"Expected `distance` to be one of {DISTANCES}, but got {distance!r}.")
 
 
 def _check_layers(

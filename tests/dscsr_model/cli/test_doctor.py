@@ -94,7 +94,7 @@ def test_torch_and_torchvision_belong_together(monkeypatch, torch, fault, expect
 
     monkeypatch.setattr(compat, "patch_imports", patch_imports)
     monkeypatch.setattr(compat, "applied", lambda: compat.IMPORT_PATCHES[: fault == "patch"])
-    monkeypatch.setattr(doctor, "_version", {"torch": torch, "torchvision": "0.28.0"}.get)
+    monkeypatch.setattr(doctor, "package_version", {"torch": torch, "torchvision": "0.28.0"}.get)
     monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "torch==2.13.0", "pillow>=5"])
     says(doctor._pair(), expected, remedy)
 
@@ -107,7 +107,7 @@ def test_version(capsys):
 
 def test_packages_that_may_be_others_or_missing(monkeypatch):
     there = {"opencv-python-headless": "4.9", "onnx": "1.23.2", "spandrel": "0.4.2"}
-    monkeypatch.setattr(doctor, "_version", there.get)
+    monkeypatch.setattr(doctor, "package_version", there.get)
     found = {finding.name: finding for finding in doctor.examine() if finding.name[0] in "o[l"}
     assert found["opencv-python"].says == "4.9"
     assert found["lmdb"].remedy == "pip install lmdb"
@@ -117,7 +117,7 @@ def test_packages_that_may_be_others_or_missing(monkeypatch):
 
 def test_a_package_that_is_too_old_is_told(monkeypatch):
     there = {"torch": "2.3.1+cu121", "opencv-python-headless": "4.7.0.72", "numpy": "1.26.0"}
-    monkeypatch.setattr(doctor, "_version", there.get)
+    monkeypatch.setattr(doctor, "package_version", there.get)
     oldest = doctor._oldest("torch")
     says(doctor._package("torch"), f"2.3.1+cu121, older than {oldest}", f"--upgrade 'torch>={oldest}' torchvision")
     says(doctor._package("opencv-python"), "4.7.0.72, older than 4.8", "--upgrade 'opencv-python-headless>=4.8'")

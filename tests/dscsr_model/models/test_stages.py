@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import io
+import os
 import random
 import re
-import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from training_runs import (
     write_short,
 )
 
-import dscsr_model
+from dscsr_model.models.efficient_sr_model import EfficientSRModel
 from dscsr_model.training import checkpoints
 
 MSE = {"type": "MSELoss", "loss_weight": 10.0}
@@ -65,9 +66,6 @@ def run(tmp_path_factory):
     """A whole run, what it showed, and each batch that it trained on."""
     folder = tmp_path_factory.mktemp("whole")
     write(folder)
-    dscsr_model.register()
-    from dscsr_model.models.efficient_sr_model import EfficientSRModel
-
     batches, step = [], EfficientSRModel.optimize_parameters
 
     def noted(model: Any, iteration: int) -> None:
@@ -135,18 +133,6 @@ def test_what_is_read_ahead_is_of_the_same_stage(run, tmp_path, loader):
     assert distance(weights_on_disk(tmp_path), weights_on_disk(run[0])) == 0
 
 
-def test_one_stage_that_gives_everything_is_a_run_without(tmp_path):
-    own = {"optim_g": {"lr": 0.01}, "warmup_iter": 4, "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0}}
-    own["scheduler"] = {"type": "CosineAnnealingLR", "T_max": LAST}
-    stage = {"until": LAST, "gt_size": 16, "batch_size_per_gpu": 2, "train": own}
-    for name, stages in {"with": [stage], "without": None}.items():
-        write(tmp_path / name, **{"train:stages": stages})
-        pipeline(tmp_path / name)
-    ours, theirs = (checkpoint(tmp_path / name, LAST)[1] for name in ("with", "without"))
-    assert str(ours["optimizers"]) == str(theirs["optimizers"])
-    assert distance(weights_on_disk(tmp_path / "with"), weights_on_disk(tmp_path / "without")) == 0
-
-
 def test_stages_are_what_one_would_do_by_hand(tmp_path):
     """Stop at the end of an epoch, change the option file, and go on."""
     constant = {"train:scheduler": {"type": "MultiStepLR", "milestones": [100]}, "train:warmup_iter": -1}
@@ -163,25 +149,36 @@ def test_stages_are_what_one_would_do_by_hand(tmp_path):
     assert distance(weights_on_disk(tmp_path / "stages"), weights_on_disk(tmp_path / "hand")) == 0
 
 
-def test_two_ranks_cross_a_border_together(tmp_path):
-    write(tmp_path / "whole")
+def test_two_ranks_cross_a_border_together(tmp_path, monkeypatch):
+    """Killed between the checkpoint at its end and its validation, which they make up for together."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        write(folder)
     run = functools.partial(dscsr, "train", "-opt", "opt.yml", "--launcher", "pytorch")
-    resume = functools.partial(run, "--auto_resume")
-    for done in forks.ranks(run, tmp_path / "whole"):
+    for done in forks.ranks(run, whole):
         assert done.returncode == 0, done.stderr
-    assert saved(tmp_path / "whole") == list(range(1, LAST + 1))
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for iteration in range(FIRST + 1, LAST + 1):
-        (experiment(tmp_path / "killed") / f"training_states/{iteration}.state").unlink()
-    for done in forks.ranks(resume, tmp_path / "killed"):
+    validate = EfficientSRModel.nondist_validation
+
+    def dying(self, loader, current_iter, *arguments):
+        if current_iter == FIRST:
+            os.kill(os.getpid(), signal.SIGKILL)
+        validate(self, loader, current_iter, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EfficientSRModel, "nondist_validation", dying)
+        assert [each.returncode for each in forks.ranks(run, killed)] == [-signal.SIGKILL] * 2
+    assert saved(killed) == list(range(1, FIRST + 1))
+    for done in forks.ranks(functools.partial(run, "--auto_resume"), killed):
         assert done.returncode == 0, done.stderr
-    assert distance(weights_on_disk(tmp_path / "killed"), weights_on_disk(tmp_path / "whole")) == 0
+    assert last_log(killed).count(f"Validating iteration {FIRST}") == 1
+    for name in ("latest", "best"):
+        assert distance(weights_on_disk(killed, name), weights_on_disk(whole, name)) == 0
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_at_a_border(tmp_path, kills):
+@pytest.mark.slow
+def test_killed_at_a_border(tmp_path):
     """By SIGKILL, in a process of its own, as soon as the console tells of the new stage."""
-    steps = 30 * kills
+    kills = 12
     stages = [{"until": 30 * number, **(table("EfficientSRModel")[number % 3])} for number in range(1, kills + 1)]
     for stage, number in zip(stages, range(1, kills + 1), strict=True):
         stage["until"] = 30 * number
@@ -189,7 +186,7 @@ def test_killed_at_a_border(tmp_path, kills):
             stage["train"] = {**stage["train"], "scheduler": {"type": "MultiStepLR", "milestones": [3]}}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder, freq in ((whole, 1000), (killed, 3)):
-        write(folder, **{"train:stages": [*stages, {}], "train:total_iter": steps + 30, "val:val_freq": 45,
+        write(folder, **{"train:stages": [*stages, {}], "train:total_iter": 30 * (kills + 1), "val:val_freq": 45,
                          "logger:save_checkpoint_freq": freq})  # fmt: skip
     pipeline(whole)
     for kill in range(kills):

@@ -1,16 +1,12 @@
 """Validations of whole runs under BasicSR's loop: each once, under its true iteration, also after a kill."""
 
-import os
 import re
-import signal
 import time
-from functools import partial
 from pathlib import Path
 
-import forks
 import pytest
 import torch
-from training_runs import dscsr, experiment, last_log, pipeline, prepare_dsclora, write_options
+from training_runs import experiment, last_log, pipeline, prepare_dsclora, write_options
 
 from dscsr_arch import load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict
@@ -107,28 +103,3 @@ def test_a_base_is_validated_first_and_remains_the_best_where_training_gains_not
     assert list(read_logs(experiment(tmp_path).glob("train_*.log")).metrics["Set", "psnr"]) == [0, 4, 5]
     pipeline(tmp_path, "--auto_resume")  # from 4, which was validated, to 5 again
     assert [step for step, _ in plotted(tmp_path)] == [0, 4, 5]
-
-
-def test_two_ranks_make_up_for_it_together(tmp_path, monkeypatch):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-        write_options(folder, **BEST_AT_8)
-    validate = EfficientSRModel.nondist_validation
-
-    def dying(self, loader, current_iter, *arguments):
-        if current_iter == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-        validate(self, loader, current_iter, *arguments)
-
-    command = ("train", "-opt", "opt.yml", "--launcher", "pytorch")
-    assert [each.returncode for each in forks.ranks(partial(dscsr, *command), whole)] == [0, 0]
-    with monkeypatch.context() as patch:
-        patch.setattr(EfficientSRModel, "nondist_validation", dying)
-        assert [each.returncode for each in forks.ranks(partial(dscsr, *command), killed)] == [-signal.SIGKILL] * 2
-    assert (experiment(killed) / "training_states/8.state").is_file()
-    done = forks.ranks(partial(dscsr, *command, "--auto_resume"), killed)
-    assert [each.returncode for each in done] == [0, 0], done[0].stderr
-    assert last_log(killed).count("Validating iteration 8") == 1
-    same_best(killed, whole)
-    assert plotted(killed) == plotted(whole)
