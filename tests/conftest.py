@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, settings
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import ONNX Runtime themselves
 # The networks of the tests are tiny: a second thread costs more than it brings, above all on a busy machine.
 torch.set_num_threads(1)
+# No test takes the power away: what processes write outlives them, and a disk that is busy makes each wait.
+os.fsync = lambda handle: None
 # A busy machine is no fault of what is tested.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

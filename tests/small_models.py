@@ -168,11 +168,11 @@ LEARNING = {
     "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
     "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]},
     "train:hint_opt": {"type": "MSELoss", "layers": ["block_2"], "regress": True, "loss_weight": 0.01},
-    "train:attention_opt": {"type": "AttentionTransferLoss", "layers": ["block_3"]},
 }
+ATTENTION = {"train:attention_opt": {"type": "AttentionTransferLoss", "layers": ["block_3"]}}
 EVERYTHING: dict[str, dict[str, Any]] = {
     "EfficientSRModel": {"network_g": SPAN, "train:frequency_opt": {"type": "FrequencyLoss", "loss_weight": 0.05}},
-    "DistillationModel": {"network_g": SPAN, **LEARNING},
+    "DistillationModel": {"network_g": SPAN, **LEARNING, **ATTENTION},
     "DSCLoRAModel": {"network_g": {**SPAN, "type": "DSCLoRA"}, **LEARNING},
     "CSDModel": {
         "network_g": {"type": "CSSRNet", "backbone": EDSR, "widths": [0.5]},

@@ -19,6 +19,7 @@ import forks
 import option_files
 import pytest
 import torch
+from small_models import LEARNING
 from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
@@ -45,13 +46,6 @@ def write_options(folder: Path, **changes) -> None:
     options["val"].update(val_freq=16, save_img=False)
     options["logger"].update(save_checkpoint_freq=4, use_tb_logger=True)
     option_files.write_options(folder / "opt.yml", option_files.changed(options, changes))
-
-
-LEARNING = {
-    "train:teacher_opt": {"type": "L1Loss", "target": "teacher"},
-    "train:affinity_opt": {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]},
-    "train:hint_opt": {"type": "MSELoss", "layers": ["block_2"], "regress": True, "loss_weight": 0.01},
-}
 
 
 def prepare_dsclora(folder: Path, upscale: int) -> dict[str, Any]:

@@ -92,11 +92,12 @@ def test_the_host_waits_for_nothing(tmp_path, name, way, gpu):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_resumed_run_ends_at_the_same_bits(tmp_path, device, monkeypatch):
-    """Moments, average and loss scale included."""
+@pytest.mark.gpu
+def test_a_resumed_run_ends_at_the_same_bits(tmp_path, gpu, monkeypatch):
+    """Moments, average and loss scale included; on the CPU: test_checkpointing_sr_model.py."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    opt = everything(tmp_path, "EfficientSRModel", num_gpu=int(device.type == "cuda"), **WAYS["fp16"][0])
+    opt = everything(tmp_path, "EfficientSRModel", num_gpu=1, **WAYS["fp16"][0])
     whole = train(build(copy.deepcopy(opt)), range(1, 7))
     train(build(copy.deepcopy(opt)), range(1, 4)).save(0, 3)
     model = train(resumed(opt, 3), range(4, 7))

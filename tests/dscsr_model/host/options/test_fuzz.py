@@ -26,9 +26,9 @@ def failures(folder, names, seeds):
 
 
 def test_a_few_changed_files(tmp_path):
-    failed, counts = failures(tmp_path, ["train_edsr_bsds400", "test_span_x4"], range(16))
+    failed, counts = failures(tmp_path, ["train_edsr_bsds400", "test_span_x4"], range(8))
     assert not failed
-    assert counts["ran"] >= 2
+    assert counts["ran"] >= 1
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({f"{LOSS}:distance": "l2"}, "train: contrastive_opt", "`distance`"),
     ({LOSS: {**VGG, "input_range": 255}}, "train: contrastive_opt", "`input_range` to be 1"),
     ({"train:affinity_opt": {"type": "SpatialAffinityLoss", "pool": 0}}, "train: affinity_opt", "`pool` to be a whole"),
+    ({"train:affinity_opt": {"type": "SpatialAffinityLoss", "reduction": "none"}}, "train: affinity_opt",
+     "`reduction` to be one of ('mean', 'sum'), but got 'none'. (`none` would be the N×N matrices that"),
     ({"train:fft_opt": {"type": "FrequencyLos"}}, "train: fft_opt: type", "Did you mean `FrequencyLoss`?"),
     ({"train:fft_opt": {"type": "FrequencyLoss", "nrm": "ortho"}}, "train: fft_opt: nrm", "Did you mean `norm`?"),
     ({"train:fft_opt": {"type": "FrequencyLoss", "norm": "forward"}}, "train: fft_opt", "`norm` to be one of"),
