@@ -81,11 +81,7 @@ def add_parser(subparsers: Any) -> None:
         help="gray: one channel, the luma, 0 to 255 (default auto: gray if all images are)",
     )
     parser.add_argument(
-        "--format",
-        dest="image_format",
-        choices=("raw", "png"),
-        default="raw",
-        help="raw: fastest; png: half as large",
+        "--format", dest="image_format", choices=("raw", "png"), default="raw", help="raw: fastest; png: half as large"
     )
     parser.add_argument("--compression", type=int, default=1, metavar="0..9", help="of png (default 1)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")

@@ -54,11 +54,7 @@ def store_outputs(
         learned: Stored = team.learn()
         return learned
     name = outputs_lmdb(out, scale).name
-    with (
-        atomic_folder(out, [name], force) as folder,
-        disk_errors(out),
-        teacher.writer(folder / name) as to,
-    ):
+    with atomic_folder(out, [name], force) as folder, disk_errors(out), teacher.writer(folder / name) as to:
         shared = team.size > 1 or parts.exists()
         check_room(sum(sizes), parts if shared else None, folder)
         if shared:

@@ -16,13 +16,7 @@ from dscsr_arch.errors import DscsrError, LoRAError, WeightsError
 from dscsr_arch.sizes import likely_channels
 from dscsr_arch.words import many
 from dscsr_model.host.options.faults import Key
-from dscsr_model.host.options.networks import (
-    INPUT_CHANNELS,
-    SIDE,
-    check_sizes,
-    common_side,
-    quietly_built,
-)
+from dscsr_model.host.options.networks import INPUT_CHANNELS, SIDE, check_sizes, common_side, quietly_built
 from dscsr_model.host.options.run import Run, find
 from dscsr_model.options.section import describe
 from dscsr_model.options.sections import TeacherSection

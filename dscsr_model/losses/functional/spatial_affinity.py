@@ -21,12 +21,7 @@ _TILE_ON_CPU, _TILE_ELSEWHERE = 2**20, 2**25
 
 
 def spatial_affinity_loss(
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    normalize: bool = True,
-    reduction: str = "mean",
-    pool: int = 1,
+    student: Tensor, teacher: Tensor, *, normalize: bool = True, reduction: str = "mean", pool: int = 1
 ) -> Tensor:
     r"""Distance of two feature maps by how alike each of them finds any two of its positions.
 

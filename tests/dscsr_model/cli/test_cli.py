@@ -98,9 +98,3 @@ def test_output_that_nobody_reads_ends_it_quietly(monkeypatch, stream):
         monkeypatch.setattr(sys, stream, closed)
         assert cli.main(["doctor"]) == 141
         assert cli.main(["doctor"]) == 0  # what was left has been dropped, so that Python ends without a word
-
-
-def test_module_form_is_the_same_program(run_python):
-    done = run_python("-m", "dscsr_model.cli", "--help", check=True)
-    assert done.stdout.startswith("usage: dscsr ")
-    assert sys.executable not in done.stdout

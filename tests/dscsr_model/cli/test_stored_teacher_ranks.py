@@ -22,18 +22,8 @@ from dscsr_model.inference.tiles import Upscaler
 IMAGES = 10
 TEACHER = ("--teacher", "one.pth", "--device", "cpu")
 PHOTOGRAPHS = (
-    "--gt",
-    "hr",
-    "--scale",
-    "2",
-    "--crop-size",
-    "32",
-    "--step",
-    "16",
-    "--degrade",
-    "noise=5",
-    "--hold-out",
-    "1",
+    *("--gt", "hr", "--scale", "2", "--crop-size", "32", "--step", "16"),
+    *("--degrade", "noise=5", "--hold-out", "1"),
 )
 
 

@@ -9,14 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from dscsr_arch.errors import ImageError
-from dscsr_model.data.image_io import (
-    DecodedImage,
-    Header,
-    read_header,
-    read_image,
-    read_rgb,
-    upright,
-)
+from dscsr_model.data.image_io import DecodedImage, Header, read_header, read_image, read_rgb, upright
 from dscsr_model.data.image_writing import write_image
 
 RGB = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)

@@ -18,7 +18,7 @@ from dscsr_arch.errors import DataError, DscsrError
 from dscsr_model.data import paired_crop_dataset, sources
 from dscsr_model.data.bicubic import downscale
 from dscsr_model.data.crops import Crop
-from dscsr_model.data.keyed_samples import SampleKey
+from dscsr_model.data.keyed_samples import KeyedSampler, SampleKey
 from dscsr_model.data.noise import drawn_by
 from dscsr_model.data.paired_crop_dataset import PairedCropDataset
 from dscsr_model.data.sources import FileSource
@@ -39,18 +39,10 @@ def folders(make_pair, photographs, tmp_path):
     return {**options, **roots, "io_backend": {"type": "disk"}}
 
 
-class KeySampler:
+def keys_of(dataset, ratio=1):
     """What `dscsr train` makes of BasicSR's sampler."""
-
-    def __init__(self, dataset, ratio=1):
-        self.images, self.total, self.epoch = len(dataset), len(dataset) * ratio, 0
-
-    def __iter__(self):
-        order = torch.randperm(self.total, generator=torch.Generator().manual_seed(self.epoch)).tolist()
-        return (SampleKey(index % self.images, self.epoch, position) for position, index in enumerate(order))
-
-    def __len__(self):
-        return self.total
+    data_sampler = pytest.importorskip("basicsr.data.data_sampler")
+    return KeyedSampler(data_sampler.EnlargedSampler(dataset, 1, 0, ratio))
 
 
 def assert_same(one, other):
@@ -195,13 +187,13 @@ def batches_of_two_epochs(options, workers, method, persistent):
     """Train and validate on one LMDB, as BasicSR's loop does it."""
     train = PairedCropDataset(options)
     val = PairedCropDataset({**options, "phase": "val"})
-    sampler = KeySampler(train, ratio=3)
+    sampler = keys_of(train, ratio=3)
     how = {"num_workers": workers, "multiprocessing_context": method, "persistent_workers": persistent}
     loader = DataLoader(train, batch_size=4, sampler=sampler, drop_last=True, **how)
     found = list(iter(DataLoader(val)))  # opens the LMDBs before workers are forked
     iter(loader)  # as BasicSR's prefetcher does before the first epoch is set
     for epoch in range(2):
-        sampler.epoch = epoch
+        sampler.sampler.set_epoch(epoch)
         found += [*loader, next(iter(DataLoader(val)))]
     return found
 
@@ -287,7 +279,7 @@ def test_repeat_crops_reads_an_image_once(folders, monkeypatch):
     assert read == [0, 0, 3, 3, 2, 2]  # LQ and GT
     assert [Path(sample["gt_path"]).stem for sample in samples] == ["photo0"] * 3 + ["photo3"] * 3 + ["photo2"]
     assert len({sample["gt"].numpy().tobytes() for sample in samples}) == 7
-    batch = next(iter(DataLoader(dataset, batch_size=4, sampler=KeySampler(dataset))))
+    batch = next(iter(DataLoader(dataset, batch_size=4, sampler=keys_of(dataset))))
     assert batch["lq"].shape == (4, 3, 12, 12)
 
 

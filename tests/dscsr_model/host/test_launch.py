@@ -157,8 +157,7 @@ def test_a_launcher_that_does_not_fit(monkeypatch, capsys, launcher, world, word
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [[], ["--auto_resume", "--debug", "--force_yml", "name=a", "scale=2", "--local_rank", "3"]],
+    "argv", [[], ["--auto_resume", "--debug", "--force_yml", "name=a", "scale=2", "--local_rank", "3"]]
 )
 def test_arguments_reach_basicsr_unchanged(argv, tmp_path, monkeypatch, write):
     dscsr_model.register()

@@ -83,11 +83,7 @@ def test_a_host_s_own_run_gets_sample_keys_through_and_nothing_else(namespace):
     hook = sys.excepthook
     assert changed_by(namespace, "SRModel") == {"build_dataloader"}
     assert sys.excepthook is hook
-    for dataset, phase, kinds in (
-        (Images(), "train", {int}),
-        (Keyed(), "val", {int}),
-        (Keyed(), "train", {SampleKey}),
-    ):
+    for dataset, phase, kinds in ((Images(), "train", {int}), (Keyed(), "val", {int}), (Keyed(), "train", {SampleKey})):
         loader = namespace["build_dataloader"](dataset, {"phase": phase})
         assert loader.dataset is dataset
         assert {type(index) for batch in loader.batch_sampler for index in batch} == kinds

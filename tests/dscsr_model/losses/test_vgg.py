@@ -95,10 +95,7 @@ def test_imagenet_is_torchvisions_file_in_either_place(nowhere, number):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [
-        (".", "which is a folder"),
-        (None, "Expected `vgg_weights` to be imagenet, random or a path, but got None"),
-    ],
+    [(".", "which is a folder"), (None, "Expected `vgg_weights` to be imagenet, random or a path, but got None")],
 )
 def test_what_is_no_file(nowhere, value, message):
     with pytest.raises(DscsrError, match=message):

@@ -8,15 +8,7 @@ from typing import Any
 import forks
 import pytest
 from small_models import distance
-from training_runs import (
-    dscsr,
-    experiment,
-    last_log,
-    pipeline,
-    prepare_csd,
-    weights_on_disk,
-    write_options,
-)
+from training_runs import dscsr, experiment, last_log, pipeline, prepare_csd, weights_on_disk, write_options
 
 import dscsr_model
 from dscsr_arch.checkpoint import read_pickle

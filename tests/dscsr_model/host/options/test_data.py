@@ -255,9 +255,7 @@ def test_networks_with_windows(check_all, their_windows, kind):
     patch = {"datasets: train: gt_size": "in steps of 8, but got 10 (`gt_size: 40`). Write `gt_size: 32 or 64`"}
     check_all({**network, PATCH: 40}, patch, "EfficientSRModel")
     check_all(
-        {**network, "network_g:ape": True},
-        {"network_g": "images a whole number of times larger"},
-        "EfficientSRModel",
+        {**network, "network_g:ape": True}, {"network_g": "images a whole number of times larger"}, "EfficientSRModel"
     )
 
 
