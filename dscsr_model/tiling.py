@@ -23,9 +23,14 @@ class Window(NamedTuple):
     right: int
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
     def longest(self) -> int:
         """The longer of the two sides."""
-        return max(self.bottom - self.top, self.right - self.left)
+        return max(self.sides)
 
     def widened(self, margin: int, height: int, width: int) -> Window:
         """With ``margin`` more pixels at each side that is not a border of the image of this height and width."""

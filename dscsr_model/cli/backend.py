@@ -123,15 +123,9 @@ def _has_levels(weights: Path, network: nn.Module | None) -> bool:
 
     if network is not None:
         return bool(quantized_layers(network))
-    if weights.suffix.lower() != ".onnx":
-        return False
-    import onnx
+    from dscsr_model.inference.onnx_file import has_levels
 
-    try:
-        graph = onnx.load(str(weights), load_external_data=False).graph
-    except Exception:  # the parser's own has no base but this one; what opens the file says what is wrong
-        return False
-    return any(node.op_type == "QuantizeLinear" for node in graph.node)
+    return weights.suffix.lower() == ".onnx" and has_levels(weights)
 
 
 def _fastest(builders: Mapping[str, Callable[[], Engine]], source: Path, *, levels: bool) -> Choice:

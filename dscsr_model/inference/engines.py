@@ -48,6 +48,8 @@ class Engine:
     """Where results lie. ONNX Runtime may compute elsewhere."""
     network: nn.Module | None = None
     """What runs, in PyTorch."""
+    one_size: bool = False
+    """Whether images of one size are faster than as many pixels of several sizes."""
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -84,12 +85,13 @@ class Upscaler:
 
     def _enlarge(self, pixels: NDArray, result: NDArray, done: Callable[[int], None]) -> None:
         height, width, _ = pixels.shape
-        waiting = deque(self._split(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)))
+        cut = partial(self._split, height, width)
+        waiting = deque(cut(Window(0, height, 0, width), self.side(pixels.shape, result.nbytes)))
         while waiting:
-            window = waiting.popleft()
+            window, seen = waiting.popleft()
             if window.longest > self._limit:
-                waiting.extendleft(reversed(self._split(window, self._limit)))
-            elif (fault := self._make(pixels, window, result)) is None:
+                waiting.extendleft(reversed(cut(window, self._limit)))
+            elif (fault := self._make(pixels, window, seen, result)) is None:
                 done((window.bottom - window.top) * (window.right - window.left))
             elif window.longest <= self._smallest:
                 raise DscsrError(f"not enough memory even for a tile of {window.longest} pixels: {fault}")
@@ -97,7 +99,7 @@ class Upscaler:
                 self._limit = max(self._smallest, window.longest // 2)
                 if self.engine.device.type == "cuda":
                     torch.cuda.empty_cache()
-                waiting.appendleft(window)
+                waiting.appendleft((window, seen))
 
     def side(self, shape: tuple[int, ...], spoken_for: int = 0) -> int:
         """Side of the tiles for an image (H, W, C), when ``spoken_for`` bytes of RAM are not free any more."""
@@ -114,13 +116,20 @@ class Upscaler:
             return max(height, width)
         return max(self._smallest, min(largest, math.isqrt(int(fitting)) - 2 * self.overlap))
 
-    def _split(self, window: Window, side: int) -> list[Window]:
-        return list(split(window, self._cuts.align(side, 0)[0], self._cuts.multiple_of))
+    def _split(self, height: int, width: int, window: Window, side: int) -> list[tuple[Window, Window]]:
+        """Parts of a window, and what each sees of the image: a part of one size, if that is faster."""
+        fit = self._cuts.fit
+        parts = list(split(window, self._cuts.align(side, 0)[0], self._cuts.multiple_of))
+        seen = [part.widened(self.overlap, height, width) for part in parts]
+        if self.engine.one_size:
+            rows, columns = (fit(max(sides)) for sides in zip(*(each.sides for each in seen), strict=True))
+            starts = ((min(each.top, fit(height) - rows), min(each.left, fit(width) - columns)) for each in seen)
+            seen = [Window(y, min(height, y + rows), x, min(width, x + columns)) for y, x in starts]
+        return list(zip(parts, seen, strict=True))
 
-    def _make(self, pixels: NDArray, window: Window, result: NDArray) -> str | None:
+    def _make(self, pixels: NDArray, window: Window, seen: Window, result: NDArray) -> str | None:
         """Enlarge a window into its place in the result; or say that memory is not enough, and hold none."""
-        height, width, channels = pixels.shape
-        seen = window.widened(self.overlap, height, width)
+        channels = pixels.shape[2]
         most = np.iinfo(pixels.dtype).max
         images = _images(channels, self.engine.channels)
         planes = torch.from_numpy(pixels[seen.slices()].astype(np.float32)).permute(2, 0, 1) / most

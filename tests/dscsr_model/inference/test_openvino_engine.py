@@ -8,11 +8,14 @@ import torch
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.quantized_conv import inject
 from dscsr_model.cli.backend import write
 from dscsr_model.inference.backends import BACKENDS, NAMES
 from dscsr_model.inference.engines import torch_engine
 from dscsr_model.inference.no_telemetry import import_openvino
 from dscsr_model.inference.openvino_engine import openvino_engine
+from dscsr_model.inference.tiles import Upscaler
+from dscsr_model.training.quantization import calibrate
 from dscsr_model.weights import find
 
 pytest.importorskip("onnxruntime", reason="extra: onnx")
@@ -56,6 +59,18 @@ def test_results_are_kept_apart(file):
     x = torch.rand(3, 1, 3, 8, 8)
     results = [engine(each) for each in x]
     assert not torch.equal(results[1], results[2])
+
+
+def test_levels_are_rounded_alike_in_tiles_and_whenever_an_image_comes(tmp_path):
+    """Its program for any size rounds otherwise than those for one size."""
+    torch.manual_seed(0)
+    network = inject(load_model(find("span_x4")).fuse(), "pact", 8).eval()
+    calibrate(network, lambda: network(torch.rand(2, 3, 16, 16)))
+    write("onnx", network, tmp_path / "net.onnx", False)
+    engine = openvino_engine(tmp_path / "net.onnx", threads=1)
+    pixels = (torch.rand(50, 40, 3) * 255).byte().numpy()
+    whole, again, tiled = (Upscaler(engine, tile)(pixels).astype(int) for tile in (0, 0, 24))
+    assert abs(whole - again).max() == abs(whole - tiled).max() == 0
 
 
 def test_bf16_when_asked_for(network, file):

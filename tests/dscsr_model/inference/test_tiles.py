@@ -24,6 +24,7 @@ class FakeEngine:
         self.scale, self.channels, self.function = scale, channels, function
         self.receptive_field = ReceptiveField(2, True, bytes_per_pixel)
         self.device = torch.device("cpu")
+        self.one_size = False
         self.shapes = []
 
     def __call__(self, x):
@@ -107,6 +108,19 @@ def test_windows_cover_all_once(height, width, times, multiple):
         assert window.top % multiple == window.left % multiple == 0
         seen[window.top : window.bottom, window.left : window.right] += 1
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(("multiple", "tile", "size"), [(1, 19, (21, 22)), (8, 24, (40, 32))])
+def test_tiles_of_one_size_where_that_is_faster(multiple, tile, size):
+    """Of several rows and columns of nearly equal tiles, those at the borders see more inwards."""
+    engine = FakeEngine()
+    engine.one_size = True
+    sizes = SizeRequirements(multiple, multiple)
+    engine.receptive_field = ReceptiveField(2, True, 1.0, sizes)
+    pixels = drawn((67, 53, 3))
+    result = Upscaler(engine, tile)(pixels)
+    np.testing.assert_array_equal(result, pixels.repeat(2, axis=0).repeat(2, axis=1))
+    assert {tuple(map(sizes.fit, shape[2:])) for shape in engine.shapes} == {size}
 
 
 def test_tiles_by_free_memory(monkeypatch):
