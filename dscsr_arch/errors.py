@@ -71,6 +71,11 @@ class DscsrWarning(UserWarning):
     """What a user should know of and need not stop for. The command line prints it as one line."""
 
 
-def why_not_imported(error: ImportError) -> str:
-    """What is wrong with an optional package, as the ``got`` of an `UnavailableError`: it is missing, or broken."""
-    return f"no {error.name}" if isinstance(error, ModuleNotFoundError) else f"one whose import fails: {error}"
+def why_not_imported(error: Exception) -> str:
+    """What is wrong with an optional package, as the ``got`` of an `UnavailableError`: it is missing, or broken.
+
+    A broken one may raise anything: onnx beside another protobuf a TypeError.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return f"no {error.name}"
+    return f"one whose import fails: {str(error).partition(chr(10))[0].rstrip('.') or type(error).__name__}"

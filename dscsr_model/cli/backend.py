@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,8 @@ def write(form: str, network: nn.Module, path: Path, half: bool) -> None:
 
 
 def _installed(weights: Path) -> list[str]:
-    found, missing = [], None
+    """What can run the weights here. Of the others those are told that are installed, and broken."""
+    found, missing, broken = [], None, []
     for name in openers(weights):
         try:
             if name != TORCH:
@@ -112,8 +114,12 @@ def _installed(weights: Path) -> list[str]:
             found.append(name)
         except UnavailableError as error:  # noqa: PERF203 - of a few
             missing = missing or error
+            if find_spec(BACKENDS[name].package):
+                broken.append(f"{BACKENDS[name].label} was no candidate: {error}")
     if missing and not found:
         raise missing
+    if broken:
+        print("\n".join(broken), file=sys.stderr)
     return found
 
 

@@ -27,6 +27,7 @@ class Backend(NamedTuple):
     name: str
     label: str
     """For people."""
+    package: str
     form: str
     """The format of ``dscsr export`` that it opens."""
     suffixes: tuple[str, ...]
@@ -81,9 +82,11 @@ TORCH = "torch"
 BACKENDS = {
     each.name: each
     for each in (
-        Backend("onnx", "ONNX Runtime", "onnx", (".onnx",), ("fp32", "fp16"), _open_onnx, _require_onnx),
-        Backend("openvino", "OpenVINO", "onnx", (".onnx",), ("fp32", "bf16"), _open_openvino, _require_openvino),
-        Backend("ncnn", "ncnn", "ncnn", (".param",), ("fp32",), _open_ncnn, _require_ncnn),
+        Backend("onnx", "ONNX Runtime", "onnxruntime", "onnx", (".onnx",), ("fp32", "fp16"), _open_onnx, _require_onnx),
+        Backend(
+            "openvino", "OpenVINO", "openvino", "onnx", (".onnx",), ("fp32", "bf16"), _open_openvino, _require_openvino
+        ),
+        Backend("ncnn", "ncnn", "ncnn", "ncnn", (".param",), ("fp32",), _open_ncnn, _require_ncnn),
     )
 }
 """By name, all but PyTorch. Of two that open the same files, the first does where none is named."""

@@ -127,8 +127,9 @@ def require_ncnn() -> None:
     if missing := [name for name in ("ncnn", "pnnx") if importlib.util.find_spec(name) is None]:
         raise UnavailableError("ncnn", f"no {' and no '.join(missing)}", _INSTALL)
     try:
-        import ncnn  # noqa: F401
-    except ImportError as error:
+        import pnnx  # noqa: F401
+        from ncnn import Net  # noqa: F401  # which a folder of that name has not
+    except Exception as error:
         raise UnavailableError("ncnn", why_not_imported(error), _INSTALL) from error
 
 

@@ -97,10 +97,10 @@ def find_providers(device: str) -> list[Any]:
 def require_onnx() -> None:
     """Raise UnavailableError, with the remedy, unless ONNX files can be read and run."""
     try:
-        import onnx  # noqa: F401
+        from onnx import load  # noqa: F401  # which a folder of that name has not
 
-        import_onnxruntime()
-    except ImportError as error:
+        import_onnxruntime().InferenceSession  # noqa: B018
+    except Exception as error:
         raise UnavailableError(
             "ONNX Runtime",
             why_not_imported(error),

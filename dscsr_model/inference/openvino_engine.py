@@ -107,8 +107,8 @@ class _Programs:
 def require_openvino() -> None:
     """Raise UnavailableError, with the remedy, unless OpenVINO and what reads ONNX files are installed."""
     try:
-        import_openvino()
-    except ImportError as error:
+        import_openvino().Core  # noqa: B018 - which a folder of that name has not
+    except Exception as error:
         remedy = "Run `pip install 'dscsr[openvino]'`; upscale also runs with --backend torch."
         raise UnavailableError("OpenVINO", why_not_imported(error), remedy) from error
     require_onnx()

@@ -172,9 +172,13 @@ def test_onnx(upscale, tmp_path, monkeypatch):
         assert np.abs(plain - other).max() <= 1
 
 
-def test_the_fastest_backend(upscale, tmp_path):
-    """It is said which one is, and why; the image is the same."""
+def test_the_fastest_backend(upscale, tmp_path, monkeypatch):
+    """It is said which one is, and why; the image is the same. One that is installed and broken is told."""
     pytest.importorskip("onnxruntime", reason="extra: onnx")
+    (tmp_path / "pnnx.py").touch()
+    (tmp_path / "ncnn.py").write_text("raise ImportError('libgomp.so.1')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ncnn", raising=False)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"no image")
     Image.fromarray(photograph()).save(tmp_path / "in/b.png")
@@ -182,6 +186,7 @@ def test_the_fastest_backend(upscale, tmp_path):
     code, _, stderr = upscale(tmp_path / "in", tmp_path / "out", "--backend", "auto")
     assert code == 1, "a.png is none"
     assert re.search(r"--backend \w+: the fastest here \(.*PyTorch [\d.]+ ms.*, for 32x24 pixels\)", stderr), stderr
+    assert "ncnn was no candidate: Expected ncnn, but got one whose import fails: libgomp.so.1." in stderr
     plain, fastest = (read_image(tmp_path / name / "b_x2.png").pixels.astype(int) for name in ("plain", "out"))
     assert np.abs(plain - fastest).max() <= 1
 

@@ -93,15 +93,18 @@ def test_what_it_cannot_do(file, tmp_path, monkeypatch):
         openvino_engine(tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize("fault", ["ImportError('libgomp.so.1')", "TypeError('libgomp.so.1\\nas protobuf tells it')"])
 @pytest.mark.parametrize("backend", [name for name in NAMES if name != "torch"])
-def test_a_package_that_is_broken(backend, tmp_path, monkeypatch):
+def test_a_package_that_is_broken(backend, fault, tmp_path, monkeypatch):
     """It is there, but a library that it needs is not."""
     package = {"onnx": "onnxruntime"}.get(backend, backend)
     (tmp_path / "pnnx.py").touch()
-    (tmp_path / f"{package}.py").write_text("raise ImportError('libgomp.so.1: cannot open it')")
+    (tmp_path / f"{package}.py").write_text(f"raise {fault}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, package, raising=False)
-    with pytest.raises(UnavailableError, match=r"but got one whose import fails: libgomp.*Run `pip install 'dscsr\["):
+    with pytest.raises(
+        UnavailableError, match=r"but got one whose import fails: libgomp.so.1. Run `pip install 'dscsr\["
+    ):
         BACKENDS[backend].require()
 
 
