@@ -82,12 +82,9 @@ class PrepareJob:
 
     def check(self) -> None:
         """Raise `DscsrError` at the first value that makes no sense."""
-        at_least = {"--scale": (self.scale, 1), "--crop-size": (self.crop_size, 0)}
-        at_least |= {"--thresh-size": (self.thresh_size, 0), "--workers": (self.workers, 1)}
-        at_least |= {"--hold-out": (self.hold_out, 0)}
-        for name, (value, least) in at_least.items():
-            if value < least:
-                raise DscsrError(f"{name} to be at least {least}", value)
+        for name, least in {"scale": 1, "crop_size": 0, "thresh_size": 0, "workers": 1, "hold_out": 0}.items():
+            if (value := getattr(self, name)) < least:
+                raise DscsrError(f"--{name.replace('_', '-')} to be at least {least}", value)
         if 0 < self.crop_size < self.scale or self.step < self.scale:
             expected = f"--crop-size and --step to be at least the scale {self.scale}, one LR pixel"
             remedy = "Take 480 and 240, or --crop-size 0 to keep images whole."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,10 +65,6 @@ def store_outputs(
                     bar.update(1)
         to.finish(lq_path)
     remove_parts(out, scale)
-    stored = Stored(out / name, len(lq), to.share, _are_parts(lq.keys))
+    are_parts = any(re.search(r"_s0*2$", key) for key in lq.keys)  # as `dscsr prepare` and BasicSR name them
+    stored = Stored(out / name, len(lq), to.share, are_parts)
     return team.decide(lambda: stored)
-
-
-def _are_parts(keys: Sequence[str]) -> bool:
-    """Whether some images are parts of one photograph, as `dscsr prepare` and BasicSR name them."""
-    return any(re.search(r"_s0*2$", key) for key in keys)

@@ -99,7 +99,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
     Floating-point parameters and buffers are averaged; other buffers (counters) are copied, and all with a decay of 0.
     """
-    ours, theirs = _tensors(average), _tensors(network)
+    ours, theirs = tensors(average), tensors(network)
     floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
     if decay == 0:  # exactly, also where one of the two is not finite
         torch._foreach_copy_([ours[name] for name in floats], [theirs[name] for name in floats])
@@ -135,5 +135,6 @@ def warmed_up(decay: float, updates: int, share: int = 10) -> float:
     return min(decay, (1 + updates) / (share + updates))
 
 
-def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, by name."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}

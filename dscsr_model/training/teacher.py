@@ -23,6 +23,7 @@ from dscsr_arch.sizes import padded, size_requirements
 from dscsr_arch.weight_files import check_finite, read_weight_file, state_dict_diff
 from dscsr_model.options.sections import TeacherSection
 from dscsr_model.tiling import self_ensemble
+from dscsr_model.training.ema import tensors
 from dscsr_model.training.feature_hooks import FeatureHooks, Features
 from dscsr_model.training.precision import Precision
 
@@ -180,7 +181,7 @@ class TeacherFeatures:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that its features depend on, on the CPU; all of the network's before the first run."""
-        needed = self._tensors().items()
+        needed = tensors(self._network).items()
         if self._ran:
             needed = {name: tensor for name, tensor in needed if name.rpartition(".")[0] in self._ran}.items()
         return {name: tensor.detach().cpu().clone() for name, tensor in needed}
@@ -192,7 +193,7 @@ class TeacherFeatures:
         Raises:
             DscsrError: It belongs to another network or other layers.
         """
-        ours = self._tensors()
+        ours = tensors(self._network)
         shapes = {name: tensor.shape for name, tensor in ours.items()}
         if odd := [name for name, tensor in state.items() if shapes.get(name) != tensor.shape]:
             raise DscsrError(
@@ -204,6 +205,3 @@ class TeacherFeatures:
             ours[name].copy_(tensor)
         if state.keys() != ours.keys():  # these alone have run, and are kept, also where the loss is off by now
             self._ran.update(name.rpartition(".")[0] for name in state)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {**dict(self._network.named_parameters()), **dict(self._network.named_buffers())}

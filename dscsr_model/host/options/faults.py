@@ -74,13 +74,13 @@ class Report:
         if not any(key[:n] in self.found for n in range(len(key) + 1)):
             self.found[key] = Fault(self.file, ": ".join(key), error, self._line(key))
 
-    def add_raised(self, key: Key, expected: str, error: Exception, remedy: str = "Correct them.") -> None:
+    def add_raised(self, key: Key, expected: str, error: Exception) -> None:
         """As `add`, with what was raised for the user's values, perhaps by code of others."""
         if isinstance(error, DscsrError):
             self.add_error(key, error)
             return
         message = str(error).strip().rstrip(".") or type(error).__name__
-        self.add(key, expected, f"others: {message}", remedy)
+        self.add(key, expected, f"others: {message}", "Correct them.")
 
     @contextmanager
     def catching(self, key: Key) -> Iterator[None]:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from dscsr_arch.architecture import architectures
 from dscsr_arch.cssr_arch import CSSRNet
 from dscsr_arch.errors import SizeError
 from dscsr_arch.foreign import find_backbone
@@ -27,16 +28,17 @@ from dscsr_model.host.options.run import Run
 from dscsr_model.training.quantization import quantized
 from dscsr_model.training.validation import evaluating
 
-IMAGE_NETWORKS = frozenset({
-    "CARN", "CARN_dscsr", "CSSRNet", "CSSRNet_dscsr", "DSCLoRA", "DSCLoRA_dscsr", "ECBSR", "EDSR",
-    "MSRResNet", "RCAN", "RIDNet", "RRDBNet", "SPAN", "SPAN_dscsr", "SRVGGNetCompact", "SwinIR",
-})  # fmt: skip
-"""Networks that take one image and give one: cheap to build for a check, and their `scale` is the image's."""
+_THEIRS = frozenset({"ECBSR", "MSRResNet", "RIDNet", "RRDBNet", "SRVGGNetCompact", "SwinIR"})
 INPUT_CHANNELS = ("num_in_ch", "in_chans")
 """What networks call the channels of the images that they take; the latter, SwinIR's, are the output's, too."""
 SIDE = 16
 """From here on, of the image that is sent through a network."""
 _MOST_LAYERS = 100_000
+
+
+def is_image_network(kind: str) -> bool:
+    """Whether networks of a type take one image and give one: cheap to build, and their `scale` is the image's."""
+    return kind.removesuffix("_dscsr") in {"CSSRNet", *architectures(), *_THEIRS}
 
 
 # --- arguments that the data decide -----------------------------------------------------------------------------------
@@ -52,7 +54,7 @@ def check_against_data(key: Key, network_class: Any, run: Run) -> None:
         if isinstance(backbone := section.get("backbone"), dict):
             check_against_data((*key, "backbone"), find_backbone(backbone["type"]), run)
         return
-    known = section["type"] in IMAGE_NETWORKS
+    known = is_image_network(section["type"])
     parameters = inspect.signature(network_class).parameters
 
     def told(name: str) -> tuple[int | None, str]:
@@ -172,7 +174,7 @@ def check_sizes(network: nn.Module, run: Run, at: Key = ("network_g",), role: st
             if at == ("network_g",):
                 _check_output(network, sizes.fit(SIDE), run)
     except SizeError as error:
-        known = type(network).__name__ in IMAGE_NETWORKS  # of others, some operations need memory
+        known = is_image_network(type(network).__name__)  # of others, some operations need memory
         if known or not any(parameter.is_meta for parameter in network.parameters()):
             run.report.add_error(at, error)
         return

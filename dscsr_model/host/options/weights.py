@@ -17,10 +17,10 @@ from dscsr_arch.quantized_conv import bits_by_layer, inject_as
 from dscsr_arch.weight_files import WeightFile, check_finite, read_pickle, read_weight_file, state_dict_diff
 from dscsr_model.host.options.faults import Key
 from dscsr_model.host.options.networks import (
-    IMAGE_NETWORKS,
     build_network,
     check_against_data,
     check_sizes,
+    is_image_network,
     put_quantizers,
     quietly_built,
 )
@@ -55,7 +55,7 @@ def check_networks(run: Run) -> nn.Module | None:
         weights = run.section("path").get(f"pretrain_{name}")
         label = str(name).removeprefix("network_")
         network = None
-        known = section["type"] in IMAGE_NETWORKS or (name == "network_g" and run.ours)
+        known = is_image_network(section["type"]) or (name == "network_g" and run.ours)
         if not run.report.has(*key) and (known or weights is not None):
             network = build_network(key, run.arguments(key), network_class, known, run.report)
             if network is not None and name == "network_g":

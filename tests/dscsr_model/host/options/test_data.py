@@ -174,6 +174,7 @@ LUMA = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "nu
         ({"datasets:val:persistent_workers": True}, "datasets: val: persistent_workers", "validates without"),
         ({"val:metrics:psnr:crop_border": 500}, "val: metrics: psnr: crop_border", "leaves something of every image"),
         ({"network_g:num_in_ch": 1}, "network_g: num_in_ch", "Expected 3, the channels of the datasets' images"),
+        ({"network_g": {"type": "SPANF", "num_in_ch": 1}}, "network_g: num_in_ch", "Expected 3, the channels"),
         ({**COLOR, "network_g": {**LUMA, "num_in_ch": 3}}, "network_g: num_in_ch", "Expected 1, the channels"),
         ({"network_g": {**SWINIR, "upscale": 4, "in_chans": 1}}, "network_g: in_chans", "Expected 3, the channels"),
     ],
