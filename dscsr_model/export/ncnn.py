@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError
+from dscsr_arch.errors import DscsrError, UnavailableError
 from dscsr_arch.metadata import describe
 from dscsr_arch.quantized_conv import require_full_precision
 from dscsr_model.export.programs import prepared, translating
@@ -45,7 +45,8 @@ def to_ncnn(network: nn.Module, path: Path, *, half: bool = False) -> None:
     require_ncnn()
     require_full_precision(network, "ncnn")
     network, example, metadata = prepared(network, half=False)
-    param, weights = _translate(rounded(network) if half else network, example[:1], half)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # hidden there, the next export removes what is left
+        param, weights = _translate(rounded(network) if half else network, example[:1], half, Path(folder))
     path.write_text(_renamed(param), "utf-8")
     weights_beside(path).write_bytes(weights + MARK + json.dumps(metadata).encode())
 
@@ -108,7 +109,7 @@ class _ShiftsAsNormalisations(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _translate(network: nn.Module, example: Tensor, half: bool) -> tuple[str, bytes]:
+def _translate(network: nn.Module, example: Tensor, half: bool, folder: Path) -> tuple[str, bytes]:
     """Graph and weights by pnnx, a program of its own, in a folder of its own: it leaves eight files."""
     import pnnx
 
@@ -118,19 +119,18 @@ def _translate(network: nn.Module, example: Tensor, half: bool) -> tuple[str, by
     _, channels, height, width = example.shape
     step = int(width - height)  # of two sizes that it may have, pnnx finds which sides are free
     shapes = [f"[1,{channels},{height + more},{width + 2 * more}]f32" for more in (0, step)]
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "net.pt").write_bytes(script.getbuffer())
-        words = ["net.pt", f"inputshape={shapes[0]}", f"inputshape2={shapes[1]}", f"fp16={int(half)}"]
+    Path(folder, "net.pt").write_bytes(script.getbuffer())
+    words = ["net.pt", f"inputshape={shapes[0]}", f"inputshape2={shapes[1]}", f"fp16={int(half)}"]
+    try:
         done = subprocess.run([pnnx.EXEC_PATH, *words], cwd=folder, capture_output=True, text=True, errors="replace")
-        try:
-            param, weights = (
-                Path(folder, "net.ncnn.param").read_text("utf-8"),
-                Path(folder, "net.ncnn.bin").read_bytes(),
-            )
-        except OSError as error:
-            said = next(reversed((done.stderr or done.stdout).strip().splitlines()), "nothing")
-            ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-            raise DscsrError("pnnx to translate the network", f"{ended} from it, and: {said}", _OTHERS) from error
+    except OSError as error:
+        raise UnavailableError("pnnx, a program, to run", error, "Run `pip install --force-reinstall pnnx`.") from error
+    try:
+        param, weights = Path(folder, "net.ncnn.param").read_text("utf-8"), Path(folder, "net.ncnn.bin").read_bytes()
+    except OSError as error:
+        said = next(reversed((done.stderr or done.stdout).strip().splitlines()), "nothing")
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        raise DscsrError("pnnx to translate the network", f"{ended} from it, and: {said}", _OTHERS) from error
     kinds = {line.split()[0] for line in param.splitlines()[2:]}
     if unknown := sorted(kind for kind in kinds if "." in kind or ":" in kind):
         raise DscsrError("a network of layers that ncnn has", f"one with {', '.join(unknown)}", _OTHERS)

@@ -184,6 +184,7 @@ def program(tmp_path, line):
         ("import os; os.kill(os.getpid(), 11)", "Expected pnnx to translate the network, but got signal 11 from it"),
         ("print('no'); raise SystemExit(3)", "but got exit code 3 from it, and: no. Nothing is kept. Choose another"),
         (None, r"Expected a network of layers that ncnn has, but got one with .*cumprod"),
+        ("no program", r"Expected pnnx, a program, to run, but got .*pnnx'\. Run `pip install --force-reinstall pnnx`"),
     ],
 )
 def test_what_pnnx_cannot_do_gets_a_message(tmp_path, monkeypatch, capfd, line, message):
@@ -191,6 +192,8 @@ def test_what_pnnx_cannot_do_gets_a_message(tmp_path, monkeypatch, capfd, line, 
 
     if line is not None:
         monkeypatch.setattr(pnnx, "EXEC_PATH", program(tmp_path, line))
+        if line == "no program":
+            Path(pnnx.EXEC_PATH).chmod(0o644)
     with pytest.raises(DscsrError, match=message):
         ship(Odd(), tmp_path / "new" / "net.param", FORMATS["ncnn"])
     assert not (tmp_path / "new").exists()
