@@ -23,7 +23,7 @@ from small_models import LEARNING
 from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
-from dscsr_arch import EDSR, SPAN
+from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import read_pickle, save_state_dict
 from dscsr_model.cli import main
 from dscsr_model.training import checkpoints
@@ -70,9 +70,8 @@ def prepare_csd(folder: Path, upscale: int) -> dict[str, Any]:
     """A teacher in ``folder``, and the options of CSD with a student of half its width."""
     folder.mkdir(exist_ok=True)
     backbone = {**option_files.edsr(), "num_feat": 4, "upscale": upscale}
-    arguments = {name: value for name, value in backbone.items() if name != "type"}
     torch.manual_seed(2)
-    save_state_dict({"params": EDSR(**arguments).state_dict()}, folder / "teacher.pth")
+    save_state_dict({"params": option_files.build(backbone).state_dict()}, folder / "teacher.pth")
     return {
         "model_type": "CSDModel",
         "network_g": {"type": "CSSRNet", "backbone": backbone, "widths": [0.5]},

@@ -3,6 +3,7 @@
 import copy
 
 import cv2
+import option_files
 import pytest
 import small_models
 import torch
@@ -10,7 +11,6 @@ from small_models import EDSR, batch, build, distance, train, weights
 from torch.nn import functional as F
 
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
-from dscsr_arch.foreign import find_backbone
 from dscsr_model.losses.contrastive_loss import ContrastiveLoss
 
 TEACHER = {"type": "L1Loss", "loss_weight": 0.5, "output_of": "teacher"}
@@ -22,9 +22,8 @@ METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 2}, "ssim": {"type"
 @pytest.fixture
 def options(tmp_path):
     """CSD of a small EDSR whose teacher is in teacher.pth; without losses but pixel_opt."""
-    section = {name: value for name, value in EDSR.items() if name != "type"}
     torch.manual_seed(1)
-    save_state_dict({"params": find_backbone("EDSR")(**section).state_dict()}, tmp_path / "teacher.pth")
+    save_state_dict({"params": option_files.build(EDSR).state_dict()}, tmp_path / "teacher.pth")
 
     def options(*widths, **changes):
         network = {"type": "CSSRNet", "backbone": dict(EDSR), "widths": list(widths or (0.5,))}

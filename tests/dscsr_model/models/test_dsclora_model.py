@@ -11,24 +11,24 @@ from torch import nn
 
 from dscsr_arch import SPAN, load_model
 from dscsr_arch.checkpoint import read_pickle, read_state_dict, save_state_dict
+from dscsr_arch.metadata import beside
 from dscsr_arch.sizes import padded, size_requirements
 
 AFFINITY = {"type": "SpatialAffinityLoss", "layers": ["block_1", "block_6"]}
-SPAN_LORA = {**small_models.SPAN, "lora": {"layers": {"block_*": [2, 4]}, "dropout": 0}}
+OWN = {**small_models.SPAN, "img_range": 1.0}  # which shapes do not tell
+SPAN_LORA = {**OWN, "lora": {"layers": {"block_*": [2, 4]}, "dropout": 0}}
 EDSR_LORA = {**small_models.EDSR, "lora": {"layers": {"body.*": [2, 4], "upsample.0": [1, 1]}}}
-DSCLORA = {**small_models.SPAN, "type": "DSCLoRA"}
+DSCLORA = {**OWN, "type": "DSCLoRA"}
 NETWORKS = {"DSCLoRA": DSCLORA, "SPAN": SPAN_LORA, "EDSR": EDSR_LORA}
 
 
 @pytest.fixture
 def options(tmp_path):
-    from basicsr.archs.edsr_arch import EDSR
-
     torch.manual_seed(1)
     save_state_dict({"params": SPAN(feature_channels=6, upscale=2).state_dict()}, tmp_path / "teacher.pth")
-    save_state_dict({"params": SPAN(feature_channels=8, upscale=2).state_dict()}, tmp_path / "SPAN.pth")
-    edsr = EDSR(**{name: value for name, value in small_models.EDSR.items() if name != "type"})
-    save_state_dict({"params": edsr.state_dict()}, tmp_path / "EDSR.pth")
+    span = SPAN(feature_channels=8, upscale=2, img_range=1.0)
+    save_state_dict({"params": span.state_dict(), **beside(span)}, tmp_path / "SPAN.pth")
+    save_state_dict({"params": option_files.build(small_models.EDSR).state_dict()}, tmp_path / "EDSR.pth")
 
     def options(name="DSCLoRA", model_type="DSCLoRAModel", **changes):
         base = tmp_path / ("EDSR.pth" if name == "EDSR" else "SPAN.pth")
@@ -88,7 +88,7 @@ def test_batch_statistics_of_the_base_stay_also_after_a_validation(options):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_saved_fits_together(options, name, tmp_path):
-    """Full state, adapters on their base, and the fused network, tested as BasicSR's test does, are one network."""
+    """Full state, adapters on their base, and the fused network are one, as BasicSR tests it and from files alone."""
     model = train(build(options(name)), range(1, 4))
     model.save(0, 3)
     model.save(-1, -1)
@@ -110,15 +110,20 @@ def test_what_is_saved_fits_together(options, name, tmp_path):
         tested.feed_data(batch(9))
         tested.test()
         torch.testing.assert_close(tested.output, model.output, rtol=1e-5, atol=1e-5)
-    if name != "EDSR":
-        assert type(load_model(files["fused"])) is SPAN
+    base = model.opt["path"]["pretrain_network_g"]
+    loaded = [load_model(files["net"]), load_model(files["fused"])]
+    loaded += [load_model(files["lora"], base=each) for each in (base, files["net"])]
+    for network in loaded:
+        with torch.no_grad():
+            torch.testing.assert_close(network(model.lq), model.output, rtol=1e-5, atol=1e-5)
+    assert type(loaded[1]).__name__ == plain["type"]
     assert all(".lora_" in key for key in read_state_dict(files["lora"]))
 
 
 def test_training_starts_from_adapters_but_resumes_from_its_own(options, tmp_path):
     train(first := build(options("SPAN")), [1, 2]).save(0, 2)
     section = {"weights": str(tmp_path / "models/lora_g_2.pth")}
-    network = {**small_models.SPAN, "lora": section}
+    network = {**OWN, "lora": section}
     second = build(options("SPAN", network_g=network))
     averaged = {name: tensor for name, tensor in first.net_g_ema.state_dict().items() if "lora" in name}
     started = second.net_g.state_dict()

@@ -1,4 +1,7 @@
-"""Every file that a training writes says what its shapes cannot tell: alone, it gives the network that was trained."""
+"""Every file that a training writes says what its shapes cannot tell: alone, it gives the network that was trained.
+
+Of LoRA: test_dsclora_model.py.
+"""
 
 import json
 import warnings
@@ -103,19 +106,6 @@ def test_files_prefer_what_scored_better_in_the_validation_that_followed(tmp_pat
         if plain == 30:
             assert_same(load_model(models / f"{beside_it}_best.pth"), model.net_g, **width)
     assert model.best.decided["metric"] == f"psnr{ending}"
-
-
-@pytest.mark.parametrize("network", ["SPAN", "DSCLoRA"])
-def test_adapters_and_fused_networks(tmp_path, network):
-    torch.manual_seed(1)
-    save_state_dict({"params": SPAN(feature_channels=8, upscale=2).state_dict()}, tmp_path / "base.pth")
-    base = {"path:pretrain_network_g": str(tmp_path / "base.pth")}
-    lora = {"lora": {"layers": {"block_*": [2, 4]}}} if network == "SPAN" else {"type": "DSCLoRA"}
-    model, models = trained(tmp_path, {**SPAN_OWN, **lora}, **base)
-    assert_same(load_model(models / "net_g_2.pth"), model.net_g_ema)
-    assert_same(load_model(models / "fused_g_2.pth"), model.net_g_ema)
-    assert_same(load_model(models / "lora_g_2.pth", base=tmp_path / "base.pth"), model.net_g_ema)
-    assert_same(load_model(models / "lora_g_2.pth", base=models / "net_g_2.pth"), model.net_g_ema)
 
 
 def test_adapters_and_a_base_that_say_otherwise(tmp_path):

@@ -1,30 +1,11 @@
-"""The features of the forward that is watched, on any network, however it is wrapped."""
+"""Features however a network is wrapped; that they are the network's own: models/test_distillation_model.py."""
 
 import pytest
 import torch
 from torch import nn
 
-from dscsr_arch import SPAN
 from dscsr_arch.errors import DscsrError
 from dscsr_model.training.feature_hooks import FeatureHooks
-
-
-@pytest.fixture
-def network():
-    return SPAN(feature_channels=4, upscale=2)
-
-
-def test_features_are_those_of_the_watched_forward(network):
-    x = torch.rand(2, 3, 7, 9)
-    hooks = FeatureHooks(network, ["block_1", "conv_cat", "block_1"])
-    output, features = hooks.watch(network, x)
-    assert hooks.layers == ("block_1", "conv_cat")
-    expected = network.block_1(network.conv_1((x - network.mean) * 255))[0]  # a SPAB gives a pair
-    torch.testing.assert_close(features["block_1"], expected)
-    torch.testing.assert_close(network.upsampler(features["conv_cat"]), output, rtol=0, atol=0)
-    features["block_1"].sum().backward()
-    assert network.conv_1.sk.weight.grad is not None
-    assert not network.conv_2.sk.weight.grad.any()  # all kernels are merged together: none is left without
 
 
 def test_compiled_after_the_hooks_it_gives_the_same():

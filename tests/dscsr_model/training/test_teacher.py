@@ -1,5 +1,6 @@
 """A teacher answers without gradients, as its networks would, on average; its features are the network's own."""
 
+import option_files
 import pytest
 import small_models
 import torch
@@ -10,7 +11,6 @@ from dscsr_arch import SPAN
 from dscsr_arch.checkpoint import save_state_dict
 from dscsr_arch.conv_lora import inject
 from dscsr_arch.errors import DscsrError, WeightsError
-from dscsr_arch.foreign import find_backbone
 from dscsr_arch.metadata import beside
 from dscsr_arch.sizes import SizeRequirements, padded
 from dscsr_model.tiling import self_ensemble
@@ -129,8 +129,7 @@ def test_a_file_of_another_range(tmp_path):
 
 @pytest.fixture
 def edsr():
-    section = {name: value for name, value in small_models.EDSR.items() if name != "type"}
-    return find_backbone("EDSR")(**section)
+    return option_files.build(small_models.EDSR)
 
 
 def test_features_are_the_networks_own(edsr):

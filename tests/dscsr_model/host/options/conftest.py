@@ -13,8 +13,7 @@ import torch
 from option_files import MODELS, changed
 from small_models import LARGE_WINDOWS
 
-from dscsr_arch import EDSR, SPAN, conv_lora
-from dscsr_arch.foreign import find_backbone
+from dscsr_arch import SPAN, conv_lora
 
 
 @pytest.fixture(scope="session")
@@ -24,17 +23,14 @@ def data(tmp_path_factory):
     for name, side in (("GT_raw", 48), ("LQ_raw", 12)):
         option_files.write_lmdb(root / f"{name}.lmdb", ["a", "b", "c"], (side, side), encoded=False)
     torch.manual_seed(0)
-    edsr, windows = (
-        {k: v for k, v in section.items() if k != "type"} for section in (option_files.edsr(), LARGE_WINDOWS)
-    )
     networks = {
         "teacher": SPAN(feature_channels=6, upscale=4),
         "x2": SPAN(feature_channels=6, upscale=2),
         "gray": SPAN(feature_channels=6, upscale=4, num_in_ch=1, rgb_mean=[0.5]),
         "base": SPAN(feature_channels=8, upscale=4),
-        "edsr": EDSR(**edsr),
-        "smaller": EDSR(**{**edsr, "num_feat": 4}),
-        "windows": find_backbone("SwinIR")(**windows),
+        "edsr": option_files.build(option_files.edsr()),
+        "smaller": option_files.build({**option_files.edsr(), "num_feat": 4}),
+        "windows": option_files.build(LARGE_WINDOWS),
     }
     for name, network in networks.items():
         torch.save({"params": network.state_dict()}, root / f"{name}.pth")
