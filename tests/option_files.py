@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import dscsr_model
+from dscsr_model.data.lmdb_store import LmdbReader
 from dscsr_model.data.store_outputs import store_outputs
 from dscsr_model.data.teacher_store import Source, StoringTeacher, TeacherRecord
 from dscsr_model.host.options.check import Fault, OptionsError, check_options
@@ -45,6 +46,15 @@ def write_lmdb(folder: Path, keys: list[str], size: tuple[int, int], *, encoded:
 
 def _image(seed: int, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def images_of(reader: LmdbReader) -> dict[str, np.ndarray]:
+    """All that an LMDB holds, by key."""
+    images = {}
+    for index, key in enumerate(reader.keys):
+        with reader.pixels(index) as image:
+            images[key] = image.copy()
+    return images
 
 
 def make_data(root: Path, scale: int = 4) -> Path:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from option_files import images_of
 from PIL import Image
 
 from dscsr_model.cli import main
@@ -51,12 +52,7 @@ def photographs(tmp_path):
 
 
 def read(path):
-    """All images of an LMDB by key."""
-    reader, images = LmdbReader(path), {}
-    for index, key in enumerate(reader.keys):
-        with reader.pixels(index) as image:
-            images[key] = image.copy()
-    return images
+    return images_of(LmdbReader(path))
 
 
 def failed(process, *parts):

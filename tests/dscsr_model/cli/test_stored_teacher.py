@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from option_files import images_of
 from PIL import Image
 
 from dscsr_arch import SPAN
@@ -50,15 +51,6 @@ def prepare(tmp_path, monkeypatch, capsys, without_workers):
 PHOTOGRAPHS = ("--gt", "hr", "--out", "data", "--scale", 2)
 
 
-def read(reader):
-    """All images by key."""
-    images = {}
-    for index, key in enumerate(reader.keys):
-        with reader.pixels(index) as image:
-            images[key] = image.copy()
-    return images
-
-
 def as_tensor(image):
     return torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
 
@@ -66,14 +58,14 @@ def as_tensor(image):
 def test_the_mean_of_teachers_on_whole_photographs_in_float64(prepare):
     """Cut like the pairs. A teacher that sees a part alone says the same inside, and something else at the ends."""
     assert prepare(*PHOTOGRAPHS, "--crop-size", 0)[0] == 0
-    whole = read(LmdbReader("data/LQ_X2.lmdb"))
+    whole = images_of(LmdbReader("data/LQ_X2.lmdb"))
     code, said = prepare(
         *PHOTOGRAPHS, "--crop-size", 100, "--step", 40, "--force", "--teacher", "one.pth", "two.pth", "--self-ensemble"
     )
     assert code == 0
     assert "data/TEACHER_X2.lmdb" in said
     assert "Next: `dataroot_teacher: data/TEACHER_X2.lmdb`" in said
-    lq, stored = read(LmdbReader("data/LQ_X2.lmdb")), read(reader := TeacherReader("data/TEACHER_X2.lmdb"))
+    lq, stored = images_of(LmdbReader("data/LQ_X2.lmdb")), images_of(reader := TeacherReader("data/TEACHER_X2.lmdb"))
     assert reader.record.words == "the mean of SPAN (one.pth) and SPAN (two.pth), self-ensembled"
     assert stored.keys() == lq.keys()
     teacher = Teacher(
@@ -113,7 +105,7 @@ def test_overshoots_are_kept_and_what_16_bits_do_not_reach_is_told(prepare):
     assert code == 0
     assert TeacherReader("data/TEACHER_X2.lmdb").record.words == "SPAN (one.pth, param_key params, img_range 1)"
     assert "  33.33% of its values lie beyond [-0.25, 1.25], and are kept as the end of that." in said
-    values = as_values(torch.from_numpy(read(TeacherReader("data/TEACHER_X2.lmdb"))["a_s001"]))
+    values = as_values(torch.from_numpy(images_of(TeacherReader("data/TEACHER_X2.lmdb"))["a_s001"]))
     assert (values[0, 0] - torch.tensor([0.2, 0.8, 1.2515])).abs().max() < 1e-4
 
 

@@ -245,16 +245,9 @@ def test_students_go_with_their_network(options, tmp_path, loader):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def resumed(options, tmp_path, step, **changes):
-    """As BasicSR does it: the weights through the path, the rest from the state."""
-    model = build(options(**{**changes, "path:pretrain_network_g": str(tmp_path / f"models/net_g_{step}.pth")}))
-    model.resume_training(read_pickle(tmp_path / f"training_states/{step}.state"))
-    return model
-
-
-def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, tmp_path, logged):
+def test_a_contrast_that_comes_later_begins_with_the_checkpoint(options, logged):
     train(build(options()), [1, 2]).save(0, 2)
-    again = resumed(options, tmp_path, 2, **contrast())
+    again = small_models.resumed(options(**contrast()), 2)
     assert any("began without `features: teacher` in `contrastive_opt`" in line for line in logged())
     first = again.features["contrastive"].state()["conv_first.weight"]
     assert torch.equal(first, again.net_g.backbone.conv_first.weight)

@@ -33,27 +33,18 @@ from training_runs import (
 
 import dscsr_model
 
-EVERYWHERE = tuple(range(1, LAST))
 
-
-@pytest.mark.parametrize(
-    ("model", "iterations", "workers"),
-    [
-        ("DSCLoRAModel", (EPOCH - 1, EPOCH), 0),
-        ("CSDModel", (EPOCH - 1, EPOCH), 0),
-        *(pytest.param(model, EVERYWHERE, workers, marks=pytest.mark.slow) for model in MODELS for workers in (0, 1)),
-    ],
-)
-def test_resumed_inside_and_at_the_end_of_an_epoch(tmp_path, model, iterations, workers):
-    """LoRA's dropout and CSD's negatives are drawn from torch's generator."""
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("model", MODELS)
+def test_resumed_everywhere(tmp_path, model, workers):
+    """Some places, through stages: test_stages.py. LoRA's dropout and CSD's negatives are torch's generator's."""
     whole = tmp_path / "whole"
     write_short(whole, model, **{"datasets:train:num_worker_per_gpu": workers})
     pipeline(whole)
     before, after = (checkpoint(whole, iteration)[0]["params"] for iteration in (LAST - 1, LAST))
     assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
-    if model == "CSDModel":
-        (whole / "teacher.pth").unlink()  # its teacher goes on from the checkpoint
-    for iteration in iterations:
+    for iteration in range(1, LAST):
         resume_from(whole, tmp_path / str(iteration), iteration)
 
 

@@ -8,7 +8,7 @@ import option_files
 import pytest
 import torch
 from rank_steps import one_and_two, share
-from small_models import batch, distance, stored_teacher, weights
+from small_models import batch, distance, weights
 from training_runs import (
     experiment,
     last_log,
@@ -185,15 +185,6 @@ def csd_from_scratch(folder):
     return {name: value for name, value in prepare_csd(folder, 2).items() if name in ("model_type", "network_g")}
 
 
-def stored_outputs(folder):
-    without = {"teacher": None, "train:affinity_opt": None, "train:hint_opt": None}
-    return prepare_dsclora(folder, 2) | stored_teacher(folder) | without
-
-
-def csd_with_stored_outputs(folder):
-    return csd_with_all_losses(folder) | stored_teacher(folder) | {"train:teacher_opt": None}
-
-
 def quantized(folder):
     network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 6, "num_block": 1, "upscale": 2}
     return {"network_g": network, "train:quantize": {"method": "pact", "bits": 4, "clip_decay": 0.1}}
@@ -202,10 +193,8 @@ def quantized(folder):
 REST = [["l_pix"], ["l_pix", "l_contrastive"], ["l_pix"]]
 DISTILLED = ["l_pix", "l_teacher", "l_affinity", "l_hint"]
 KINDS = {
-    "stored": (stored_outputs, [DISTILLED[:2]] * 5),
     "distillation": (lambda folder: prepare_dsclora(folder, 2) | {"train:accumulate_steps": 2}, [DISTILLED] * 5),
     "widths": (csd_with_all_losses, [["l_pix", "l_teacher"], ["l_pix", "l_teacher", "l_contrastive"], *REST]),
-    "widths stored": (csd_with_stored_outputs, [["l_pix"], ["l_pix", "l_contrastive"], *REST]),
     "widths from scratch": (csd_from_scratch, [["l_pix"]] * 5),
     "quantized": (quantized, [["l_clips", "l_pix"]] * 5),
 }  # fmt: skip
@@ -223,8 +212,7 @@ def test_two_ranks_train_by_every_method_as_one_process_does(tmp_path, monkeypat
             teacher.double()
         losses = []
         for step in range(1, 6):
-            images = batch(step) | {"teacher_image": batch(step)["gt"].flip(0)}  # which is read where that is stored
-            model.feed_data({name: tensor.double().chunk(world)[rank] for name, tensor in images.items()})
+            model.feed_data({name: tensor.double().chunk(world)[rank] for name, tensor in batch(step).items()})
             model.optimize_parameters(step)
             losses.append({name: value for name, value in model.get_current_log().items() if name.startswith("l_")})
         model.save(0, 5)
