@@ -191,7 +191,7 @@ def inject(network: Network, method: Method, bits: int, full_precision: Sequence
         pattern: {layer for layer, names in convolutions.items() if any(meets(name, pattern) for name in names)}
         for pattern in full_precision
     }
-    if full_precision is not FULL_PRECISION and (idle := [pattern for pattern, layers in met.items() if not layers]):
+    if idle := [pattern for pattern, layers in met.items() if not layers and pattern not in FULL_PRECISION]:
         got = f"{idle[0]!r}, which meets none of {', '.join(names[0] for names in convolutions.values())}"
         raise QuantizationError("patterns of convolutions that stay in full precision", got, "Correct it.")
     ends, read = list(convolutions)[:1] + list(convolutions)[-1:], readers(network)

@@ -6,15 +6,22 @@ import pytest
 import torch
 from torch import nn
 
+from dscsr_arch import SPANF
 from dscsr_arch.errors import DscsrError
-from dscsr_arch.quantized_conv import inject
-from dscsr_model.training.quantization import calibrate, clip_decay, is_calibrated, share_clips
+from dscsr_arch.quantized_conv import inject, quantized_layers
+from dscsr_model.training.quantization import calibrate, clip_decay, is_calibrated, quantized, share_clips
 
 
 def network(method):
     torch.manual_seed(0)
     convolutions = [nn.Conv2d(channels, 4, 1) for channels in (3, 4, 4)]
     return inject(nn.Sequential(convolutions[0], nn.ReLU(), *convolutions[1:], nn.Conv2d(4, 3, 1)), method, 4)
+
+
+def test_a_network_without_the_layers_that_the_default_leaves_out():
+    layers = quantized_layers(quantized(SPANF(feature_channels=4), {"method": "pams", "bits": 4}))
+    assert {"block_1.c2_r.eval_conv", "conv_cat"} < layers.keys()
+    assert layers.keys().isdisjoint({"conv_near", "block_1.c1_r.eval_conv", "conv_2.eval_conv"})
 
 
 @pytest.mark.parametrize("method", ["pact", "pams"])
