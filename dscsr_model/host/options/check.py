@@ -68,8 +68,8 @@ def check_options(
         DscsrError: BasicSR itself cannot be used, or the user's own code cannot be imported.
     """
     options, report = read_options(os.fspath(path))
-    apply_force_yml(options, force_yml, report)
     found = registries()
+    apply_force_yml(options, force_yml, report)
     user_code.import_user_code([*imports, *user_code.names(options.get("import"))], path)
     left_out = leave_out_missing(options) if skip_missing else {}
     _check(Run(options, report, is_train, launcher, auto_resume, found))

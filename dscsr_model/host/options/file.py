@@ -183,17 +183,8 @@ def apply_force_yml(options: OrderedDict[Any, Any], entries: Sequence[str], repo
 
 
 def _forced_value(value: str) -> Any:
-    lower = value.lower()
-    if value == "~" or lower == "none":
-        return None
-    if lower in ("true", "false"):
-        return lower == "true"
-    if value.startswith("!!float"):
-        return float(value.replace("!!float", ""))
-    if value.isdigit():
-        return int(value)
-    if value.replace(".", "", 1).isdigit():
-        return float(value)
+    from basicsr.utils.options import _postprocess_yml_value
+
     if value.startswith("["):
         return ast.literal_eval(value)  # BasicSR calls eval(); a list of literals is all that is ever meant
-    return value
+    return _postprocess_yml_value(value)
