@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,4 +158,4 @@ def _notes(shipped: Shipped, form: Format) -> Iterator[str]:
         "torch-export": f"torch.export.load({path!r}).module()(image), float32 (B, C, H, W) in [0, 1]",
         "torchscript": f"torch.jit.load({path!r})(image), float32 (B, C, H, W) in [0, 1]",
     }
-    yield f"use it: {uses.get(form.name, f'dscsr upscale -i photo.png -o results -w {path}')}"
+    yield f"use it: {uses.get(form.name, f'dscsr upscale -i photo.png -o results -w {shlex.quote(path)}')}"

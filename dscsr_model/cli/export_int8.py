@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def export(args: argparse.Namespace, path: Path, form: Format, sources: Sequence
     yield f"{path}  {size:,.0f} KiB, int8, {form.says}"
     yield f"{in_words(describe(deployable(network)))}; {_convolutions(cost)}"
     yield _loss(cost, args.calibrate[0])
-    yield f"use it: dscsr upscale -i photo.png -o results -w {path} [--backend openvino]"
+    yield f"use it: dscsr upscale -i photo.png -o results -w {shlex.quote(str(path))} [--backend openvino]"
 
 
 def _convolutions(cost: Cost) -> str:

@@ -147,8 +147,8 @@ def _as_probe(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of the graph, without empty ones, which ncnn skips as well."""
-    return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    """Of the graph, without empty ones, which ncnn skips as well; names are bytes to it."""
+    return [line for line in path.read_text("utf-8", "backslashreplace").splitlines() if line.strip()]
 
 
 def _inspect(path: Path, ask: Ask) -> Said:

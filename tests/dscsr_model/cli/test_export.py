@@ -30,13 +30,13 @@ def test_every_line_is_in_place(weights, tmp_path, monkeypatch, capsys, spandrel
     monkeypatch.chdir(tmp_path)
     says, readers = FORMATS[name]
     half = ["--fp16"] * (name != "spandrel")
-    assert main(["export", str(weights), "-o", "new/", "--format", name, *half]) == 0
+    assert main(["export", str(weights), "-o", "my new/", "--format", name, *half]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     file = {"spandrel": "_spandrel.pth", "onnx": "_fp16.onnx", "ncnn": "_fp16_x2.param"}[name]
     file = f"net_g_latest{file}"
     first, *lines, last = printed.out.splitlines()
-    assert re.fullmatch(rf"new/{file}  \d+ KiB, float{says}", first)
+    assert re.fullmatch(rf"my new/{file}  \d+ KiB, float{says}", first)
     assert lines[:2] == [
         "  SPAN, 4 channels, x2, 3,436 parameters when fused",
         "  img_range 255, rgb_mean 0.4488/0.4371/0.404, norm true",
@@ -45,9 +45,11 @@ def test_every_line_is_in_place(weights, tmp_path, monkeypatch, capsys, spandrel
     told = ["largest difference from the source", *["what float16 costs"] * len(half)]
     notes = ["  Upscayl"] * (name == "ncnn")
     assert read == [*(f"  {each}, read by {reader}" for reader in readers for each in told), *notes]
-    assert last.startswith("  use it: ")
+    spandrel_call = f"spandrel.ModelLoader().load_from_file('my new/{file}')"
+    call = spandrel_call if name == "spandrel" else f"dscsr upscale -i photo.png -o results -w 'my new/{file}'"
+    assert last == f"  use it: {call}"
     files = [file, *[file.replace(".param", ".bin")] * (name == "ncnn")]
-    assert sorted(entry.name for entry in (tmp_path / "new").iterdir()) == sorted(files)
+    assert sorted(entry.name for entry in (tmp_path / "my new").iterdir()) == sorted(files)
 
 
 def test_a_network_of_another_is_exported_by_the_option_file_of_its_training(tmp_path, capsys):

@@ -76,9 +76,10 @@ NETWORKS = {
 }
 
 
-def test_empty_lines_as_editors_leave_them(exported, tmp_path):
+def test_empty_lines_as_editors_leave_them_and_names_in_any_encoding(exported, tmp_path):
     _, path, _ = exported
-    (tmp_path / "net.param").write_text("\n" + path.read_text().replace("\nConvolution", "\n \nConvolution") + "\n\n")
+    text = "\n" + path.read_text().replace("\nConvolution", "\n \nConvolution").replace("bn_0", "über") + "\n\n"
+    (tmp_path / "net.param").write_text(text, "latin-1")
     (tmp_path / "net.bin").write_bytes(path.with_suffix(".bin").read_bytes())
     engines = [ncnn_engine(each, threads=1) for each in (tmp_path / "net.param", path)]
     assert engines[0].receptive_field[:2] == engines[1].receptive_field[:2]
