@@ -67,7 +67,7 @@ def fastest(builders: Mapping[str, Callable[[], Engine]], image: Tensor, *, leve
         if same:
             engines[name] = engine
         else:
-            faults[name] = f"its image differs by {off.abs().max():.0e} of a range of 1"
+            faults[name] = f"its image differs by {off.abs().max():.1e} of a range of 1"
     if not engines:
         said = "; ".join(f"{name}: {fault.rstrip('.')}" for name, fault in faults.items())
         raise DscsrError("a backend that runs this network", f"none: {said}")

@@ -26,17 +26,18 @@ def describe(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         metadata["cuda"] = str(torch.version.cuda)
         metadata["cudnn"] = str(torch.backends.cudnn.version())
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):  # a broken one is told where it is to run
         metadata["onnxruntime"] = str(import_onnxruntime().__version__)
-    with contextlib.suppress(ImportError):
-        metadata["openvino"] = version("openvino")
+    for name in ("openvino", "ncnn"):
+        with contextlib.suppress(ImportError):
+            metadata[name] = version(name)
     return metadata
 
 
 def in_words(metadata: dict[str, str | int]) -> str:
     """The same as a line for people."""
     where = str(metadata["cpu"]) if metadata["device"] == "CPU" else f"{metadata['device']} (host: {metadata['cpu']})"
-    programs = ("torch", "cuda", "onnxruntime", "openvino", "python")
+    programs = ("torch", "cuda", "onnxruntime", "openvino", "ncnn", "python")
     versions = [f"{name} {metadata[name]}" for name in programs if name in metadata]
     return f"{where}, {many(int(metadata['threads']), 'thread')}; {', '.join(versions)}"
 

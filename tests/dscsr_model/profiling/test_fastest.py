@@ -44,7 +44,7 @@ def test_the_fastest_of_those_that_do_the_same(engine):
     assert found.size == (20, 30)
     assert found.faults == {
         "broken": "RuntimeError: no such instruction",
-        "wrong": "its image differs by 1e-03 of a range of 1",
+        "wrong": "its image differs by 1.0e-03 of a range of 1",
         "fails later": "RuntimeError: no such instruction",
     }
 

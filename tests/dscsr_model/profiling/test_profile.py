@@ -1,6 +1,8 @@
 """Whole profiles: what is measured, and what a machine cannot do."""
 
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -42,13 +44,18 @@ class TrainsOnly(SPAN):
         return super().forward(x)
 
 
-def test_what_the_machine_cannot_do_is_told_and_the_rest_measured():
+def test_what_the_machine_cannot_do_is_told_and_the_rest_measured(tmp_path, monkeypatch):
+    """A package that is broken in its own way, too."""
+    (tmp_path / "onnxruntime.py").write_text("raise TypeError('Descriptors cannot be created directly')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     result = profile({"net": TrainsOnly(feature_channels=4)}, replace(BARE, variants=("eager", "bf16", "onnx")))
     runs = result.networks["net"].runs
     assert runs["eager"].latency is not None
     assert "no kernel for bfloat16" in runs["bf16"].fault
     assert "Expected `write` to write" in runs["onnx"].fault
     text = table(result)
+    assert all(f", {name} " in text for name in ("openvino", "ncnn") if find_spec(name))
     assert "Not to be had here:" in text
     assert "net, bf16: " in text
 
