@@ -46,7 +46,7 @@ def find_pairs(hr_folder: Path, lr_folder: Path, scale: int) -> Pairs:
         raise DscsrError(
             f"an LR image of 1/{scale} of the size for every image in {hr_folder}, which is larger than its border",
             listed(faults, "fault"),
-            f"Give --data HR LR of scale {scale}, such as Set5/HR Set5/LRbicx{scale}.",
+            f"Give folders of scale {scale}, such as Set5/HR and Set5/LRbicx{scale}.",
         )
     return pairs
 

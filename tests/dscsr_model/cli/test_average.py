@@ -94,7 +94,7 @@ def test_adapters_stay_adapters_and_with_their_base_become_a_network(folder, cap
             "2 positive numbers for --shares, but got 1 0",
         ),
         (["a.pth", "b.pth", "-o", "b.pth"], "a new file, but got `b.pth`, which exists"),
-        (["a.pth", "b.pth", "-o", "no.pth", "--data", "HR", "HR"], "Give --data HR LR of scale 2"),
+        (["a.pth", "b.pth", "-o", "no.pth", "--data", "HR", "HR"], "Give folders of scale 2"),
     ],
 )
 def test_what_is_refused(folder, capsys, words, told):

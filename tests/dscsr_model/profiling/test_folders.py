@@ -91,5 +91,5 @@ def test_all_faults_are_told_before_any_work(tmp_path):
     lr = write(tmp_path / "lr", a=(6, 8), b=(6, 8), c=(2, 8), d=(6, 8))  # of c, nothing is within the border
     (lr / "d.png").write_bytes(b"no image")
     faults = r"b\.png: 6x8 to b\.png of 12x15, c\.png: 2x8 to c\.png of 4x16, \S+d\.png: .*"
-    with pytest.raises(DscsrError, match=rf"1/2 of the size.*, but got {faults} Give --data HR LR of scale 2"):
+    with pytest.raises(DscsrError, match=rf"1/2 of the size.*, but got {faults} Give folders of scale 2, such as"):
         evaluate_folders(Repeat(), hr, lr)
