@@ -88,7 +88,7 @@ class QuantizedConv(nn.Conv2d):
         self.quant_levels.copy_(torch.tensor(self.input_levels))
 
     def weight_steps(self) -> tuple[Tensor, Tensor]:
-        """The weight as whole numbers, int8, and what these are multiplied by."""
+        """The weight as whole numbers, int8, and what these are multiplied by, (out, 1, 1, 1)."""
         scale = weight_scale(self.weight, self.bits)
         return (quantize_weight(self.weight, self.bits) / scale).detach().round().to(torch.int8), scale
 

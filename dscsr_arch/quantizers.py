@@ -12,9 +12,11 @@ Both compute the same: with the clip α and n steps up to it, a value becomes on
   alone is passed straight through.
 
 Different from the papers: PACT's range [0, α] is that of a ReLU. Few inputs of convolutions in super-resolution come
-out of one; where they may be negative, its range is [−α, α], as PAMS's always is. Weights are those of PAMS, by their
-largest: PACT takes DoReFa's (arXiv 1606.06160), whose tanh hardly bends weights of a few hundredths, and which forget
-how large they were, as only networks with batch normalisation can.
+out of one; where they may be negative, its range is [−α, α], as PAMS's always is. Weights are those of PAMS, but by the
+largest of each output channel, not of the layer: in fused kernels of SPAN one channel is many times another, and 8 bits
+of a layer lose six decibels (`span_ch28` before any training), of a channel one and a half. PACT takes DoReFa's (arXiv
+1606.06160), whose tanh hardly bends weights of a few hundredths, and which forget how large they were, as only networks
+with batch normalisation can.
 """
 
 from __future__ import annotations
@@ -54,9 +56,10 @@ def quantize(x: Tensor, alpha: Tensor, steps: Levels, method: Method) -> Tensor:
 
 
 def weight_scale(weight: Tensor, bits: int) -> Tensor:
-    """The step between two levels of a weight: its largest number is the highest level."""
-    smallest = torch.finfo(weight.dtype).tiny  # of a weight of zeros
-    return weight.detach().abs().amax().clamp(min=smallest) / levels(bits, signed=True)[1]
+    """The steps of a weight (out, …), as (out, 1, …): the largest number of a channel is its highest level."""
+    largest = weight.detach().abs().amax(tuple(range(1, weight.dim())), keepdim=True)
+    smallest = torch.finfo(weight.dtype).tiny  # of a channel of zeros
+    return (largest / levels(bits, signed=True)[1]).clamp(min=smallest)
 
 
 def quantize_weight(weight: Tensor, bits: int) -> Tensor:

@@ -37,14 +37,15 @@ class QDQConv(nn.Module):
         self.conv = [layer]  # not a module of this one: its float weight would be written
         steps, scale = layer.weight_steps()
         self.register_buffer("weight", steps)
-        self.register_buffer("weight_scale", scale)
+        self.register_buffer("weight_scale", scale.flatten())
+        self.register_buffer("zeros", torch.zeros(len(scale), dtype=torch.int8))
         self.register_buffer("input_scale", (layer.alpha / self.levels[1]).detach())
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer."""
         x = _Rounded.apply(x, self.input_scale, self.levels)
-        weight = _Dequantized.apply(self.weight, self.weight_scale)
+        weight = _Dequantized.apply(self.weight, self.weight_scale, self.zeros)
         out = self.conv[0]._conv_forward(x, weight, None)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
@@ -67,15 +68,15 @@ class _Rounded(torch.autograd.Function):
 
 
 class _Dequantized(torch.autograd.Function):
-    """Whole numbers times their scale."""
+    """Whole numbers times the scale of their output channel."""
 
     @staticmethod
-    def forward(_: Any, steps: Tensor, scale: Tensor) -> Tensor:
-        return steps.to(scale.dtype) * scale
+    def forward(_: Any, steps: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+        return steps.to(scale.dtype) * scale.view(-1, 1, 1, 1)
 
     @staticmethod
-    def symbolic(graph: Any, steps: Any, scale: Any) -> Any:
-        return graph.op("DequantizeLinear", steps, scale, _constant(graph, torch.tensor(0, dtype=torch.int8)))
+    def symbolic(graph: Any, steps: Any, scale: Any, zeros: Any) -> Any:
+        return graph.op("DequantizeLinear", steps, scale, zeros, axis_i=0)
 
 
 def _constant(graph: Any, value: Tensor) -> Any:

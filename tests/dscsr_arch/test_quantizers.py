@@ -64,20 +64,23 @@ class TestQuantize:
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights(bits):
-    weight = torch.randn(5, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    """Each output channel by its own largest: a small one beside a large one keeps all levels."""
+    weight = torch.randn(5, 4, 3, 3, dtype=torch.float64).mul_(10.0 ** torch.arange(5).view(-1, 1, 1, 1))
+    weight.requires_grad_()
     got = quantize_weight(weight, bits)
     highest = 2 ** (bits - 1) - 1
-    largest = float(weight.detach().abs().max())
-    expected = (weight.detach() * highest / largest).round() * largest / highest
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-15)
-    assert len(got.unique()) <= 2**bits - 1
+    for channel, own in zip(got, weight.detach(), strict=True):
+        largest = float(own.abs().max())
+        expected = (own * highest / largest).round() * largest / highest
+        torch.testing.assert_close(channel, expected, rtol=1e-15, atol=0)
+        assert len(channel.unique()) <= 2**bits - 1
     got.sum().backward()
     assert weight.grad.eq(1).all()  # straight through
 
 
 def test_weights_of_zeros_stay_finite():
     assert quantize_weight(torch.zeros(2, 2, 1, 1), 4).eq(0).all()
-    assert weight_scale(torch.zeros(2, 2, 1, 1), 4) > 0
+    assert weight_scale(torch.zeros(2, 2, 1, 1), 4).gt(0).all()
 
 
 def test_values_are_exact_in_float32():
