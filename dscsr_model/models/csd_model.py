@@ -36,12 +36,6 @@ def _vgg(criterion: nn.Module) -> VGG19Features | None:
     return criterion.vgg if isinstance(criterion, ContrastiveLoss) else None
 
 
-def validated_widths(given: Sequence[float] | None, students: Sequence[float], teacher: bool) -> tuple[float, ...]:
-    """``val: widths`` in ascending order; if none are given, all students' and, if it takes part, the teacher's."""
-    everyone = [*students, *([TEACHER] if teacher else [])]
-    return tuple(sorted({float(width) for width in (everyone if given is None else given)}))
-
-
 class CSDModel(EfficientSRModel):
     """Trains the students of a ``type: CSSRNet``, alone or together with their teacher, which holds them.
 
@@ -73,8 +67,10 @@ class CSDModel(EfficientSRModel):
 
     @cached_property
     def validated(self) -> tuple[float, ...]:
-        """The widths that are validated, in ascending order."""
-        return validated_widths(self.val.widths, self.students, not self.is_train or self._needs_teacher())
+        """``val: widths`` in ascending order; if none are given, all students' and, if it takes part, the teacher's."""
+        teacher = [TEACHER] if not self.is_train or self._needs_teacher() else []
+        given = [*self.students, *teacher] if self.val.widths is None else self.val.widths
+        return tuple(sorted({float(width) for width in given}))
 
     @cached_property
     def losses_of(self) -> list[dict[str, CSDLoss]]:
