@@ -156,8 +156,8 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return forks.finished(partial(dscsr, "train", "-opt", "opt.yml", *arguments), folder)
 
 
-def train_until_killed(folder: Path, line: str, delay: float, *arguments: str, script: str | None = None) -> bool:
-    """SIGKILL so many seconds after the console has shown ``line``; whether the run was still going.
+def train_until_killed(folder: Path, delay: float, *arguments: str, script: str | None = None) -> bool:
+    """SIGKILL so many seconds after the console has told how to resume; whether the run was still going.
 
     Args:
         script: To be run in place of `dscsr`, as users of a clone run BasicSR's own.
@@ -176,7 +176,7 @@ def train_until_killed(folder: Path, line: str, delay: float, *arguments: str, s
     child = forks.Fork(run, folder, {}, writing, writing)
     os.close(writing)
     with os.fdopen(reading) as said:
-        if any(line in each for each in said):
+        if any("to resume" in line for line in said):
             time.sleep(delay)
             child.kill()
         said.read()

@@ -90,7 +90,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_where_it_would_have(tmp_pa
     newest = 0
     for kill in range(kills):
         resume, by = ["--auto_resume"] if newest else [], str(script) if kill % 2 else None
-        assert train_until_killed(killed, "to resume", random.uniform(0.1, 0.4), *resume, script=by)
+        assert train_until_killed(killed, random.uniform(0.1, 0.4), *resume, script=by)
         state, passed_over = checkpoints.newest_whole(states, models)
         assert not passed_over
         assert max(checkpoints.iterations(states), default=0) >= newest

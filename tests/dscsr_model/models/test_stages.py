@@ -1,10 +1,12 @@
-"""`train: stages`: what changes at their borders, and that a run that was killed near one ends at the same bits."""
+"""`train: stages`: what changes at their borders, and that a run resumed near one ends at the same bits.
+
+Kills at random moments: test_runs.py.
+"""
 
 import contextlib
 import functools
 import io
 import os
-import random
 import re
 import signal
 from pathlib import Path
@@ -18,18 +20,15 @@ from training_runs import (
     MODELS,
     checkpoint,
     dscsr,
-    experiment,
     last_log,
     pipeline,
     resume_from,
     saved,
-    train_until_killed,
     weights_on_disk,
     write_short,
 )
 
 from dscsr_model.models.efficient_sr_model import EfficientSRModel
-from dscsr_model.training import checkpoints
 
 MSE = {"type": "MSELoss", "loss_weight": 10.0}
 FIRST, SECOND = 4, 7  # inside the second epoch of the first stage; inside the first one of the second
@@ -173,28 +172,5 @@ def test_two_ranks_cross_a_border_together(tmp_path, monkeypatch):
     for done in forks.ranks(functools.partial(run, "--auto_resume"), killed):
         assert done.returncode == 0, done.stderr
     assert last_log(killed).count(f"Validating iteration {FIRST}") == 1
-    for name in ("latest", "best"):
-        assert distance(weights_on_disk(killed, name), weights_on_disk(whole, name)) == 0
-
-
-@pytest.mark.slow
-def test_killed_at_a_border(tmp_path):
-    """By SIGKILL, in a process of its own, as soon as the console tells of the new stage."""
-    kills = 12
-    stages = [{"until": 30 * number, **(table("EfficientSRModel")[number % 3])} for number in range(1, kills + 1)]
-    for stage, number in zip(stages, range(1, kills + 1), strict=True):
-        stage["until"] = 30 * number
-        if "scheduler" in stage["train"]:
-            stage["train"] = {**stage["train"], "scheduler": {"type": "MultiStepLR", "milestones": [3]}}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder, freq in ((whole, 1000), (killed, 3)):
-        write(folder, **{"train:stages": [*stages, {}], "train:total_iter": 30 * (kills + 1), "val:val_freq": 45,
-                         "logger:save_checkpoint_freq": freq})  # fmt: skip
-    pipeline(whole)
-    for kill in range(kills):
-        resume = ["--auto_resume"] if kill else []
-        assert train_until_killed(killed, f"Stage {kill + 2} of", random.uniform(0, 0.1), *resume)
-        assert max(checkpoints.iterations(experiment(killed) / "training_states")) >= 30 * (kill + 1)
-    pipeline(killed, "--auto_resume")
     for name in ("latest", "best"):
         assert distance(weights_on_disk(killed, name), weights_on_disk(whole, name)) == 0
