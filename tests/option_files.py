@@ -32,7 +32,7 @@ def write_images(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
 
 def write_lmdb(folder: Path, keys: list[str], size: tuple[int, int], *, encoded: bool = True) -> Path:
     """An LMDB with BasicSR's meta_info.txt; ``encoded=False`` stores bare pixels."""
-    env = lmdb.open(str(folder), map_size=1 << 24)
+    env = lmdb.open(str(folder), map_size=1 << 24, sync=False)
     with env.begin(write=True) as transaction:
         for number, key in enumerate(keys):
             image = _image(number, size)

@@ -24,7 +24,7 @@ def data(make_pair, tmp_path):
 
 def change(path, key, value):
     """Replace an entry, or remove it."""
-    environment = lmdb.open(str(path), map_size=2**26)
+    environment = lmdb.open(str(path), map_size=2**26, sync=False)
     with environment.begin(write=True) as transaction:
         if value is None:
             assert transaction.delete(key.encode())
