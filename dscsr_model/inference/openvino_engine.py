@@ -53,7 +53,7 @@ def openvino_engine(
     half, channels, sizes, shape, memory = rehearse(path)
     scale = scale_of(shape, channels, sizes.fit(PROBE_SIDE), str(path))
     try:
-        programs = _Programs(core, str(path), settings, levels=has_levels(path))
+        programs = _Programs(core, str(path), settings, coarse=precision == "bf16" or has_levels(path))
     except RuntimeError as error:
         said = " ".join(str(error).split())[:300]
         raise DscsrError("OpenVINO to open it", f"this from it: {said}", "Try --backend onnx.", path) from error
@@ -74,24 +74,24 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 class _Programs:
-    """A model compiled for any size, and for single sizes, which is faster: by a sixth, by half with ``levels``.
+    """A model compiled for any size, and for single sizes, which is faster: by a sixth, by half where it has levels.
 
-    Then the two round differently, and no image may be made by both: each size gets its own. Programs for single sizes
-    give the same to the last bit. Without levels a size gets its own when it comes twice in a row.
+    The two round differently, which shows where numbers are ``coarse``: there each size gets its own, and those for
+    single sizes give the same to the last bit. Else a size gets its own when it comes twice in a row.
     """
 
-    def __init__(self, core: Any, path: str, settings: dict[str, Any], *, levels: bool) -> None:
+    def __init__(self, core: Any, path: str, settings: dict[str, Any], *, coarse: bool) -> None:
         self._model = core.read_model(path)
         self._compile = lambda model: core.compile_model(model, "CPU", settings)
         self._any_size = self._compile(self._model)
-        self._levels = levels
+        self._coarse = coarse
         self._own: dict[tuple[int, ...], Any] = {}
         self._last_shape: tuple[int, ...] = ()
 
     def __call__(self, images: Any) -> Any:
         shape, last = images.shape, self._last_shape
         self._last_shape = shape
-        if shape not in self._own and (self._levels or shape == last):
+        if shape not in self._own and (self._coarse or shape == last):
             self._any_size.release_memory()  # each keeps its features until then
             if len(self._own) == _KEPT:
                 del self._own[next(iter(self._own))]
