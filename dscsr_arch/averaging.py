@@ -50,8 +50,8 @@ def _check_alike(name: str, network: nn.Module, other_name: str, other: nn.Modul
         raise WeightsError(words, f"{in_words(theirs)} ({other_name})", remedy)
     bits, other_bits = _bits(network), _bits(other)
     if unlike := [layer for layer in {**bits, **other_bits} if bits.get(layer) != other_bits.get(layer)]:
-        its, their = (levels.get(unlike[0]) or "in full precision" for levels in (bits, other_bits))
-        got = f"`{unlike[0]}` with levels {its} and {their} ({other_name})"
+        its, their = (levels.get(unlike[0], "full precision") for levels in (bits, other_bits))
+        got = f"`{unlike[0]}` in {its} and in {their} ({other_name})"
         raise WeightsError(words, got, "Average files of the same bits, of one method of quantization.")
     shapes, others = (
         {key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (network, other)
@@ -68,6 +68,6 @@ def _check_alike(name: str, network: nn.Module, other_name: str, other: nn.Modul
 def _bits(network: nn.Module) -> dict[str, str]:
     """The lowest and the highest level of the input of each quantized layer."""
     return {
-        name: " to ".join(str(int(level)) for level in layer.quant_levels)
+        name: f"levels of {' to '.join(str(int(level)) for level in layer.quant_levels)}"
         for name, layer in quantized_layers(network).items()
     }

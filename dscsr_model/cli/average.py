@@ -108,9 +108,11 @@ def _write_network(args: argparse.Namespace, shares: list[float]) -> None:
         rows = [[*row, *psnr] for row, psnr in zip([*rows, ["their mean", "", ""]], psnrs, strict=True)]
     headers = ["network", "weights", "share", *(["PSNR", "PSNR Y"] if args.data else [])]
     print(tabulate(rows, headers, disable_numparse=True))
-    print(
-        f"\n{shipped.path}  {form.says}\n  {in_words(shipped.metadata)}, {shipped.parameters:,} parameters when fused"
-    )
+    lines = [f"\n{shipped.path}  {form.says}"]
+    lines += [f"{in_words(shipped.metadata)}, {shipped.parameters:,} parameters when fused"]
+    if shipped.quantized:
+        lines.append(f"{shipped.quantized}, all else in float32")
+    print("\n  ".join(lines))
     print(f"  {_judgement(figures)}")
 
 

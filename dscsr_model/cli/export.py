@@ -94,8 +94,8 @@ def _export_adapters(args: argparse.Namespace) -> int:
     from dscsr_model.export.compare import TOLERANCE
     from dscsr_model.export.peft import write_adapters
 
-    if args.fp16 or args.opset is not None:
-        raise DscsrError("adapters in the precision that they have", "--fp16 or --opset", "Leave it out.")
+    if args.fp16 or args.int8 or args.opset is not None:
+        raise DscsrError("adapters in the precision that they have", "--fp16, --int8 or --opset", "Leave it out.")
     out = Path(args.out)
     differences, not_asked = write_adapters(networks.load_network(args), out, force=args.force)
     print(f"{out}  LoRA as PEFT has it: adapter_model.safetensors, adapter_config.json")

@@ -38,6 +38,8 @@ FLOAT_SHARE = 0.25
 _PROBES = 6
 """Images by which each convolution is tried alone."""
 _MOST_TRIED = 100
+_SIDE = 24
+"""Of the image for which multiplications are counted."""
 LEAST_PSNR = 30.0
 """In dB, of the image beside that of float32: what is further off is no use to anybody."""
 
@@ -92,7 +94,7 @@ def to_int8(network: nn.Module, path: Path, samples: Samples, *, opset: int) -> 
             candidate = run_onnx(trial)
             return fmean(float((candidate(x) - y).square().mean()) for x, y in zip(probes, expected, strict=True))
 
-        work = _work(model)
+        work = _work(model, sizes.fit(_SIDE))
         kept = _kept(work, error)
         result = _quantized(model, ranges, work.keys() - set(kept))
         seen = receptive_field(shipped, input_channels(shipped), sizes, 0)
@@ -162,10 +164,25 @@ def _quantized(model: Any, ranges: Any, names: Iterable[str]) -> Any:
     return quantizer.model.model
 
 
-def _work(model: Any) -> dict[str, int]:
-    """Weights of every convolution by its name: as many multiplications per pixel."""
-    sizes = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
-    return {node.name: sizes.get(node.input[1], 0) for node in model.graph.node if node.op_type == "Conv"}
+def _work(model: Any, side: int) -> dict[str, int]:
+    """Multiplications of every convolution, by its name, for an image of this side."""
+    import onnx
+
+    sized = copy.deepcopy(model)
+    for index, size in {0: 1, 2: side, 3: side}.items():
+        sized.graph.input[0].type.tensor_type.shape.dim[index].dim_value = size
+    sized.graph.output[0].type.tensor_type.ClearField("shape")  # which names no numbers
+    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    weights = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
+    return {
+        node.name: weights.get(node.input[1], 0) * math.prod(shapes.get(node.output[0], [])[2:])
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
 
 
 def _kept(work: dict[str, int], error: Callable[[Iterable[str]], float]) -> list[str]:

@@ -69,5 +69,7 @@ def test_networks_of_unlike_bits():
         return network
 
     average_networks({"a": quantized(4), "b": quantized(4)}, [0.5, 0.5])
-    with pytest.raises(WeightsError, match=r"with levels -7 to 7 and -127 to 127 \(b\)"):
+    with pytest.raises(WeightsError, match=r"in levels of -7 to 7 and in levels of -127 to 127 \(b\)"):
         average_networks({"a": quantized(4), "b": quantized(8)}, [0.5, 0.5])
+    with pytest.raises(WeightsError, match=r"in full precision and in levels of -7 to 7 \(b\)"):
+        average_networks({"a": span(), "b": quantized(4)}, [0.5, 0.5])

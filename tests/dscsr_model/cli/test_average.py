@@ -7,6 +7,7 @@ from small_models import with_updates
 
 from dscsr_arch import SPAN, conv_lora, load_model
 from dscsr_arch.metadata import beside
+from dscsr_arch.quantized_conv import inject
 from dscsr_arch.weight_files import read_weight_file
 from dscsr_model.cli import main
 from dscsr_model.training.lora import lora_files
@@ -51,6 +52,14 @@ def test_without_data_nothing_is_claimed(folder, capsys):
     printed = capsys.readouterr().out
     assert "is not known: no --data HR LR was given" in printed
     assert "their mean" not in printed
+
+
+def test_bits_of_quantized_networks_are_told(folder, capsys):
+    network = inject(SPAN(feature_channels=4, upscale=2, img_range=1.0).fuse(), "pams", 4)
+    for name in "ab":
+        torch.save({"params": network.state_dict(), **beside(network)}, f"{name}.pth")
+    assert main(["average", "a.pth", "b.pth", "-o", "mean.pth"]) == 0
+    assert "\n  20 convolutions in 4 bits, all else in float32\n" in capsys.readouterr().out
 
 
 def test_adapters_stay_adapters_and_with_their_base_become_a_network(folder, capsys):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from dscsr_arch import EDSR
+from dscsr_arch import EDSR, RCAN
 from dscsr_arch.errors import DscsrError
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.data.lmdb_store import LmdbWriter, encode
 from dscsr_model.export import int8
 from dscsr_model.export.calibration import read_samples
+from dscsr_model.export.onnx import to_onnx
 from dscsr_model.inference.engines import onnx_engine, torch_engine
 
 onnx = pytest.importorskip("onnx", reason="extra: onnx")
@@ -97,6 +98,16 @@ def test_what_stays_in_float32():
     assert int8._kept(dict.fromkeys(map(str, range(200)), 1), None) == ["0", "199"]
 
 
+def test_work_counts_the_pixels(tmp_path):
+    """A layer behind the enlargement has four times as many; attention has one."""
+    network = RCAN(num_feat=8, num_group=1, num_block=1, squeeze_factor=4, upscale=2).eval()
+    to_onnx(network, tmp_path / "net.onnx")
+    work = int8._work(onnx.load(tmp_path / "net.onnx"), 24)
+    first, last = 8 * 3 * 9 * 24**2, 3 * 8 * 9 * 48**2
+    assert (work["/conv_first/Conv"], work["/conv_last/Conv"]) == (first, last)
+    assert sorted(work.values())[:2] == [2 * 8] * 2
+
+
 def test_useless_in_8_bits(sets, tmp_path, monkeypatch):
     """One whose values need more levels than there are is refused."""
     monkeypatch.setattr(int8, "FLOAT_SHARE", 0)
@@ -128,6 +139,12 @@ def test_command(network, sets, tmp_path, monkeypatch, capsys):
         (): "--int8 --calibrate LQ [GT], and no --fp16, but got 0 folders",
         ("--calibrate", "LQ", "--fp16"): "and no --fp16, but got --fp16",
         ("--calibrate", "none"): "none",
+        (
+            "--calibrate",
+            "LQ",
+            "--format",
+            "peft",
+        ): "adapters in the precision that they have, but got --fp16, --int8 or --opset",
     }.items():
         assert main([*export, *more, "--force"]) == 1
         assert message in capsys.readouterr().err
