@@ -8,6 +8,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,8 @@ def _translate(network: nn.Module, example: Tensor, opset: int) -> bytes:
     if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
         raise DscsrError("torch 2.5 or newer for ONNX", torch.__version__, "Update it.")
     model = BytesIO()
-    with translating("torch's exporter to ONNX"):
+    silent = mock.patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True)
+    with translating("torch's exporter to ONNX"), silent:  # or else C++ prints the graph of what fails; no switch works
         torch.onnx.export(
             network,
             (example,),

@@ -70,7 +70,7 @@ def translating(what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
+        first = str(error).strip().partition("\n")[0].partition("  [Caused by the value")[0]
         raise DscsrError(f"{what} to translate the network", f"this from it: {first}") from error
     finally:
         logging.disable(before)

@@ -162,10 +162,16 @@ def _look_along(run: Run, strip: Tensor, sizes: SizeRequirements) -> tuple[int, 
         margin = radius + step - 1
         moved = run(strip[..., step : step + width])[..., margin * scale : (width - margin - step) * scale]
         there = usual[..., (margin + step) * scale : (width - margin) * scale]
-        if (moved - there).abs().max() <= _TOLERANCE * usual.abs().max():
-            return margin, step
+        if _close(moved, there, usual):
+            # Windows may also depend on how many fit into the image, as in SAFMN, which pools sides to an eighth.
+            longer = run(strip[..., : width + sizes.multiple_of])[..., : (width - margin) * scale]
+            return (margin, step) if _close(longer, usual[..., : (width - margin) * scale], usual) else None
         step *= 2
     return None
+
+
+def _close(one: Tensor, other: Tensor, usual: Tensor) -> bool:
+    return bool((one - other).abs().max() <= _TOLERANCE * usual.abs().max())
 
 
 def _changed(run: Run, x: Tensor, usual: Tensor) -> Tensor:

@@ -125,6 +125,13 @@ class Placed(nn.Conv2d):
         return super().forward(x) + torch.linspace(0, 1, x.shape[-1])
 
 
+class Pooling(nn.Module):
+    """Pools sides to an eighth, as SAFMN: of sides that 8 does not divide, all windows are other ones."""
+
+    def forward(self, x):
+        return x + F.interpolate(F.adaptive_max_pool2d(x, (x.shape[-2] // 8, x.shape[-1] // 8)), x.shape[-2:])
+
+
 @pytest.mark.parametrize(
     "network",
     [
@@ -132,13 +139,15 @@ class Placed(nn.Conv2d):
         RCAN(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4),
         nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.GroupNorm(1, 3)),
         Placed(3, 3, 3, padding=1),
+        Pooling(),
         nn.Dropout(0.5).train(),
         nn.Sequential(nn.ReflectionPad2d(8), nn.Conv2d(3, 3, 17)),
     ],
-    ids=["pooling", "RCAN", "norm", "coordinates", "random", "fails on narrow images"],
+    ids=["pooling", "RCAN", "norm", "coordinates", "windows by share", "random", "fails on narrow images"],
 )
 def test_what_tiles_would_change(network):
-    found = receptive_field(network if isinstance(network, nn.Dropout) else network.eval(), 3)
+    sizes = SizeRequirements(1, 8) if isinstance(network, Pooling) else ANY_SIZE
+    found = receptive_field(network if isinstance(network, nn.Dropout) else network.eval(), 3, sizes)
     assert (found.local, found.radius) == (False, MARGIN)
 
 
