@@ -25,7 +25,7 @@ from dscsr_arch.sizes import padded, size_requirements
 from dscsr_model.evaluation.metrics import psnr
 from dscsr_model.evaluation.protocol import Image, as_input, super_resolve
 from dscsr_model.export.calibration import Sample, Samples
-from dscsr_model.export.compare import images, input_channels
+from dscsr_model.export.compare import difference, images, input_channels
 from dscsr_model.export.onnx import run_onnx, to_onnx
 from dscsr_model.inference.no_telemetry import import_onnxruntime
 from dscsr_model.inference.onnx_file import require_onnx
@@ -70,7 +70,7 @@ def to_int8(network: nn.Module, path: Path, samples: Samples, *, opset: int) -> 
         opset: As for `onnx.to_onnx`.
 
     Raises:
-        DscsrError: As there; or the result differs too much to be of use.
+        DscsrError: As there and in `compare.difference`; or the result differs too much to be of use.
     """
     require_onnx()
     import onnx
@@ -81,9 +81,10 @@ def to_int8(network: nn.Module, path: Path, samples: Samples, *, opset: int) -> 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # hidden there, the next export removes what is left
         plain, trial = Path(folder, "float.onnx"), Path(folder, "trial.onnx")
         to_onnx(shipped, plain, opset=opset)
+        run = run_onnx(plain)
+        difference(shipped, run, by="ONNX Runtime")  # what follows compares with this file
         model = onnx.load(str(plain))
         ranges = _ranges(plain, [_fitted(shipped, sample.lq) for sample in samples.learned_from])
-        run = run_onnx(plain)
 
         probes = _probes(shipped, samples)
         expected = [run(x) for x in probes]

@@ -121,6 +121,18 @@ def test_useless_in_8_bits(sets, tmp_path, monkeypatch):
         int8.to_int8(spread.eval(), tmp_path / "net.onnx", read_samples(sets / "LQ", None, 2, 3), opset=17)
 
 
+def test_a_network_that_no_file_can_hold(sets, tmp_path):
+    """It does other things for other sizes, which a traced file keeps as those of one."""
+
+    class Sized(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) / float(x.shape[-1])
+
+    with pytest.raises(DscsrError, match="the file, read by ONNX Runtime, to do what the network does"):
+        int8.to_int8(Sized(3, 3, 1).eval(), tmp_path / "net.onnx", read_samples(sets / "LQ", None, 1, 3), opset=17)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_command(network, sets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.save({"params": network.state_dict(), **beside(network)}, "net.pth")
