@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dscsr_arch.deployable import deployable
-from dscsr_arch.errors import DscsrError, UnavailableError
+from dscsr_arch.errors import DscsrError, UnavailableError, why_not_imported
 from dscsr_arch.metadata import describe
 from dscsr_arch.quantized_conv import require_full_precision
 from dscsr_model.export.programs import prepared, translating
-from dscsr_model.inference.ncnn_engine import MARK, open_net, rehearse, require_ncnn, run_net, weights_beside
+from dscsr_model.inference.ncnn_engine import INSTALL, MARK, open_net, rehearse, require_ncnn, run_net, weights_beside
 
 _NAMES = {"in0": "data", "out0": "output"}
 """What pnnx calls the ends of a network, and what all of realesrgan-ncnn-vulkan, Upscayl and chaiNNer look for."""
@@ -43,6 +43,7 @@ def to_ncnn(network: nn.Module, path: Path, *, half: bool = False) -> None:
         DscsrError: Packages are missing, or pnnx cannot translate the network.
     """
     require_ncnn()
+    _program()
     require_full_precision(network, "ncnn")
     network, example, metadata = prepared(network, half=False)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # hidden there, the next export removes what is left
@@ -111,8 +112,6 @@ class _ShiftsAsNormalisations(TorchFunctionMode):
 
 def _translate(network: nn.Module, example: Tensor, half: bool, folder: Path) -> tuple[str, bytes]:
     """Graph and weights by pnnx, a program of its own, in a folder of its own: it leaves eight files."""
-    import pnnx
-
     script = BytesIO()  # on a full disk torch's own writer ends the process
     with translating("TorchScript"), torch.no_grad(), _ShiftsAsNormalisations(network):
         torch.jit.save(torch.jit.trace(network, example, check_trace=False), script)
@@ -122,7 +121,7 @@ def _translate(network: nn.Module, example: Tensor, half: bool, folder: Path) ->
     Path(folder, "net.pt").write_bytes(script.getbuffer())
     words = ["net.pt", f"inputshape={shapes[0]}", f"inputshape2={shapes[1]}", f"fp16={int(half)}"]
     try:
-        done = subprocess.run([pnnx.EXEC_PATH, *words], cwd=folder, capture_output=True, text=True, errors="replace")
+        done = subprocess.run([_program(), *words], cwd=folder, capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise UnavailableError("pnnx, a program, to run", error, "Run `pip install --force-reinstall pnnx`.") from error
     try:
@@ -135,6 +134,15 @@ def _translate(network: nn.Module, example: Tensor, half: bool, folder: Path) ->
     if unknown := sorted(kind for kind in kinds if "." in kind or ":" in kind):
         raise DscsrError("a network of layers that ncnn has", f"one with {', '.join(unknown)}", _OTHERS)
     return param, weights
+
+
+def _program() -> str:
+    """Where pnnx is; UnavailableError if it is not installed."""
+    try:
+        from pnnx import EXEC_PATH
+    except Exception as error:  # a broken package may raise anything
+        raise UnavailableError("pnnx, which writes ncnn files", why_not_imported(error), INSTALL) from error
+    return str(EXEC_PATH)
 
 
 _OTHERS = "Nothing is kept. Choose another format: chaiNNer, for instance, runs --format onnx, too."

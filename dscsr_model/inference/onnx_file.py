@@ -101,8 +101,5 @@ def require_onnx() -> None:
 
         import_onnxruntime().InferenceSession  # noqa: B018
     except Exception as error:
-        raise UnavailableError(
-            "ONNX Runtime",
-            why_not_imported(error),
-            "Run `pip install 'dscsr[onnx]'`; upscale also runs with --backend torch.",
-        ) from error
+        remedy = "Run `pip install 'dscsr[onnx]'`."
+        raise UnavailableError("the packages onnx and onnxruntime", why_not_imported(error), remedy) from error

@@ -109,6 +109,6 @@ def require_openvino() -> None:
     try:
         import_openvino().Core  # noqa: B018 - which a folder of that name has not
     except Exception as error:
-        remedy = "Run `pip install 'dscsr[openvino]'`; upscale also runs with --backend torch."
+        remedy = "Run `pip install 'dscsr[openvino]'`."
         raise UnavailableError("OpenVINO", why_not_imported(error), remedy) from error
     require_onnx()

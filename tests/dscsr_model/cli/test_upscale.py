@@ -175,7 +175,6 @@ def test_onnx(upscale, tmp_path, monkeypatch):
 def test_the_fastest_backend(upscale, tmp_path, monkeypatch):
     """It is said which one is, and why; the image is the same. One that is installed and broken is told."""
     pytest.importorskip("onnxruntime", reason="extra: onnx")
-    (tmp_path / "pnnx.py").touch()
     (tmp_path / "ncnn.py").write_text("raise ImportError('libgomp.so.1')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "ncnn", raising=False)

@@ -202,9 +202,16 @@ def test_what_pnnx_cannot_do_gets_a_message(tmp_path, monkeypatch, capfd, line, 
 
 
 def test_without_the_packages(exported, monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DscsrError, match=r"but got no ncnn and no pnnx\. Run `pip install 'dscsr\[ncnn\]'`"):
-        to_ncnn(exported[0], tmp_path / "net.param")
+    """What is written can be run without what writes."""
+    network, path, _ = exported
+    for name in ("pnnx", "ncnn"):
+        monkeypatch.setitem(sys.modules, name, None)
+        if name == "pnnx":
+            assert ncnn_engine(path, threads=1).scale == 2
+        with pytest.raises(
+            DscsrError, match=rf"Expected {name}.*, but got no {name}\. Run `pip install 'dscsr\[ncnn\]'`"
+        ):
+            to_ncnn(network, tmp_path / "net.param")
 
 
 def test_the_file_says_what_shapes_cannot_tell(exported):

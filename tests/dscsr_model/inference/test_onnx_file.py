@@ -90,7 +90,9 @@ def test_a_file_says_its_multiple_or_is_tried(opened, said, multiple, capfd):
 
 def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(DscsrError, match=r"Expected ONNX Runtime, but got no onnxruntime. Run `pip install"):
+    with pytest.raises(
+        DscsrError, match=r"Expected the packages onnx and onnxruntime, but got no onnxruntime. Run `pip install"
+    ):
         onnx_engine(tmp_path / "net.onnx")
 
 

@@ -101,7 +101,6 @@ def test_what_it_cannot_do(file, tmp_path, monkeypatch):
 def test_a_package_that_is_broken(backend, fault, tmp_path, monkeypatch):
     """It is there, but a library that it needs is not."""
     package = {"onnx": "onnxruntime"}.get(backend, backend)
-    (tmp_path / "pnnx.py").touch()
     (tmp_path / f"{package}.py").write_text(f"raise {fault}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, package, raising=False)
