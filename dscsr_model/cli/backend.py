@@ -98,10 +98,11 @@ def _build(name: str, network: nn.Module | None, folder: Path, args: argparse.Na
 
 
 def write(form: str, network: nn.Module, path: Path, half: bool) -> None:
-    """Write a network as a file of a format, by its name; see `open_network`."""
+    """Write a network as a file of a format, by its name, compared as every export; see `open_network`."""
     from dscsr_model.export.formats import FORMATS
+    from dscsr_model.export.ship import ship
 
-    FORMATS[form].write(network, path, half=half)
+    ship(network, path, FORMATS[form], half=half)
 
 
 def _installed(weights: Path) -> list[str]:

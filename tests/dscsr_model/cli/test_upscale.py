@@ -172,6 +172,18 @@ def test_onnx(upscale, tmp_path, monkeypatch):
         assert np.abs(plain - other).max() <= 1
 
 
+def test_a_backend_that_would_make_another_image(upscale, tmp_path, monkeypatch):
+    """A traced file keeps what a network does for one size of image, HAT's masks for instance."""
+    pytest.importorskip("onnxruntime", reason="extra: onnx")
+    forward = SPAN.forward
+    monkeypatch.setattr(SPAN, "forward", lambda network, x: forward(network, x) / float(x.shape[-1]))
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    code, _, stderr = upscale(tmp_path / "a.png", tmp_path / "out", "--backend", "onnx")
+    assert code == 1
+    assert "the file, read by ONNX Runtime, to do what the network does" in stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_fastest_backend(upscale, tmp_path, monkeypatch):
     """It is said which one is, and why; the image is the same. One that is installed and broken is told."""
     pytest.importorskip("onnxruntime", reason="extra: onnx")
