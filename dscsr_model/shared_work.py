@@ -260,6 +260,7 @@ def ranks() -> Iterator[Alone]:
 
 
 def _store(rank: int, size: int) -> Any:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or it prints pages when the store ends; read by its import
     from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed import PrefixStore, TCPStore
 
 from dscsr_arch import SPAN
 from dscsr_model import shared_work
@@ -169,6 +170,20 @@ def test_a_fault_of_rank_0_ends_all(folder):
     assert (first.returncode, second.returncode, second.stderr.count("error")) == (1, 1, 0)
     assert "which exists. Add --force" in first.stderr
     assert ended(first) < ended(second)
+
+
+def test_when_rank_0_has_gone_a_line_is_told_and_no_page_of_cpp(folder):
+    """In a process that has not imported torch yet, as the command's."""
+    world = forks.group()
+    port = int(world[1]["MASTER_PORT"])
+    store = [TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)]
+    command = [sys.executable, "-m", "dscsr_model.cli", *ARGUMENTS]
+    rank = subprocess.Popen(command, env={**os.environ, **world[1]}, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: PrefixStore("dscsr 0", store[0]).add("beat 1", 0) > 1)
+    store.clear()  # which ends it
+    told = rank.communicate()[1]
+    assert rank.returncode == 1
+    assert re.fullmatch(r"dscsr: error: Expected rank 0, .* to go on, but got that it has ended .*\n", told), told
 
 
 def torchrun(node, port, *arguments):
