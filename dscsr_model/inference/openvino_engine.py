@@ -60,7 +60,13 @@ def openvino_engine(
 
     def run(x: Tensor, program: Callable[[Any], Any] = programs) -> Tensor:
         images = x.to(torch.float16 if half else torch.float32).contiguous().numpy()
-        return torch.from_numpy(program(images)).float()
+        try:
+            made = torch.from_numpy(program(images)).float()
+        except RuntimeError as error:  # where from, line by line, and then what
+            raise RuntimeError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
+        if made.shape[2:] != (scale * x.shape[2], scale * x.shape[3]):  # no word of it: what it gave last comes again
+            raise RuntimeError("OpenVINO: not enough memory")
+        return made
 
     # By one program alone: another rounds differently everywhere, as if each pixel saw the whole image.
     seen = receptive_field(partial(run, program=programs.any_size), channels, sizes, memory)
@@ -84,6 +90,7 @@ class _Programs:
         self._model = core.read_model(path)
         self._compile = lambda model: core.compile_model(model, "CPU", settings)
         self._any_size = self._compile(self._model)
+        self._request = self._any_size.create_infer_request()
         self._coarse = coarse
         self._own: dict[tuple[int, ...], Any] = {}
         self._last_shape: tuple[int, ...] = ()
@@ -93,6 +100,7 @@ class _Programs:
         self._last_shape = shape
         if shape not in self._own and (self._coarse or shape == last):
             self._any_size.release_memory()  # each keeps its features until then
+            self._request = self._any_size.create_infer_request()  # where memory ends, the old one's result would come
             if len(self._own) == _KEPT:
                 del self._own[next(iter(self._own))]
             model = self._model.clone()
@@ -101,7 +109,7 @@ class _Programs:
         return self._own[shape](images)[0].copy() if shape in self._own else self.any_size(images)
 
     def any_size(self, images: Any) -> Any:
-        return self._any_size(images)[0].copy()
+        return self._request.infer(images, share_inputs=True)[0]
 
 
 def require_openvino() -> None:

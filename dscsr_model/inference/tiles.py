@@ -140,7 +140,7 @@ class Upscaler:
             inner = made[(..., *window.slices(self.engine.scale, seen))]
             values = _joined(inner, images)
             levels = stored_values.as_numbers(values) if self.stored else values.clamp(0, 1).mul(most).round()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             fault = (str(error) or type(error).__name__).splitlines()[0]
             if _is_out_of_memory(error):
                 return fault
@@ -191,6 +191,8 @@ def _joined(made: Tensor, images: list[list[int]]) -> Tensor:
     return torch.cat(parts)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    words = ("out of memory", "can't allocate memory", "failed to allocate", "std::bad_alloc", "not enough memory")
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    words = ("out of memory", "can't alloc", "failed to allocate", "std::bad_alloc", "not enough memory")
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
+        word in str(error).lower() for word in words
+    )

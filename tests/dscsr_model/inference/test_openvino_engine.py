@@ -73,6 +73,19 @@ def test_levels_are_rounded_alike_in_tiles_and_whenever_an_image_comes(tmp_path)
     assert abs(whole - again).max() == abs(whole - tiled).max() == 0
 
 
+def test_where_memory_ends(file, monkeypatch):
+    """OpenVINO says nothing then, and gives what it gave last; or where it stands, and then what happened."""
+
+    def fails(*_):
+        raise RuntimeError("Exception from core.cpp:117:\nException from plugin.cpp:54:\ncan't alloc\n\n")
+
+    engine = openvino_engine(file, threads=1)
+    for call, message in (lambda *_: torch.zeros(1, 3, 16, 16).numpy(), "not enough memory"), (fails, "can't alloc"):
+        monkeypatch.setattr(type(engine.run.__defaults__[0]), "__call__", call)
+        with pytest.raises(RuntimeError, match=f"^OpenVINO: {message}$"):
+            engine(torch.rand(1, 3, 8, 9))
+
+
 def test_bf16_when_asked_for(network, file):
     """It is rounded alike whenever an image comes, too."""
     if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

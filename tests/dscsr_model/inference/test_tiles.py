@@ -147,6 +147,7 @@ def test_tiles_by_free_memory(monkeypatch):
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 40.6 MiB for an array"),
     ],
 )
 def test_smaller_tiles_when_memory_ends(error):
