@@ -32,14 +32,13 @@ class ImageFormat(NamedTuple):
     longest: int
     """Pixels of a side."""
     alpha: bool
-    sixteen_bit: bool
 
 
 IMAGE_FORMATS = {
-    "png": ImageFormat("PNG", ".png", 2**31 - 1, True, True),
-    "jpg": ImageFormat("JPEG", ".jpg", 65500, False, False),
-    "webp": ImageFormat("WebP", ".webp", 16383, True, False),
-    "tiff": ImageFormat("TIFF", ".tiff", 2**31 - 1, True, True),
+    "png": ImageFormat("PNG", ".png", 2**31 - 1, True),
+    "jpg": ImageFormat("JPEG", ".jpg", 65500, False),
+    "webp": ImageFormat("WebP", ".webp", 16383, True),
+    "tiff": ImageFormat("TIFF", ".tiff", 2**31 - 1, True),
 }
 _OF_SUFFIX = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 
