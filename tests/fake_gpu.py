@@ -3,8 +3,6 @@
 What needs a number (``item``, ``bool``, ``nonzero``: on a GPU the host would wait for it) fails, too.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Processes that are forked from this one, which has imported everything: real ones, without seconds of imports."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing.util
 import os

@@ -1,7 +1,5 @@
 """Tiny datasets, weights and option files for tests of options: made in a temporary folder, a few KB each."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A run is that of the command line, in a fork of this process that ends after two iterations.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 import resource

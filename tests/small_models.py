@@ -1,7 +1,5 @@
 """Models of BasicSR's kind, small enough to train for some steps inside a test."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from pathlib import Path

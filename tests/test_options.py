@@ -1,7 +1,5 @@
 """Every file in options/ says how to run it, passes the option check on data of its kind, and its network runs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """datasets/bsds400.py: what is trained on and what is held out never meet."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 

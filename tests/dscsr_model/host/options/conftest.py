@@ -1,7 +1,5 @@
 """Tiny options of every model type of ours, and weights for them, made once."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

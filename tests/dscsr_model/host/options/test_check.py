@@ -1,7 +1,5 @@
 """All faults at once, with their lines; and what a check costs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import wraps
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Datasets, GPUs and batches: what is missing or does not fit together is found before training starts."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Option files that are none, keys that stand twice, and ``--force_yml``."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """Losses of an option file, and what CSDModel's need: backbone, widths, teacher, negatives."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Types that are named, and arguments of constructors: ours, BasicSR's, torch's and those of other plugins."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from option_files import REMOVED

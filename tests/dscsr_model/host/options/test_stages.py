@@ -1,7 +1,5 @@
 """Tables of stages: what makes sense, and what is said of those that do not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

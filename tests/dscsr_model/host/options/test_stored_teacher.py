@@ -1,7 +1,5 @@
 """Stored outputs of a teacher: what is not theirs is found before training, with one clear message."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keys and values of an option file: what is declared passes, what is not is told with what was meant."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import option_files

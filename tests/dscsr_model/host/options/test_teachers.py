@@ -1,7 +1,5 @@
 """Teachers, the layers that are compared, and LoRA: each fault is found before training, with one clear message."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import option_files

@@ -1,7 +1,5 @@
 """Weight files and training states: do they open, fit the network, and have what BasicSR looks for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
