@@ -28,7 +28,7 @@ from dscsr_model.export.calibration import Sample, Samples
 from dscsr_model.export.compare import difference, images, input_channels
 from dscsr_model.export.onnx import run_onnx, to_onnx
 from dscsr_model.inference.no_telemetry import import_onnxruntime
-from dscsr_model.inference.onnx_file import require_onnx
+from dscsr_model.inference.onnx_file import CPU, require_onnx
 from dscsr_model.inference.receptive_field import RADIUS, receptive_field
 
 BITS = "bits"
@@ -166,23 +166,23 @@ def _quantized(model: Any, ranges: Any, names: Iterable[str]) -> Any:
 
 
 def _work(model: Any, side: int) -> dict[str, int]:
-    """Multiplications of every convolution, by its name, for an image of this side."""
+    """Multiplications of every convolution, by its name, for an image of this side.
+
+    It is run on one: shapes that a network computes, as RRDBNet of ×2, cannot be inferred.
+    """
     import onnx
 
-    sized = copy.deepcopy(model)
-    for index, size in {0: 1, 2: side, 3: side}.items():
-        sized.graph.input[0].type.tensor_type.shape.dim[index].dim_value = size
-    sized.graph.output[0].type.tensor_type.ClearField("shape")  # which names no numbers
-    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    telling, made = copy.deepcopy(model), [node.output[0] for node in convolutions]
+    del telling.graph.output[:]
+    telling.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    session = import_onnxruntime().InferenceSession(telling.SerializeToString(), providers=CPU)
+    channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    outputs = session.run(made, {"input": torch.zeros(1, channels, side, side).numpy()})
     weights = {weight.name: math.prod(weight.dims) for weight in model.graph.initializer}
     return {
-        node.name: weights.get(node.input[1], 0) * math.prod(shapes.get(node.output[0], [])[2:])
-        for node in model.graph.node
-        if node.op_type == "Conv"
+        node.name: weights.get(node.input[1], 0) * math.prod(output.shape[2:])
+        for node, output in zip(convolutions, outputs, strict=True)
     }
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dscsr_arch import EDSR, RCAN
 from dscsr_arch.errors import DscsrError
+from dscsr_arch.foreign import find_backbone
 from dscsr_arch.metadata import beside
 from dscsr_model.cli import main
 from dscsr_model.data.lmdb_store import LmdbWriter, encode
@@ -106,6 +107,11 @@ def test_work_counts_the_pixels(tmp_path):
     first, last = 8 * 3 * 9 * 24**2, 3 * 8 * 9 * 48**2
     assert (work["/conv_first/Conv"], work["/conv_last/Conv"]) == (first, last)
     assert sorted(work.values())[:2] == [2 * 8] * 2
+    unshuffling = find_backbone("RRDBNet")(3, 3, scale=2, num_feat=4, num_block=1, num_grow_ch=2).eval()
+    to_onnx(unshuffling, tmp_path / "net.onnx")
+    work = int8._work(onnx.load(tmp_path / "net.onnx"), 24)
+    assert work["/conv_first/Conv"] == 12 * 4 * 9 * 12**2
+    assert work["/conv_last/Conv"] == 4 * 3 * 9 * 48**2
 
 
 def test_useless_in_8_bits(sets, tmp_path, monkeypatch):
