@@ -132,23 +132,23 @@ class Upscaler:
         channels = pixels.shape[2]
         most = np.iinfo(pixels.dtype).max
         images = _images(channels, self.engine.channels)
-        planes = torch.from_numpy(pixels[seen.slices()].astype(np.float32)).permute(2, 0, 1) / most
-        batch = planes[torch.tensor(images)]
         try:
+            planes = torch.from_numpy(pixels[seen.slices()].astype(np.float32)).permute(2, 0, 1) / most
+            batch = planes[torch.tensor(images)]
             sizes = self.engine.receptive_field.sizes
             made = self_ensemble(self.engine, batch, sizes) if self.ensemble else self.engine(batch)
             inner = made[(..., *window.slices(self.engine.scale, seen))]
             values = _joined(inner, images)
             levels = stored_values.as_numbers(values) if self.stored else values.clamp(0, 1).mul(most).round()
+            if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
+                raise DscsrError("the network gives values that are no numbers: use --precision fp32 or bf16")
+            whole = levels.permute(1, 2, 0).to(torch.uint8 if result.dtype == np.uint8 else torch.int32).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             fault = (str(error) or type(error).__name__).splitlines()[0]
             if _is_out_of_memory(error):
                 return fault
             # Such as one side too short for a network's padding.
             raise DscsrError(f"the network fails on this image: {fault}") from error
-        if not torch.isfinite(levels).all():  # infinite ones are clamped, but inf − inf is none
-            raise DscsrError("the network gives values that are no numbers: use --precision fp32 or bf16")
-        whole = levels.permute(1, 2, 0).to(torch.uint8 if result.dtype == np.uint8 else torch.int32).cpu().numpy()
         result[window.slices(self.engine.scale)] = whole
         return None
 

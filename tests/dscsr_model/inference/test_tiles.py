@@ -166,6 +166,17 @@ def test_smaller_tiles_when_memory_ends(error):
     assert failed <= 2, "a size that was too large is not tried again and again"
 
 
+def test_smaller_tiles_when_memory_ends_before_the_network_runs(monkeypatch):
+    def limited(array, real=torch.from_numpy):
+        if array.size > 3 * 40 * 40:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(array)
+
+    monkeypatch.setattr(torch, "from_numpy", limited)
+    pixels = drawn((70, 50, 3))
+    np.testing.assert_array_equal(Upscaler(FakeEngine(), 64)(pixels), pixels.repeat(2, axis=0).repeat(2, axis=1))
+
+
 @pytest.mark.parametrize(("multiple", "smallest"), [(1, 16), (12, 12), (48, 48)])
 def test_no_memory_at_all(multiple, smallest):
     def never(_):
