@@ -35,7 +35,7 @@ class Bar:
 
 
 class Engine:
-    scale, channels, device = 2, 3, torch.device("cpu")
+    scale, channels, device, one_size = 2, 3, torch.device("cpu"), False
     receptive_field = ReceptiveField(0, True, 1.0)
 
     def __call__(self, x):
