@@ -87,8 +87,8 @@ def _convolutions(cost: Cost) -> str:
 
 
 def _loss(cost: Cost, folder: Path) -> str:
-    beside = "equal to" if math.isinf(cost.of_float) else f"{cost.of_float:.1f} dB beside"
-    line = f"{many(cost.images, 'held-out image')} of {folder}: {beside} those of float32"
+    beside = "as in" if math.isinf(cost.of_float) else f"{cost.of_float:.1f} dB beside"
+    line = f"{many(cost.images, 'held-out image')} of {folder}: {beside} float32"
     if cost.in_int8 is None or cost.in_float is None:
         return line
     return f"{line}; beside GT {cost.in_int8:.2f} dB, in float32 {cost.in_float:.2f} (RGB, within a border)"

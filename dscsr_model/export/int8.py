@@ -30,6 +30,7 @@ from dscsr_model.export.onnx import run_onnx, to_onnx
 from dscsr_model.inference.no_telemetry import import_onnxruntime
 from dscsr_model.inference.onnx_file import CPU, require_onnx
 from dscsr_model.inference.receptive_field import RADIUS, receptive_field
+from dscsr_model.profiling.latency import progress
 
 BITS = "bits"
 """In the metadata of a file."""
@@ -193,7 +194,7 @@ def _kept(work: dict[str, int], error: Callable[[Iterable[str]], float]) -> list
     """
     if len(work) > _MOST_TRIED:
         return [next(iter(work)), next(reversed(work))]
-    harm = {name: error([name]) / max(1, work[name]) for name in work}
+    harm = {name: error([name]) / max(1, work[name]) for name in progress(work, "trying 8 bits")}
     room = FLOAT_SHARE * sum(work.values())
     kept: set[str] = set()
     for name in sorted(work, key=lambda name: -harm[name]):

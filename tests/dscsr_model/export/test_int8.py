@@ -150,7 +150,7 @@ def test_command(network, sets, tmp_path, monkeypatch, capsys):
     assert "shipped/net_int8.onnx" in said
     assert "of 6 convolutions in 8 bits; in float32, because they need it most: " in said
     assert "2 held-out images of LQ: " in said
-    assert " dB beside those of float32; beside GT " in said
+    assert " dB beside float32; beside GT " in said
     assert main([*export, "--calibrate", "LQ"]) == 1
     assert "exists" in capsys.readouterr().err
     for more, message in {
