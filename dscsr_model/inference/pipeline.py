@@ -154,8 +154,8 @@ class _Stages:
         if not self._told_of_cuts and self._upscaler.side(item.image.pixels.shape) < max(height, width):
             self._told_of_cuts = True
             self._tell(
-                f"{item.job.source}: this network looks at the whole image (attention), so tiles change the result a "
-                "little, and may show. --tile 0 makes images whole, if there is the memory"
+                f"{item.job.source}: this network looks at the whole image (attention, say), so tiles change the "
+                "result a little, and may show. --tile 0 makes images whole, if there is the memory"
             )
 
         def done(count: int) -> None:
