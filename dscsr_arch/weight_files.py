@@ -182,8 +182,8 @@ def _content(path: Path) -> tuple[Any, Any]:
         raise WeightsError(f"a weight file at {path}", "a folder", "Name a file in it, such as *.pth or *.safetensors.")
     if not path.is_file():
         raise WeightsError(f"a weight file at {path}", "none", "Check the path.")
-    if path.suffix.lower() == ".onnx":
-        raise WeightsError(f"weights in {path}", "an ONNX model", "Give the file that it was made from.")
+    if (program := {".onnx": "an ONNX model", ".param": "a graph of ncnn"}.get(path.suffix.lower())) is not None:
+        raise WeightsError(f"weights in {path}", program, "Give the file that it was made from.")
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     content = read_pickle(path)

@@ -213,6 +213,7 @@ BAD = {
     "long header": (lambda: struct.pack("<Q", 2**60) + b"{}", DAMAGED, "safetensors"),
     "TorchScript": (program, "got a program of TorchScript or torch.export, which"),
     "ONNX": (lambda: b"\x08\x0a", "but got an ONNX model. Give the file that it was made from", "onnx"),
+    "ncnn": (lambda: b"7767517\n", "but got a graph of ncnn. Give the file that it was made from", "param"),
     "no dimensions": (
         lambda: saved({**STATE, "upsampler.0.weight": torch.ones(())}),
         r"Expected all weights of SPAN, .* \(IndexError: tuple",

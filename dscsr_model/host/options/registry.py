@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from dscsr_arch.words import many
 from dscsr_model.host.options.faults import Key, Report, did_you_mean, nearest
 from dscsr_model.host.options.run import Run, find
-from dscsr_model.host.options.structure import LORA_MODELS, of_other_models
+from dscsr_model.host.options.structure import LORA_MODELS, of_other_models, source_of
 from dscsr_model.options.section import MODELS, describe, listed
 from dscsr_model.options.sections import Options
 from dscsr_model.training import optimizers
@@ -267,11 +266,4 @@ def _source(model: type) -> str:
     """All that is loaded of the packages that the model and its parents come from, but ours."""
     packages = {cls.__module__.partition(".")[0] for cls in model.__mro__} - {"builtins", "dscsr_model"}
     loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
-    return "\n".join(filter(None, map(_text, loaded)))
-
-
-def _text(module: ModuleType) -> str | None:
-    try:
-        return inspect.getsource(module)
-    except (OSError, TypeError):  # no Python source, or an empty file
-        return None
+    return "\n".join(filter(None, map(source_of, loaded)))

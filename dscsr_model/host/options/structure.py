@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -110,10 +112,28 @@ def _unknown(run: Run, key: Key, kind: type[Section], meant: str | None) -> None
         if run.known_model is not None:  # else `check_unread` looks
             of_other_models(run, key, models)
         return
+    if name not in _ELSEWHERE and _host_reads(run, name):
+        return
     known = [key for key in kind.declared() if kind.reads(key, run.known_model)]
     remedy = f"Did you mean `{meant}`?" if meant else f"Known here: {listed(sorted(known), most=30)}."
     remedy = f"It belongs under {_ELSEWHERE[name]}." if name in _ELSEWHERE and name not in known else remedy
     run.report.add(key, "a known option", f"`{name}`", remedy)
+
+
+def _host_reads(run: Run, name: str) -> bool:
+    """Whether a model of a name that we know, but a project's own, looks it up: a vendored SRModel has more losses."""
+    model = None if run.ours else find(run.registries.MODEL_REGISTRY, run.known_model)
+    own = {sys.modules.get(cls.__module__) for cls in getattr(model, "__mro__", ()) if cls is not object}
+    looked_up = re.compile(rf"""(\.get\(|\[)["']{re.escape(name)}["']""")
+    return any(looked_up.search(source_of(module) or "") for module in own if module)
+
+
+def source_of(module: ModuleType) -> str | None:
+    """The text of its file; None if there is none."""
+    try:
+        return inspect.getsource(module)
+    except (OSError, TypeError):  # no Python source, or an empty file
+        return None
 
 
 def of_other_models(run: Run, key: Key, models: Iterable[str], why: str = "which does not know it") -> None:

@@ -170,3 +170,19 @@ def test_keys_of_ours_that_nothing_reads(folder, model, keys, words):
         check(folder, {**OF_OURS, "import": "their_model.py", "model_type": model})
     assert {fault.key for fault in error.value.faults} == set(keys.split(", "))
     assert words in str(error.value)
+
+
+def test_keys_that_a_projects_own_srmodel_reads(folder):
+    """As SAFMN's, vendored, reads `fft_opt`; a slip is told as ever."""
+    (folder / "options/their_model.py").write_text(
+        "from basicsr.models import sr_model\n"
+        "from basicsr.utils.registry import MODEL_REGISTRY\n\n\n"
+        "class SRModel(sr_model.SRModel):\n"
+        "    def init_training_settings(self):\n"
+        "        self.fft = self.opt['train'].get('fft_opt')\n\n\n"
+        "MODEL_REGISTRY._obj_map['SRModel'] = SRModel\n"
+    )
+    changes = {"import": "their_model.py", "model_type": "SRModel", "train:fft_opt": {"type": "L1Loss"}}
+    check(folder, changes)
+    with pytest.raises(OptionsError, match="`fft_opts`"):
+        check(folder, {**changes, "train:fft_opts": {"type": "L1Loss"}})
