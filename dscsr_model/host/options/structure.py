@@ -159,6 +159,9 @@ def _find_text_numbers(value: Any, key: Key, report: Report) -> None:
             f"Write `{digits}`: YAML wants a dot and a sign with an exponent (`{better}`), `--force_yml` takes none."
         )
         report.add(key, "a number", f"the text {value!r}", remedy)
+    elif isinstance(value, str) and re.fullmatch(r"-\d+(\.\d+)?", value):
+        remedy = "Write it into the file, without quotes: `--force_yml` hands negative numbers over as text."
+        report.add(key, "a number", f"the text {value!r}", remedy)
 
 
 def _check_log_writers(logger: Mapping[Any, Any], report: Report) -> None:

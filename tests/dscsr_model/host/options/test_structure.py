@@ -68,7 +68,7 @@ WRONG: dict[str, list[tuple[object, str]]] = {
     "manual_seed": [(-1, "between 0 and")],
     "train:total_iter": [("abc", "a whole number of iterations, at least 1, but got the text 'abc'"), (10.5, "10.5"),
                          ("5e5", "Write `500000`: YAML wants a dot and a sign with an exponent (`5.0e+5`)")],
-    "train:warmup_iter": [(-2, "-1 for none")],
+    "train:warmup_iter": [(-2, "-1 for none"), ("-1", "`--force_yml` hands")],
     "train:ema_decay": [(1.5, "from 0 to below 1"), (float("nan"), "got nan")],
     "train:optim_g": [("Adam", "a section")],
     "train:optim_g:lr": [(0, "above 0"), ("1e-4", "Write `0.0001`: "), (10**400, "a number above 0")],
